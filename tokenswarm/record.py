@@ -1,0 +1,136 @@
+"""What happened to one request, frozen: a closed set of outcomes and one flat record.
+
+Times are integer nanoseconds of the worker's monotonic clock (comparable within that worker only); 0 means
+"did not happen". Derived values (TTFT, TPOT, ...) are properties here and nowhere else, so that rows, sketches and
+reports can't disagree. Definitions: docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended. Exactly one each; the set is closed (it is a label of metrics)."""
+
+    OK = "ok"
+    TRUNCATED = "truncated"  # a clean end of the body without the protocol's own end
+    RESET = "reset"  # the connection died while the answer was owed
+    STALLED = "stalled"  # no token for the idle timeout (comments and pings don't count)
+    TIMEOUT = "timeout"  # no first token in time, or the total time is up
+    HTTP_4XX = "http_4xx"
+    RATE_LIMITED = "rate_limited"  # 429
+    HTTP_5XX = "http_5xx"
+    PROTOCOL = "protocol"  # broken HTTP framing, unexpected content type, redirect, JSON that is none
+    ERROR_OBJECT = "error_object"  # an error object inside a 2xx answer
+    EMPTY = "empty"  # a 2xx answer without any content
+    OVERSIZE = "oversize"  # one event or line is larger than the limit
+    CONNECT = "connect"
+    TLS = "tls"
+    DNS = "dns"
+    CANCELLED = "cancelled"  # we gave it up: an interrupt
+    CENSORED = "censored"  # still running when the drain bound was reached
+
+
+FAILED_OUTCOMES = frozenset(Outcome) - {Outcome.OK, Outcome.CANCELLED, Outcome.CENSORED}
+
+
+class TokenSource(enum.StrEnum):
+    """Where the count of output tokens comes from. A label everywhere: sources are never mixed silently."""
+
+    SERVER = "server"  # usage.completion_tokens, eval_count
+    EVENTS = "events"  # content-bearing events: a lower bound
+
+
+class EngineTimes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Durations that the engine itself reported for this request, in ns; None where it said nothing."""
+
+    total_ns: int | None = None
+    load_ns: int | None = None
+    prefill_ns: int | None = None
+    decode_ns: int | None = None
+    queue_ns: int | None = None
+    ttft_ns: int | None = None
+
+
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
+    """One finished request. Built by `Timeline.finish`, read by the recorder and the reports."""
+
+    id: str
+    outcome: Outcome
+    stage: int
+    phase: str  # "warmup" | "steady" | "drain", by intended start
+    intended_ns: int
+    sent_ns: int = 0
+    headers_ns: int = 0
+    first_ns: int = 0  # first content or reasoning
+    first_answer_ns: int = 0  # first content that is not reasoning
+    last_ns: int = 0  # last content or reasoning
+    done_ns: int = 0  # last byte of the answer, or the moment of failure
+    connect_ns: int = 0  # duration of connection set-up; 0 where a pooled connection was used
+    status: int = 0
+    error: str = ""  # at most 200 characters, no prompt text
+    error_kind: str = ""  # a bounded word for grouping: "http 503", "ConnectionRefusedError", ...
+    finish_reason: str = ""
+    conversation: str = ""
+    turn: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int = 0
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    token_source: TokenSource = TokenSource.EVENTS
+    events: int = 0  # content-bearing events
+    merged_events: int = 0  # of these, events that share one read (one stamp) with an earlier one
+    reads: int = 0
+    bytes_received: int = 0
+    gaps_ns: tuple[int, ...] = ()  # one per content event after the first that has a stamp of its own
+    gap_tokens: tuple[int, ...] = ()  # tokens that share each gap; () means 1 each
+    token_stamps_ns: tuple[int, ...] = ()  # stamp of each content event: for counting tokens in a window
+    rx_lag_max_ns: int = 0
+    reconnected: bool = False  # a pooled connection died before the first byte and was replaced, once
+    stamp: str = "user"  # "kernel" | "user"
+    engine: EngineTimes | None = None
+    text: str | None = None  # only where the run saves text
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome is Outcome.OK
+
+    @property
+    def ttft_ns(self) -> int | None:
+        """First content or reasoning − sent (service time to first token)."""
+        return self.first_ns - self.sent_ns if self.first_ns else None
+
+    @property
+    def ttft_intended_ns(self) -> int | None:
+        """First content or reasoning − intended start: what a user waited (no coordinated omission)."""
+        return self.first_ns - self.intended_ns if self.first_ns else None
+
+    @property
+    def ttfat_ns(self) -> int | None:
+        """First answer token (not reasoning) − sent."""
+        return self.first_answer_ns - self.sent_ns if self.first_answer_ns else None
+
+    @property
+    def e2e_ns(self) -> int | None:
+        """Last byte − sent."""
+        return self.done_ns - self.sent_ns if self.sent_ns and self.done_ns else None
+
+    @property
+    def tpot_ns(self) -> float | None:
+        """(last content − first content) / (output tokens − 1); None below 2 tokens."""
+        if self.output_tokens < 2 or not self.first_ns:
+            return None
+        return (self.last_ns - self.first_ns) / (self.output_tokens - 1)
+
+    @property
+    def stall_ns(self) -> int | None:
+        """Worst gap between successive content events."""
+        return max(self.gaps_ns) if self.gaps_ns else None
+
+    @property
+    def send_lag_ns(self) -> int | None:
+        """Sent − intended."""
+        return self.sent_ns - self.intended_ns if self.sent_ns else None

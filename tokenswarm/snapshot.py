@@ -1,0 +1,1 @@
+"""Counters and sketches of a run, cumulative, by (stage, phase). Merge is commutative, associative, idempotent."""
