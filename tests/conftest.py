@@ -1,0 +1,25 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """Find a real data set or capture that is kept outside the project; skip the test, by name, where it is absent."""
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("TOKENSWARM_SHARED", REPO.parent / "shared"))
+        path = root / name
+        if not path.exists():
+            pytest.skip(f"{name} is not on this machine (it is kept outside the project)")
+        return path
+
+    return find
