@@ -1,0 +1,332 @@
+"""The profile of a run: YAML (and command-line overrides) -> one frozen, typed value. All defaults live here.
+
+The environment is read here and nowhere else: secrets for headers, the cache folder. A profile never holds a secret, so
+it can be written to the manifest and sent to workers as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from yaml.nodes import Node
+
+from tokenswarm import typed_yaml
+from tokenswarm.errors import ConfigError
+from tokenswarm.typed_yaml import Seconds
+
+EngineKind = Literal["openai", "ollama"]
+Api = Literal["chat", "completions", "generate"]
+
+_SECRET_NAME = re.compile(r"auth|token|secret|passw|credential|cookie|api[-_]?key", re.IGNORECASE)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The server's dialect and what each request asks for."""
+
+    kind: EngineKind = "openai"
+    api: Api = "chat"
+    model: str | None = None  # None: the only model that the server lists
+    headers: dict[str, str] = {}
+    headers_from_env: dict[str, str] = {}
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    include_usage: bool = True
+    continuous_usage: bool = False
+    extra_body: dict[str, object] = {}
+
+    def __post_init__(self) -> None:
+        if (self.kind, self.api) not in APIS:
+            known = ", ".join(api for kind, api in APIS if kind == self.kind)
+            raise ValueError(f"`engine.api: {self.api}` is not spoken by kind {self.kind}; it has: {known}")
+        if self.choices < 1 or (self.choices > 1 and self.kind == "ollama"):
+            raise ValueError("`engine.choices` must be 1 or more, and 1 for ollama")
+        for name, value in {**self.headers, **self.headers_from_env}.items():
+            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+                raise ValueError(f"`{name}` is no valid header")
+        for name in self.headers:
+            if _SECRET_NAME.search(name):
+                raise ValueError(
+                    f"header `{name}` looks like a secret: name an environment variable under `headers_from_env`"
+                )
+
+
+APIS: tuple[tuple[EngineKind, Api], ...] = (
+    ("openai", "chat"),
+    ("openai", "completions"),
+    ("ollama", "chat"),
+    ("ollama", "generate"),
+)
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    verify: bool = True
+    ca_file: str | None = None
+
+
+class TokenRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds in tokens, inclusive; None: no bound."""
+
+    min: int | None = None
+    max: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.min or 0, self.max
+        if low < 0 or (high is not None and high < max(low, 1)):
+            raise ValueError(f"the range min {self.min}, max {self.max} holds nothing")
+
+
+class OutputTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long each answer is asked to be. `fixed` wins, then `mean` (a seeded normal), then the data set's answer."""
+
+    from_dataset: bool = True
+    fixed: int | None = None
+    mean: float | None = None
+    stddev: float = 0.0
+    min: int = 1
+    max: int = 4096
+
+    def __post_init__(self) -> None:
+        if (self.fixed is not None and self.fixed < 1) or self.min < 1 or self.max < self.min or self.stddev < 0:
+            raise ValueError("`output_tokens` needs fixed >= 1, 1 <= min <= max, stddev >= 0")
+        if self.mean is not None and self.mean < 1:
+            raise ValueError("`output_tokens.mean` must be 1 or more")
+
+
+class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The seeded generator: lengths in (estimated) tokens."""
+
+    conversations: int = 1000
+    turns: int = 1
+    input_mean: float = 128.0
+    input_stddev: float = 0.0
+    output_mean: float = 128.0
+    output_stddev: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.conversations, self.turns, self.input_mean, self.output_mean) < 1:
+            raise ValueError("`dataset.synthetic` needs conversations, turns and means of 1 or more")
+
+
+class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str | None = None  # None only with format synthetic
+    format: Literal["auto", "sharegpt", "alpaca", "jsonl", "synthetic"] = "auto"
+    conversations: Literal["single", "multi"] = "multi"
+    history: Literal["dataset", "model"] = "dataset"  # whose answers are replayed as history in multi-turn
+    length_filter: Literal["none", "vllm"] = "none"
+    input_tokens: TokenRange = TokenRange()
+    answer_tokens: TokenRange = TokenRange()
+    output_tokens: OutputTokens = OutputTokens()
+    ignore_eos: bool = True
+    system: Literal["keep", "drop"] = "keep"
+    leading_assistant: Literal["trim", "drop"] = "trim"
+    duplicates: Literal["keep", "drop"] = "keep"
+    skip_bad_ratio: float = 0.0
+    shuffle: bool = True
+    shuffle_seed: int = 1
+    synthetic: Synthetic = Synthetic()
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.format != "synthetic":
+            raise ValueError("`dataset.path` is missing (or set `dataset.format: synthetic`)")
+        if not 0 <= self.skip_bad_ratio < 1:
+            raise ValueError("`dataset.skip_bad_ratio` must be at least 0 and below 1")
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    users: int
+    duration: Seconds = Seconds(30.0)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.users <= 1_000_000:
+            raise ValueError(f"`users: {self.users}` must be between 1 and 1000000")
+        if self.duration <= 0:
+            raise ValueError("`duration` must be longer than 0s")
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: Literal["closed"] = "closed"
+    stages: tuple[Stage, ...] = (Stage(users=1),)
+    spawn_rate: float | None = None  # users a second; None: all of a stage within a second
+    think_time: Seconds = Seconds(0.0)  # between the end of an answer and the next prompt of the same user
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("`load.stages` is empty")
+        if self.spawn_rate is not None and self.spawn_rate <= 0:
+            raise ValueError("`load.spawn_rate` must be above 0")
+
+
+class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    warmup: Seconds = Seconds(5.0)  # before the first stage's window
+    settle: Seconds = Seconds(2.0)  # after each later change of users
+    drain: Seconds = Seconds(60.0)  # how long open streams may run on after the last window
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    connect: Seconds = Seconds(5.0)
+    first_token: Seconds = Seconds(120.0)
+    idle_token: Seconds = Seconds(60.0)
+    total: Seconds = Seconds(600.0)
+
+    def __post_init__(self) -> None:
+        if min(self.connect, self.first_token, self.idle_token, self.total) <= 0:
+            raise ValueError("time-outs must be longer than 0s")
+
+
+class Percentiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits in seconds for percentiles of one latency."""
+
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    p999: float | None = None
+    mean: float | None = None
+    max: float | None = None
+
+    def __post_init__(self) -> None:
+        if any(v is not None and v < 0 for v in msgspec.structs.astuple(self)):
+            raise ValueError("a limit must not be negative")
+
+
+class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What must hold. Ratios are 0 to 1; `goodput_ratio` and the rates are lower bounds, all else upper bounds."""
+
+    ttft_s: Percentiles | None = None
+    ttft_intended_s: Percentiles | None = None
+    ttfat_s: Percentiles | None = None
+    itl_s: Percentiles | None = None
+    tpot_s: Percentiles | None = None
+    e2e_s: Percentiles | None = None
+    stall_s: Percentiles | None = None
+    goodput_ratio: float | None = None
+    failed_ratio: float | None = None
+    output_tokens_per_s: float | None = None
+    requests_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("goodput_ratio", "failed_ratio"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`slo.{name}: {value}` must lie between 0 and 1")
+
+
+class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    push: str | None = None  # base URL of a load exporter
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    target: tuple[str, ...]
+    dataset: Dataset
+    name: str = "run"  # the scenario's name in results and metrics
+    engine: Engine = Engine()
+    tls: Tls = Tls()
+    load: Load = Load()
+    phases: Phases = Phases()
+    timeouts: Timeouts = Timeouts()
+    connections: Literal["pooled", "fresh"] = "pooled"
+    event_bytes_max: int = 1 << 20  # one event or line; vLLM's own logprob events stay far below
+    slo: Slo = Slo()
+    telemetry: Telemetry = Telemetry()
+    save_text: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("`target` is missing")
+        for url in self.target:
+            check_url(url)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise ValueError(f"`name: {self.name}` may hold letters, digits, '.', '_' and '-' only, 64 at most")
+        if not 1 <= self.workers <= 1024:
+            raise ValueError("`workers` must be between 1 and 1024")
+        if self.event_bytes_max < 1024:
+            raise ValueError("`event_bytes_max` must be 1024 or more")
+
+
+def check_url(url: str) -> urllib.parse.SplitResult:
+    """The parts of a target's base URL. Raises ValueError with the mend."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"`target: {url}` is no valid URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"`target: {url}` must look like http://host:port or https://host")
+    if parts.username or parts.password:
+        raise ValueError("`target` holds a user or password; name a variable under `engine.headers_from_env` instead")
+    if parts.query or parts.fragment or port == 0:
+        raise ValueError(f"`target: {url}` must be a base URL without query and with a real port")
+    return parts
+
+
+def load(
+    text: str | None, origin: str, overrides: Sequence[tuple[str, Node]] = (), slo: tuple[str, str] | None = None
+) -> Profile:
+    """A profile from YAML text (None: from overrides alone), then an SLO file's (text, origin), then (dotted key, node)."""
+    root = typed_yaml.parse(text, origin) if text is not None else typed_yaml.parse("{}", origin)
+    if slo is not None:
+        limits = typed_yaml.parse(*slo)
+        keys = [key.value for key, _ in limits.value]
+        typed_yaml.set_value(root, "slo", limits.value[0][1] if keys == ["slo"] else limits)
+    for key, node in overrides:
+        typed_yaml.set_value(root, key, node)
+    return typed_yaml.read(root, Profile)
+
+
+def read_text(path: Path) -> str:
+    """The file's text; errors in one sentence."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, not a file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def secret_headers(profile: Profile, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Headers whose values stand in environment variables. A missing or empty variable is an error."""
+    headers = {}
+    for name, variable in profile.engine.headers_from_env.items():
+        value = environ.get(variable, "")
+        if not value:
+            raise ConfigError(f"the environment variable {variable} (for header {name}) is not set")
+        if not value.isprintable():
+            raise ConfigError(f"the environment variable {variable} holds a line break or control character")
+        headers[name] = value
+    return headers
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where indexes of data sets are kept: $XDG_CACHE_HOME/tokenswarm or ~/.cache/tokenswarm."""
+    root = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".cache")
+    return Path(root) / "tokenswarm"
+
+
+def run_token(environ: Mapping[str, str] = os.environ) -> str:
+    """The word that a worker must say to join the master of this run ("" where none was given)."""
+    return environ.get("TOKENSWARM_RUN_TOKEN", "")
+
+
+def encode(profile: Profile) -> bytes:
+    """JSON, for the manifest and for workers."""
+    return msgspec.json.encode(profile)
+
+
+def decode(data: bytes) -> Profile:
+    """The inverse of `encode`."""
+    return msgspec.json.decode(data, type=Profile)
