@@ -65,6 +65,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     intended_ns: int
     sent_ns: int = 0
     headers_ns: int = 0
+    first_event_ns: int = 0  # first event of the answer, content or not (a role-only one); 0: not noted
+    last_event_ns: int = 0  # last event of the answer, content or not (a finish reason); 0: not noted
     first_ns: int = 0  # first content or reasoning
     first_answer_ns: int = 0  # first content that is not reasoning
     last_ns: int = 0  # last content or reasoning
