@@ -1,0 +1,105 @@
+"""ShareGPT rows, and every other list of messages, as conversations.
+
+Takes `conversations`, `conversation`, `items` or `messages` (also inside `content`, the site's own page shape), roles by
+name or alias, text from `value`, `content`, `text` or `markdown.answer`. Values stay as they are: HTML, escapes, CRLF.
+A real V3 file was cut at arbitrary messages: a third of such rows starts with the assistant, so roles are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenswarm.prompts import Conversation, Turn
+from tokenswarm.prompts.reading import Reading, Row, Rules, dropped, is_empty, role_and_text, scalar_text, stated_tokens
+
+MESSAGE_KEYS = ("conversations", "conversation", "items", "messages")
+
+
+def matches(row: object) -> bool:
+    return isinstance(row, dict) and messages_of(row) is not None
+
+
+def read(row: object, row_name: str, rules: Rules) -> Reading:
+    items = messages_of(row) if isinstance(row, dict) else None
+    if items is None or not isinstance(row, dict):
+        return dropped("unknown_shape")
+    return from_messages(items, row_name, rules, system=row.get("system"), output_tokens=stated_tokens(row))
+
+
+def messages_of(row: Row) -> list[Any] | None:
+    for key in MESSAGE_KEYS:
+        value = row.get(key)
+        if isinstance(value, list):
+            return value
+        if key in row and value is None:
+            return []
+    page = row.get("content")
+    return messages_of(page) if isinstance(page, dict) else None
+
+
+def from_messages(
+    items: Sequence[object], row_name: str, rules: Rules, *, system: object = None, output_tokens: int | None = None
+) -> Reading:
+    """The conversation that a list of messages holds. `output_tokens` (stated by the row) goes to its first turn."""
+    if not items:
+        return dropped("empty_conversation")
+    messages: list[tuple[str, str]] = []
+    for item in items:
+        message = role_and_text(item)
+        if message is None:
+            return dropped("bad_turn")
+        messages.append(message)
+    first_user = next((at for at, (role, _) in enumerate(messages) if role == "user"), len(messages))
+    leading = messages[:first_user]
+    notes: list[str] = []
+    if any(role != "system" for role, _ in leading):
+        if rules.leading_assistant == "drop":
+            return dropped("starts_with_assistant")
+        notes.append("leading_assistant_trimmed")
+    if first_user == len(messages):
+        return dropped("no_user_turn")
+    if is_empty(messages[first_user][1]):
+        return dropped("empty_value")
+    turns = _turns(messages[first_user:], notes)
+    if output_tokens is not None:
+        turns[0] = Turn(turns[0].user, turns[0].answer, output_tokens)
+    said = [scalar_text(system) or "", *(text for role, text in leading if role == "system")]
+    system_text = "\n\n".join(text for text in said if not is_empty(text))
+    if system_text and rules.system == "drop":
+        notes.append("system_dropped")
+        system_text = ""
+    conversation = Conversation(id=row_name, turns=tuple(turns), system=system_text or None)
+    return Reading(conversation, notes=tuple(dict.fromkeys(notes)))
+
+
+def _turns(messages: Sequence[tuple[str, str]], notes: list[str]) -> list[Turn]:
+    """Turns from messages that begin with a non-empty user message.
+
+    Two user messages in a row are one question (chat templates want the roles to alternate); an empty one ends the
+    conversation, since nothing can be sent for it. Tool calls and tool results have no place in a replay: the answer
+    to the user is the assistant's text after them.
+    """
+    turns: list[Turn] = []
+    users: list[str] = []
+    answers: list[str] = []
+    for role, text in messages:
+        if role == "user":
+            if is_empty(text):
+                notes.append("cut_at_empty_message")
+                break
+            if answers:
+                turns.append(Turn("\n\n".join(users), "\n\n".join(answers)))
+                users, answers = [], []
+            elif users:
+                notes.append("user_messages_joined")
+            users.append(text)
+        elif role == "assistant":
+            if is_empty(text):
+                notes.append("empty_answer_skipped")
+            else:
+                answers.append(text)
+        else:
+            notes.append(f"{role}_skipped" if role == "tool" else "late_system_skipped")
+    turns.append(Turn("\n\n".join(users), "\n\n".join(answers) or None))
+    return turns
