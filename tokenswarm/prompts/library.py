@@ -1,8 +1,8 @@
 """One pipeline for every data set: read, normalise, filter, order, shard. Every row read is kept or counted as dropped.
 
-`open_library(settings)` or, in slices of some 10 ms, `open_steps(settings)`; then `library.shard(i, n)` is worker i's endless
-iterator. A file of any size is indexed in one pass in bounded memory and its rows are read by offset. No clock, no
-environment: the cache folder is a setting. Raises DatasetError, one sentence each.
+`open_library(settings)` or, in slices of some 10 ms, `open_steps(settings)`; then `library.shard(i, n)` is worker i's
+endless iterator. A file of any size is indexed in one pass in bounded memory and its rows are read by offset. No clock,
+no environment: the cache folder is a setting. Raises DatasetError, one sentence each.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _measure(
 
 
 def _is_repeat(conversation: Conversation, seen: set[bytes]) -> bool:
-    """Whether an earlier row asks the same; 8 bytes of hash a row, so 100,000 rows have one false hit in 4 billion runs."""
+    """Whether an earlier row asks the same. By 64 bits of hash: 100,000 rows hold a false hit once in 4 billion files."""
     digest = blake2b((conversation.system or "").encode(), digest_size=8)
     for turn in conversation.turns:
         digest.update(b"\0" + turn.user.encode())
@@ -238,7 +238,7 @@ def _nothing_usable(path: Path, settings: DataSettings, index: Index) -> str:
 
 
 def _reader_of(path: Path, settings: DataSettings, index: Index) -> Callable[[int], Conversation]:
-    """Read a kept row again by its offset. Holds the file open, so that a file replaced during the run changes nothing."""
+    """Read a kept row again by its offset. Holds the file open: a file replaced during the run changes nothing."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def read(row: int) -> Conversation:

@@ -1,7 +1,7 @@
 """The seeded order of rows, and each worker's share of it.
 
-All workers walk ONE endless sequence: the rows in a seeded order, then again in a new one, and so on. Worker i of n takes
-positions i, i + n, i + 2n, ...: together exactly the sequence, never one position twice, for any number of workers.
+All workers walk ONE endless sequence: the rows in a seeded order, then again in a new one, and so on. Worker i of n
+takes positions i, i + n, i + 2n, ...: together exactly the sequence, never one position twice, for any n.
 """
 
 from __future__ import annotations

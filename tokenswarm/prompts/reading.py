@@ -94,12 +94,12 @@ def message_text(message: Row) -> str | None:
 
 
 def _parts_text(parts: list[Any]) -> str | None:
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    texts: list[str] = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     return "".join(texts) if texts else None
 
 
 def role_and_text(item: object) -> tuple[str, str] | None:
-    """(user | assistant | system | tool, text) of a turn; None for what is not a message. A turn may be a JSON string."""
+    """(user | assistant | system | tool, text) of a turn, which may be a JSON string; None: it is no message."""
     if isinstance(item, str):
         try:
             item = msgspec.json.decode(item)

@@ -1,6 +1,6 @@
 """ShareGPT rows, and every other list of messages, as conversations.
 
-Takes `conversations`, `conversation`, `items` or `messages` (also inside `content`, the site's own page shape), roles by
+Takes `conversations`, `conversation`, `items` or `messages` (also inside `content`, the site's page shape), roles by
 name or alias, text from `value`, `content`, `text` or `markdown.answer`. Values stay as they are: HTML, escapes, CRLF.
 A real V3 file was cut at arbitrary messages: a third of such rows starts with the assistant, so roles are checked.
 """

@@ -42,7 +42,7 @@ _NOT_JSON = (
 
 
 class RowFault(Exception):
-    """One row is not JSON. `offset` is relative to the row's first byte; `truncated`: it stops, rather than is wrong."""
+    """One row is not JSON. `offset` is relative to the row's first byte; `truncated`: it stops early."""
 
     def __init__(self, problem: str, offset: int = 0, *, truncated: bool = False) -> None:
         super().__init__(problem)
@@ -82,7 +82,7 @@ def _os_problem(error: OSError | ValueError) -> str:
 
 
 class Source:
-    """One pass over a file: iterate for (bytes read so far, rows of this block); afterwards `sha256` is the whole file's."""
+    """One pass over a file: iterate for (bytes read so far, rows of this block); then `sha256` is the whole file's."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -127,7 +127,7 @@ class Source:
         return LinesSplitter(start), start
 
     def _raise_split(self, fault: SplitFault, unfinished: bytes) -> NoReturn:
-        """Explain a broken array: where a row is wrong JSON, that is the cause, and not that the file then ends in it."""
+        """Explain a broken array: a row of wrong JSON is the cause, and not that the file then ends inside it."""
         if fault.row_offset is not None:
             try:
                 decode_row(unfinished)

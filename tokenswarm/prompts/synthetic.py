@@ -1,7 +1,7 @@
 """Generated conversations of wanted lengths, from a seed and this file's own word list: no data, no licence.
 
 Each word is a common English one that stands as a single token in the usual vocabularies (with its leading blank), so a
-text of n words is about n tokens; it is an estimate. Given a tokenizer, texts are cut to the exact count where words allow it.
+text of n words is about n tokens; it is an estimate. Given a tokenizer, a text is the longest that has no more tokens.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import msgspec
 from tokenswarm.prompts import Conversation, Turn
 from tokenswarm.prompts.lengths import CountTokens, LengthLaw, sample_length
 
-_WORDS = tuple(
-    """the a this that each every some any one two three four five six ten first second last next other same new old
+_WORD_LIST = """
+    the a this that each every some any one two three four five six ten first second last next other same new old
     good great small large long short high low early late open close clear simple full empty right left real main
     time day week month year hour minute morning evening night place city house room door window garden road river
     field mountain water fire light sound music story book page letter word line name number list table paper picture
@@ -25,8 +25,9 @@ _WORDS = tuple(
     hold bring send read write think know learn find need want help work play run walk stand build grow cut pay buy
     sell meet wait stay leave return follow lead carry watch listen speak explain describe compare choose decide
     with from into over under between after before about through during without because while when where which
-    how why what who and or but so if then than also only even still again always never often maybe soon here there""".split()
-)
+    how why what who and or but so if then than also only even still again always never often maybe soon here there
+"""
+_WORDS = tuple(_WORD_LIST.split())
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True):
