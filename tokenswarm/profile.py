@@ -273,7 +273,7 @@ def check_url(url: str) -> urllib.parse.SplitResult:
 def load(
     text: str | None, origin: str, overrides: Sequence[tuple[str, Node]] = (), slo: tuple[str, str] | None = None
 ) -> Profile:
-    """A profile from YAML text (None: from overrides alone), then an SLO file's (text, origin), then (dotted key, node)."""
+    """A profile from YAML text (None: overrides alone), then an SLO file's (text, origin), then (dotted key, node)s."""
     root = typed_yaml.parse(text, origin) if text is not None else typed_yaml.parse("{}", origin)
     if slo is not None:
         limits = typed_yaml.parse(*slo)

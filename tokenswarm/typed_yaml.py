@@ -72,7 +72,7 @@ def _compose(text: str, origin: str) -> yaml.nodes.Node | None:
 def _refuse_references(text: str, origin: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ConfigError(f"{origin}:{line}: anchors and aliases (& and *) are not allowed; write the value out")
         if getattr(event, "tag", None):
