@@ -1,0 +1,282 @@
+"""The run: gather workers, warm up, stages, drain, finals, verdict, exit code. Runs on the master (or the one process).
+
+Locust's own end of a run loses requests that are still streaming, so this file ends it: users stop sending, open streams
+end or meet the drain bound, every worker hands its last report over, and only then is Locust told to quit.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any, Protocol
+
+import gevent
+import msgspec
+from gevent.event import Event
+from locust.env import Environment
+
+from tokenswarm import profile as profiles
+from tokenswarm import snapshot
+from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
+from tokenswarm.profile import Profile, Stage
+from tokenswarm.reports.folder import ResultsFolder
+from tokenswarm.shell.cluster import Cluster, Member, ToMaster, ToWorker
+from tokenswarm.snapshot import Inbox, Merged, SnapshotError
+
+JOIN_S = 60.0  # for workers to say hello
+PREPARE_S = 900.0  # for the slowest worker to index its data set
+SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
+SILENCE_S = 10.0  # a worker without a report for so long is lost (Locust's heartbeat usually says so in 4 s)
+INTERRUPT_DRAIN_S = 5.0  # an interrupted run does not wait for long answers
+HAND_OVER_S = 120.0  # for final reports and rows after the drain
+
+_ERRORS: dict[int, type[UserError]] = {ExitCode.TARGET: TargetError, ExitCode.CONFIG: ConfigError}
+
+
+class Watcher(Protocol):
+    """Who wants to see the run go on: the console's progress, a push to the exporter."""
+
+    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None: ...
+    def tick(self, merged: Merged) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Outcome(msgspec.Struct):
+    """What the controller knows at the end, for summary and verdict."""
+
+    merged: Merged
+    stages: tuple[Stage, ...]  # those that began
+    members: list[Member]
+    refused: list[str]
+    rows: int
+    interrupted: bool
+    expected_workers: int
+    dataset: dict[str, Any]
+    doubts: list[str]  # what went wrong on the way, in sentences
+
+
+class Controller:
+    """Drives one run to its end. `run()` returns what is known; the caller writes the reports."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        cluster: Cluster,
+        profile: Profile,
+        folder: ResultsFolder,
+        watchers: list[Watcher],
+    ) -> None:
+        self._environment = environment
+        self._cluster = cluster
+        self._profile = profile
+        self._folder = folder
+        self._watchers = watchers
+        self._inbox = Inbox(folder.run_id)
+        self._stop = Event()
+        self._failed: UserError | None = None
+        self._interrupted = False
+        self._rows = 0
+        self._doubts: list[str] = []
+        self._stages_begun: list[Stage] = []
+        self.active = False
+        for kind, handler in {
+            ToMaster.PREPARED: self._on_prepared,
+            ToMaster.PROGRESS: self._on_progress,
+            ToMaster.FAILED: self._on_failed,
+            ToMaster.REPORT: self._on_report,
+            ToMaster.ROWS: self._on_rows,
+            ToMaster.DONE: self._on_done,
+        }.items():
+            cluster.on(kind, handler)
+
+    # -- from outside --------------------------------------------------------------------------------------------
+
+    def interrupt(self, *, signal: bool) -> None:
+        """End the run early: by a signal (the results are partial) or by the web UI's stop button (they are not)."""
+        self._interrupted = self._interrupted or signal
+        self._stop.set()
+
+    # -- the run -------------------------------------------------------------------------------------------------
+
+    def run(self, workers: int, *, start_users: bool) -> Outcome:
+        """Everything from the first hello to the last row. Raises UserError where no load could be sent."""
+        self.active = True
+        try:
+            self._gather(workers)
+            self._prepare()
+            for number, stage in enumerate(self._profile.load.stages):
+                if self._stop.is_set():
+                    break
+                self._run_stage(number, stage, start_users=start_users or number > 0)
+            self._drain()
+        finally:
+            self.active = False
+        members = self._cluster.in_run
+        return Outcome(
+            merged=self._inbox.merged(),
+            stages=tuple(self._stages_begun),
+            members=members,
+            refused=self._cluster.refused,
+            rows=self._rows,
+            interrupted=self._interrupted,
+            expected_workers=workers,
+            dataset=members[0].dataset if members else {},
+            doubts=self._doubts,
+        )
+
+    def _gather(self, workers: int) -> None:
+        deadline_ns = monotonic_ns() + int(JOIN_S * NS_PER_S)
+        while len(self._cluster.members) < workers:
+            self._raise_failure()
+            if self._cluster.refused:
+                raise ConfigError(self._cluster.refused[0])
+            if monotonic_ns() > deadline_ns:
+                here = len(self._cluster.members)
+                raise TargetError(
+                    f"only {here} of {workers} workers came within {JOIN_S:g} s; start the others, or fewer"
+                )
+            if self._stop.wait(0.02):
+                return
+        self._cluster.closed = True
+
+    def _prepare(self) -> None:
+        members = list(self._cluster.members.values())
+        for index, member in enumerate(sorted(members, key=lambda m: (m.host, m.pid))):
+            member.index = index
+        data = {
+            "run_id": self._folder.run_id,
+            "profile": profiles.encode(self._profile),
+            "count": len(members),
+            "spool": str(self._folder.spool),
+        }
+        for member in self._cluster.in_run:
+            self._cluster.send(member, ToWorker.RUN, {**data, "index": member.index})
+        deadline_ns = monotonic_ns() + int(PREPARE_S * NS_PER_S)
+        while not all(m.prepared for m in self._cluster.in_run) and not self._stop.wait(0.02):
+            self._raise_failure()
+            for member in self._cluster.find_lost(SILENCE_S):
+                raise TargetError(f"{member.name} was lost before the load began: {member.lost}")
+            if monotonic_ns() > deadline_ns:
+                raise DatasetError(f"the workers were not ready within {PREPARE_S:g} s")
+        sums = {m.dataset.get("sha256") for m in self._cluster.in_run if m.prepared}
+        if len(sums) > 1:
+            raise DatasetError(f"{self._profile.dataset.path}: the workers have different files under this name")
+
+    def _run_stage(self, number: int, stage: Stage, *, start_users: bool) -> None:
+        phases = self._profile.phases
+        self._stages_begun.append(stage)
+        self._announce(number, "warmup", stage.users, phases.warmup if number == 0 else phases.settle)
+        if start_users:
+            gevent.spawn(self._environment.runner.start, stage.users, self._spawn_rate(stage))
+        self._wait_for_users(stage.users)
+        self._pass(phases.warmup if number == 0 else phases.settle)
+        if not self._stop.is_set():
+            self._announce(number, "steady", stage.users, stage.duration)
+            self._pass(stage.duration)
+
+    def _spawn_rate(self, stage: Stage) -> float:
+        change = abs(stage.users - self._environment.runner.user_count)
+        return self._profile.load.spawn_rate or float(max(1, change))
+
+    def _wait_for_users(self, users: int) -> None:
+        rate = self._profile.load.spawn_rate or math.inf
+        deadline_ns = monotonic_ns() + int((SPAWN_S + users / rate) * NS_PER_S)
+        while self._environment.runner.user_count != users and not self._stop.is_set():
+            self._pass(0.1)
+            if monotonic_ns() > deadline_ns:
+                here = self._environment.runner.user_count
+                self._doubt(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
+                return
+            if all(m.lost for m in self._cluster.in_run):
+                return
+
+    def _announce(self, stage: int, phase: str, users: int, seconds: float) -> None:
+        self._cluster.broadcast(ToWorker.PHASE, {"stage": stage, "phase": phase})
+        for watcher in self._watchers:
+            watcher.phase(stage, phase, users, seconds)
+
+    def _pass(self, seconds: float) -> None:
+        """Let time go by; look after the workers each second."""
+        end_ns = math.inf if seconds == math.inf else monotonic_ns() + int(seconds * NS_PER_S)
+        while (left_s := (end_ns - monotonic_ns()) / NS_PER_S) > 0:
+            if self._stop.wait(min(left_s, 1.0)):
+                return
+            self._look_after()
+
+    def _look_after(self) -> None:
+        for member in self._cluster.find_lost(SILENCE_S):
+            self._doubt(f"{member.name} was lost during the run: {member.lost}")
+        if self._cluster.in_run and all(m.lost for m in self._cluster.in_run):
+            self._doubt("no worker is left")
+            self._stop.set()
+        merged = self._inbox.merged()
+        for watcher in self._watchers:
+            watcher.tick(merged)
+
+    def _doubt(self, sentence: str) -> None:
+        self._doubts.append(sentence)
+        for watcher in self._watchers:
+            watcher.note(sentence)
+
+    def _drain(self) -> None:
+        bound_s = (
+            min(self._profile.phases.drain, INTERRUPT_DRAIN_S) if self._interrupted else self._profile.phases.drain
+        )
+        ready = [m for m in self._cluster.in_run if m.prepared]
+        if not ready:
+            return
+        for watcher in self._watchers:
+            watcher.phase(max(0, len(self._stages_begun) - 1), "drain", 0, bound_s)
+        self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": bound_s})
+        deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
+        while not all(m.done or m.lost for m in ready):
+            gevent.sleep(0.1)
+            if any(not m.done and not m.lost for m in ready):
+                self._look_after()
+            if monotonic_ns() > deadline_ns:
+                break
+        for member in ready:
+            if not member.done and not member.lost:
+                member.lost = "its final report did not come"
+                self._doubt(f"{member.name}: {member.lost}")
+
+    # -- what workers say ----------------------------------------------------------------------------------------
+
+    def _on_prepared(self, member: Member, data: dict[str, Any]) -> None:
+        member.prepared = True
+        member.dataset = data["dataset"]
+
+    def _on_progress(self, member: Member, data: dict[str, Any]) -> None:
+        for watcher in self._watchers:
+            watcher.note(f"{member.name}: {data['text']}")
+
+    def _on_failed(self, member: Member, data: dict[str, Any]) -> None:
+        kind = _ERRORS.get(int(data["code"]), ConfigError)
+        alone = len(self._cluster.members) == 1
+        self._failed = kind(data["sentence"] if alone else f"{member.name}: {data['sentence']}")
+
+    def _raise_failure(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def _on_report(self, member: Member, data: bytes) -> None:
+        try:
+            self._inbox.put(snapshot.decode(data))
+        except SnapshotError as error:
+            self._doubt(f"{member.name}: {error}")
+
+    def _on_rows(self, member: Member, data: dict[str, Any]) -> None:
+        rows = zlib.decompress(data["data"])
+        try:
+            self._folder.append_rows(rows)
+        except ResultsError as error:
+            self._doubt(str(error))
+        member.rows += rows.count(b"\n")
+        self._rows += rows.count(b"\n")
+        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
+
+    def _on_done(self, member: Member, data: dict[str, Any]) -> None:
+        member.done = True
+        if member.rows != data["rows"]:
+            self._doubt(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")

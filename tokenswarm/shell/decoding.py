@@ -1,0 +1,112 @@
+"""When streams are decoded: in bounded slices of the hub, one a loop iteration, so that reading never waits long.
+
+Every `SWEEP_S` the sweep queues what has arrived on open streams (so memory stays bounded and live counters move) and
+checks the time-outs; a stream that has ended is queued at once and its greenlet woken when it is decoded. There is no
+timer a request and no greenlet switch a read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from gevent.hub import get_hub
+
+from tokenswarm.clock import monotonic_ns
+
+SLICE_READS = 32  # about 0.2 ms of work: the price a waiting read may pay
+SWEEP_S = 0.25
+
+
+class Stream(Protocol):
+    """What the decoder needs to know of an exchange."""
+
+    ended: bool
+    queued: bool
+
+    def decode(self, reads_max: int) -> bool:
+        """Decode at most so many reads; True when none are left."""
+        ...
+
+    def check_time(self, now_ns: int) -> None:
+        """End the stream if its time is up."""
+        ...
+
+    def wake(self) -> None:
+        """It has ended and is decoded: go on with the request."""
+        ...
+
+
+class Decoder:
+    """One a worker process. Owns no stream: exchanges come and go with `open` and `wake`."""
+
+    def __init__(self, on_crash: Callable[[], None]) -> None:
+        loop = get_hub().loop
+        self._streams: set[Stream] = set()
+        self._queue: deque[Stream] = deque()
+        self._check = loop.check()  # runs after each poll: exactly one slice an iteration, reads come first
+        self._idle = loop.idle()  # while it is active the poll does not block
+        self._sweep = loop.timer(SWEEP_S, SWEEP_S)
+        self._armed = False
+        self._on_crash = on_crash
+        self._sweep.start(self._on_sweep)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def open(self, stream: Stream) -> None:
+        self._streams.add(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """Its greenlet is gone: never wake it."""
+        self._streams.discard(stream)
+
+    def queue(self, stream: Stream) -> None:
+        """Decode it soon; called when a stream ends and by the sweep."""
+        if stream.queued:
+            return
+        stream.queued = True
+        self._queue.append(stream)
+        if not self._armed:
+            self._armed = True
+            self._check.start(self._on_check)
+            self._idle.start(_nothing)
+
+    def streams(self) -> list[Stream]:
+        """The open streams, at this moment."""
+        return list(self._streams)
+
+    def close(self) -> None:
+        for watcher in (self._sweep, self._check, self._idle):
+            watcher.stop()
+            watcher.close()
+
+    def _on_check(self) -> None:
+        if not self._queue:
+            self._armed = False
+            self._check.stop()
+            self._idle.stop()
+            return
+        stream = self._queue.popleft()
+        stream.queued = False
+        try:
+            done = stream.decode(SLICE_READS)
+        except BaseException:
+            self._on_crash()  # a bug must end the run, not hang the streams behind it
+            raise
+        if not done:
+            self.queue(stream)
+        elif stream.ended and stream in self._streams:
+            self._streams.discard(stream)
+            stream.wake()
+
+    def _on_sweep(self) -> None:
+        now_ns = monotonic_ns()
+        for stream in list(self._streams):
+            stream.check_time(now_ns)
+            self.queue(stream)
+
+
+def _nothing() -> None:
+    """An idle watcher needs a callback."""

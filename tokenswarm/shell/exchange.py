@@ -1,0 +1,357 @@
+"""One request from start to end: the only place where sockets meet the pure core.
+
+`Client.send` writes the request, waits in the hub while the connection fills the response, and turns what came back
+into one RequestRecord, whatever happened. Nothing is retried, with one counted exception: a kept connection that dies
+before the first byte of the answer is replaced once (llama.cpp closes after each stream and advertises keep-alive).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import gevent
+import msgspec
+from gevent.hub import Waiter, get_hub
+
+from tokenswarm import __version__
+from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.engines import NotAnEvent, Sampling, error_message
+from tokenswarm.engines.dialects import Dialect
+from tokenswarm.framing import Framer, Oversize, ndjson, sse
+from tokenswarm.profile import Timeouts
+from tokenswarm.prompts import Prompt
+from tokenswarm.record import Outcome, RequestRecord
+from tokenswarm.recorder import Recorder
+from tokenswarm.shell.decoding import Decoder
+from tokenswarm.shell.transport import Connection, Pool, Response, TransportError
+from tokenswarm.timeline import Timeline
+
+ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One intended request: what, when, and on whose account."""
+
+    id: str
+    prompt: Prompt
+    stage: int
+    phase: str
+    intended_ns: int
+
+
+class Exchange:
+    """One answer while it arrives: reads wait in `response`, `decode` moves them into the timeline in slices."""
+
+    __slots__ = (
+        "_body",
+        "_dialect",
+        "_framer",
+        "_inflate",
+        "_next_piece",
+        "_next_read",
+        "_pieces",
+        "_reads",
+        "_recorder",
+        "_timeouts",
+        "_waiter",
+        "connection",
+        "ended",
+        "failure",
+        "queued",
+        "response",
+        "timeline",
+    )
+
+    def __init__(self, client: Client, connection: Connection, timeline: Timeline) -> None:
+        self._dialect = client.dialect
+        self._timeouts = client.timeouts
+        self._recorder = client.recorder
+        self._framer: Framer = (sse if client.dialect.framing == "sse" else ndjson)(client.event_bytes_max)
+        self._inflate: zlib._Decompress | None = None
+        self._body = bytearray()  # of an answer that is no stream: the error's text
+        self._reads: list[tuple[int, int, int]] = []
+        self._pieces: list[bytes] = []
+        self._next_read = self._next_piece = 0
+        self._waiter = Waiter(get_hub())
+        self.connection = connection
+        self.response = Response()
+        self.timeline = timeline
+        self.failure: TransportError | None = None
+        self.ended = False
+        self.queued = False
+
+    def wait(self) -> None:
+        """Block this greenlet until the answer has ended and is decoded."""
+        self._waiter.get()
+
+    def wake(self) -> None:
+        self._waiter.switch(None)
+
+    def fail(self, outcome: Outcome, sentence: str, kind: str) -> None:
+        """End the stream from our side."""
+        if not self.ended:
+            self.failure = TransportError(outcome, sentence, kind)
+            self.ended = True
+            self.connection.stop()
+
+    def check_time(self, now_ns: int) -> None:
+        """Time-outs count tokens, not bytes: comments and pings don't reset them. A waiting backlog is heard first."""
+        if self.ended or self.response.reads or self._next_read < len(self._reads):
+            return
+        limits, sent_ns, token_ns = self._timeouts, self.timeline.sent_ns, self.timeline.last_token_ns
+        if now_ns - sent_ns > limits.total * NS_PER_S:
+            self.fail(Outcome.TIMEOUT, f"no end of the answer within {limits.total:g} s", "total timeout")
+        elif not token_ns and now_ns - sent_ns > limits.first_token * NS_PER_S:
+            self.fail(Outcome.TIMEOUT, f"no token within {limits.first_token:g} s", "first token timeout")
+        elif token_ns and now_ns - token_ns > limits.idle_token * NS_PER_S:
+            self.fail(Outcome.STALLED, f"no further token for {limits.idle_token:g} s", "idle timeout")
+
+    def decode(self, reads_max: int) -> bool:
+        """Move up to `reads_max` reads into the timeline. True when nothing is left to decode now."""
+        if self._next_read >= len(self._reads):
+            self._reads, self._pieces = self.response.drain()
+            self._next_read = self._next_piece = 0
+            self.connection.resume()
+        timeline, instrument = self.timeline, self._recorder.instrument
+        events_before = timeline.events
+        end = min(self._next_read + reads_max, len(self._reads))
+        streaming = self._is_stream
+        for recv_ns, lag_ns, upto in self._reads[self._next_read : end]:
+            instrument.rx_lag.add(lag_ns / NS_PER_S)
+            if lag_ns > timeline.rx_lag_ns_max:
+                timeline.rx_lag_ns_max = lag_ns
+                instrument.rx_lag_ns_max = max(instrument.rx_lag_ns_max, lag_ns)
+            if self.failure is None:
+                for piece in self._pieces[self._next_piece : upto]:
+                    if streaming:
+                        self._take(piece, recv_ns)
+                    else:
+                        self._keep_error(piece)
+            self._next_piece = upto
+        timeline.reads += end - self._next_read
+        self._next_read = end
+        if timeline.events != events_before:
+            if not events_before:
+                self._recorder.first_token()
+            self._recorder.live_tokens(timeline.events - events_before)
+        return end >= len(self._reads) and not self.response.reads
+
+    @property
+    def _is_stream(self) -> bool:
+        response = self.response
+        return 200 <= response.status < 300 and response.content_type.startswith(self._dialect.content_types)
+
+    def _take(self, piece: bytes, recv_ns: int) -> None:
+        # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
+        if self.response.content_encoding not in ("", "identity"):
+            piece = self._decompress(piece)
+        try:
+            decode, mark = self._dialect.decode, self.timeline.mark
+            for event in self._framer.feed(piece):
+                mark(recv_ns, decode(event))
+        except Oversize as error:
+            self.fail(Outcome.OVERSIZE, str(error), "oversize")
+        except NotAnEvent as error:
+            self.fail(Outcome.PROTOCOL, str(error), "not an event")
+
+    def _keep_error(self, piece: bytes) -> None:
+        self._body += piece[: ERROR_BODY_BYTES - len(self._body)]
+
+    def _decompress(self, piece: bytes) -> bytes:
+        if self._inflate is None:
+            if self.response.content_encoding not in ("gzip", "x-gzip"):
+                sentence = (
+                    f"the answer has the content encoding {self.response.content_encoding[:20]!r}; identity was asked"
+                )
+                self.fail(Outcome.PROTOCOL, sentence, "content encoding")
+                return b""
+            self._inflate = zlib.decompressobj(wbits=31)
+        try:
+            return self._inflate.decompress(piece)
+        except zlib.error:
+            self.fail(Outcome.PROTOCOL, "the gzip encoding of the answer is broken", "gzip")
+            return b""
+
+    def conclude(self) -> tuple[Outcome, str, str]:
+        """(outcome, sentence, kind) of an answer that has ended and is decoded."""
+        response = self.response
+        if self.failure is None and response.complete and self._is_stream:
+            self._finish_stream()
+        failure = self.failure or response.error
+        if self.timeline.error:
+            return Outcome.ERROR_OBJECT, self.timeline.error, "error object"
+        if failure is not None:
+            return failure.outcome, failure.sentence, failure.kind
+        if response.status != 200:
+            return self._refused()
+        if not response.content_type.startswith(self._dialect.content_types):
+            got = response.content_type.split(";")[0][:40] or "none"
+            return (
+                Outcome.PROTOCOL,
+                f"the answer's content type is {got}, not {self._dialect.content_types[0]}",
+                "content type",
+            )
+        outcome, sentence = self.timeline.judge()
+        return outcome, sentence, "" if outcome is Outcome.OK else outcome.value
+
+    def _finish_stream(self) -> None:
+        if self._inflate is not None and not self._inflate.eof:
+            self.fail(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
+            return
+        try:
+            for event in self._framer.finish():
+                self.timeline.mark(self.response.last_read_ns, self._dialect.decode(event))
+        except NotAnEvent as error:
+            self.fail(Outcome.PROTOCOL, str(error), "not an event")
+
+    def _no_stream(self) -> tuple[Outcome, str, str]:
+        """A 2xx answer of another content type: nothing, an error object, a login page."""
+        if not self._body:
+            return Outcome.EMPTY, f"HTTP {self.response.status} without a body", Outcome.EMPTY.value
+        if b'"error"' in self._body[:200]:
+            return Outcome.ERROR_OBJECT, error_message(bytes(self._body), self.response.content_type), "error object"
+        got = self.response.content_type.split(";")[0][:40] or "none"
+        wanted = self._dialect.content_types[0]
+        return Outcome.PROTOCOL, f"the answer's content type is {got}, not {wanted}", "content type"
+
+    def _refused(self) -> tuple[Outcome, str, str]:
+        status = self.response.status
+        text = error_message(bytes(self._body), self.response.content_type)
+        sentence = f"HTTP {status}" + (f": {text}" if text else "")
+        outcome = Outcome.PROTOCOL
+        if status == 429:
+            outcome = Outcome.RATE_LIMITED
+            if self.response.retry_after:
+                sentence += f" (Retry-After: {self.response.retry_after})"
+        elif status >= 500:
+            outcome = Outcome.HTTP_5XX
+        elif status >= 400:
+            outcome = Outcome.HTTP_4XX
+        elif status >= 300:
+            sentence = f"HTTP {status}: redirects are not followed; give the final address as target"
+        return outcome, sentence, f"http {status}"
+
+
+class Client:
+    """Sends requests of one worker to one target; holds what all of them share."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        pool: Pool,
+        decoder: Decoder,
+        recorder: Recorder,
+        *,
+        timeouts: Timeouts,
+        headers: dict[str, str],
+        event_bytes_max: int,
+        keep_text: bool,
+        on_record: Callable[[RequestRecord], None],
+    ) -> None:
+        self.dialect = dialect
+        self.pool = pool
+        self.decoder = decoder
+        self.recorder = recorder
+        self.timeouts = timeouts
+        self.event_bytes_max = event_bytes_max
+        self.keep_text = keep_text
+        self._on_record = on_record
+        self._head = _request_head(dialect, pool, headers)
+
+    def send(self, request: Request, sampling: Sampling) -> RequestRecord:
+        """Send one request and wait for its end; `on_record` gets the record of every way it can end, exactly once.
+
+        A greenlet that is killed meanwhile leaves a `cancelled` record behind. Everything else that is raised is a bug.
+        """
+        timeline = Timeline(choices=sampling.choices, keep_text=self.keep_text)
+        timeline.intended_ns = request.intended_ns
+        body = self.dialect.encode(request.prompt, sampling)
+        lengths = b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (request.id.encode("ascii"), len(body))
+        outcome, sentence, kind = Outcome.CANCELLED, "the run was stopped", "cancelled"
+        self.recorder.started(request.stage, request.phase)
+        try:
+            outcome, sentence, kind = self._attempt(self._head + lengths + body, timeline)
+        finally:
+            if not timeline.done_ns:
+                timeline.done_ns = monotonic_ns()
+            record = timeline.finish(
+                outcome,
+                id=request.id,
+                stage=request.stage,
+                phase=request.phase,
+                conversation=request.prompt.conversation,
+                turn=request.prompt.turn,
+                error=sentence,
+                error_kind=kind,
+            )
+            self.recorder.ended(decoding=timeline.events > 0)
+            self._on_record(record)
+        return record
+
+    def _attempt(self, data: bytes, timeline: Timeline) -> tuple[Outcome, str, str]:
+        try:
+            connection = self.pool.take()
+        except TransportError as error:
+            return error.outcome, error.sentence, error.kind
+        kept = connection.used
+        result, exchange = self._run(connection, data, timeline)
+        if not kept or result[0] is not Outcome.RESET or exchange.response.bytes_received:
+            return result
+        timeline.reconnected = True
+        try:
+            connection = self.pool.open()
+        except TransportError as error:
+            return error.outcome, error.sentence, error.kind
+        return self._run(connection, data, timeline)[0]
+
+    def _run(
+        self, connection: Connection, data: bytes, timeline: Timeline
+    ) -> tuple[tuple[Outcome, str, str], Exchange]:
+        exchange = Exchange(self, connection, timeline)
+        timeline.stamp = connection.stamp
+        timeline.connect_ns = 0 if connection.used else connection.connect_ns
+        try:
+            timeline.sent_ns = monotonic_ns()
+            connection.send(data, self.timeouts.first_token)
+            self.decoder.open(exchange)
+            connection.receive(exchange.response, lambda: self._ended(exchange))
+            exchange.wait()
+        except TransportError as error:
+            exchange.failure = error
+        except gevent.GreenletExit:
+            exchange.ended = True
+            self.decoder.forget(exchange)
+            connection.close()
+            raise
+        response = exchange.response
+        timeline.status = response.status
+        timeline.headers_ns = response.headers_ns
+        timeline.bytes_received = response.bytes_received
+        result = exchange.conclude()
+        timeline.done_ns = response.last_read_ns if response.complete else monotonic_ns()
+        if exchange.failure is not None:
+            connection.close()
+        else:
+            self.pool.give_back(connection, response)
+        return result, exchange
+
+    def _ended(self, exchange: Exchange) -> None:
+        exchange.ended = True
+        self.decoder.queue(exchange)
+
+
+def _request_head(dialect: Dialect, pool: Pool, headers: dict[str, str]) -> bytes:
+    """Everything of the request that does not change, once. Header names and values are checked by the profile."""
+    target = pool.target
+    lines = {
+        "host": target.host_header,
+        "user-agent": f"tokenswarm/{__version__}",
+        "accept": f"{dialect.content_types[0]}, application/json",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "connection": "close" if pool.fresh else "keep-alive",
+    }
+    lines.update({name.lower(): value for name, value in headers.items()})
+    text = f"POST {target.base_path}{dialect.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    return text.encode("latin-1")

@@ -1,0 +1,102 @@
+"""Master and workers as processes: `tokenswarm run` is the master itself and starts its workers; `tokenswarm worker` joins.
+
+Workers on this machine die with their parent (no orphan keeps loading the target), get the run's token by environment,
+and are waited for by process id.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import gevent
+from locust.env import Environment
+from locust.event import Events
+
+from tokenswarm.errors import ExitCode
+from tokenswarm.shell.users import ReplayUser
+from tokenswarm.shell.worker import Worker
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+STOP_S = 5.0  # for a worker to end after it was asked to
+
+
+class Replay(ReplayUser):
+    """The user of `tokenswarm run`: what it replays is the profile's."""
+
+
+def make_environment() -> Environment:
+    """An environment of our own: no locust.conf, no pyproject.toml of the folder we happen to stand in."""
+    return Environment(user_classes=[Replay], events=Events(), host="", catch_exceptions=True)
+
+
+def new_token() -> str:
+    return secrets.token_hex(16)
+
+
+class LocalWorkers:
+    """Worker processes on this machine, started and supervised by the master."""
+
+    def __init__(self, count: int, port: int, token: str) -> None:
+        environ = {**os.environ, "TOKENSWARM_RUN_TOKEN": token}
+        command = [sys.executable, "-m", "tokenswarm.shell.launch", "127.0.0.1", str(port)]
+        self._processes = [
+            subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
+            for _ in range(count)
+        ]
+
+    def watch(self, on_exit: Callable[[int, int], None]) -> None:
+        """Call `on_exit(pid, exit code)` when one ends."""
+        for process in self._processes:
+            gevent.spawn(lambda p: on_exit(p.pid, p.wait()), process)
+
+    def stop(self) -> None:
+        """End all of them, by force if need be."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(timeout=STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def run_worker(master_host: str, master_port: int, token: str) -> int:
+    """Join a master and serve its run; returns the exit code."""
+    environment = make_environment()
+    runner = environment.create_worker_runner(master_host, master_port)
+    worker = Worker(environment, token)
+    environment.tokenswarm_worker = worker
+    signals = [gevent.signal_handler(s, worker.gone.set) for s in (signal.SIGTERM, signal.SIGINT)]
+    worker.hello()
+    runner.greenlet.link(lambda _: worker.gone.set())  # the master said quit
+    worker.gone.wait()
+    if worker.message:
+        print(f"tokenswarm worker: {worker.message}", file=sys.stderr, flush=True)
+    runner.quit()
+    for watcher in signals:
+        watcher.cancel()
+    return int(worker.exit_code)
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the parent is gone, whatever killed it."""
+    if sys.platform.startswith("linux"):
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(int(ExitCode.INTERNAL))
+
+
+if __name__ == "__main__":
+    from tokenswarm.profile import run_token
+
+    die_with_parent()
+    sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token()))

@@ -1,0 +1,132 @@
+"""Before any load: can the target be reached, does it speak the dialect, does it have the model?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import msgspec
+from gevent.event import Event
+
+from tokenswarm import __version__
+from tokenswarm.engines import NotAnEvent, error_message
+from tokenswarm.engines.dialects import DIALECTS, Dialect
+from tokenswarm.errors import ConfigError, TargetError
+from tokenswarm.profile import Profile, secret_headers
+from tokenswarm.shell.transport import Connection, Response, Target, TransportError, make_target, open_connection
+
+ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
+BODY_BYTES_MAX = 8 << 20
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What the preflight learned; goes into the manifest."""
+
+    model: str
+    models: list[str]
+    version: dict[str, str]  # what /version and /api/version say
+    notes: list[str]
+
+
+def get(target: Target, path: str, headers: dict[str, str]) -> tuple[Response, bytes]:
+    """GET a small document. Raises TransportError; a body over the bound is cut."""
+    connection = open_connection(target, ANSWER_S)
+    try:
+        return _get(connection, target, path, headers)
+    finally:
+        connection.close()
+
+
+def _get(connection: Connection, target: Target, path: str, headers: dict[str, str]) -> tuple[Response, bytes]:
+    lines = {"host": target.host_header, "user-agent": f"tokenswarm/{__version__}", "accept": "application/json"}
+    lines.update({"accept-encoding": "identity", "connection": "close", **headers})
+    head = f"GET {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    response, done = Response(), Event()
+    connection.send(f"{head}\r\n".encode("latin-1"), ANSWER_S)
+    connection.receive(response, done.set)
+    body = b""
+    with gevent.Timeout(ANSWER_S, False):
+        while not done.wait(0.05) and len(body) < BODY_BYTES_MAX:
+            body += b"".join(response.drain()[1])
+            connection.resume()
+    body += b"".join(response.drain()[1])
+    if response.error is not None:
+        raise response.error
+    return response, body
+
+
+def check(profile: Profile) -> Findings:
+    """Look at every target; they must agree. Raises TargetError, ConfigError (TLS files, missing variables)."""
+    headers = {**profile.engine.headers, **secret_headers(profile)}
+    dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+    findings = [_check_target(profile, url, dialect, headers) for url in profile.target]
+    if len({f.model for f in findings}) > 1:
+        raise TargetError(f"the targets serve different models: {', '.join(f.model for f in findings)}; name one")
+    return findings[0]
+
+
+def make_checked_target(profile: Profile, url: str) -> Target:
+    """`make_target`, with a sentence for an unusable CA file."""
+    try:
+        return make_target(url, profile.tls)
+    except OSError as error:
+        raise ConfigError(f"tls.ca_file {profile.tls.ca_file}: can't be used: {error.strerror or error}") from None
+
+
+def _check_target(profile: Profile, url: str, dialect: Dialect, headers: dict[str, str]) -> Findings:
+    target = make_checked_target(profile, url)
+    try:
+        response, body = get(target, dialect.models_path, headers)
+    except TransportError as error:
+        raise TargetError(f"{url}: {error.sentence}; is the server running there?") from None
+    notes: list[str] = []
+    models = _models(url, dialect, response, body, notes)
+    model = _choose(url, profile.engine.model, models)
+    return Findings(model=model, models=models[:100], version=_version(target, headers), notes=notes)
+
+
+def _models(url: str, dialect: Dialect, response: Response, body: bytes, notes: list[str]) -> list[str]:
+    path, status = dialect.models_path, response.status
+    if not status:
+        raise TargetError(f"{url}{path}: no answer within {ANSWER_S:g} s")
+    if status in (401, 403):
+        raise TargetError(
+            f"{url}{path}: HTTP {status}, the server wants a key; name its variable under `engine.headers_from_env`"
+        )
+    if status == 200:
+        try:
+            return dialect.models(body)
+        except NotAnEvent:
+            kind = response.content_type.split(";")[0] or "no content type"
+            raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}); wrong host?") from None
+    if 300 <= status < 400:
+        raise TargetError(f"{url}{path}: HTTP {status}, a redirect; give the final address as target")
+    notes.append(f"{path} answered HTTP {status}, so the model's name could not be checked")
+    if status == 404 and error_message(body, response.content_type) == "":
+        notes.append(f"{path} is unknown there; is this a {dialect.kind} server?")
+    return []
+
+
+def _choose(url: str, wanted: str | None, models: list[str]) -> str:
+    shown = ", ".join(models[:20]) + (", …" if len(models) > 20 else "")
+    if wanted is None:
+        if len(models) == 1:
+            return models[0]
+        what = f"it has {shown}" if models else "it lists none"
+        raise TargetError(f"{url}: which model? Give `engine.model` (or --model); {what}")
+    if models and wanted not in models and f"{wanted}:latest" not in models:
+        raise TargetError(f"{url}: has no model {wanted}; it has {shown}")
+    return wanted
+
+
+def _version(target: Target, headers: dict[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in ("/version", "/api/version"):
+        try:
+            response, body = get(target, path, headers)
+            answer: Any = msgspec.json.decode(body) if response.status == 200 else None
+        except (TransportError, msgspec.DecodeError):
+            continue
+        if isinstance(answer, dict) and isinstance(answer.get("version"), str):
+            found[path] = answer["version"][:100]
+    return found

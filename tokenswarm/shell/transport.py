@@ -1,0 +1,462 @@
+"""One HTTP/1.1 connection over gevent. Every receive is stamped here, before anything else is done with the bytes.
+
+A hub watcher reads (no greenlet switch a read); on Linux the stamp is the kernel's (SO_TIMESTAMPNS), turned into the
+monotonic clock at the read, so a step of the wall clock does not matter. TLS runs over memory buffers on the same
+reads, so it has the same stamps. HTTP framing is httptools' (llhttp): half a microsecond a chunk.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket as stdlib_socket
+import ssl
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import httptools
+import msgspec
+from gevent import socket
+from gevent.hub import get_hub
+
+from tokenswarm.clock import monotonic_ns, realtime_ns
+from tokenswarm.profile import Tls, check_url
+from tokenswarm.record import Outcome
+
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name for it
+READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
+LAG_NS_MAX = 60_000_000_000  # a kernel stamp further off than this tells of a clock step, not of a lag
+PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
+_READ = 1  # libev's EV_READ
+
+_unpack_timespec = struct.Struct("qq").unpack
+
+
+class TransportError(Exception):
+    """A failure at the edge, mapped once: the outcome, a sentence, a bounded word for grouping."""
+
+    def __init__(self, outcome: Outcome, sentence: str, kind: str) -> None:
+        super().__init__(sentence)
+        self.outcome = outcome
+        self.sentence = sentence
+        self.kind = kind
+
+
+class Target(msgspec.Struct):
+    """Where requests go: a base URL taken apart, its TLS context, and the addresses its name has."""
+
+    url: str
+    host: str
+    port: int
+    base_path: str
+    tls: ssl.SSLContext | None
+    addresses: list[tuple[Any, ...]] = []
+
+    @property
+    def host_header(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.tls else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+
+def make_target(url: str, tls: Tls) -> Target:
+    """Take a base URL apart and load the certificates once (35 ms if done for each connection)."""
+    parts = check_url(url)
+    context = None
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        context.set_alpn_protocols(["http/1.1"])
+        if not tls.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    port = parts.port or (443 if context else 80)
+    return Target(url=url, host=parts.hostname or "", port=port, base_path=parts.path.rstrip("/"), tls=context)
+
+
+def resolve(target: Target) -> None:
+    """Look the name up once, outside of every measured time. Raises TransportError(DNS)."""
+    try:
+        target.addresses = socket.getaddrinfo(target.host, target.port, 0, stdlib_socket.SOCK_STREAM)
+    except OSError as error:
+        sentence = f"the host name {target.host} has no address ({error.strerror or error})"
+        raise TransportError(Outcome.DNS, sentence, "dns") from None
+
+
+class Response:
+    """The receiving side of one exchange: llhttp's callbacks and the stamped reads, until somebody drains them.
+
+    `reads` holds (recv_ns, lag_ns, pieces so far) for each read since the last drain, `pieces` the body bytes.
+    """
+
+    __slots__ = (
+        "bytes_received",
+        "closed_by_peer",
+        "complete",
+        "content_encoding",
+        "content_type",
+        "error",
+        "framed",
+        "head_done",
+        "headers_ns",
+        "keep_alive",
+        "last_read_ns",
+        "on_body",
+        "parser",
+        "pending_bytes",
+        "pieces",
+        "reads",
+        "retry_after",
+        "status",
+        "trailing",
+    )
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.on_body = self.pieces.append  # llhttp calls list.append itself: no Python frame a chunk
+        self.reads: list[tuple[int, int, int]] = []
+        self.pending_bytes = 0
+        self.bytes_received = 0
+        self.headers_ns = 0
+        self.last_read_ns = 0
+        self.status = 0
+        self.content_type = ""
+        self.content_encoding = ""
+        self.retry_after = ""
+        self.framed = False  # content-length or chunked: an early end is a broken connection
+        self.head_done = False
+        self.complete = False
+        self.closed_by_peer = False
+        self.keep_alive = False
+        self.trailing = False  # bytes behind the end of the answer: the connection can't be used again
+        self.error: TransportError | None = None
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = name.lower()
+        if key == b"content-type":
+            self.content_type = value.decode("latin-1").lower()
+        elif key == b"content-encoding":
+            self.content_encoding = value.decode("latin-1").strip().lower()
+        elif key == b"retry-after":
+            self.retry_after = value.decode("latin-1")[:40]
+        elif key in (b"transfer-encoding", b"content-length"):
+            self.framed = True
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+        if self.status >= 200:
+            self.head_done = True
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
+            self.framed = False
+            return
+        self.complete = True
+        self.keep_alive = self.parser.should_keep_alive()
+
+    def feed(self, data: bytes, recv_ns: int, lag_ns: int) -> bool:
+        """Take one read. True when this response has ended (complete, or broken)."""
+        if self.complete:
+            self.trailing = True
+            return True
+        self.bytes_received += len(data)
+        self.pending_bytes += len(data)
+        self.last_read_ns = recv_ns
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            # llhttp refuses a second answer behind a final one; the first is whole and counts.
+            if self.complete:
+                self.trailing = True
+            else:
+                sentence = f"the answer breaks HTTP/1.1 framing: {error}"
+                self.error = TransportError(Outcome.PROTOCOL, sentence[:200], "http framing")
+        except httptools.HttpParserUpgrade:
+            self.error = TransportError(Outcome.PROTOCOL, "the server switched protocols", "http upgrade")
+        if self.head_done and not self.headers_ns:
+            self.headers_ns = recv_ns
+        self.reads.append((recv_ns, lag_ns, len(self.pieces)))
+        return self.complete or self.error is not None
+
+    def end_of_stream(self, recv_ns: int) -> None:
+        """The peer closed. Only an answer without content-length and chunks ends so by right."""
+        self.closed_by_peer = True
+        if self.complete:
+            return
+        if self.head_done and not self.framed:
+            self.complete = True
+            self.last_read_ns = recv_ns
+            return
+        where = "inside the answer" if self.bytes_received else "before the answer"
+        self.error = TransportError(Outcome.RESET, f"the server closed the connection {where}", "closed early")
+
+    def drain(self) -> tuple[list[tuple[int, int, int]], list[bytes]]:
+        """Hand over what was read since the last call."""
+        reads, pieces = self.reads, self.pieces[:]
+        self.reads = []
+        self.pieces.clear()  # in place: the parser holds this list's append
+        self.pending_bytes = 0
+        return reads, pieces
+
+
+class Connection:
+    """One open connection. `send`, then `receive` until it calls back; then it may be used again if `reusable`."""
+
+    __slots__ = ("_done", "_in", "_io", "_out", "_paused", "_response", "_tls", "connect_ns", "sock", "stamp", "used")
+
+    def __init__(self, sock: Any, tls: ssl.SSLObject | None, bio: tuple[Any, Any], connect_ns: int) -> None:
+        self.sock = sock
+        self._tls = tls
+        self._in, self._out = bio
+        self._io = get_hub().loop.io(sock.fileno(), _READ)
+        self._response: Response | None = None
+        self._done: Callable[[], None] | None = None
+        self._paused = False
+        self.connect_ns = connect_ns
+        self.used = False
+        self.stamp = "kernel" if _ask_for_stamps(sock) else "user"
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Write all bytes. Raises TransportError."""
+        self.used = True
+        try:
+            self.sock.settimeout(timeout_s)
+            if self._tls is not None:
+                self._tls.write(data)
+                data = self._out.read()
+            self.sock.sendall(data)
+        except OSError as error:
+            raise _broken(error, "sending the request") from None
+
+    def receive(self, response: Response, done: Callable[[], None]) -> None:
+        """Read into `response` from the hub; `done()` is called there, once, when it has ended."""
+        self._response, self._done = response, done
+        self._io.start(self._on_readable)
+
+    def resume(self) -> None:
+        """Go on reading after the decoder caught up."""
+        if self._paused and self._response is not None:
+            self._paused = False
+            self._io.start(self._on_readable)
+
+    def stop(self) -> None:
+        """Read no more for this exchange."""
+        self._io.stop()
+        self._response = self._done = None
+        self._paused = False
+
+    def close(self) -> None:
+        self.stop()
+        self._io.close()
+        self.sock.close()
+
+    @property
+    def idle_alive(self) -> bool:
+        """Nothing to read and not closed: a kept connection that may be used again."""
+        try:
+            data = self.sock._sock.recv(READ_BYTES, stdlib_socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not data or self._tls is None:
+            return False  # closed, or bytes that nobody asked for
+        self._in.write(data)
+        try:
+            self._tls.read(1)
+        except ssl.SSLWantReadError:
+            return True  # a session ticket
+        except ssl.SSLError:
+            return False
+        return False
+
+    def _on_readable(self) -> None:
+        # The hot path: runs in the hub for every read of every stream. No switch, no JSON, no timer.
+        response = self._response
+        if response is None:
+            self._io.stop()
+            return
+        try:
+            data, ancillary, _, _ = self.sock._sock.recvmsg(READ_BYTES, 64)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            response.error = _broken(error, "reading the answer")
+            self._finish()
+            return
+        recv_ns = monotonic_ns()
+        lag_ns = 0
+        if ancillary:
+            seconds, nanoseconds = _unpack_timespec(ancillary[0][2])
+            lag_ns = realtime_ns() - seconds * 1_000_000_000 - nanoseconds
+            if 0 <= lag_ns <= LAG_NS_MAX:
+                recv_ns -= lag_ns
+            else:
+                lag_ns = 0
+        if not data:
+            response.end_of_stream(recv_ns)
+            self._finish()
+            return
+        if self._tls is not None:
+            data = self._decrypt(data, response)
+            if not data:
+                if response.error is not None or response.closed_by_peer:
+                    self._finish()
+                return
+        if response.feed(data, recv_ns, lag_ns):
+            self._finish()
+        elif response.pending_bytes > PAUSE_BYTES:
+            self._paused = True
+            self._io.stop()
+
+    def _finish(self) -> None:
+        done = self._done
+        self.stop()
+        if done is not None:
+            done()
+
+    def _decrypt(self, data: bytes, response: Response) -> bytes:
+        assert self._tls is not None
+        self._in.write(data)
+        plain = []
+        try:
+            while piece := self._tls.read(65_536):
+                plain.append(piece)
+            response.end_of_stream(monotonic_ns())  # close_notify
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            response.end_of_stream(monotonic_ns())
+        except ssl.SSLError as error:
+            sentence = f"TLS broke while reading the answer: {error.reason or error}"
+            response.error = TransportError(Outcome.RESET, sentence, "tls read")
+        return b"".join(plain)
+
+
+def open_connection(target: Target, timeout_s: float) -> Connection:
+    """Connect (each address of the name in turn) and shake hands. Raises TransportError, at the latest in time."""
+    if not target.addresses:
+        resolve(target)
+    began_ns = monotonic_ns()
+    failure: OSError | None = None
+    deadline = gevent.Timeout(timeout_s)
+    deadline.start()
+    try:
+        for family, kind, protocol, _, address in target.addresses:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.connect(address)
+                sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+                sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
+                tls, bio = _shake_hands(sock, target)
+                return Connection(sock, tls, bio, monotonic_ns() - began_ns)
+            except OSError as error:
+                sock.close()
+                if isinstance(error, ssl.SSLError):
+                    raise
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+    except gevent.Timeout as expired:
+        if expired is not deadline:
+            raise
+        sentence = f"no connection to {target.host_header} within {timeout_s:g} s"
+        raise TransportError(Outcome.CONNECT, sentence, "connect timeout") from None
+    except ssl.SSLCertVerificationError as error:
+        sentence = f"the certificate of {target.host_header} is not trusted: {error.verify_message}"
+        raise TransportError(Outcome.TLS, sentence, "certificate") from None
+    except ssl.SSLError as error:
+        reason = (error.reason or "the peer speaks no TLS").replace("_", " ").lower()
+        raise TransportError(Outcome.TLS, f"TLS with {target.host_header} failed: {reason}", "tls") from None
+    finally:
+        deadline.close()
+    target.addresses = []  # the name may have moved: look it up again next time
+    raise _refused(failure, target)
+
+
+def _refused(error: OSError | None, target: Target) -> TransportError:
+    if error is not None and error.errno in (errno.EMFILE, errno.ENFILE):
+        sentence = "this machine has no file descriptors left; raise `ulimit -n`"
+        return TransportError(Outcome.CONNECT, sentence, "no descriptors")
+    if error is not None and error.errno == errno.EADDRNOTAVAIL:
+        sentence = "this machine has no local ports left; keep connections pooled"
+        return TransportError(Outcome.CONNECT, sentence, "no local ports")
+    what = error.strerror if error is not None and error.strerror else str(error or "it has no address")
+    return TransportError(Outcome.CONNECT, f"can't connect to {target.host_header}: {what}", type(error).__name__)
+
+
+def _shake_hands(sock: Any, target: Target) -> tuple[ssl.SSLObject | None, tuple[Any, Any]]:
+    if target.tls is None:
+        return None, (None, None)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = target.tls.wrap_bio(incoming, outgoing, server_hostname=target.host)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            data = sock.recv(READ_BYTES)
+            if not data:
+                raise ssl.SSLError(1, "the server closed the connection during the handshake") from None
+            incoming.write(data)
+        else:
+            sock.sendall(outgoing.read())
+            return tls, (incoming, outgoing)
+
+
+def _ask_for_stamps(sock: Any) -> bool:
+    if not sys.platform.startswith("linux") or struct.calcsize("P") != 8:
+        return False
+    try:
+        sock.setsockopt(stdlib_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _broken(error: OSError, doing: str) -> TransportError:
+    if isinstance(error, TimeoutError):
+        return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
+    return TransportError(
+        Outcome.RESET, f"the connection broke while {doing}: {error.strerror or error}", type(error).__name__
+    )
+
+
+class Pool:
+    """Kept connections of one worker to one target, newest first. `fresh` opens one for each request."""
+
+    def __init__(self, target: Target, connect_timeout_s: float, fresh: bool) -> None:
+        self.target = target
+        self.fresh = fresh
+        self._timeout_s = connect_timeout_s
+        self._idle: list[Connection] = []
+
+    def take(self) -> Connection:
+        """A kept connection that is still alive, or a new one. Raises TransportError."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_alive:
+                return connection
+            connection.close()
+        return self.open()
+
+    def open(self) -> Connection:
+        """A new connection, whatever is kept. Raises TransportError."""
+        return open_connection(self.target, self._timeout_s)
+
+    def give_back(self, connection: Connection, response: Response) -> None:
+        """Keep the connection if the answer ended cleanly and the server lets us."""
+        connection.stop()
+        clean = response.complete and response.error is None and not response.trailing
+        if clean and response.keep_alive and not response.closed_by_peer and not self.fresh:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()

@@ -1,0 +1,334 @@
+"""One worker's side of a run: load the data, send requests for the users, count, report each second, drain, hand over.
+
+The master announces stages and phases; this file turns them into the windows of its own clock. Rows go to a local spool
+file while the load runs and to the master afterwards, so that nothing per request crosses the network meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import msgspec
+from gevent.event import Event
+from locust.env import Environment
+from locust.runners import WorkerRunner
+
+from tokenswarm import __version__, snapshot
+from tokenswarm import profile as profiles
+from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.engines import Sampling
+from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.errors import ExitCode, UserError
+from tokenswarm.gates import request_limits
+from tokenswarm.profile import Profile
+from tokenswarm.prompts import Conversation, Prompt
+from tokenswarm.prompts.library import Library, open_steps
+from tokenswarm.prompts.replay import Replay
+from tokenswarm.record import Outcome, RequestRecord
+from tokenswarm.recorder import Recorder
+from tokenswarm.reports.jsonl import row
+from tokenswarm.shell.cluster import ToMaster, ToWorker
+from tokenswarm.shell.decoding import Decoder
+from tokenswarm.shell.exchange import Client, Exchange, Request
+from tokenswarm.shell.preflight import make_checked_target
+from tokenswarm.shell.probes import Probes, calm_garbage_collection
+from tokenswarm.shell.transport import Pool, TransportError, resolve
+
+REPORT_S = 1.0
+DEAD_MAN_S = 10.0  # without the master's heartbeat for so long, a worker stops its load
+ROWS_BYTES = 512 * 1024  # rows handed over in one message
+ROWS_AHEAD = 4  # messages under way before the first is acknowledged
+CANCEL_S = 2.0
+"""After the drain bound, how long cut-off requests may take to be counted."""
+
+
+class Worker:
+    """The load side of one process. Users call `ready.wait()`, `conversation()`, `send()`."""
+
+    def __init__(self, environment: Environment, token: str) -> None:
+        self._environment = environment
+        self._token = token
+        self._acks = 0
+        self._acked = Event()
+        self._reporter: gevent.Greenlet | None = None
+        self._sending: set[gevent.Greenlet] = set()
+        self._numbers = itertools.count()
+        self.ready = Event()  # data loaded, in the run: users may begin
+        self.draining = Event()  # users send no more
+        self.stage, self.phase = 0, "warmup"
+        self.gone = Event()  # the master is gone or refused us
+        self.exit_code = ExitCode.OK
+        self.message = ""
+        handlers: dict[ToWorker, Callable[[Any], None]] = {
+            ToWorker.RUN: lambda data: gevent.spawn(self._prepare, data) and None,
+            ToWorker.PHASE: self._enter,
+            ToWorker.DRAIN: lambda data: gevent.spawn(self._drain, float(data["bound_s"])) and None,
+            ToWorker.ACK: self._on_ack,
+            ToWorker.REFUSED: self._on_refused,
+        }
+        for kind, handler in handlers.items():
+            environment.runner.register_message(kind.value, _listener(handler))
+
+    # -- joining -------------------------------------------------------------------------------------------------
+
+    def hello(self) -> None:
+        """Ask the master for a place in the run."""
+        data = {"version": __version__, "token": self._token, "host": socket.gethostname(), "pid": os.getpid()}
+        self._tell(ToMaster.HELLO, data)
+        if isinstance(self._environment.runner, WorkerRunner):
+            gevent.spawn(self._watch_master)
+
+    def _tell(self, kind: ToMaster, data: Any) -> None:
+        self._environment.runner.send_message(kind.value, data)
+
+    def _prepare(self, data: dict[str, Any]) -> None:
+        try:
+            self._open(data)
+        except UserError as error:
+            self._tell(ToMaster.FAILED, {"code": int(error.exit_code), "sentence": str(error)})
+        except TransportError as error:
+            self._tell(ToMaster.FAILED, {"code": int(ExitCode.TARGET), "sentence": error.sentence})
+
+    def _open(self, data: dict[str, Any]) -> None:
+        self.profile = profile = profiles.decode(data["profile"])
+        self.index, count = int(data["index"]), int(data["count"])
+        self._library = self._load_library(profile)
+        self._stock: Iterator[Conversation] = self._library.shard(self.index, count)
+        limits = request_limits(profile.slo)
+        self.recorder = Recorder(
+            data["run_id"], self.index, limits, start_ns=monotonic_ns(), host=socket.gethostname(), pid=os.getpid()
+        )
+        self._probes = Probes(self.recorder.instrument)
+        self._decoder = Decoder(self._crashed)
+        headers = {**profile.engine.headers, **profiles.secret_headers(profile)}
+        dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+        self._clients = []
+        for url in profile.target:
+            target = make_checked_target(profile, url)
+            resolve(target)
+            pool = Pool(target, profile.timeouts.connect, profile.connections == "fresh")
+            client = Client(
+                dialect,
+                pool,
+                self._decoder,
+                self.recorder,
+                timeouts=profile.timeouts,
+                headers=headers,
+                event_bytes_max=profile.event_bytes_max,
+                keep_text=profile.save_text or profile.dataset.history == "model",
+                on_record=self._record,
+            )
+            self._clients.append(client)
+        self._open_spool(data.get("spool"))
+        self.run_id = str(data["run_id"])
+        calm_garbage_collection()
+        self._probes.start()
+        self._reporter = gevent.spawn(self._report_forever)
+        self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info)})
+        self.ready.set()
+
+    def _load_library(self, profile: Profile) -> Library:
+        """Index the data set in slices, so that heartbeats go on; tell the progress."""
+        steps = open_steps(profiles.data_settings(profile))
+        told_ns = monotonic_ns()
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                library: Library = end.value
+                return library
+            gevent.sleep(0)
+            if monotonic_ns() - told_ns > NS_PER_S:
+                told_ns = monotonic_ns()
+                self._tell(ToMaster.PROGRESS, {"text": f"reading the data set, {done / max(total, 1):.0%}"})
+
+    def _open_spool(self, folder: str | None) -> None:
+        if folder is not None and Path(folder).is_dir():
+            self._spool_path = Path(folder) / f"worker-{self.index}.jsonl"
+        else:
+            self._spool_path = Path(tempfile.mkdtemp(prefix="tokenswarm-")) / f"worker-{self.index}.jsonl"
+        self._spool = self._spool_path.open("wb", buffering=1 << 18)
+        self._rows = 0
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def replay(self) -> Replay:
+        """The next conversation of this worker's share."""
+        return Replay(next(self._stock), self.profile.dataset)
+
+    def send(self, prompt: Prompt) -> RequestRecord | None:
+        """Send one prompt now and wait for its end. None where the run is draining."""
+        if self.draining.is_set():
+            return None
+        number = next(self._numbers)
+        request = Request(f"{self.index}-{number}", prompt, self.stage, self.phase, monotonic_ns())
+        self.recorder.intended(request.stage, request.phase)
+        greenlet = gevent.getcurrent()
+        self._sending.add(greenlet)
+        try:
+            return self._clients[number % len(self._clients)].send(request, self._sampling(prompt))
+        finally:
+            self._sending.discard(greenlet)
+
+    def _sampling(self, prompt: Prompt) -> Sampling:
+        engine = self.profile.engine
+        return Sampling(
+            model=engine.model or "",
+            max_tokens=prompt.output_tokens_max,
+            ignore_eos=self.profile.dataset.ignore_eos and prompt.output_tokens_max is not None,
+            temperature=engine.temperature,
+            top_p=engine.top_p,
+            seed=engine.seed,
+            stop=engine.stop,
+            choices=engine.choices,
+            include_usage=engine.include_usage,
+            continuous_usage=engine.continuous_usage,
+            extra=engine.extra_body,
+        )
+
+    def _record(self, record: RequestRecord) -> None:
+        """Every request passes here exactly once, however it ended."""
+        self.recorder.add(record)
+        self._spool.write(row(record, self.index, save_text=self.profile.save_text))
+        self._rows += 1
+        fire_request(self._environment, self.profile, record)
+
+    # -- phases, reports, the end --------------------------------------------------------------------------------
+
+    def _enter(self, data: dict[str, Any]) -> None:
+        now_ns = monotonic_ns()
+        stage, phase = int(data["stage"]), str(data["phase"])
+        if self.phase == "steady":
+            self.recorder.close_window(self.stage, now_ns)
+        if phase == "steady":
+            self.recorder.open_window(stage, now_ns)
+        self.stage, self.phase = stage, phase
+
+    def _report_forever(self) -> None:
+        while True:
+            gevent.sleep(REPORT_S)
+            self._report(final=False)
+
+    def _report(self, *, final: bool) -> None:
+        self._probes.sample()
+        self.recorder.wraps = self._stock.wraps
+        self.recorder.users = self._environment.runner.user_count
+        self._tell(ToMaster.REPORT, snapshot.encode(self.recorder.snapshot(monotonic_ns(), final=final)))
+
+    def _drain(self, bound_s: float) -> None:
+        """Send no more; wait for open streams up to the bound; count the rest as censored; hand everything over."""
+        if self.draining.is_set():
+            return
+        self._enter({"stage": self.stage, "phase": "drain"})
+        self.draining.set()
+        self._wait_idle(bound_s)
+        for stream in self._decoder.streams():
+            if isinstance(stream, Exchange):
+                stream.fail(Outcome.CENSORED, f"still running {bound_s:g} s after the last window", "drain bound")
+                self._decoder.queue(stream)
+        self._wait_idle(CANCEL_S)
+        for greenlet in list(self._sending):  # still connecting: no stream to fail
+            greenlet.kill(block=False)
+        self._wait_idle(CANCEL_S)
+        self._finish()
+
+    def _wait_idle(self, bound_s: float) -> None:
+        deadline_ns = monotonic_ns() + int(bound_s * NS_PER_S)
+        while self._sending and monotonic_ns() < deadline_ns:
+            gevent.sleep(0.02)
+
+    def _finish(self) -> None:
+        if self._reporter is not None:
+            self._reporter.kill(block=False)
+        self._probes.stop()
+        runner = self._environment.runner
+        if isinstance(runner, WorkerRunner):
+            runner._send_stats()  # Locust's own table is then complete, too
+        self._report(final=True)
+        self._hand_over_rows()
+        self._decoder.close()
+        for client in self._clients:
+            client.pool.close()
+        self._tell(ToMaster.DONE, {"rows": self._rows})
+
+    def _hand_over_rows(self) -> None:
+        self._spool.close()
+        sent = 0
+        with self._spool_path.open("rb") as rows:
+            while data := rows.read(ROWS_BYTES):
+                data += rows.readline()
+                sent += 1
+                self._tell(ToMaster.ROWS, {"seq": sent, "data": zlib.compress(data, 1)})
+                while sent - self._acks > ROWS_AHEAD and not self.gone.is_set():
+                    self._acked.clear()
+                    self._acked.wait(1.0)
+                gevent.sleep(0)
+        self._spool_path.unlink()
+
+    def _on_ack(self, data: dict[str, Any]) -> None:
+        self._acks = max(self._acks, int(data["seq"]))
+        self._acked.set()
+
+    def _on_refused(self, data: dict[str, Any]) -> None:
+        self._leave(ExitCode.CONFIG, str(data["sentence"]))
+
+    def _crashed(self) -> None:
+        self._leave(ExitCode.INTERNAL, "a bug in tokenswarm stopped this worker; the log has the traceback")
+
+    def _leave(self, code: ExitCode, message: str) -> None:
+        self.exit_code, self.message = code, message
+        self.draining.set()
+        self.gone.set()
+
+    def _watch_master(self) -> None:
+        """The dead man's switch: no heartbeat of the master, no load."""
+        runner = self._environment.runner
+        while not self.gone.is_set():
+            gevent.sleep(1.0)
+            silence_s = runner.last_heartbeat_timestamp and _wall_s() - runner.last_heartbeat_timestamp
+            if silence_s and silence_s > DEAD_MAN_S:
+                self._leave(
+                    ExitCode.INVALID, f"no word from the master for {DEAD_MAN_S:g} s: this worker stops its load"
+                )
+                for greenlet in list(self._sending):
+                    greenlet.kill(block=False)
+                if self.ready.is_set():
+                    self._spool.flush()
+
+
+def _wall_s() -> float:
+    from time import time
+
+    return time()
+
+
+def _listener(handler: Callable[[Any], None]) -> Callable[..., None]:
+    def listen(environment: Environment, msg: Any, **_: Any) -> None:
+        handler(msg.data)
+
+    return listen
+
+
+def fire_request(environment: Environment, profile: Profile, record: RequestRecord) -> None:
+    """Locust's one `request` event a request: response_time is E2E in ms, failures as Locust knows them."""
+    e2e_ns = record.e2e_ns
+    environment.events.request.fire(
+        request_type=profile.engine.api,
+        name=profile.engine.model or "?",
+        response_time=None if e2e_ns is None else e2e_ns / 1e6,
+        response_length=record.bytes_received,
+        exception=None if record.ok else RequestFailed(f"{record.outcome.value}: {record.error_kind}"),
+        context={"outcome": record.outcome.value, "output_tokens": record.output_tokens},
+    )
+
+
+class RequestFailed(Exception):
+    """A failed request in Locust's table. Its text is bounded: Locust keeps one row for each different text."""
