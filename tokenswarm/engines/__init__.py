@@ -1,13 +1,17 @@
 """The server dialects, one a file: `encode` (a prompt to a request body) and `decode` (one wire event to a Delta).
 
-Both are pure functions. `DIALECTS` is the table that the rest of the program reads; a new engine is a new file and a
-new row. docs/add-an-engine.md walks through it.
+Both are pure functions. The types stand here; `engines.dialects.DIALECTS` is the table that the rest of the program
+reads: a new engine is a new file and a new row there. docs/add-an-engine.md walks through it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import msgspec
 
+from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
 
@@ -33,6 +37,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     times: EngineTimes | None = None
     error: str = ""  # an error object: its message
     sentinel: bool = False  # [DONE]: neither enough nor needed
+    more: tuple[Delta, ...] = ()  # further choices that the same event carries, one Delta each
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -49,3 +54,27 @@ class Sampling(msgspec.Struct, frozen=True):
     include_usage: bool = True
     continuous_usage: bool = False
     extra: dict[str, object] = {}  # merged into the body last: what a server knows and we don't
+
+
+class NotAnEvent(ValueError):
+    """The payload is no JSON, or not an object of this dialect. The message names why and repeats no payload."""
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """One way to ask a server for a stream, and to read it: a row of `engines.dialects.DIALECTS`."""
+
+    name: str
+    kind: Literal["openai", "ollama"]
+    api: Literal["chat", "completions", "generate"]
+    path: str
+    models_path: str
+    framing: Literal["sse", "ndjson"]
+    content_types: tuple[str, ...]  # media types of a streamed 2xx answer
+    encode: Callable[[Prompt, Sampling], bytes]  # the JSON body of the request
+    decode: Callable[[bytes], Delta]  # one payload of the framer; raises NotAnEvent
+    models: Callable[[bytes], list[str]]  # names in a body of models_path; raises NotAnEvent
+    knows_ignore_eos: bool
+
+    def accepts(self, content_type: str) -> bool:
+        """Tell whether a Content-Type header's value (parameters and case don't matter) announces such a stream."""
+        return content_type.partition(";")[0].strip().lower() in self.content_types

@@ -1,0 +1,80 @@
+"""What a server says when it refuses, as one clean short line: never a control character, never more than 200 long.
+
+Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI: {"error": {"message"}}, {"error": "text"},
+{"object": "error", "message"}, {"detail": "text" | [{"loc", "msg"}]}.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+MESSAGE_CHARS_MAX = 200  # record.py promises it: an error is a label and a log line, not a document
+
+_SCAN_CHARS_MAX = 4096  # cleaning looks at this much; a proxy's error page may be megabytes
+_ANSI = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]"
+)
+_HTML_UNSEEN = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)", re.IGNORECASE | re.DOTALL)
+_HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_HTML_TAG = re.compile(r"<[^>]*>")
+# Pydantic's reports (vLLM, FastAPI) repeat the offending input, which is the prompt: records hold no prompt text.
+_ECHO = re.compile(r"""[,\s]*(?:['"]input['"]|input_value)\s*[:=].*""", re.DOTALL)
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def clean_line(text: str) -> str:
+    """Return text as one printable line of at most 200 characters: no controls, ANSI escapes or bidi marks."""
+    text = _ANSI.sub("", text[:_SCAN_CHARS_MAX])
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= MESSAGE_CHARS_MAX else line[: MESSAGE_CHARS_MAX - 1] + "…"
+
+
+def error_text(body: object) -> str:
+    """Return the message of a decoded error object, or "" where `body` has none of the known shapes."""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error")
+    if error is None or error is False:
+        error = body.get("message") if body.get("object") == "error" else body.get("detail")
+    return error_line(error)
+
+
+def error_line(error: object) -> str:
+    """Return the value under `error` (or `detail`) as one clean line; "" only where there is none (null or false)."""
+    if error is None or error is False:
+        return ""
+    said = _said(error)
+    return clean_line(_ECHO.sub("", said[:_SCAN_CHARS_MAX])) or "an error object without a message"
+
+
+def _said(error: object) -> str:
+    if isinstance(error, str):
+        return error
+    if isinstance(error, dict):
+        for key in ("message", "msg", "detail", "error", "type", "code"):
+            value = error.get(key)
+            if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+                where = error.get("loc")
+                return f"{value}" + (f" at {'.'.join(map(str, where))}" if isinstance(where, list) else "")
+        return ""
+    if isinstance(error, list):
+        return "; ".join(filter(None, (_said(item) for item in error[:3] if isinstance(item, dict | str))))
+    return str(error)
+
+
+def error_message(body: bytes, content_type: str) -> str:
+    """Return what the body of a non-2xx answer says, as one clean line of at most 200 characters; "" if it is empty."""
+    try:
+        if said := error_text(msgspec.json.decode(body)):
+            return said
+    except _MALFORMED:
+        pass  # an HTML page, plain text, or JSON that was cut: the text itself is the message
+    text = body[: 4 * _SCAN_CHARS_MAX].decode("utf-8", "replace")
+    if "html" in content_type.lower() or text.lstrip()[:1] == "<":
+        text = _HTML_UNSEEN.sub(" ", text)
+        title = _HTML_TITLE.search(text)
+        text = (title.group(1) if title else "") or _HTML_TAG.sub(" ", text)
+    return clean_line(_ECHO.sub("", text))

@@ -1,0 +1,114 @@
+"""POST /v1/chat/completions as vLLM, llama.cpp, transformers serve, SGLang and Ollama speak it.
+
+A role-only or empty delta is an event without content. Arguments of tool calls are content; a tool's name alone is
+not (it comes before the model has written anything that a user can use, and some servers send it with the role).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tokenswarm.engines import Delta, Sampling
+from tokenswarm.engines.body import to_json
+from tokenswarm.engines.openai_envelope import (
+    MALFORMED,
+    ChoiceIndex,
+    Envelope,
+    not_json,
+    read,
+    sampling_fields,
+    without_choices,
+)
+from tokenswarm.prompts import Prompt
+
+
+class _Function(msgspec.Struct, gc=False):
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    function: _Function | None = None
+
+
+class _Piece(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None  # vLLM, Ollama
+    reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek
+    refusal: str | None = None  # OpenAI: an answer in words, under another name
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Piece | None = None
+    index: ChoiceIndex = 0
+    finish_reason: str | None = None
+    token_ids: list[int] | None = None
+
+
+class _Chunk(Envelope, gc=False):
+    choices: list[_Choice] | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+def encode(prompt: Prompt, sampling: Sampling) -> bytes:
+    """Return the JSON body of a streaming request for `prompt.messages`."""
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    body = {"model": sampling.model, "messages": messages, **sampling_fields(prompt, sampling)}
+    return to_json(body, sampling.extra)
+
+
+def decode(data: bytes) -> Delta:
+    """Return what one event says. Raises NotAnEvent where it is no JSON or no chat completion chunk."""
+    try:
+        chunk = _decode(data)
+    except MALFORMED as reason:
+        return not_json(data, reason)
+    choices = chunk.choices
+    if choices is None:
+        return without_choices(data, chunk)
+    if len(choices) == 1 and chunk.usage is None and chunk.timings is None and chunk.error is None:
+        choice = choices[0]
+        piece = choice.delta
+        if (
+            piece is not None
+            and piece.content
+            and choice.finish_reason is None
+            and piece.tool_calls is None
+            and choice.token_ids is None
+            and chunk.metrics is None
+        ):
+            return Delta(piece.content, piece.reasoning or piece.reasoning_content or "", False, choice.index)
+    return _full(chunk, choices)
+
+
+def _full(chunk: _Chunk, choices: list[_Choice]) -> Delta:
+    stated = read(chunk)
+    first, *more = [_delta(choice) for choice in choices] or [Delta()]
+    return Delta(
+        first.content,
+        first.reasoning,
+        first.tool,
+        first.choice,
+        first.tokens,
+        first.finished,
+        usage=stated.usage,
+        times=stated.times,
+        error=stated.error,
+        more=tuple(more),
+    )
+
+
+def _delta(choice: _Choice) -> Delta:
+    piece = choice.delta or _Piece()
+    calls = piece.tool_calls or []
+    arguments = "".join(call.function.arguments or "" for call in calls if call.function)
+    return Delta(
+        (piece.content or "") + (piece.refusal or "") + arguments,
+        piece.reasoning or piece.reasoning_content or "",
+        bool(calls),
+        choice.index,
+        len(choice.token_ids) if choice.token_ids else None,
+        ((choice.index, choice.finish_reason),) if choice.finish_reason else (),
+    )

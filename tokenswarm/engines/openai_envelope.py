@@ -1,0 +1,157 @@
+"""What chat and text completion events of OpenAI-like servers have in common: usage, engine times, errors, sampling.
+
+Fields that only inform (counts, times) are typed `object`: a wrong type there is ignored, not an error of the stream.
+Sources: vLLM's `metrics`, llama.cpp's `timings` and `prompt_progress`, as captured in tests/streams.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
+from tokenswarm.engines.counts import ms_as_ns, tokens
+from tokenswarm.engines.failure import error_line, error_text
+from tokenswarm.prompts import Prompt
+from tokenswarm.record import EngineTimes
+
+ChoiceIndex = Annotated[int, msgspec.Meta(ge=0, le=65_535)]  # bounds what one server can make us remember
+
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+DONE = Delta(sentinel=True)
+
+
+class WireUsage(msgspec.Struct, gc=False):
+    prompt_tokens: object = None
+    completion_tokens: object = None
+    prompt_tokens_details: object = None
+    completion_tokens_details: object = None
+
+
+class Metrics(msgspec.Struct, gc=False):
+    """vLLM with --enable-per-request-metrics; generation is first to last token."""
+
+    time_to_first_token_ms: object = None
+    generation_time_ms: object = None
+    queue_time_ms: object = None
+
+
+class Timings(msgspec.Struct, gc=False):
+    """llama.cpp; `prompt_n` leaves out the `cache_n` tokens that were in the KV-cache already."""
+
+    cache_n: object = None
+    prompt_n: object = None
+    prompt_ms: object = None
+    predicted_n: object = None
+    predicted_ms: object = None
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """An event without its choices. A dialect adds `choices: list[...] | None = None`."""
+
+    usage: WireUsage | None = None
+    error: object = None
+    metrics: Metrics | None = None
+    timings: Timings | None = None
+
+    @property
+    def bare(self) -> bool:
+        return self.usage is None and self.error is None and self.metrics is None and self.timings is None
+
+
+class Stated(msgspec.Struct, gc=False):
+    """What an envelope says."""
+
+    usage: Usage | None
+    times: EngineTimes | None
+    error: str
+
+
+def read(envelope: Envelope) -> Stated:
+    """Return usage, engine times and error ("" for none) of an event."""
+    usage = _usage(envelope.usage, envelope.timings)
+    return Stated(usage, _times(envelope.metrics, envelope.timings), error_line(envelope.error))
+
+
+def _detail(details: object, key: str) -> int | None:
+    return tokens(details.get(key)) if isinstance(details, dict) else None
+
+
+def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
+    """Server usage; where llama.cpp was not asked for it, its timings carry the same counts."""
+    cached = tokens(timings.cache_n) if timings else None
+    if usage is not None:
+        stated = _detail(usage.prompt_tokens_details, "cached_tokens")
+        return Usage(
+            prompt_tokens=tokens(usage.prompt_tokens),
+            output_tokens=tokens(usage.completion_tokens),
+            reasoning_tokens=_detail(usage.completion_tokens_details, "reasoning_tokens"),
+            cached_tokens=cached if stated is None else stated,
+        )
+    if timings is None:
+        return None
+    new = tokens(timings.prompt_n)
+    return Usage(
+        prompt_tokens=None if new is None else new + (cached or 0),
+        output_tokens=tokens(timings.predicted_n),
+        cached_tokens=cached,
+    )
+
+
+def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | None:
+    if metrics is not None:
+        return EngineTimes(
+            ttft_ns=ms_as_ns(metrics.time_to_first_token_ms),
+            queue_ns=ms_as_ns(metrics.queue_time_ms),
+            decode_ns=ms_as_ns(metrics.generation_time_ms),
+        )
+    if timings is not None:
+        return EngineTimes(prefill_ns=ms_as_ns(timings.prompt_ms), decode_ns=ms_as_ns(timings.predicted_ms))
+    return None
+
+
+def without_choices(data: bytes, envelope: Envelope) -> Delta:
+    """Read an event that has no `choices`: an error in one of its shapes, or usage alone. Raises NotAnEvent."""
+    stated = read(envelope)
+    if not envelope.bare:
+        return Delta(usage=stated.usage, times=stated.times, error=stated.error)
+    try:
+        error = error_text(msgspec.json.decode(data))
+    except MALFORMED as reason:
+        raise NotAnEvent(f"an event of {len(data)} bytes is malformed: {reason}") from None
+    if error:
+        return Delta(error=error)
+    raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
+
+
+def not_json(data: bytes, reason: Exception) -> Delta:
+    """Read a payload that JSON could not: the sentinel, which is none. Raises NotAnEvent."""
+    if data.strip() == b"[DONE]":
+        return DONE
+    raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}")
+
+
+def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:
+    """Return the request fields besides model and prompt, in the order of the API reference; None where not sent.
+
+    A prompt's own output length wins over the run's `max_tokens`.
+    """
+    stream_options: dict[str, object] = {}
+    if sampling.include_usage or sampling.continuous_usage:  # vLLM has the second only together with the first
+        stream_options["include_usage"] = True
+    if sampling.continuous_usage:
+        stream_options["continuous_usage_stats"] = True
+    length = prompt.output_tokens_max if prompt.output_tokens_max is not None else sampling.max_tokens
+    return {
+        "max_tokens": length,
+        "n": sampling.choices if sampling.choices != 1 else None,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "stop": sampling.stop or None,
+        "ignore_eos": True if sampling.ignore_eos else None,
+        "stream": True,
+        "stream_options": stream_options or None,
+    }

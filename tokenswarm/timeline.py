@@ -1,0 +1,286 @@
+"""The marks of one request while it runs: the only mutable record. `mark` is the hot path; `finish` freezes it.
+
+A content event is one with non-empty content, reasoning or tool arguments. Gaps run between content events of the same
+choice; events that share a read share its stamp: the first of them ends the gap, the rest are counted as merged and no
+gap is invented for them. Memory: 8 bytes a content event, and 4 and 2 more where the wire gives token counts or
+several choices. Definitions: docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from operator import sub
+
+from tokenswarm.engines import Delta, Usage
+from tokenswarm.engines.failure import clean_line
+from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
+
+FINISH_REASON_CHARS_MAX = 64  # a label, not a text
+
+# The protocol's own end, but not of an answer: vLLM and SGLang end so what they gave up.
+FAILED_REASONS = frozenset({"error", "abort"})
+
+
+class Timeline:
+    """What the exchange learns about one request. Stamps are ns of the worker's monotonic clock; 0: not yet."""
+
+    __slots__ = (
+        "_answer_ns",
+        "_choices",
+        "_contiguous",
+        "_counted",
+        "_error",
+        "_finished",
+        "_of_choice",
+        "_parts",
+        "_plain",
+        "_stamps",
+        "_started",
+        "_times",
+        "_tokens",
+        "_uncounted",
+        "_usage",
+        "bytes_received",
+        "connect_ns",
+        "done_ns",
+        "headers_ns",
+        "intended_ns",
+        "last_token_ns",
+        "reads",
+        "reconnected",
+        "rx_lag_ns_max",
+        "sent_ns",
+        "stamp",
+        "status",
+    )
+
+    def __init__(self, *, choices: int = 1, keep_text: bool = False) -> None:
+        # Set by the exchange.
+        self.intended_ns = 0
+        self.sent_ns = 0
+        self.connect_ns = 0
+        self.headers_ns = 0
+        self.done_ns = 0
+        self.status = 0
+        self.reads = 0
+        self.bytes_received = 0
+        self.rx_lag_ns_max = 0
+        self.reconnected = False
+        self.stamp = "user"
+        # Kept by mark.
+        self.last_token_ns = 0  # stamp of the newest content event, for idle time-outs
+        self._choices = choices
+        self._plain = choices == 1 and not keep_text  # an event is a stamp and nothing else
+        self._stamps = array("q")  # one per content event
+        self._tokens: array[int] | None = None  # tokens of each, once the wire has said it of one
+        self._of_choice: array[int] | None = None  # choice of each, once there is more than choice 0
+        self._parts: list[str] | None = [] if keep_text else None
+        self._answer_ns = 0
+        self._started = False  # an event without content has come
+        self._finished: dict[int, str] = {}
+        self._usage: Usage | None = None
+        self._times: EngineTimes | None = None
+        self._error = ""
+        self._uncounted: dict[int, int] = {}  # tokens of events that had no text yet (UTF-8 cut in two), by choice
+        self._counted = 0  # continuous usage: output tokens up to the newest content event
+        self._contiguous = True  # ... and every content event so far carried one
+
+    @property
+    def events(self) -> int:
+        """Content events so far."""
+        return len(self._stamps)
+
+    def mark(self, recv_ns: int, delta: Delta) -> None:
+        """Note one event that arrived with the read stamped `recv_ns`."""
+        content = delta.content
+        if content or delta.reasoning:
+            self._stamps.append(recv_ns)
+            self.last_token_ns = recv_ns
+            if not self._answer_ns and content:
+                self._answer_ns = recv_ns
+            if self._plain and delta.tokens is None and delta.usage is None and not delta.choice:
+                self._contiguous = False
+            else:
+                self._detail(delta)
+        else:
+            self._quiet(delta)
+        if delta.finished or delta.error or delta.more or delta.usage is not None or delta.times is not None:
+            self._rare(recv_ns, delta)
+
+    def _quiet(self, delta: Delta) -> None:
+        """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
+        if not delta.sentinel:
+            self._started = True
+        if delta.tokens is not None:
+            self._uncounted[delta.choice] = self._uncounted.get(delta.choice, 0) + delta.tokens
+
+    def _detail(self, delta: Delta) -> None:
+        """Note what belongs to a content event besides its stamp."""
+        before = len(self._stamps) - 1
+        if delta.choice and self._of_choice is None:
+            self._of_choice = array("H", [0]) * before
+            self._plain = False
+        if self._of_choice is not None:
+            self._of_choice.append(delta.choice)
+        if self._parts is not None and not delta.choice:
+            self._parts.append(delta.content)
+        tokens = self._tokens_of(delta)
+        if tokens != 1 and self._tokens is None:
+            self._tokens = array("I", [1]) * before
+            self._plain = False
+        if self._tokens is not None:
+            self._tokens.append(tokens)
+
+    def _tokens_of(self, delta: Delta) -> int:
+        """Tokens since the previous content event of the choice, as the wire says; 1 where it does not."""
+        usage = delta.usage
+        if usage is None or usage.output_tokens is None:
+            self._contiguous = False
+        waiting = self._uncounted.pop(delta.choice, 0)
+        if delta.tokens is not None:
+            return delta.tokens + waiting or 1
+        if usage is None or usage.output_tokens is None or self._choices != 1:
+            return 1  # with several choices servers disagree whether usage counts one of them or all
+        tokens = usage.output_tokens - self._counted
+        self._counted = usage.output_tokens
+        # A usage that only the last content event carries, or that is zeroed on all others (Ollama), counts the whole
+        # answer and not that event.
+        self._contiguous = self._contiguous and tokens > 0
+        return tokens if self._contiguous else 1
+
+    def _rare(self, recv_ns: int, delta: Delta) -> None:
+        for choice, reason in delta.finished:
+            self._finished[choice] = reason
+        if delta.error and not self._error:
+            self._error = clean_line(delta.error)
+        if delta.usage is not None:
+            self._usage = delta.usage
+        if delta.times is not None:
+            self._times = delta.times
+        for other in delta.more:
+            self.mark(recv_ns, other)
+
+    def text(self) -> str:
+        """Return the answer of choice 0 so far, without reasoning; "" unless `keep_text` was asked for."""
+        return "".join(self._parts or ())
+
+    def _unfinished(self) -> list[int]:
+        """Choices that were asked for, or began, and have no end."""
+        begun = set(self._of_choice) if self._of_choice is not None else set()
+        return sorted((begun | set(range(self._choices))) - self._finished.keys())
+
+    def judge(self) -> tuple[Outcome, str]:
+        """Judge a body that ended well-framed under 2xx: ok, truncated, error_object or empty, and a sentence why."""
+        if self._error:
+            return Outcome.ERROR_OBJECT, self._error
+        failed = sorted(set(self._finished.values()) & FAILED_REASONS)
+        if failed:
+            return Outcome.ERROR_OBJECT, f"the server ended the answer with finish reason {failed[0]!r}"
+        unfinished = self._unfinished()
+        if not self._stamps and (not unfinished or not self._started):
+            return Outcome.EMPTY, "the answer holds no content"
+        if unfinished:
+            return Outcome.TRUNCATED, f"the answer ended without a finish reason, after {self.events} content events"
+        return Outcome.OK, ""
+
+    def finish(
+        self,
+        outcome: Outcome,
+        *,
+        id: str,
+        stage: int,
+        phase: str,
+        conversation: str,
+        turn: int,
+        error: str = "",
+        error_kind: str = "",
+    ) -> RequestRecord:
+        """Freeze the marks. Without an `error_kind` a failure is grouped under its outcome."""
+        usage = self._usage or Usage()
+        output_tokens, source = self._output_tokens(usage)
+        gaps, gap_tokens, merged = self._gaps()
+        failed = outcome is not Outcome.OK
+        return RequestRecord(
+            id=id,
+            outcome=outcome,
+            stage=stage,
+            phase=phase,
+            intended_ns=self.intended_ns,
+            sent_ns=self.sent_ns,
+            headers_ns=self.headers_ns,
+            first_ns=self._stamps[0] if self._stamps else 0,
+            first_answer_ns=self._answer_ns,
+            last_ns=self.last_token_ns,
+            done_ns=self.done_ns,
+            connect_ns=self.connect_ns,
+            status=self.status,
+            error=clean_line(error or self._error) if failed else "",
+            error_kind=(clean_line(error_kind) or outcome.value) if failed else "",
+            finish_reason=self._finish_reason(),
+            conversation=conversation,
+            turn=turn,
+            prompt_tokens=usage.prompt_tokens,
+            output_tokens=output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cached_tokens=usage.cached_tokens,
+            token_source=source,
+            events=len(self._stamps),
+            merged_events=merged,
+            reads=self.reads,
+            bytes_received=self.bytes_received,
+            gaps_ns=gaps,
+            gap_tokens=gap_tokens,
+            token_stamps_ns=tuple(self._stamps),
+            rx_lag_max_ns=self.rx_lag_ns_max,
+            reconnected=self.reconnected,
+            stamp=self.stamp,
+            engine=self._times,
+            text=self.text() if self._parts is not None else None,
+        )
+
+    def _finish_reason(self) -> str:
+        joined = ",".join(reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items()))
+        return clean_line(joined)[:FINISH_REASON_CHARS_MAX]
+
+    def _output_tokens(self, usage: Usage) -> tuple[int, TokenSource]:
+        """Server usage first; a zero beside content is no count, and neither is a part's usage of several choices."""
+        stated = usage.output_tokens
+        partial = self._choices != 1 and bool(self._unfinished())
+        if stated is None or partial or (stated == 0 and self._stamps):
+            return len(self._stamps), TokenSource.EVENTS
+        return stated, TokenSource.SERVER
+
+    def _gaps(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Gaps in ns, tokens of each (() where all are 1), and the number of merged events."""
+        if self._of_choice is None:
+            gaps, tokens, merged = _gaps(self._stamps, self._tokens)
+        else:
+            gaps, tokens, merged = [], [], 0
+            for choice in sorted(set(self._of_choice)):
+                picked = [i for i, other in enumerate(self._of_choice) if other == choice]
+                counts = [self._tokens[i] for i in picked] if self._tokens is not None else None
+                more_gaps, more_tokens, more_merged = _gaps([self._stamps[i] for i in picked], counts)
+                gaps += more_gaps
+                tokens += more_tokens
+                merged += more_merged
+        return tuple(gaps), tuple(tokens), merged
+
+
+def _gaps(stamps: Sequence[int], tokens: Sequence[int] | None) -> tuple[list[int], list[int], int]:
+    """Gaps between successive distinct stamps of one choice, tokens of the event that ends each, merged events."""
+    gaps = list(map(sub, stamps[1:], stamps))
+    if not gaps or (tokens is None and min(gaps) > 0):
+        return gaps, [], 0
+    if tokens is None:
+        tokens = array("I", [1]) * len(stamps)
+    # A stamp that runs backwards (kernel stamps are converted, ±0.1 µs) is the same read as far as anyone can tell.
+    kept: list[int] = []
+    kept_tokens: list[int] = []
+    newest = stamps[0]
+    for stamp, count in zip(stamps[1:], tokens[1:], strict=True):
+        if stamp > newest:
+            kept.append(stamp - newest)
+            kept_tokens.append(count)
+            newest = stamp
+    return kept, kept_tokens if any(count != 1 for count in kept_tokens) else [], len(gaps) - len(kept)
