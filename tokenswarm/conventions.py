@@ -2,10 +2,12 @@
 
 Only requests that succeeded, of the whole run (those tools have no warm-up cut). The formulas are those of vLLM bench
 0.32, GuideLLM 0.8, AIPerf 0.13 and SGLang's bench_serving; docs/metrics.md lists them beside ours. What a record
-adds stands in `accumulate`, what is printed in `SECTIONS`.
+adds stands in `accumulate`, what is printed in `sections`.
 """
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import msgspec
 
@@ -64,3 +66,86 @@ def accumulate(into: Conventions, record: RequestRecord) -> None:
 def _second_shares_a_read(record: RequestRecord) -> bool:
     stamps = record.token_stamps_ns
     return len(stamps) > 1 and stamps[0] == stamps[1]
+
+
+class _Total(Protocol):
+    """What `sections` reads of a run's total block."""
+
+    ttft: Sketch
+    e2e: Sketch
+    tpot: Sketch
+    ok: int
+    prompt_tokens: int
+    output_tokens: int
+    first_sent_ns: int | None
+    last_done_ns: int | None
+    conventions: Conventions
+
+
+def sections(run: _Total) -> dict[str, dict[str, Any]]:
+    """The `conventions` of summary.json: by tool, metrics under that tool's own names and units.
+
+    A distribution is {n, mean, p50, p99}: these tools print percentiles whatever the sample size. Throughputs divide by
+    the time from the first request sent to the last byte of a success (offsets of several workers start alike to within
+    the skew of their start).
+    """
+    own = run.conventions
+    every_gap = own.event_gap.copy()
+    every_gap.merge(own.edge_gap)
+    begun_ns, ended_ns = run.first_sent_ns, run.last_done_ns
+    span_s = None if begun_ns is None or ended_ns is None else (ended_ns - begun_ns) / NS_PER_S
+    requests_per_s, output_per_s = _rate(run.ok, span_s), _rate(run.output_tokens, span_s)
+    all_per_s = _rate(run.output_tokens + run.prompt_tokens, span_s)
+    return {
+        "vllm_bench": {
+            "ttft_ms": _ms(own.ttft_any_event),
+            "tpot_ms": _ms(own.tpot_last_event),
+            "itl_ms": _ms(every_gap),
+            "e2el_ms": _ms(own.e2e_last_event),
+            "completed": run.ok,
+            "duration": span_s,
+            "request_throughput": requests_per_s,
+            "output_throughput": output_per_s,
+            "total_token_throughput": all_per_s,
+        },
+        "guidellm": {
+            "time_to_first_token_ms": _ms(run.ttft),
+            "time_per_output_token_ms": _ms(own.tpot_from_start),
+            "inter_token_latency_ms": _ms(own.itl_by_token),
+            "request_latency": _spread(run.e2e),
+        },
+        "aiperf": {
+            "time_to_first_token_ms": _ms(run.ttft),
+            "time_to_second_token_ms": _ms(own.second_event),
+            "inter_token_latency_ms": _ms(run.tpot),
+            "inter_chunk_latency_ms": _ms(own.event_gap),
+            "request_latency_ms": _ms(own.e2e_last_content),
+            "output_token_throughput_per_user": _spread(own.tokens_per_s_user),
+            "prefill_throughput_per_user": _spread(own.prefill_tokens_per_s),
+            "request_throughput": requests_per_s,
+            "output_token_throughput": output_per_s,
+        },
+        "sglang": {
+            "ttft_ms": _ms(run.ttft),
+            "tpot_ms": _ms(own.tpot_to_end),
+            "itl_ms": _ms(own.event_gap),
+            "e2e_latency_ms": _ms(run.e2e),
+            "request_throughput": requests_per_s,
+            "output_throughput": output_per_s,
+            "concurrency": _rate(run.e2e.sum, span_s),
+        },
+    }
+
+
+def _rate(quantity: float, span_s: float | None) -> float | None:
+    return quantity / span_s if span_s else None
+
+
+def _spread(sketch: Sketch, scale: float = 1.0) -> dict[str, float | None]:
+    p50, p99 = sketch.quantiles((0.5, 0.99))
+    values = {"mean": sketch.mean, "p50": p50, "p99": p99}
+    return {"n": sketch.n} | {name: None if value is None else value * scale for name, value in values.items()}
+
+
+def _ms(sketch: Sketch) -> dict[str, float | None]:
+    return _spread(sketch, 1e3)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from math import ceil, inf, log2
+from math import ceil, exp2, inf, log2
 from typing import Annotated
 
 import msgspec
@@ -20,7 +20,7 @@ from tokenswarm.clock import NS_PER_S
 
 SCHEMA = 6
 BUCKETS_PER_OCTAVE = 2**SCHEMA
-GROWTH = 2 ** (1 / BUCKETS_PER_OCTAVE)
+GROWTH = exp2(1 / BUCKETS_PER_OCTAVE)
 
 RELATIVE_ERROR = 0.0055
 """Stated bound of |quantile − true nearest rank| / true; the bucket's own bound is (γ−1)/(γ+1) = 0.542 %."""
@@ -179,7 +179,7 @@ class Sketch:
 
     def fold(self, schema: int) -> dict[int, int]:
         """Counts by key of a coarser schema (2^schema buckets an octave), exactly; zeros are not in it."""
-        width = 2 ** (SCHEMA - schema)
+        width = 1 << (SCHEMA - schema)
         folded: Counter[int] = Counter()
         for key, count in self.counts.items():
             folded[-(-key // width)] += count
@@ -241,8 +241,8 @@ class Sketch:
 
 def bucket_edge(key: int, schema: int = SCHEMA) -> float:
     """The upper edge of a bucket, 2^(key / 2^schema); inf above the largest float."""
-    octaves: float = key / 2**schema
-    return pow(2.0, octaves) if octaves < 1024 else inf
+    octaves = key / (1 << schema)
+    return exp2(octaves) if octaves < 1024 else inf
 
 
 def _representative(key: int) -> float:

@@ -1,0 +1,334 @@
+"""RequestRecords in, cumulative Snapshots out: the one place in a worker where requests are counted.
+
+A request belongs to the (stage, phase) of its intended start. Tokens belong to the steady window in which they came,
+whatever phase their request is of. One recorder a worker process; not thread-safe; cost of `add` in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+import msgspec
+
+from tokenswarm import conventions
+from tokenswarm.clock import NS_PER_S
+from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
+from tokenswarm.series import Series
+from tokenswarm.snapshot import Block, Instrument, Snapshot, add_into
+
+ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
+DIRTY_REPORTS = 3  # a changed block is in this many reports, so that two lost ones in a row delay nothing
+
+
+class Slo(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits for one request, in seconds; None: no limit. A request meets the SLO if it succeeds within all of them."""
+
+    ttft_s: float | None = None
+    ttft_intended_s: float | None = None
+    ttfat_s: float | None = None
+    itl_s: float | None = None  # for each gap, shared by the tokens of its event
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    stall_s: float | None = None
+
+
+class _Window:
+    """The steady window of a stage, on this worker's clock; `close_ns` is None while it is open."""
+
+    def __init__(self, stage: int, open_ns: int) -> None:
+        self.stage, self.open_ns = stage, open_ns
+        self.close_ns: int | None = None
+
+
+class Recorder:
+    """Counts for one worker. The shell may set `users`, `wraps` and write into `instrument` at any time."""
+
+    def __init__(
+        self, run_id: str, worker: int, slo: Slo | None = None, *, start_ns: int, host: str = "", pid: int = 0
+    ) -> None:
+        self.run_id, self.worker, self.host, self.pid, self.start_ns = run_id, worker, host, pid, start_ns
+        self.in_flight = self.decoding = self.users = self.live_output_tokens = self.wraps = 0
+        self.instrument = Instrument()
+        self._limits = (
+            [] if slo is None else [(n, v) for n in slo.__struct_fields__ if (v := getattr(slo, n)) is not None]
+        )
+        self._blocks: dict[tuple[int, str], Block] = {}
+        self._changed: dict[tuple[int, str], int] = {}  # the report in which a block's last change is first told
+        self._series: dict[tuple[int, str], Series] = {}
+        self._windows: list[_Window] = []
+        self._seq = 0
+
+    def _block(self, stage: int, phase: str) -> Block:
+        key = (stage, phase)
+        self._changed[key] = self._seq + 1
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = Block(stage=stage, phase=phase)
+            self._series[key] = Series()
+        return block
+
+    def intended(self, stage: int, phase: str, n: int = 1) -> None:
+        """`n` requests became due."""
+        self._block(stage, phase).intended += n
+
+    def dropped(self, stage: int, phase: str, n: int = 1) -> None:
+        """`n` requests that were due are never sent (they count as intended by `intended`)."""
+        self._block(stage, phase).dropped += n
+
+    def started(self, stage: int, phase: str) -> None:
+        """A request is attempted: before its connection is set up. Each ends in one `ended` and one `add`."""
+        self._block(stage, phase).sent += 1
+        self.in_flight += 1
+
+    def first_token(self) -> None:
+        """A request in flight got its first token."""
+        self.decoding += 1
+
+    def ended(self, *, decoding: bool) -> None:
+        """A request is no longer in flight; `decoding` says whether `first_token` was called for it."""
+        self.in_flight -= 1
+        self.decoding -= decoding
+
+    def live_tokens(self, n: int) -> None:
+        """`n` tokens arrived, of streams that still run."""
+        self.live_output_tokens += n
+
+    def open_window(self, stage: int, now_ns: int) -> None:
+        """The steady window of `stage` begins. Call it on time: what was added before is not looked at again."""
+        self._windows.append(_Window(stage, now_ns))
+        self._touch_windows(now_ns)
+
+    def close_window(self, stage: int, now_ns: int) -> None:
+        """The steady window of `stage` ends. Closing one that is not open changes nothing."""
+        self._touch_windows(now_ns)
+        for window in self._windows:
+            if window.stage == stage and window.close_ns is None:
+                window.close_ns = now_ns
+
+    def _touch_windows(self, now_ns: int) -> None:
+        for window in self._windows:
+            if window.close_ns is None:
+                block = self._block(window.stage, "steady")
+                block.window_start_ns = window.open_ns - self.start_ns
+                block.window_end_ns = max(now_ns, window.open_ns) - self.start_ns
+                block.window_ns = block.window_end_ns - block.window_start_ns
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one request that ended, whatever its outcome. At most 120 µs for an answer of 128 tokens."""
+        block = self._block(record.stage, record.phase)
+        met = self._count(block, record)
+        _mark_extent(block, record, self.start_ns)
+        if record.stamp == "kernel":
+            self.instrument.kernel_stamped += 1
+        else:
+            self.instrument.user_stamped += 1
+        lag_ns = record.send_lag_ns
+        if lag_ns is not None:
+            block.send_lag.add(lag_ns / NS_PER_S)
+        if record.reads:
+            block.rx_lag.add(record.rx_lag_max_ns / NS_PER_S)
+        if record.connect_ns:
+            block.connect.add(record.connect_ns / NS_PER_S)
+        if record.ok:
+            _add_latencies(block, record)
+            if record.first_ns:
+                conventions.accumulate(block.conventions, record)
+            self._series[record.stage, record.phase].add(record)
+        elif record.outcome in FAILED_OUTCOMES:
+            for sketch, value_ns in ((block.failed_ttft, record.ttft_ns), (block.failed_e2e, record.e2e_ns)):
+                if value_ns is not None:
+                    sketch.add(value_ns / NS_PER_S)
+        self._attribute(record, met)
+
+    def _count(self, block: Block, record: RequestRecord) -> bool:
+        outcome = record.outcome
+        _count_one(block.by_outcome, outcome.value)
+        block.reconnects += record.reconnected
+        block.reads += record.reads
+        block.bytes_received += record.bytes_received
+        if outcome is Outcome.CANCELLED:
+            block.cancelled += 1
+            return False
+        met = False
+        if outcome is Outcome.OK:
+            block.ok += 1
+            block.events += record.events
+            block.merged_events += record.merged_events
+            met = self._meets_slo(block, record)
+        elif outcome is Outcome.CENSORED:
+            block.censored += 1
+        else:
+            block.failed += 1
+            kind = record.error_kind or outcome.value
+            known = kind in block.by_error or len(block.by_error) < ERROR_KINDS_MAX
+            _count_one(block.by_error, kind if known else "other")
+        block.slo_judged += bool(self._limits)
+        block.slo_met += met
+        return met
+
+    def _meets_slo(self, block: Block, record: RequestRecord) -> bool:
+        """Strict: every limit. An answer too short to have a gap or a TPOT can't miss that limit."""
+        met = bool(self._limits)
+        for name, limit_s in self._limits:
+            value_s = _SLO_VALUES[name](record)
+            if name in _MUST_HAVE if value_s is None else value_s > limit_s:
+                met = False
+                _count_one(block.slo_missed_by, name)
+        return met
+
+    def _attribute(self, record: RequestRecord, met: bool) -> None:
+        """Give each window its share of the request: what happened inside it."""
+        for window in reversed(self._windows):
+            close_ns = window.close_ns
+            if close_ns is not None and close_ns <= (record.sent_ns or record.intended_ns):
+                return  # windows follow each other: the earlier ones ended before this request began
+            if not record.sent_ns or record.done_ns < window.open_ns:
+                continue
+            block, open_ns = self._block(window.stage, "steady"), window.open_ns
+            block.window_in_flight_ns += _overlap_ns(record.sent_ns, record.done_ns, open_ns, close_ns)
+            if record.first_ns:
+                block.window_decoding_ns += _overlap_ns(record.first_ns, record.last_ns, open_ns, close_ns)
+            if record.ok:
+                block.window_tokens += _tokens_inside(record, open_ns, close_ns)
+                if _inside(record.first_ns, open_ns, close_ns):
+                    block.window_prompt_tokens += record.prompt_tokens or 0
+                if _inside(record.done_ns, open_ns, close_ns):
+                    block.window_requests += 1
+                    block.window_slo_met += met
+
+    def snapshot(self, now_ns: int, final: bool = False) -> Snapshot:
+        """The next report, a copy: the blocks that changed lately; if final, all of them, and what needs the order."""
+        self._touch_windows(now_ns)
+        self._seq += 1
+        chosen = [key for key, changed in self._changed.items() if final or changed > self._seq - DIRTY_REPORTS]
+        blocks = []
+        for stage, phase in sorted(chosen):
+            block = Block(stage=stage, phase=phase)
+            add_into(block, self._blocks[stage, phase])
+            if final:
+                self._series[stage, phase].describe(block)
+            blocks.append(block)
+        instrument = msgspec.structs.replace(
+            self.instrument, loop_lag=self.instrument.loop_lag.copy(), rx_lag=self.instrument.rx_lag.copy()
+        )
+        return Snapshot(
+            run_id=self.run_id,
+            worker=self.worker,
+            host=self.host,
+            pid=self.pid,
+            seq=self._seq,
+            final=final,
+            sent_ns=now_ns,
+            elapsed_ns=now_ns - self.start_ns,
+            in_flight=self.in_flight,
+            decoding=self.decoding,
+            users=self.users,
+            live_output_tokens=self.live_output_tokens,
+            wraps=self.wraps,
+            blocks=blocks,
+            instrument=instrument,
+        )
+
+
+def _count_one(counts: dict[str, int], key: str) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _seconds(value_ns: float | None) -> float | None:
+    return None if value_ns is None else value_ns / NS_PER_S
+
+
+def _worst_itl_s(record: RequestRecord) -> float | None:
+    if not record.gaps_ns:
+        return None
+    if not record.gap_tokens:
+        return max(record.gaps_ns) / NS_PER_S
+    return max(gap / k for gap, k in zip(record.gaps_ns, record.gap_tokens, strict=True) if k > 0) / NS_PER_S
+
+
+_SLO_VALUES: dict[str, Callable[[RequestRecord], float | None]] = {
+    "ttft_s": lambda record: _seconds(record.ttft_ns),
+    "ttft_intended_s": lambda record: _seconds(record.ttft_intended_ns),
+    "ttfat_s": lambda record: _seconds(record.ttfat_ns),
+    "itl_s": _worst_itl_s,
+    "tpot_s": lambda record: _seconds(record.tpot_ns),
+    "e2e_s": lambda record: _seconds(record.e2e_ns),
+    "stall_s": lambda record: _seconds(record.stall_ns),
+}
+
+_MUST_HAVE = ("ttft_s", "ttft_intended_s", "ttfat_s", "e2e_s")
+"""A success without one of these misses its limit: thinking that never came to an answer is not a fast answer."""
+
+
+def _mark_extent(block: Block, record: RequestRecord, start_ns: int) -> None:
+    if record.sent_ns:
+        sent_ns = record.sent_ns - start_ns
+        block.first_sent_ns = sent_ns if block.first_sent_ns is None else min(block.first_sent_ns, sent_ns)
+    if record.ok:
+        done_ns = record.done_ns - start_ns
+        block.last_done_ns = done_ns if block.last_done_ns is None else max(block.last_done_ns, done_ns)
+
+
+def _add_latencies(block: Block, record: RequestRecord) -> None:
+    """The sketches and token counts of a successful request."""
+    for sketch, value_ns in (
+        (block.ttft, record.ttft_ns),
+        (block.ttft_intended, record.ttft_intended_ns),
+        (block.ttfat, record.ttfat_ns),
+        (block.tpot, record.tpot_ns),
+        (block.e2e, record.e2e_ns),
+        (block.stall, record.stall_ns),
+    ):
+        if value_ns is not None:
+            sketch.add(value_ns / NS_PER_S)
+    block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
+    tokens = record.output_tokens
+    block.output_tokens += tokens
+    block.output_len.add(tokens)
+    sources = block.output_tokens_by_source
+    sources[record.token_source.value] = sources.get(record.token_source.value, 0) + tokens
+    block.reasoning_tokens += record.reasoning_tokens or 0
+    block.cached_tokens += record.cached_tokens or 0
+    if record.prompt_tokens is not None:
+        block.prompt_tokens += record.prompt_tokens
+        block.prompt_len.add(record.prompt_tokens)
+    if record.engine is not None:
+        _add_engine(block, record.engine, tokens)
+
+
+def _add_engine(block: Block, engine: EngineTimes, tokens: int) -> None:
+    for sketch, value_ns in (
+        (block.engine_total, engine.total_ns),
+        (block.engine_load, engine.load_ns),
+        (block.engine_prefill, engine.prefill_ns),
+        (block.engine_decode, engine.decode_ns),
+        (block.engine_queue, engine.queue_ns),
+        (block.engine_ttft, engine.ttft_ns),
+    ):
+        if value_ns is not None:
+            sketch.add(value_ns / NS_PER_S)
+    if engine.decode_ns and tokens:
+        block.engine_tokens_per_s.add(tokens * NS_PER_S / engine.decode_ns)
+
+
+def _inside(moment_ns: int, open_ns: int, close_ns: int | None) -> bool:
+    return open_ns <= moment_ns and (close_ns is None or moment_ns < close_ns)
+
+
+def _overlap_ns(start_ns: int, end_ns: int, open_ns: int, close_ns: int | None) -> int:
+    return max(0, (end_ns if close_ns is None else min(end_ns, close_ns)) - max(start_ns, open_ns))
+
+
+def _tokens_inside(record: RequestRecord, open_ns: int, close_ns: int | None) -> int:
+    """Output tokens that came inside [open, close): tokens × events inside / events.
+
+    Rounded at both ends of the window rather than once, so that adjoining windows share out exactly all tokens.
+    """
+    stamps, tokens = record.token_stamps_ns, record.output_tokens
+    if not stamps:  # nothing says when they came: all at the last byte
+        return tokens if _inside(record.done_ns, open_ns, close_ns) else 0
+    events = len(stamps)
+    before = bisect_left(stamps, open_ns)
+    until = events if close_ns is None else bisect_left(stamps, close_ns)
+    return tokens * until // events - tokens * before // events

@@ -1,0 +1,344 @@
+"""Merged counts in, every number of a run out: the formulas on one page, the structs of summary.json.
+
+A number that can't be known is None (null), never 0 and never NaN: no window, no SLO, too few samples. Latency blocks
+hold requests whose intended start lies in a steady window; where a run has several stages, the run's own latency block
+pools them (a sweep: read the stages). docs/metrics.md explains each field and is tested against this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from tokenswarm import conventions
+from tokenswarm.clock import NS_PER_S
+from tokenswarm.instrument import InstrumentReport, instrument
+from tokenswarm.sketch import Sketch
+from tokenswarm.snapshot import LATENCIES, Block, Merged, total
+from tokenswarm.statistics import effective_n, enough
+
+SCHEMA_VERSION = 1
+
+TokenLabel = Literal["server", "events", "mixed"]
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+
+RHO_OF = {"ttft": "ttft", "ttft_intended": "ttft", "ttfat": "ttft", "itl": "itl", "tpot": "tpot", "e2e": "e2e"}
+RHO_OF |= {"stall": "tpot", "connect": "ttft"}
+"""Whose lag-1 correlation stands for which metric's: a queue delays them together."""
+
+
+class Stat(msgspec.Struct, kw_only=True):
+    """One latency (s) or length (tokens). A percentile is None where n_effective is below n(1) of statistics.py."""
+
+    n: int = 0
+    mean: float | None = None
+    min: float | None = None
+    max: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    p999: float | None = None
+    n_effective: float = 0.0
+
+
+class Requests(msgspec.Struct, kw_only=True):
+    """intended = sent + dropped; sent = ok + failed + cancelled + censored, once nothing is in flight."""
+
+    intended: int = 0
+    sent: int = 0
+    ok: int = 0
+    failed: int = 0
+    dropped: int = 0
+    cancelled: int = 0
+    censored: int = 0
+    by_outcome: dict[str, int] = {}
+    by_error: dict[str, int] = {}
+    reconnects: int = 0
+
+
+class SteadyWindow(msgspec.Struct, kw_only=True):
+    """Seconds since the start of the run. `length_s` is the sum of the windows: a sweep has a warm-up between two."""
+
+    start_s: float | None = None
+    end_s: float | None = None
+    length_s: float = 0.0
+
+
+class Throughput(msgspec.Struct, kw_only=True):
+    requests_per_s: float | None = None
+    output_tokens_per_s: float | None = None
+    input_tokens_per_s: float | None = None
+    goodput_ratio: float | None = None
+    goodput_requests_per_s: float | None = None
+
+
+class Latency(msgspec.Struct, kw_only=True):
+    ttft_s: Stat
+    ttft_intended_s: Stat
+    ttfat_s: Stat
+    itl_s: Stat
+    tpot_s: Stat
+    e2e_s: Stat
+    stall_s: Stat
+    connect_s: Stat
+
+
+class FailedLatency(msgspec.Struct, kw_only=True):
+    """What failed requests had seen until then. In no other latency."""
+
+    ttft_s: Stat
+    e2e_s: Stat
+
+
+class Tokens(msgspec.Struct, kw_only=True):
+    input: int = 0
+    output: int = 0
+    source: TokenLabel | None = None  # of the output count
+    per_event: float | None = None
+    output_by_source: dict[str, int] = {}
+    reasoning: int = 0
+    cached: int = 0
+    input_length: Stat
+    output_length: Stat
+
+
+class SloCount(msgspec.Struct, kw_only=True):
+    judged: int = 0  # ok, failed and censored requests; 0 where the run has no SLO
+    met: int = 0
+    missed_by: dict[str, int] = {}  # limit -> successful requests beyond it
+
+
+class Steadiness(msgspec.Struct, kw_only=True):
+    """Was the window steady? Medians of its two halves (by intended start), and MSER-5's transient share."""
+
+    n: int = 0
+    first_half_p50: float | None = None
+    second_half_p50: float | None = None
+    change: float | None = None  # second / first − 1
+    transient_ratio: float | None = None  # 1/3 or more: never steady
+    rho: float = 0.0  # lag-1 rank correlation in arrival order
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """The blocks that a run and each of its stages have alike."""
+
+    steady_window: SteadyWindow
+    batch_mean: float | None
+    decoding_mean: float | None
+    requests: Requests  # warm-up and drain included
+    requests_steady: Requests  # intended in a steady window: the ones behind `latency`
+    throughput: Throughput
+    latency: Latency
+    failed_latency: FailedLatency
+    tokens: Tokens  # of requests_steady
+    slo: SloCount
+    steadiness: dict[str, Steadiness]  # by metric: ttft_s, tpot_s, e2e_s
+
+
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage was meant to be: concurrent users, or requests per second."""
+
+    stage: int
+    concurrency: int | None = None
+    rate: float | None = None
+
+
+class Stage(Part, kw_only=True):
+    stage: int
+    concurrency: int | None = None
+    rate: float | None = None
+
+
+class Doubt(msgspec.Struct, kw_only=True):
+    """A reason not to believe the run, and what to do about it."""
+
+    code: str
+    severity: Literal["DEGRADED", "INVALID"]
+    message: str
+    evidence: dict[str, Any] = {}
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    status: Literal["VALID", "DEGRADED", "INVALID"] | None = None  # None: not judged
+    doubts: list[Doubt] = []
+
+
+class Gate(msgspec.Struct, kw_only=True):
+    metric: str
+    op: str
+    limit: float
+    value: float | None
+    result: Literal["pass", "fail", "inconclusive"]
+    reason: str = ""
+
+
+class Summary(Part, kw_only=True):
+    """summary.json. `verdict`, `gates`, `gpu` and further keys of `server` are filled in by their own files."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    partial: bool
+    verdict: Verdict = msgspec.field(default_factory=Verdict)
+    gates: list[Gate] = []
+    duration_s: float
+    stages: list[Stage] = []
+    server: dict[str, Any] = {}
+    gpu: dict[str, Any] = {}
+    instrument: InstrumentReport
+    conventions: dict[str, dict[str, Any]] = {}
+
+
+FIRST_KEYS = ("schema_version", "run_id", "partial", "verdict", "gates", "duration_s")
+
+
+def summarize(merged: Merged, *, plan: Sequence[StagePlan] = (), partial: bool = False) -> Summary:
+    """All numbers of a run. `partial` marks one that was cut short; a worker without its final report does, too."""
+    planned = {stage.stage: stage for stage in plan}
+    stages = []
+    for number in sorted({block.stage for block in merged.blocks} | set(planned)):
+        meant = planned.get(number, StagePlan(stage=number))
+        blocks = [block for block in merged.blocks if block.stage == number]
+        part = _part(blocks)
+        stages.append(Stage(stage=number, concurrency=meant.concurrency, rate=meant.rate, **part))
+    everything, steady = total(merged.blocks), total(_steady(merged.blocks))
+    return Summary(
+        run_id=merged.run_id,
+        partial=partial or not merged.final,
+        duration_s=max((worker.elapsed_ns for worker in merged.workers), default=0) / NS_PER_S,
+        stages=stages,
+        server=server_times(steady),
+        instrument=instrument(merged.workers, steady, everything),
+        conventions=conventions.sections(everything),
+        **_part(merged.blocks),
+    )
+
+
+def to_json(summary: Summary) -> bytes:
+    """summary.json: indented, the verdict first, numbers finite (msgspec writes NaN and infinities as null)."""
+    fields = msgspec.to_builtins(summary)
+    ordered = {name: fields.pop(name) for name in FIRST_KEYS} | fields
+    return msgspec.json.format(msgspec.json.encode(ordered), indent=2) + b"\n"
+
+
+def from_json(data: bytes) -> Summary:
+    """Read summary.json. Raises msgspec.ValidationError or msgspec.DecodeError where it is none."""
+    return msgspec.json.decode(data, type=Summary)
+
+
+def _steady(blocks: Iterable[Block]) -> list[Block]:
+    return [block for block in blocks if block.phase == "steady"]
+
+
+def _part(blocks: Sequence[Block]) -> dict[str, Any]:
+    everything, steady = total(blocks), total(_steady(blocks))
+    return {
+        "steady_window": steady_window(steady),
+        "batch_mean": per_window(steady, steady.window_in_flight_ns / NS_PER_S),
+        "decoding_mean": per_window(steady, steady.window_decoding_ns / NS_PER_S),
+        "requests": requests(everything),
+        "requests_steady": requests(steady),
+        "throughput": throughput(steady),
+        "latency": Latency(**{f"{name}_s": latency(steady, name) for name in LATENCIES}),
+        "failed_latency": FailedLatency(ttft_s=stat(everything.failed_ttft), e2e_s=stat(everything.failed_e2e)),
+        "tokens": tokens(steady),
+        "slo": SloCount(
+            judged=steady.slo_judged, met=steady.slo_met, missed_by=dict(sorted(steady.slo_missed_by.items()))
+        ),
+        "steadiness": {f"{metric}_s": steadiness(steady, metric) for metric in sorted(steady.first_half)},
+    }
+
+
+def stat(sketch: Sketch, rho: float = 0.0) -> Stat:
+    """n, mean = sum/n, exact min and max; p: nearest rank x_(⌈p·n⌉), if n(1−ρ)/(1+ρ) ≥ n(1) of that p."""
+    values = sketch.quantiles(list(PERCENTILES.values()))
+    shown = {
+        name: value if enough(p, sketch.n, rho) else None
+        for (name, p), value in zip(PERCENTILES.items(), values, strict=True)
+    }
+    n_effective = round(effective_n(sketch.n, rho), 1)
+    return Stat(n=sketch.n, mean=sketch.mean, min=sketch.low, max=sketch.high, n_effective=n_effective, **shown)
+
+
+def latency(steady: Block, metric: str) -> Stat:
+    """The metric over the successful requests of the block, with the correlation that stands for it."""
+    return stat(getattr(steady, metric), steady.rho(RHO_OF[metric]))
+
+
+def per_window(steady: Block, quantity: float) -> float | None:
+    """quantity / length of the steady windows (s); None without a window."""
+    return quantity * NS_PER_S / steady.window_ns if steady.window_ns else None
+
+
+def steady_window(steady: Block) -> SteadyWindow:
+    """First opening, last closing, and Σ (closing − opening)."""
+    start_ns, end_ns = steady.window_start_ns, steady.window_end_ns
+    return SteadyWindow(
+        start_s=None if start_ns is None else start_ns / NS_PER_S,
+        end_s=None if end_ns is None else end_ns / NS_PER_S,
+        length_s=steady.window_ns / NS_PER_S,
+    )
+
+
+def throughput(steady: Block) -> Throughput:
+    """What fell into the steady windows / their length; goodput_ratio = met / (ok + failed + censored)."""
+    judged = steady.slo_judged
+    return Throughput(
+        requests_per_s=per_window(steady, steady.window_requests),
+        output_tokens_per_s=per_window(steady, steady.window_tokens),
+        input_tokens_per_s=per_window(steady, steady.window_prompt_tokens),
+        goodput_ratio=steady.slo_met / judged if judged else None,
+        goodput_requests_per_s=per_window(steady, steady.window_slo_met) if judged else None,
+    )
+
+
+def requests(block: Block) -> Requests:
+    """Counts; the most frequent errors first."""
+    errors = sorted(block.by_error.items(), key=lambda item: (-item[1], item[0]))
+    counts = {name: getattr(block, name) for name in Requests.__struct_fields__ if not name.startswith("by_")}
+    return Requests(by_outcome=dict(sorted(block.by_outcome.items())), by_error=dict(errors), **counts)
+
+
+def tokens(block: Block) -> Tokens:
+    """Σ prompt and output tokens of successful requests; per_event = output / content-bearing events."""
+    by_source = dict(sorted(block.output_tokens_by_source.items()))
+    used = {source for source, n in by_source.items() if n}
+    label: TokenLabel = "mixed" if len(used) > 1 else "server" if "server" in used else "events"
+    return Tokens(
+        input=block.prompt_tokens,
+        output=block.output_tokens,
+        source=label if used else None,
+        per_event=block.output_tokens / block.events if block.events else None,
+        output_by_source=by_source,
+        reasoning=block.reasoning_tokens,
+        cached=block.cached_tokens,
+        input_length=stat(block.prompt_len),
+        output_length=stat(block.output_len),
+    )
+
+
+def steadiness(steady: Block, metric: str) -> Steadiness:
+    """change = p50(second half)/p50(first half) − 1; transient_ratio = requests cut by MSER-5 / requests."""
+    first = steady.first_half[metric].quantile(0.5)
+    second = steady.second_half[metric].quantile(0.5)
+    n = steady.mser_n.get(metric, 0)
+    return Steadiness(
+        n=n,
+        first_half_p50=first,
+        second_half_p50=second,
+        change=second / first - 1.0 if first and second is not None else None,
+        transient_ratio=steady.mser_cut.get(metric, 0) / n if n else None,
+        rho=steady.rho(metric),
+    )
+
+
+def server_times(steady: Block) -> dict[str, Any]:
+    """Durations (s) that the engine reported per request, and its own tokens/s = output tokens / decode time."""
+    names = {
+        name: f"{name.removeprefix('engine_')}_s" for name in Block.__struct_fields__ if name.startswith("engine_")
+    }
+    names["engine_tokens_per_s"] = "tokens_per_s"
+    return {shown: stat(sketch) for name, shown in names.items() if (sketch := getattr(steady, name)).n}
