@@ -214,7 +214,7 @@ def _measure(
 
 
 def _is_repeat(conversation: Conversation, seen: set[bytes]) -> bool:
-    """Whether an earlier row asks the same. By 64 bits of hash: 100,000 rows hold a false hit once in 4 billion files."""
+    """Whether an earlier row asks the same. 64 bits of hash: 100,000 rows hold a false hit once in 4 billion."""
     digest = blake2b((conversation.system or "").encode(), digest_size=8)
     for turn in conversation.turns:
         digest.update(b"\0" + turn.user.encode())

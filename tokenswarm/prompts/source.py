@@ -134,10 +134,9 @@ class Source:
             except RowFault as row_fault:
                 if not row_fault.truncated:
                     self.raise_row(row_fault, fault.row_offset)
-        if fault.problem.startswith("the file ends"):
-            line = self.line_at(fault.offset)
-            raise DatasetError(f"{self.path}:{line}: {fault.problem}: is the download complete?") from None
         line = self.line_at(fault.offset)
+        if fault.problem.startswith("the file ends"):
+            raise DatasetError(f"{self.path}:{line}: {fault.problem}: is the download complete?") from None
         raise DatasetError(f"{self.path}:{line}: not valid JSON: {fault.problem}") from None
 
     def raise_row(self, fault: RowFault, row_offset: int) -> NoReturn:
@@ -146,9 +145,8 @@ class Source:
     def row_sentence(self, fault: RowFault, row_offset: int) -> str:
         at = row_offset + fault.offset
         problem = fault.problem
-        if (
-            fault.truncated and self.path.stat().st_size - at <= 1
-        ):  # the fault is where the file stops, but for a line end
+        stops_at_the_end = self.path.stat().st_size - at <= len("\r\n")
+        if fault.truncated and stops_at_the_end:
             problem = "the file ends inside a JSON value: is the download complete?"
         return f"{self.path}:{self.line_at(at)}: {problem}"
 

@@ -1,0 +1,63 @@
+"""The profile's `dataset` section as the settings of the pipeline and of the prompts. No default of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenswarm import profile
+from tokenswarm.prompts.lengths import LIMITS_PRESETS, LengthLaw, Limits
+from tokenswarm.prompts.library import DataSettings
+from tokenswarm.prompts.reading import Rules
+from tokenswarm.prompts.replay import OutputLength, PromptPolicy
+from tokenswarm.prompts.synthetic import Synthetic
+
+
+def data_settings(dataset: profile.Dataset, cache_dir: Path | None) -> DataSettings:
+    """What `open_library` takes. An explicit token range wins over the same end of `length_filter`."""
+    preset = LIMITS_PRESETS[dataset.length_filter]
+    prompt, answer = dataset.input_tokens, dataset.answer_tokens
+    return DataSettings(
+        path=dataset.path,
+        format=dataset.format,
+        conversations=dataset.conversations,
+        rules=Rules(leading_assistant=dataset.leading_assistant, system=dataset.system),
+        duplicates=dataset.duplicates,
+        limits=Limits(
+            input_min=preset.input_min if prompt.min is None else prompt.min,
+            input_max=preset.input_max if prompt.max is None else prompt.max,
+            output_min=preset.output_min if answer.min is None else answer.min,
+            output_max=preset.output_max if answer.max is None else answer.max,
+            total_max=preset.total_max,
+        ),
+        output_tokens_fixed=dataset.output_tokens.fixed,
+        shuffle_seed=dataset.shuffle_seed if dataset.shuffle else None,
+        skip_bad_ratio=dataset.skip_bad_ratio,
+        synthetic=_synthetic(dataset) if dataset.format == "synthetic" else None,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+    )
+
+
+def prompt_policy(dataset: profile.Dataset) -> PromptPolicy:
+    """What `Replay` takes: `fixed` wins, then the distribution, then the data set's answer."""
+    wanted = dataset.output_tokens
+    if wanted.fixed is not None:
+        output = OutputLength(source="fixed", tokens=wanted.fixed)
+    elif wanted.mean is not None:
+        law = LengthLaw(kind="normal", mean=wanted.mean, std=wanted.stddev, min=wanted.min, max=wanted.max)
+        output = OutputLength(source="law", law=law, seed=dataset.shuffle_seed, min=wanted.min, max=wanted.max)
+    elif wanted.from_dataset:
+        output = OutputLength(source="dataset", min=wanted.min, max=wanted.max)
+    else:
+        output = OutputLength(source="none")
+    return PromptPolicy(history=dataset.history, output=output)
+
+
+def _synthetic(dataset: profile.Dataset) -> Synthetic:
+    wanted = dataset.synthetic
+    return Synthetic(
+        rows=wanted.conversations,
+        turns=wanted.turns,
+        input_tokens=LengthLaw(kind="normal", mean=wanted.input_mean, std=wanted.input_stddev),
+        output_tokens=LengthLaw(kind="normal", mean=wanted.output_mean, std=wanted.output_stddev),
+        seed=dataset.shuffle_seed,
+    )
