@@ -1,0 +1,249 @@
+"""`python -m exporters.gpu`: NVML and host metrics on http://127.0.0.1:9647/metrics. Needs no GPU: it then says so.
+
+Two plain threads sample once a second, one the GPUs, one the host; a third waits for XIDs; scrapes get the newest
+sample. If an NVML call hangs, the GPU series are dropped after 10 s and the host's go on. `--record` writes what NVML
+answers to a file that `--gpu-backend replay:FILE` serves again. Exit 0 after SIGTERM; 15 for a mistake, 14 if NVML
+was required and is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from exporters import gpu_table, host, replay, serving
+from exporters.families import Readings, render
+from exporters.gpu_readings import STARTING, GpuReader, Sample
+from exporters.nvml import GPU_LOST, LIBRARY_LOST, UNSUPPORTED, Driver, NvmlError, Session
+from exporters.sampling import Sampler
+from tokenswarm.errors import ConfigError, ExitCode, ResultsError, TargetError
+
+PORT = 9647
+PROG = "python -m exporters.gpu"
+FAMILIES = {**gpu_table.FAMILIES, **host.FAMILIES, **serving.FAMILIES}
+EVENT_WAIT_S = 1.0
+OFF = Sample(Readings(), {}, "off")
+
+
+class XidWatch:
+    """Waits for critical errors in a thread of its own, since waiting blocks. `start` and `stop` pair."""
+
+    def __init__(self, session: Session, note: Callable[[int, int], None], failed: Callable[[str], None]) -> None:
+        self._session = session
+        self._note = note
+        self._failed = failed
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="xid", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """End the wait; False if the thread is stuck inside NVML, which must not be closed then."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(3 * EVENT_WAIT_S)
+            if self._thread.is_alive():
+                return False
+        self._thread = None
+        return True
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            try:
+                event = self._session.event(EVENT_WAIT_S)
+            except NvmlError as error:
+                self._failed(error.name)
+                if error.name in UNSUPPORTED | GPU_LOST | LIBRARY_LOST:
+                    return  # opening the session again starts a new wait
+                stopping.wait(EVENT_WAIT_S)
+                continue
+            if event is not None:
+                self._note(*event)
+
+
+class GpuWatch:
+    """The reader, its thread, and the eye on that thread."""
+
+    def __init__(self, session: Session, reader: GpuReader, interval_s: float, timeout_s: float) -> None:
+        self.timed_out = False
+        self.timeouts = 0
+        self.sampler = Sampler("nvml", reader.read, interval_s, serving.end_this_process)
+        self._session = session
+        self._reader = reader
+        self._timeout_s = timeout_s
+        self._xids = XidWatch(session, reader.note_xid, reader.note_event_error)
+        reader.on_open = self._xids.start
+        reader.on_close = self._xids.stop
+
+    def look(self) -> None:
+        """Notice that a call hangs, or that it came back. Called by the host's thread, so that no scrape is needed."""
+        late = self.sampler.reading_for_s() > self._timeout_s
+        self.timeouts += late and not self.timed_out
+        self.timed_out = late
+
+    def readings(self) -> Readings:
+        sample = self.sampler.newest or STARTING
+        timed_out = self.timed_out
+        readings = Readings()
+        if not timed_out:
+            readings.extend(sample.readings)
+        readings.extend(self._reader.health(sample, timeouts=self.timeouts, timed_out=timed_out))
+        return readings
+
+    def stop(self) -> None:
+        if self.sampler.stop() and self._xids.stop():
+            self._session.close()
+
+
+def _options() -> serving.Parser:
+    options = serving.parser(PROG, "Serve GPU (NVML) and host metrics to Prometheus.", PORT)
+    add = options.add_argument
+    add(
+        "--gpu-backend",
+        metavar="auto|nvml|none|replay:FILE",
+        default="auto",
+        help="auto: NVML if it is there; nvml: refuse to start without it; replay: serve a record (default auto)",
+    )
+    add("--interval", metavar="SECONDS", type=float, default=1.0, help="between two samples (default %(default)s)")
+    add(
+        "--gpu-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        help="drop the GPU series when NVML has not answered for so long (default %(default)s)",
+    )
+    add("--gpm", action="store_true", help="also read SM, tensor and DRAM activity (Hopper and newer)")
+    add("--engine-pid", metavar="PID", type=int, help="watch this process and its children as the engine")
+    add("--engine-name", metavar="NAME", help="the same, by name or by a word of the command line, e.g. vllm")
+    add("--record", metavar="FILE", type=Path, help="do not serve; write what NVML answers to FILE")
+    add("--seconds", metavar="N", type=float, default=60.0, help="how long to record (default %(default)s)")
+    return options
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    args = _options().parse_args(argv)
+    for name, low, high in (("interval", 0.05, 60), ("gpu_timeout", 0.1, 600), ("seconds", 0.1, 86400)):
+        if not low <= getattr(args, name) <= high:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(args, name)} must be {low} to {high} seconds")
+    if args.engine_pid is not None and args.engine_name is not None:
+        raise ConfigError("--engine-pid and --engine-name name the same thing; give one of them")
+    return args
+
+
+def _session(backend: str) -> Session | None:
+    kind, colon, path = backend.partition(":")
+    if kind == "replay" and path:
+        return replay.Replay(replay.load(Path(path)))
+    if colon or kind not in ("auto", "nvml", "none"):
+        raise ConfigError(f"--gpu-backend {backend!r} is none of auto, nvml, none, replay:FILE")
+    if kind == "none":
+        return None
+    if kind == "nvml":
+        _require(Driver())
+    return Driver()
+
+
+def _require(session: Session) -> None:
+    try:
+        count = session.open()
+    except NvmlError as error:
+        raise TargetError(
+            f"NVML does not answer ({error.name}); is the NVIDIA driver loaded and visible here?"
+        ) from None
+    session.close()
+    if count == 0:
+        raise TargetError("NVML sees no GPU; is the device passed into this container?")
+
+
+async def _serve(args: argparse.Namespace) -> int:
+    session = _session(args.gpu_backend)
+    point = serving.endpoint(args)
+    watched = args.engine_pid is not None or args.engine_name is not None
+    engine = host.EngineWatch(args.engine_pid, args.engine_name) if watched else None
+    gpu: GpuWatch | None = None
+    if session is not None:
+        pids = (lambda: engine.pids) if engine is not None else tuple
+        reader = GpuReader(session, args.interval, gpm=args.gpm, engine_pids=pids)
+        gpu = GpuWatch(session, reader, args.interval, args.gpu_timeout)
+    host_reader = host.HostReader(engine)
+
+    def read_host() -> Readings:
+        readings = host_reader.read()
+        if gpu is not None:
+            gpu.look()
+        return readings
+
+    hosts = Sampler("host", read_host, args.interval, serving.end_this_process)
+
+    def version() -> object:
+        return hosts.seq, (gpu.sampler.seq, gpu.timed_out) if gpu is not None else None
+
+    def page() -> bytes:
+        readings = gpu.readings() if gpu is not None else _without_gpu()
+        readings.extend(hosts.newest or Readings())
+        readings.extend(server.own("gpu"))
+        return render(FAMILIES, readings)
+
+    server = serving.Server(point, "tokenswarm GPU and host exporter", serving.Page(version, page))
+    stop = serving.stop_on_signals()
+    samplers: list[Sampler[Readings] | Sampler[Sample]] = [hosts] if gpu is None else [gpu.sampler, hosts]
+    for sampler in samplers:
+        sampler.start()
+    await server.run(stop)
+    hosts.stop()
+    if gpu is not None:
+        gpu.stop()
+    return ExitCode.INTERNAL if any(sampler.crashed for sampler in samplers) else ExitCode.OK
+
+
+def _without_gpu() -> Readings:
+    readings = Readings()
+    readings.add("tokenswarm_gpu_nvml_available", 0)
+    readings.add("tokenswarm_gpu_nvml_unavailable_info", 1, OFF.reason)
+    readings.add("tokenswarm_gpus", 0)
+    return readings
+
+
+def _record(args: argparse.Namespace) -> int:
+    session = _session(args.gpu_backend)
+    if session is None:
+        raise ConfigError("--record needs a GPU backend; leave --gpu-backend out")
+    recorder = replay.Recorder(session)
+    reader = GpuReader(recorder, args.interval, gpm=args.gpm)
+    end_s = time.monotonic() + args.seconds
+    sample = reader.read()
+    while time.monotonic() < end_s and sample.known:
+        time.sleep(args.interval)
+        sample = reader.read()
+    session.close()
+    if not sample.known:
+        raise TargetError(f"NVML does not answer ({sample.reason}); nothing was recorded")
+    try:
+        args.record.write_text(json.dumps(recorder.record("recorded by exporters.gpu --record"), indent=0), "utf-8")
+    except OSError as error:
+        raise ResultsError(f"{args.record} can't be written: {error.strerror}") from None
+    print(f"recorded {args.seconds:g} s of {len(sample.known)} GPUs to {args.record}")
+    return ExitCode.OK
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit code."""
+
+    def run() -> int:
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        return int(_record(args) if args.record is not None else asyncio.run(_serve(args)))
+
+    return serving.command(PROG, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
