@@ -1,0 +1,171 @@
+"""`tokenswarm simulate`: options -> a running server. Prints one line, `simulating MODEL on http://HOST:PORT`, once it listens.
+
+Every field of the preset is an option. Mistakes end with one sentence on stderr and exit code 15; SIGINT and SIGTERM end it with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import math
+import select
+import selectors
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from aiohttp import web
+
+from tokenswarm.errors import ConfigError, UserError
+from tokenswarm.simulator.faults import FAULTS, Lottery
+from tokenswarm.simulator.presets import PRESETS, Preset, build
+from tokenswarm.simulator.routes import application
+from tokenswarm.simulator.server import Settings, Simulator
+
+PACE = ("ttft_ms", "itl_ms")
+EVERYWHERE = ("max_model_len", "speed")
+DRAIN_S = 2.0
+"""How long a signal lets running answers go on."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tokenswarm simulate",
+        description="An inference engine without a model: vLLM's and Ollama's wire formats over a batching model.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="presets:\n"
+        + "".join(f"  {name:<10} {preset.about}\n" for name, preset in PRESETS.items())
+        + "\nfaults:\n"
+        + "".join(f"  {kind:<16} {row.about}\n" for kind, row in FAULTS.items()),
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (8000)")
+    parser.add_argument("--preset", "--profile", default="small-gpu", metavar="NAME", help="what to be (small-gpu)")
+    parser.add_argument("--model", default="sim", help="the model's name (sim)")
+    parser.add_argument("--seed", type=int, default=0, help="of texts, lengths and faults (0)")
+    parser.add_argument(
+        "--reasoning-tokens", type=int, default=0, metavar="N", help="the first N tokens are reasoning (0)"
+    )
+    parser.add_argument("--fault", action="append", default=[], metavar="KIND[:RATIO[:PARAM]]", help="may be repeated")
+    parser.add_argument(
+        "--allow-fault-header", action="store_true", help="let x-sim-fault: KIND[:PARAM] ask for a fault"
+    )
+    engine = parser.add_argument_group("the preset's values")
+    for field in dataclasses.fields(Preset):
+        if field.name != "about":
+            kind = int if str(field.type).startswith("int") else float
+            engine.add_argument(_option(field.name), type=kind, metavar="X")
+    return parser
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def preset_of(options: argparse.Namespace) -> Preset:
+    """The named preset with the options laid over it. ConfigError for a value that can't be or that has no effect."""
+    if options.preset not in PRESETS:
+        raise ConfigError(f"there is no preset `{options.preset}`; there are: {', '.join(PRESETS)}")
+    preset = PRESETS[options.preset]
+    paced = preset.ttft_ms is not None
+    changed: dict[str, float] = {}
+    for field in dataclasses.fields(Preset):
+        value = getattr(options, field.name, None)
+        if value is None or field.name == "about":
+            continue
+        if field.name not in EVERYWHERE and (field.name in PACE) != paced:
+            raise ConfigError(f"{_option(field.name)} has no meaning for preset `{options.preset}`")
+        floor_ok = value >= 0 if field.name in (*PACE, "step_overhead_ms", "max_queued") else value > 0
+        if not floor_ok or not math.isfinite(value):
+            raise ConfigError(f"{_option(field.name)} {value} must be more than 0")
+        changed[field.name] = value
+    return dataclasses.replace(preset, **changed)  # type: ignore[arg-type] # each has been parsed as its field's type
+
+
+def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
+    """Options -> settings, host, port; everything that can be checked before listening is checked here."""
+    options = _parser().parse_args(argv)
+    if not 0 <= options.port <= 65535:
+        raise ConfigError(f"--port {options.port} must be from 0 to 65535")
+    if options.reasoning_tokens < 0:
+        raise ConfigError(f"--reasoning-tokens {options.reasoning_tokens} must be 0 or more")
+    preset = preset_of(options)
+    build(preset)
+    Lottery(options.fault, options.seed)
+    settings = Settings(
+        model=options.model,
+        preset=preset,
+        seed=options.seed,
+        reasoning_tokens=options.reasoning_tokens,
+        faults=tuple(options.fault),
+        allow_fault_header=options.allow_fault_header,
+    )
+    return settings, options.host, options.port
+
+
+class PreciseSelector(selectors.DefaultSelector):
+    """epoll waits in whole milliseconds, which would make each step up to 1 ms late; select() on epoll's own descriptor
+    waits in microseconds."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if hasattr(selectors, "EpollSelector"):
+        return asyncio.SelectorEventLoop(PreciseSelector())
+    return asyncio.SelectorEventLoop()
+
+
+async def serve(settings: Settings, host: str, port: int) -> None:
+    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had."""
+    sim = Simulator(settings)
+    # handler_cancellation: a client that leaves cancels its handler, which aborts its sequences.
+    runner = web.AppRunner(application(sim), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
+    await runner.setup()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        try:
+            # The default of 128 would drop connections of a client that opens a thousand at once.
+            site = web.TCPSite(runner, host, port, backlog=4096)
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            ) from None
+        bound = runner.addresses[0]
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        print(f"simulating {settings.model} on http://{shown}:{bound[1]}", flush=True)
+        # A full collection visits every request that is kept for the truth: tens of ms. What is old now is set aside, and
+        # full collections become rare.
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 1000)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit code."""
+    try:
+        settings, host, port = settings_of(argv)
+        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop) as runner:
+            runner.run(serve(settings, host, port))
+    except UserError as error:
+        print(f"tokenswarm simulate: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    return 0

@@ -1,0 +1,151 @@
+"""The engine's /metrics under vLLM 0.33's names, counted in plain integers and rendered when scraped.
+
+An observation costs a bisect and two additions, because it happens for every token; prometheus_client's would cost more than
+writing the token. Buckets and help texts are vLLM's (loggers.py, buckets.py).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+_TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+_TTFT += (160.0, 640.0, 2560.0)
+_ITL = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+_REQUEST = (
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+    120.0,
+    240.0,
+    480.0,
+    960.0,
+)
+_REQUEST += (1920.0, 7680.0)
+_TOKENS = tuple(float(base * 10**power) for power in range(5) for base in (1, 2, 5))
+_ITERATION = (1.0, *(float(2**power) for power in range(3, 15)))
+REASONS = ("stop", "length", "abort", "error", "repetition")
+
+_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "request_prompt_tokens": ("Number of prefill tokens processed.", _TOKENS),
+    "request_generation_tokens": ("Number of generation tokens processed.", _TOKENS),
+    "iteration_tokens_total": ("Histogram of number of tokens per engine_step.", _ITERATION),
+    "time_to_first_token_seconds": ("Histogram of time to first token in seconds.", _TTFT),
+    "inter_token_latency_seconds": ("Histogram of inter-token latency in seconds.", _ITL),
+    "request_time_per_output_token_seconds": ("Histogram of time_per_output_token_seconds per request.", _ITL),
+    "e2e_request_latency_seconds": ("Histogram of e2e request latency in seconds.", _REQUEST),
+    "request_queue_time_seconds": ("Histogram of time spent in WAITING phase for request.", _REQUEST),
+    "request_inference_time_seconds": ("Histogram of time spent in RUNNING phase for request.", _REQUEST),
+    "request_prefill_time_seconds": ("Histogram of time spent in PREFILL phase for request.", _REQUEST),
+    "request_decode_time_seconds": ("Histogram of time spent in DECODE phase for request.", _REQUEST),
+}
+
+_COUNTERS = {
+    "num_preemptions_total": "Cumulative number of preemption from the engine.",
+    "prefix_cache_queries_total": "Prefix cache queries, in terms of number of queried tokens.",
+    "prefix_cache_hits_total": "Prefix cache hits, in terms of number of cached tokens.",
+    "prompt_tokens_total": "Number of prefill tokens processed.",
+    "generation_tokens_total": "Number of generation tokens processed.",
+}
+
+_GAUGES = {
+    "num_requests_running": "Number of requests in model execution batches.",
+    "num_requests_waiting": "Number of requests waiting to be processed.",
+    "kv_cache_usage_perc": "KV-cache usage. 1 means 100 percent usage.",
+}
+
+
+class Histogram:
+    """Counts by bucket (not cumulative), and the sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Metrics:
+    """All the counters of one server; `render` takes the gauges, which are the engine's state at that moment."""
+
+    def __init__(self) -> None:
+        self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.finished = dict.fromkeys(REASONS, 0)
+        self.rejections = 0
+
+    def observe(self, name: str, value: float) -> None:
+        self.histograms[name].observe(value)
+
+    def render(self, model: str, gauges: dict[str, float], preemptions: int, cache_config: dict[str, object]) -> bytes:
+        """The text exposition format 0.0.4."""
+        labels = f'engine="0",model_name="{_label(model)}"'
+        lines: list[str] = []
+        for name, about in _GAUGES.items():
+            _family(lines, name, about, "gauge", [(labels, gauges[name])])
+        counters = {
+            "num_preemptions_total": preemptions,
+            "prefix_cache_queries_total": 0,  # there is no prefix caching
+            "prefix_cache_hits_total": 0,
+            "prompt_tokens_total": self.prompt_tokens,
+            "generation_tokens_total": self.generation_tokens,
+        }
+        for name, about in _COUNTERS.items():
+            _family(lines, name, about, "counter", [(labels, counters[name])])
+        reasons = [
+            (f'engine="0",finished_reason="{reason}",model_name="{_label(model)}"', count)
+            for reason, count in self.finished.items()
+        ]
+        _family(lines, "request_success_total", "Count of successfully processed requests.", "counter", reasons)
+        rejected = [(f'model_name="{_label(model)}",reason="max_num_queued_reqs"', self.rejections)]
+        about = "Number of admission attempts rejected by a queue limit, by reason."
+        _family(lines, "admission_rejections_total", about, "counter", rejected)
+        for name, (about, _) in _HISTOGRAMS.items():
+            _render_histogram(lines, name, about, self.histograms[name], labels)
+        config = ",".join(
+            f'{key}="{_label(str(value))}"' for key, value in sorted({**cache_config, "engine": 0}.items())
+        )
+        _family(lines, "cache_config_info", "Information of the LLMEngine CacheConfig", "gauge", [(config, 1)])
+        return ("\n".join(lines) + "\n").encode()
+
+
+def _label(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _head(lines: list[str], name: str, about: str, kind: str) -> None:
+    lines.append(f"# HELP vllm:{name} {about}")
+    lines.append(f"# TYPE vllm:{name} {kind}")
+
+
+def _family(lines: list[str], name: str, about: str, kind: str, samples: list[tuple[str, float]]) -> None:
+    _head(lines, name, about, kind)
+    lines.extend(f"vllm:{name}{{{labels}}} {float(value)!r}" for labels, value in samples)
+
+
+def _render_histogram(lines: list[str], name: str, about: str, histogram: Histogram, labels: str) -> None:
+    _head(lines, name, about, "histogram")
+    total = 0
+    for bound, count in zip((*histogram.bounds, None), histogram.counts, strict=True):
+        total += count
+        edge = "+Inf" if bound is None else repr(bound)
+        lines.append(f'vllm:{name}_bucket{{{labels},le="{edge}"}} {float(total)!r}')
+    lines.append(f"vllm:{name}_count{{{labels}}} {float(total)!r}")
+    lines.append(f"vllm:{name}_sum{{{labels}}} {histogram.sum!r}")

@@ -1,0 +1,284 @@
+"""The server: aiohttp's routes in front of one engine, and the one timer that makes its tokens due.
+
+Everything runs in one thread. `Simulator.pump` is the only place where the model meets the clock; an `Answer` writes what the
+model produced. Requests that are refused never reach the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.typedefs import LooseHeaders
+
+from tokenswarm.simulator import asks, faults
+from tokenswarm.simulator.answer import Answer, Arrival, Wire
+from tokenswarm.simulator.asks import ApiError, Ask, Target
+from tokenswarm.simulator.engine import Engine
+from tokenswarm.simulator.faults import Fault, Lottery
+from tokenswarm.simulator.metrics import Metrics
+from tokenswarm.simulator.presets import Preset, build
+from tokenswarm.simulator.truth import Truth
+from tokenswarm.simulator.wire_ollama import OllamaWire
+from tokenswarm.simulator.wire_openai import OpenAIWire
+
+BODY_BYTES_MAX = 64 * 2**20
+PING_S = 0.1
+
+OVERLOADED = (
+    "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
+)
+OLLAMA_OVERLOADED = "server busy, please try again.  maximum pending requests exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line sets beside the preset."""
+
+    model: str
+    preset: Preset
+    seed: int = 0
+    reasoning_tokens: int = 0
+    faults: tuple[str, ...] = ()
+    allow_fault_header: bool = False
+
+
+class Written(web.StreamResponse):
+    """For aiohttp: an answer that is on the wire already."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        super().__init__()
+        self._stays_open = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._stays_open
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002 # aiohttp's signature
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        assert not data
+
+
+class Simulator:
+    """An engine, its truth and its metrics, driven by the event loop's clock."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine: Engine = build(settings.preset)
+        self.target = Target(settings.model, settings.preset.max_model_len)
+        self.metrics = Metrics()
+        self.truth = Truth()
+        self.lottery = Lottery(list(settings.faults), settings.seed)
+        self.in_flight = 0
+        self.started_s = int(time.time())
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.Handle | None = None
+        self._armed_ns: int | None = None
+        self._serial = itertools.count(1)
+
+    def pump(self) -> None:
+        """Send what is due now, and set the timer for what comes next."""
+        self._timer = self._armed_ns = None
+        advance = self.engine.advance(time.monotonic_ns())
+        for seq in advance.produced:
+            answer = seq.owner
+            assert isinstance(answer, Answer)
+            answer.token(seq)
+        if advance.step_tokens:
+            self.metrics.observe("iteration_tokens_total", advance.step_tokens)
+        self._arm()
+
+    def _arm(self) -> None:
+        due_ns = self.engine.next_ns
+        if due_ns == self._armed_ns:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._armed_ns = None, due_ns
+        if due_ns is None:
+            return
+        if due_ns <= time.monotonic_ns():
+            self._timer = self._loop.call_soon(self.pump)
+        else:
+            self._timer = self._loop.call_at(due_ns / 1e9, self.pump)
+
+    def submit(self, answer: Answer) -> None:
+        """Give an answer's sequences to the engine."""
+        now_ns = time.monotonic_ns()
+        if self._armed_ns is not None and self._armed_ns <= now_ns:
+            self.pump()  # a step that is due ends before somebody joins: it could not have held them
+        for seq in answer.sequences:
+            self.engine.submit(seq, now_ns)
+        self._arm()
+
+    def withdraw(self, answer: Answer) -> None:
+        """Abort what is left of an answer; its blocks are free at once."""
+        for seq in answer.sequences:
+            self.engine.abort(seq)
+        self._arm()
+
+    def wire(self, ask: Ask, real_ns: int) -> tuple[str, Wire]:
+        """The id of an answer and its wire format."""
+        chat = ask.api in ("chat", "ollama_chat")
+        digest = hashlib.blake2b(b"%d %d" % (next(self._serial), self.settings.seed), digest_size=8).hexdigest()
+        ident = f"chatcmpl-{digest}" if chat else f"cmpl-{digest}"
+        if ask.api.startswith("ollama"):
+            return ident, OllamaWire(ask.model, chat, ask.prompt_tokens, time.time_ns)
+        created_s = real_ns // 1_000_000_000
+        usage = ask.include_usage, ask.continuous_usage
+        return ident, OpenAIWire(ident, created_s, ask.model, chat, ask.prompt_tokens, *usage)
+
+    def fault_of(self, request: web.Request) -> Fault | None:
+        """The header's fault if headers may ask for one, else the server's lottery. ConfigError for a wrong header."""
+        asked = request.headers.get("x-sim-fault")
+        if asked and self.settings.allow_fault_header:
+            return faults.parse(asked)
+        return self.lottery.draw()
+
+    def room_for(self, ask: Ask) -> None:
+        """ApiError 503 where the queue is full."""
+        if not self.engine.has_room(len(ask.prompts) * ask.n):
+            self.metrics.rejections += 1
+            raise _status_error(ask.api, 503)
+
+
+Parser = Callable[[str, bytes, Target], Ask]
+
+
+def _status_error(api: str, status: int, retry_after_s: float = 0) -> ApiError:
+    """A failure of the server in the dialect's words."""
+    headers = {"Retry-After": f"{retry_after_s:g}"} if status == 429 else {}
+    if api.startswith("ollama"):
+        text = {429: "too many requests", 503: OLLAMA_OVERLOADED}.get(status, "internal server error")
+        return ApiError(status, {"error": text}, headers)
+    text, kind = {
+        429: ("Too many requests.", "Too Many Requests"),
+        503: (OVERLOADED, "Service Unavailable"),
+    }.get(status, (faults.MESSAGE, "InternalServerError"))
+    error = asks.openai_error(status, text, kind)
+    return ApiError(status, error.body, headers)
+
+
+def generate(sim: Simulator, api: str, parse: Parser) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler of one of the four APIs."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        real_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+        sim.in_flight += 1
+        sim.truth.arrive(sim.in_flight)
+        try:
+            return await _answer(sim, api, parse, request, real_ns, mono_ns)
+        finally:
+            sim.in_flight -= 1
+
+    return handle
+
+
+async def _answer(
+    sim: Simulator, api: str, parse: Parser, request: web.Request, real_ns: int, mono_ns: int
+) -> web.StreamResponse:
+    try:
+        raw = await request.read()
+    except BaseException:  # also CancelledError: the client left while it sent its body
+        sim.truth.outcomes["disconnected"] += 1
+        raise
+    try:
+        ask = parse(api, raw, sim.target)
+        if ask.load_only is not None:
+            sim.truth.outcomes["completed"] += 1
+            return _loaded(ask)
+        fault = sim.fault_of(request)
+        if fault is None or faults.FAULTS[fault.kind].stage != "status":
+            sim.room_for(ask)
+    except ApiError as error:
+        sim.truth.outcomes["rejected" if error.status == 503 else "refused"] += 1
+        return _error(error)
+    except faults.ConfigError as error:
+        sim.truth.outcomes["refused"] += 1
+        return _error(asks.openai_error(400, str(error)))
+    ident, wire = sim.wire(ask, real_ns)
+    http_1_1 = request.version >= (1, 1)
+    arrival = Arrival(request.headers.get("x-request-id", ident), real_ns, mono_ns, request.keep_alive, http_1_1)
+    transport = request.transport
+    if transport is None:
+        sim.truth.outcomes["disconnected"] += 1
+        return Written(keep_alive=False)
+    outputs = asks.outputs(ask, sim.settings.seed)
+    thought = sim.settings.reasoning_tokens if ask.think and api != "completions" else 0
+    answer = Answer(arrival, ask, wire, outputs, transport, thought, sim.metrics, sim.truth)
+    return await _conduct(sim, answer, fault)
+
+
+async def _conduct(sim: Simulator, answer: Answer, fault: Fault | None) -> web.StreamResponse:
+    """Run one answer to its end, whatever that is; its outcome is reported exactly once."""
+    kind = fault.kind if fault else None
+    outcome = "disconnected"
+    try:
+        if fault is not None and await _faulted_at_once(answer, fault):
+            outcome = "faulted"
+            if faults.FAULTS[fault.kind].stage == "status":
+                return _error(_status_error(answer.ask.api, int(fault.kind[-3:]), fault.param))
+            return Written(answer.keep_alive)
+        if answer.ask.stream and not answer.wire.headers_wait:
+            answer.send_head()
+        sim.submit(answer)
+        verdict = await answer.done
+        if verdict == "sent":
+            outcome = "completed"
+        else:
+            outcome = "faulted"
+            sim.withdraw(answer)
+            await _hold(answer, verdict)
+        return Written(answer.keep_alive)
+    finally:
+        sim.withdraw(answer)
+        answer.report(outcome, kind)
+
+
+async def _faulted_at_once(answer: Answer, fault: Fault) -> bool:
+    """Do what the fault does before the engine hears of the request. True: that was all."""
+    stage = faults.FAULTS[fault.kind].stage
+    if stage == "raw":
+        faults.answer_raw(answer, fault.kind)
+    if stage in ("raw", "status"):
+        return True
+    faults.prepare(answer, fault)
+    if stage == "delay" and answer.ask.stream:
+        if fault.kind == "role_only_first":
+            answer.start()
+            if isinstance(answer.wire, OllamaWire):
+                answer.send(answer.wire.empty()[0])
+            elif answer.ask.api == "completions":
+                answer.send(answer.wire.token(0, "", False, 0, None, None))
+        elif not answer.wire.headers_wait:
+            answer.send_head()
+        await asyncio.sleep(fault.param)
+    return False
+
+
+async def _hold(answer: Answer, verdict: str) -> None:
+    """Keep a stalled connection open, until the client or the server ends it; `ping` sends comments meanwhile."""
+    while verdict in ("stall", "ping"):
+        await asyncio.sleep(PING_S)
+        if verdict == "ping":
+            answer.send(b"\n" if answer.wire.headers_wait else b": ping\n\n")
+
+
+def _loaded(ask: Ask) -> web.Response:
+    wire = OllamaWire(ask.model, ask.api == "ollama_chat", 0, time.time_ns)
+    return web.Response(body=wire.loaded(ask.load_only or "load"), content_type="application/json", charset="utf-8")
+
+
+def _error(error: ApiError) -> web.Response:
+    headers: LooseHeaders = error.headers
+    body = json.dumps(error.body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
