@@ -17,7 +17,8 @@ CR = 0x0D
 class Oversize(Exception):
     """One event is larger than the limit. `events`: those that the same read completed before it.
 
-    Size of an event: its data lines so far and the line being read, in bytes as sent. The framer is spent afterwards.
+    Size of an event: its data lines so far and the line being read, in bytes as sent
+    without line ends. The framer is spent afterwards.
     """
 
     def __init__(self, event_bytes_max: int, events: list[bytes]) -> None:
@@ -127,10 +128,10 @@ class _Sse:
         elif line.startswith(b"data:"):
             self._event += line[6:] if line.startswith(b"data: ") else line[5:]
             self._event += b"\n"
-            self._event_bytes += len(line) + 1
+            self._event_bytes += len(line)
         elif line == b"data":
             self._event += b"\n"
-            self._event_bytes += len(line) + 1
+            self._event_bytes += len(line)
         # Comments, event, id, retry and unknown fields mean nothing to a dialect: its data says what it is.
 
     def _check(self, more: int, events: list[bytes]) -> None:
