@@ -1,8 +1,8 @@
 """Downloads a data set: known names or any http(s) URL, with resume, checksum and an atomic end. Blocking; no gevent.
 
 Writes DEST.part beside DEST and renames it when it is whole and its checksum is right, so DEST is never half a file. A
-broken download goes on where it stopped (Range + If-Range on the ETag). TLS is always verified; proxies are used only where
-the caller passes one. Raises DatasetError, one sentence each.
+broken download goes on where it stopped (Range + If-Range on the ETag). TLS is always verified; a proxy is used only
+where the caller passes one. Raises DatasetError, one sentence each.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class KnownDataset(msgspec.Struct, frozen=True):
     sha256: str | None
     size: int | None
     licence: str
+    git_blob: str | None = None  # the sha1 that git gives the file, where the sha256 is not published
 
 
 KNOWN = {
@@ -43,8 +44,8 @@ KNOWN = {
         "bcd32a724d8460ebe14e1d05b0195e30e9a46cb1/ShareGPT_V3_unfiltered_cleaned_split.json",
         "35f0e213ce091ed9b9af2a1f0755e9d39f9ccec34ab281cd4ca60d70f6479ba4",
         672_837_942,
-        "ShareGPT V3: conversations that users shared from a chat service. The uploader states Apache-2.0, but nobody has "
-        "shown the rights to the texts, and they hold personal data: use it to test, don't pass it on.",
+        "ShareGPT V3: conversations that users shared from a chat service. The uploader states Apache-2.0, but nobody "
+        "has shown the rights to the texts, and they hold personal data: use it to test, don't pass it on.",
     ),
     "alpaca": KnownDataset(
         "https://raw.githubusercontent.com/tatsu-lab/stanford_alpaca/761dc5bfbdeeffa89b8bff5d038781a4055f796a/"
@@ -52,6 +53,7 @@ KNOWN = {
         None,
         None,
         "Stanford Alpaca: CC BY-NC 4.0, for research and other non-commercial use.",
+        git_blob="3779ddbc040543ab1834ef216c983d6fcc06cc9a",  # git ls-tree 761dc5bf alpaca_data.json
     ),
 }
 
@@ -63,7 +65,7 @@ class Fetched(msgspec.Struct, frozen=True):
     url: str
     bytes: int
     sha256: str
-    verified: bool  # the sha256 was known beforehand and is right
+    verified: bool  # a checksum was known beforehand and is right
     resumed_bytes: int
 
 
@@ -95,6 +97,7 @@ def fetch(
     known = KNOWN.get(name_or_url)
     url = known.url if known else _checked_url(name_or_url)
     wanted = (sha256 or (known.sha256 if known else None) or "").lower() or None
+    blob = known.git_blob if known else None
     path = _target(dest, url)
     if path.exists() and wanted is not None and _sha256_of(path) == wanted:
         return Fetched(path, url, path.stat().st_size, wanted, True, 0)
@@ -104,14 +107,15 @@ def fetch(
         resumed = part.stat().st_size if part.exists() else 0
         _download(_opener(proxy), url, part, on_progress, timeout_s, known.size if known else None)
         digest = _sha256_of(part)
-        if wanted is not None and digest != wanted:
-            part.unlink()
-            raise DatasetError(f"{url}: the download's sha256 is {digest}, not {wanted}; it was deleted: try again")
+        if wanted is not None:
+            _refuse_other(url, part, "sha256", digest, wanted)
+        elif blob is not None:
+            _refuse_other(url, part, "git blob sha1", _git_blob_of(part), blob)
         part.replace(path)
         _etag_file(part).unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(f"{path}: can't be written: {error.strerror or error}") from None
-    return Fetched(path, url, path.stat().st_size, digest, wanted is not None, resumed)
+    return Fetched(path, url, path.stat().st_size, digest, bool(wanted or blob), resumed)
 
 
 def _checked_url(text: str) -> str:
@@ -249,6 +253,23 @@ def _remember_etag(response: _Response, part: Path) -> None:
         _etag_file(part).write_text(etag, encoding="ascii")
     else:
         _etag_file(part).unlink(missing_ok=True)
+
+
+def _refuse_other(url: str, part: Path, kind: str, came: str, wanted: str) -> None:
+    if came == wanted:
+        return
+    part.unlink()
+    _etag_file(part).unlink(missing_ok=True)
+    raise DatasetError(f"{url}: the download's {kind} is {came}, not {wanted}; it was deleted: try again")
+
+
+def _git_blob_of(path: Path) -> str:
+    """What `git hash-object` says: sha1 over a header with the size, then the bytes. For identity, not for security."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sha256_of(path: Path) -> str:
