@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import shutil
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -191,7 +192,7 @@ def _download(
                     problem = f"the server says {error.code} {error.reason}"
         except urllib.error.URLError as error:
             problem = str(error.reason)
-        except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             problem = str(error) or type(error).__name__
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > have else failures + 1
