@@ -142,6 +142,10 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`dataset.skip_bad_ratio` must be at least 0 and below 1")
 
 
+ENDLESS_S = 10 * 365 * 86_400.0
+"""The duration of a stage that only a signal or the stop button ends."""
+
+
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users: int
     duration: Seconds = Seconds(30.0)
@@ -330,3 +334,8 @@ def encode(profile: Profile) -> bytes:
 def decode(data: bytes) -> Profile:
     """The inverse of `encode`."""
     return msgspec.json.decode(data, type=Profile)
+
+
+def seconds(text: str, origin: str) -> float:
+    """A duration as a user writes it (`30s`, `1h30m`, `5`), in seconds. Raises ConfigError."""
+    return typed_yaml.read(typed_yaml.literal(text, origin), Seconds, origin)

@@ -1,7 +1,7 @@
-"""The run: gather workers, warm up, stages, drain, finals, verdict, exit code. Runs on the master (or the one process).
+"""The run: gather workers, warm up, stages, drain, finals. Runs on the master (or in the one process).
 
-Locust's own end of a run loses requests that are still streaming, so this file ends it: users stop sending, open streams
-end or meet the drain bound, every worker hands its last report over, and only then is Locust told to quit.
+Locust's own end of a run loses requests that are still streaming, so this file ends it: users stop sending, open
+streams end or meet the drain bound, every worker hands its last report over, and only then is Locust told to quit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Watcher(Protocol):
     def note(self, text: str) -> None: ...
 
 
-class Outcome(msgspec.Struct):
+class RunEnd(msgspec.Struct):
     """What the controller knows at the end, for summary and verdict."""
 
     merged: Merged
@@ -53,7 +53,7 @@ class Outcome(msgspec.Struct):
     interrupted: bool
     expected_workers: int
     dataset: dict[str, Any]
-    doubts: list[str]  # what went wrong on the way, in sentences
+    remarks: list[str]  # what went wrong on the way, in sentences
 
 
 class Controller:
@@ -77,7 +77,7 @@ class Controller:
         self._failed: UserError | None = None
         self._interrupted = False
         self._rows = 0
-        self._doubts: list[str] = []
+        self._remarks: list[str] = []
         self._stages_begun: list[Stage] = []
         self.active = False
         for kind, handler in {
@@ -97,9 +97,24 @@ class Controller:
         self._interrupted = self._interrupted or signal
         self._stop.set()
 
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted
+
+    def process_ended(self, pid: int, code: int) -> None:
+        """A worker process of this machine ended: known at once, long before its heartbeat is missed."""
+        member = next((m for m in self._cluster.members.values() if m.pid == pid), None)
+        if self.active and (member is None or not (member.done or member.lost)):
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            if member is None or member.index < 0:
+                self._failed = self._failed or TargetError(f"a worker process ended before the run began ({how})")
+                return
+            member.lost = f"its process ended with {how}"
+            self._remark(f"{member.name} was lost during the run: {member.lost}")
+
     # -- the run -------------------------------------------------------------------------------------------------
 
-    def run(self, workers: int, *, start_users: bool) -> Outcome:
+    def run(self, workers: int, *, start_users: bool) -> RunEnd:
         """Everything from the first hello to the last row. Raises UserError where no load could be sent."""
         self.active = True
         try:
@@ -113,7 +128,7 @@ class Controller:
         finally:
             self.active = False
         members = self._cluster.in_run
-        return Outcome(
+        return RunEnd(
             merged=self._inbox.merged(),
             stages=tuple(self._stages_begun),
             members=members,
@@ -122,7 +137,7 @@ class Controller:
             interrupted=self._interrupted,
             expected_workers=workers,
             dataset=members[0].dataset if members else {},
-            doubts=self._doubts,
+            remarks=self._remarks,
         )
 
     def _gather(self, workers: int) -> None:
@@ -186,7 +201,7 @@ class Controller:
             self._pass(0.1)
             if monotonic_ns() > deadline_ns:
                 here = self._environment.runner.user_count
-                self._doubt(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
+                self._remark(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
                 return
             if all(m.lost for m in self._cluster.in_run):
                 return
@@ -206,16 +221,16 @@ class Controller:
 
     def _look_after(self) -> None:
         for member in self._cluster.find_lost(SILENCE_S):
-            self._doubt(f"{member.name} was lost during the run: {member.lost}")
+            self._remark(f"{member.name} was lost during the run: {member.lost}")
         if self._cluster.in_run and all(m.lost for m in self._cluster.in_run):
-            self._doubt("no worker is left")
+            self._remark("no worker is left")
             self._stop.set()
         merged = self._inbox.merged()
         for watcher in self._watchers:
             watcher.tick(merged)
 
-    def _doubt(self, sentence: str) -> None:
-        self._doubts.append(sentence)
+    def _remark(self, sentence: str) -> None:
+        self._remarks.append(sentence)
         for watcher in self._watchers:
             watcher.note(sentence)
 
@@ -239,7 +254,7 @@ class Controller:
         for member in ready:
             if not member.done and not member.lost:
                 member.lost = "its final report did not come"
-                self._doubt(f"{member.name}: {member.lost}")
+                self._remark(f"{member.name}: {member.lost}")
 
     # -- what workers say ----------------------------------------------------------------------------------------
 
@@ -264,14 +279,14 @@ class Controller:
         try:
             self._inbox.put(snapshot.decode(data))
         except SnapshotError as error:
-            self._doubt(f"{member.name}: {error}")
+            self._remark(f"{member.name}: {error}")
 
     def _on_rows(self, member: Member, data: dict[str, Any]) -> None:
         rows = zlib.decompress(data["data"])
         try:
             self._folder.append_rows(rows)
         except ResultsError as error:
-            self._doubt(str(error))
+            self._remark(str(error))
         member.rows += rows.count(b"\n")
         self._rows += rows.count(b"\n")
         self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
@@ -279,4 +294,4 @@ class Controller:
     def _on_done(self, member: Member, data: dict[str, Any]) -> None:
         member.done = True
         if member.rows != data["rows"]:
-            self._doubt(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")
+            self._remark(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")

@@ -16,8 +16,8 @@ from gevent.hub import Waiter, get_hub
 
 from tokenswarm import __version__
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.engines import NotAnEvent, Sampling, error_message
-from tokenswarm.engines.dialects import Dialect
+from tokenswarm.engines import Dialect, NotAnEvent, Sampling
+from tokenswarm.engines.failure import error_message
 from tokenswarm.framing import Framer, Oversize, ndjson, sse
 from tokenswarm.profile import Timeouts
 from tokenswarm.prompts import Prompt
@@ -139,8 +139,7 @@ class Exchange:
 
     @property
     def _is_stream(self) -> bool:
-        response = self.response
-        return 200 <= response.status < 300 and response.content_type.startswith(self._dialect.content_types)
+        return 200 <= self.response.status < 300 and self._dialect.accepts(self.response.content_type)
 
     def _take(self, piece: bytes, recv_ns: int) -> None:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
@@ -151,6 +150,8 @@ class Exchange:
             for event in self._framer.feed(piece):
                 mark(recv_ns, decode(event))
         except Oversize as error:
+            for event in error.events:
+                mark(recv_ns, decode(event))
             self.fail(Outcome.OVERSIZE, str(error), "oversize")
         except NotAnEvent as error:
             self.fail(Outcome.PROTOCOL, str(error), "not an event")
@@ -179,8 +180,9 @@ class Exchange:
         if self.failure is None and response.complete and self._is_stream:
             self._finish_stream()
         failure = self.failure or response.error
-        if self.timeline.error:
-            return Outcome.ERROR_OBJECT, self.timeline.error, "error object"
+        outcome, sentence = self.timeline.judge()
+        if outcome is Outcome.ERROR_OBJECT:  # what the server said beats how it then hung up
+            return outcome, sentence, "error object"
         if failure is not None:
             return failure.outcome, failure.sentence, failure.kind
         if response.status != 200:
@@ -192,18 +194,17 @@ class Exchange:
                 f"the answer's content type is {got}, not {self._dialect.content_types[0]}",
                 "content type",
             )
-        outcome, sentence = self.timeline.judge()
         return outcome, sentence, "" if outcome is Outcome.OK else outcome.value
 
     def _finish_stream(self) -> None:
         if self._inflate is not None and not self._inflate.eof:
-            self.fail(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
+            self.failure = TransportError(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
             return
         try:
             for event in self._framer.finish():
                 self.timeline.mark(self.response.last_read_ns, self._dialect.decode(event))
-        except NotAnEvent as error:
-            self.fail(Outcome.PROTOCOL, str(error), "not an event")
+        except NotAnEvent:
+            pass  # the body was cut inside its last event: without a finish, judge calls it truncated
 
     def _no_stream(self) -> tuple[Outcome, str, str]:
         """A 2xx answer of another content type: nothing, an error object, a login page."""

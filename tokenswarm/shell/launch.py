@@ -1,4 +1,4 @@
-"""Master and workers as processes: `tokenswarm run` is the master itself and starts its workers; `tokenswarm worker` joins.
+"""Workers as processes: those that `tokenswarm run` starts beside itself, and `tokenswarm worker` on other machines.
 
 Workers on this machine die with their parent (no orphan keeps loading the target), get the run's token by environment,
 and are waited for by process id.

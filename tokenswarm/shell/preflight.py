@@ -9,8 +9,9 @@ import msgspec
 from gevent.event import Event
 
 from tokenswarm import __version__
-from tokenswarm.engines import NotAnEvent, error_message
-from tokenswarm.engines.dialects import DIALECTS, Dialect
+from tokenswarm.engines import Dialect, NotAnEvent
+from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.failure import error_message
 from tokenswarm.errors import ConfigError, TargetError
 from tokenswarm.profile import Profile, secret_headers
 from tokenswarm.shell.transport import Connection, Response, Target, TransportError, make_target, open_connection

@@ -10,7 +10,10 @@ from typing import ClassVar
 import gevent
 from locust import User, task
 
+from tokenswarm.record import Outcome
 from tokenswarm.shell.worker import Worker
+
+STEP_BACK_S_MAX = 1.0
 
 
 class ReplayUser(User):
@@ -23,18 +26,28 @@ class ReplayUser(User):
     abstract = True
     api: ClassVar[str] = "chat"
     conversations: ClassVar[str] = "multi"
+    _failures_in_a_row = 0
 
     @task
     def replay(self) -> None:
         worker: Worker = self.environment.tokenswarm_worker
         worker.ready.wait()
         conversation = worker.replay()
-        while (prompt := conversation.next_prompt()) is not None:
+        prompt = conversation.next_prompt()
+        while prompt is not None:
             record = worker.send(prompt)
             if record is None:
                 worker.gone.wait()  # draining: this slot has nothing more to do; the run stops it
                 return
             if not record.ok:
-                break  # the rest of the conversation would build on an answer that never came
-            conversation.answered(record.text)
+                self._step_back(record.outcome)
+                return  # the rest of the conversation would build on an answer that never came
+            self._failures_in_a_row = 0
             gevent.sleep(worker.profile.load.think_time)
+            prompt = conversation.next_prompt(record.text)
+
+    def _step_back(self, outcome: Outcome) -> None:
+        """Where no connection comes about, wait a little longer each time: a dead target must not cost a whole core."""
+        if outcome in (Outcome.CONNECT, Outcome.TLS, Outcome.DNS, Outcome.RESET):
+            self._failures_in_a_row += 1
+            gevent.sleep(min(STEP_BACK_S_MAX, 0.05 * 2**self._failures_in_a_row))

@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from locust.runners import WorkerRunner
 
 from tokenswarm import __version__, snapshot
 from tokenswarm import profile as profiles
-from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.gates import request_limits
 from tokenswarm.profile import Profile
-from tokenswarm.prompts import Conversation, Prompt
+from tokenswarm.prompts import Prompt
+from tokenswarm.prompts.from_profile import data_settings, prompt_policy
 from tokenswarm.prompts.library import Library, open_steps
 from tokenswarm.prompts.replay import Replay
 from tokenswarm.record import Outcome, RequestRecord
@@ -101,7 +102,8 @@ class Worker:
         self.profile = profile = profiles.decode(data["profile"])
         self.index, count = int(data["index"]), int(data["count"])
         self._library = self._load_library(profile)
-        self._stock: Iterator[Conversation] = self._library.shard(self.index, count)
+        self._stock = self._library.shard(self.index, count)
+        self._policy = prompt_policy(profile.dataset)
         limits = request_limits(profile.slo)
         self.recorder = Recorder(
             data["run_id"], self.index, limits, start_ns=monotonic_ns(), host=socket.gethostname(), pid=os.getpid()
@@ -128,7 +130,6 @@ class Worker:
             )
             self._clients.append(client)
         self._open_spool(data.get("spool"))
-        self.run_id = str(data["run_id"])
         calm_garbage_collection()
         self._probes.start()
         self._reporter = gevent.spawn(self._report_forever)
@@ -137,18 +138,21 @@ class Worker:
 
     def _load_library(self, profile: Profile) -> Library:
         """Index the data set in slices, so that heartbeats go on; tell the progress."""
-        steps = open_steps(profiles.data_settings(profile))
+        steps = open_steps(data_settings(profile.dataset, profiles.cache_folder()))
         told_ns = monotonic_ns()
         while True:
             try:
-                done, total = next(steps)
+                step = next(steps)
             except StopIteration as end:
                 library: Library = end.value
                 return library
             gevent.sleep(0)
             if monotonic_ns() - told_ns > NS_PER_S:
                 told_ns = monotonic_ns()
-                self._tell(ToMaster.PROGRESS, {"text": f"reading the data set, {done / max(total, 1):.0%}"})
+                self._tell(
+                    ToMaster.PROGRESS,
+                    {"text": f"reading the data set, {step.bytes_done / max(step.bytes_total, 1):.0%}"},
+                )
 
     def _open_spool(self, folder: str | None) -> None:
         if folder is not None and Path(folder).is_dir():
@@ -162,7 +166,7 @@ class Worker:
 
     def replay(self) -> Replay:
         """The next conversation of this worker's share."""
-        return Replay(next(self._stock), self.profile.dataset)
+        return Replay(next(self._stock), self._policy)
 
     def send(self, prompt: Prompt) -> RequestRecord | None:
         """Send one prompt now and wait for its end. None where the run is draining."""
@@ -197,7 +201,7 @@ class Worker:
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""
         self.recorder.add(record)
-        self._spool.write(row(record, self.index, save_text=self.profile.save_text))
+        self._spool.write(row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text))
         self._rows += 1
         fire_request(self._environment, self.profile, record)
 
@@ -293,7 +297,7 @@ class Worker:
         runner = self._environment.runner
         while not self.gone.is_set():
             gevent.sleep(1.0)
-            silence_s = runner.last_heartbeat_timestamp and _wall_s() - runner.last_heartbeat_timestamp
+            silence_s = runner.last_heartbeat_timestamp and realtime_ns() / NS_PER_S - runner.last_heartbeat_timestamp
             if silence_s and silence_s > DEAD_MAN_S:
                 self._leave(
                     ExitCode.INVALID, f"no word from the master for {DEAD_MAN_S:g} s: this worker stops its load"
@@ -304,14 +308,8 @@ class Worker:
                     self._spool.flush()
 
 
-def _wall_s() -> float:
-    from time import time
-
-    return time()
-
-
 def _listener(handler: Callable[[Any], None]) -> Callable[..., None]:
-    def listen(environment: Environment, msg: Any, **_: Any) -> None:
+    def listen(msg: Any, **_: Any) -> None:
         handler(msg.data)
 
     return listen

@@ -1,0 +1,56 @@
+# Everything a fresh machine needs is Python >= 3.11 and make. `make demo` and `make test` do all the set-up.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN     = $(BIN)/python -m tokenswarm.cli
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench lock clean
+
+help:
+	@echo "make demo    replay the bundled conversations against the embedded engine: table, verdict, results folder"
+	@echo "make test    install what the tests need and run them all"
+	@echo "make check   lint, types, layers"
+	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
+	@echo "make lock    renew requirements.lock and requirements-dev.lock"
+
+$(VENV)/base: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (locked versions)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev: requirements-dev.lock $(VENV)/base
+	@echo "installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: $(VENV)/base
+	@$(BIN)/python -m tokenswarm.demo
+
+test: $(VENV)/dev
+	@.ci/packages
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev
+	@$(BIN)/python -m bench
+
+lock:
+	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --extra build -o requirements.lock
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --extra build --extra dev -c requirements.lock -o requirements-dev.lock
+	@rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache bench/.build

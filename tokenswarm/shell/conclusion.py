@@ -1,0 +1,153 @@
+"""Before and after the controller: the results folder and the manifest first, then summary, verdict, gates, reports.
+
+`open_run` raises UserError before any load; `conclude` turns what the controller knows into files, a table and an exit
+code. If the disk fails meanwhile, the table is still printed and the exit code says so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from tokenswarm import gates, verdict
+from tokenswarm.errors import ExitCode, ResultsError
+from tokenswarm.profile import Profile
+from tokenswarm.reports import console as terminal
+from tokenswarm.reports import manifest as manifests
+from tokenswarm.reports import markdown
+from tokenswarm.reports.folder import ResultsFolder, new_run_id
+from tokenswarm.shell import preflight
+from tokenswarm.shell.controller import RunEnd
+from tokenswarm.summary import StagePlan, Summary, summarize, to_json
+
+PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
+
+
+class Run(msgspec.Struct):
+    """A run that may begin: everything was checked."""
+
+    profile: Profile
+    folder: ResultsFolder
+    manifest: dict[str, Any]
+    console: Console
+    progress: terminal.Progress
+
+
+def say(sentence: str) -> None:
+    """One sentence for the user, on stderr."""
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("tokenswarm: ", "bold"), sentence))
+
+
+def open_run(profile: Profile, results: str, command: Sequence[str]) -> Run:
+    """Check the target, fix the model, make the folder, write the first manifest. Raises UserError."""
+    findings = preflight.check(profile)
+    engine = msgspec.structs.replace(profile.engine, model=findings.model)
+    profile = msgspec.structs.replace(profile, engine=engine)
+    now = datetime.now(UTC)
+    folder = ResultsFolder.create(Path(results), new_run_id(now, secrets.token_hex(2)))
+    manifest = manifests.build(
+        run_id=folder.run_id,
+        started=now,
+        profile=profile,
+        command=list(command),
+        versions={name: metadata.version(name) for name in PACKAGES},
+        git_revision=_git_revision(),
+        engine=msgspec.to_builtins(findings),
+        host=_host_facts(),
+    )
+    folder.write_json("manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    console = Console()
+    for note in findings.notes:
+        say(note)
+    return Run(profile, folder, manifest, console, terminal.Progress(Console(stderr=True)))
+
+
+def conclude(run: Run, end: RunEnd) -> ExitCode:
+    """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
+    plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
+    summary = summarize(end.merged, plan=plan, partial=end.interrupted)
+    summary.gates = gates.evaluate(run.profile.slo, summary, end.merged)
+    summary.verdict = verdict.judge(_evidence(run, end), summary)
+    code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
+    problem = _write(run, end, summary)
+    run.console.print(terminal.report(summary, str(run.folder.path)))
+    if problem is not None:
+        say(str(problem))
+        return ExitCode.RESULTS
+    return code
+
+
+def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
+    """Write what can be written; the first problem, if any."""
+    manifest = manifests.finish(run.manifest, ended=datetime.now(UTC), dataset=end.dataset, workers=_workers(end))
+    documents = {
+        "summary.json": to_json(summary),
+        "manifest.json": msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n",
+        "report.md": markdown.render(summary, manifest).encode(),
+    }
+    problem: ResultsError | None = None
+    steps = [run.folder.close_rows]
+    steps += [lambda name=name, data=data: run.folder.write_json(name, data) for name, data in documents.items()]
+    steps.append(run.folder.link_latest)
+    for step in steps:
+        try:
+            step()
+        except ResultsError as error:
+            problem = problem or error
+    return problem
+
+
+def _evidence(run: Run, end: RunEnd) -> verdict.Evidence:
+    return verdict.Evidence(
+        merged=end.merged,
+        expected_workers=end.expected_workers,
+        lost={member.name: member.lost for member in end.members if member.lost},
+        refused=tuple(end.refused),
+        rows=end.rows,
+        interrupted=end.interrupted,
+        remarks=tuple(end.remarks),
+        profile=run.profile,
+    )
+
+
+def _workers(end: RunEnd) -> list[dict[str, Any]]:
+    return [{"index": m.index, "host": m.host, "pid": m.pid, "rows": m.rows, "lost": m.lost} for m in end.members]
+
+
+def _host_facts() -> dict[str, Any]:
+    return {
+        "hostname": platform.node(),
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+        "cpus": os.cpu_count(),
+        "cpu": _cpu_name(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _git_revision() -> str | None:
+    """The revision of the folder we stand in: which state of the user's configuration this was."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

@@ -1,0 +1,101 @@
+"""`tokenswarm run`: this process is the master, starts its workers or waits for remote ones, and owns the exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import gevent
+from yaml.nodes import Node
+
+from tokenswarm import profile as profiles
+from tokenswarm import typed_yaml
+from tokenswarm.errors import ConfigError, ExitCode
+from tokenswarm.profile import Profile
+from tokenswarm.prompts.from_profile import data_settings
+from tokenswarm.prompts.library import open_library
+from tokenswarm.shell import options
+from tokenswarm.shell.cluster import Cluster
+from tokenswarm.shell.conclusion import Run, conclude, open_run, say
+from tokenswarm.shell.controller import Controller
+from tokenswarm.shell.launch import LocalWorkers, make_environment, new_token
+
+
+def run_profile(given: dict[str, Any]) -> int:
+    """Run the profile of parsed `tokenswarm run` options. Raises UserError before any load."""
+    more: list[tuple[str, Node]] = []
+    if given["host"]:
+        more.append(("target", typed_yaml.literal(given["host"], "--host")))
+    if given["workers"]:
+        more.append(("workers", typed_yaml.literal(given["workers"], "--workers")))
+    profile = options.read_profile(given["profile"], given, more)
+    remote = given["expect_workers"]
+    if remote is None:
+        _index(profile)
+    host, port, token = _address(given["bind"], remote)
+    run = open_run(profile, given["results"], command=sys.argv)
+    return _drive(run, host, port, token, remote)
+
+
+def _index(profile: Profile) -> None:
+    """Read the data set once before the workers do, so that they find its index; mistakes in it show here."""
+    said = 0
+    settings = data_settings(profile.dataset, profiles.cache_folder())
+
+    def show(step: Any) -> None:
+        nonlocal said
+        percent = 100 * step.bytes_done // max(step.bytes_total, 1)
+        if step.bytes_total > 50_000_000 and percent >= said + 10:
+            said = percent
+            say(f"indexing {settings.path}: {percent} %")
+
+    open_library(settings, show)
+
+
+def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:
+    """(host, port, token): loopback and a free port for local workers; for remote ones what the user says."""
+    token = profiles.run_token()
+    if remote is None:
+        return "127.0.0.1", 0, token or new_token()
+    if remote < 1:
+        raise ConfigError("--expect-workers takes 1 or more")
+    host, _, port = (bind or "127.0.0.1:5557").rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"--bind {bind}: write HOST:PORT, for example 0.0.0.0:5557")
+    if not token and host not in ("127.0.0.1", "localhost"):
+        raise ConfigError(
+            "remote workers need a secret: export TOKENSWARM_RUN_TOKEN with the same random word on every machine"
+        )
+    return host, int(port), token
+
+
+def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> int:
+    environment = make_environment()
+    runner = environment.create_master_runner(host, port)
+    cluster = Cluster(environment, token)
+    controller = Controller(environment, cluster, run.profile, run.folder, [run.progress])
+    signals = [
+        gevent.signal_handler(number, lambda: _interrupt(controller)) for number in (signal.SIGINT, signal.SIGTERM)
+    ]
+    count = remote or run.profile.workers
+    workers = LocalWorkers(0 if remote else count, runner.server.port, token)
+    workers.watch(controller.process_ended)
+    try:
+        with run.progress:
+            end = controller.run(count, start_users=True)
+        return int(conclude(run, end))
+    finally:
+        runner.quit()
+        workers.stop()
+        for watcher in signals:
+            watcher.cancel()
+
+
+def _interrupt(controller: Controller) -> None:
+    """The first signal ends the run in order; a second one ends the process."""
+    if controller.interrupted:
+        say("interrupted twice: stopping at once, nothing is written")
+        sys.exit(int(ExitCode.INTERRUPTED))
+    say("interrupted: open streams get a few seconds, then the results are written (again to stop at once)")
+    controller.interrupt(signal=True)

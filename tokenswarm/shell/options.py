@@ -1,0 +1,97 @@
+"""Command-line options of plain `locust` and of `tokenswarm run` -> overrides of the profile. No default stands here.
+
+An option that was not given leaves the profile's value alone, so a profile file and options combine in one way only:
+file, then SLO file, then options, then --set.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yaml.nodes import Node
+
+from tokenswarm import profile as profiles
+from tokenswarm import typed_yaml
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile import Profile
+
+OPTIONS: dict[str, tuple[str, str, str]] = {
+    # option: (profile key, metavar, help)
+    "--engine": ("engine.kind", "KIND", "openai or ollama: which API family the server speaks"),
+    "--api": ("engine.api", "API", "chat, completions (openai) or generate (ollama)"),
+    "--model": ("engine.model", "NAME", "model to ask for; needed where the server has several"),
+    "--dataset": ("dataset.path", "FILE", "ShareGPT, Alpaca or JSONL file of prompts"),
+    "--dataset-format": ("dataset.format", "FORMAT", "auto, sharegpt, alpaca, jsonl or synthetic"),
+    "--conversations": ("dataset.conversations", "HOW", "single or multi: only first turns, or whole conversations"),
+    "--max-tokens": (
+        "dataset.output_tokens.fixed",
+        "N",
+        "ask for N output tokens each time, not the data set's length",
+    ),
+    "--ignore-eos": ("dataset.ignore_eos", "BOOL", "true or false: generate to the full length where the engine can"),
+    "--warmup": ("phases.warmup", "TIME", "time before the first window is measured (part of --run-time in locust)"),
+    "--drain": ("phases.drain", "TIME", "how long open streams may run on at the end"),
+    "--push": ("telemetry.push", "URL", "load exporter that gets live snapshots"),
+}
+
+
+def add_arguments(parser: Any, *, locust: bool) -> None:
+    """Add the options to an argparse parser; with `locust`, not to the web UI's form, which can't check them."""
+    group = parser.add_argument_group("tokenswarm", "What to replay, and how it is measured")
+    hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
+    for option, (_, metavar, text) in OPTIONS.items():
+        group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
+    group.add_argument("--slo", metavar="FILE", help="YAML file of limits; one missed gives exit 10", **hidden)
+    group.add_argument("--results", metavar="DIR", default="results", help="where result folders go", **hidden)
+    group.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="set any key of the profile", **hidden
+    )
+    if locust:
+        group.add_argument("--run-profile", metavar="FILE", help="profile to start from (YAML)", **hidden)
+
+
+def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[str, Node]]) -> Profile:
+    """The profile of a run. `more` are overrides that rank below the user's own options. Raises ConfigError."""
+    text = profiles.read_text(Path(path)) if path else None
+    slo_path = options.get("slo")
+    slo = (profiles.read_text(Path(slo_path)), slo_path) if slo_path else None
+    return profiles.load(text, path or "command line", [*more, *given(options)], slo)
+
+
+def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
+    """The overrides that the user gave, in rank order."""
+    found: list[tuple[str, Node]] = []
+    for option, (key, _, _) in OPTIONS.items():
+        value = options.get(option[2:].replace("-", "_"))
+        if value is not None:
+            found.append((key, typed_yaml.literal(str(value), option)))
+    for pair in options.get("set") or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair}: write KEY=VALUE, for example --set load.think_time=2s")
+        found.append((key.strip(), typed_yaml.parse_value(value, f"--set {key}")))
+    return found
+
+
+def refuse_secrets(arguments: list[str]) -> None:
+    """A key on a command line stands in the process list for everybody: refuse it."""
+    for word in arguments:
+        lowered = word.lower()
+        if lowered.startswith(("--api-key", "--apikey", "--token")) or "bearer " in lowered:
+            raise ConfigError(
+                f"{word.split('=')[0]}: secrets don't go on the command line; "
+                "export a variable and name it: --set engine.headers_from_env={Authorization: VARIABLE}"
+            )
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """A parser that reports a mistake as one sentence and exit 15."""
+    return _Parser(prog=f"tokenswarm {command}", allow_abbrev=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")

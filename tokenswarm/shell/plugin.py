@@ -1,0 +1,185 @@
+"""What makes plain `locust -f locustfiles/chat.py …` a whole measurement: importing this module hooks Locust's events.
+
+Locust still parses the command line, starts users, shows its web UI. Its `--run-time` is taken over, because Locust's
+own end of a run drops requests that are still streaming; exit codes are ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import Any
+
+import gevent
+from locust import argument_parser, events
+from locust.env import Environment
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from yaml.nodes import Node
+
+from tokenswarm import profile as profiles
+from tokenswarm import typed_yaml
+from tokenswarm.errors import ExitCode, UserError
+from tokenswarm.profile import Profile
+from tokenswarm.shell import options, web_tab
+from tokenswarm.shell.cluster import Cluster
+from tokenswarm.shell.conclusion import Run, conclude, open_run, say
+from tokenswarm.shell.controller import Controller
+from tokenswarm.shell.worker import Worker
+
+WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
+HELLO_S = 5.0  # for the workers that Locust already counts to say hello
+
+# Locust rebuilds its whole parser once for each option of each spawn message: 60-100 ms during which no stream is read.
+argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
+
+log = logging.getLogger("tokenswarm")
+
+
+class Plugin:
+    """One Locust process: a worker's side, a master's side, or both (a local run)."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._options = vars(environment.parsed_options)
+        self._cluster: Cluster | None = None
+        self._controller: Controller | None = None
+        self._task: gevent.Greenlet | None = None
+        self._run: Run | None = None
+        self._tab = web_tab.add(environment)
+        self._run_time = self._options.get("run_time")
+        environment.parsed_options.run_time = None  # the controller ends the run
+        token = profiles.run_token()
+        if not isinstance(environment.runner, WorkerRunner):
+            self._cluster = Cluster(environment, token)
+            environment.events.test_start.add_listener(self._on_start)
+            environment.events.test_stopping.add_listener(self._on_stopping)
+            environment.events.quitting.add_listener(self._on_quitting)
+        if not isinstance(environment.runner, MasterRunner):
+            worker = environment.tokenswarm_worker = Worker(environment, token)
+            worker.hello()
+            if isinstance(environment.runner, WorkerRunner):
+                gevent.spawn(self._leave_when_gone, worker)
+        if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
+            self._open()
+
+    def _open(self) -> None:
+        """Check everything that can be wrong before there is load."""
+        self._run = open_run(self._profile(), self._options["results"], command=sys.argv)
+        self._environment.parsed_options.num_users = self._run.profile.load.stages[0].users
+        rate = self._options.get("spawn_rate") or self._run.profile.load.spawn_rate
+        self._environment.parsed_options.spawn_rate = rate or float(self._run.profile.load.stages[0].users)
+
+    def _profile(self) -> Profile:
+        user = self._environment.user_classes[0]
+        more: list[tuple[str, Node]] = [
+            ("engine.api", typed_yaml.literal(user.api, "locustfile")),
+            ("dataset.conversations", typed_yaml.literal(user.conversations, "locustfile")),
+        ]
+        if self._options.get("run_profile"):
+            more = []  # the profile says what is replayed
+        if self._environment.host:
+            more.append(("target", typed_yaml.literal(self._environment.host, "--host")))
+        if self._options.get("engine") == "ollama" and user.api == "completions":
+            more[0] = ("engine.api", typed_yaml.literal("generate", "locustfile"))
+        more += self._load_overrides()
+        return options.read_profile(self._options.get("run_profile"), self._options, more)
+
+    def _load_overrides(self) -> list[tuple[str, Node]]:
+        """Locust's -u, -r and -t as stage 0."""
+        users, rate, seconds = (self._options.get(n) for n in ("num_users", "spawn_rate", "run_time"))
+        seconds = seconds or self._run_time
+        found: list[tuple[str, Node]] = []
+        if rate:
+            found.append(("load.spawn_rate", typed_yaml.literal(str(rate), "--spawn-rate")))
+        if not users and self._options.get("run_profile"):
+            return found
+        if seconds:
+            warmup = self._options.get("warmup")
+            if warmup is None:
+                warmup = min(profiles.Phases().warmup, float(seconds) * WARMUP_SHARE_MAX)
+                found.append(("phases.warmup", typed_yaml.literal(f"{warmup}", "--run-time")))
+            window = float(seconds) - profiles.seconds(str(warmup), "--warmup")
+            duration = f"{window}" if window > 0 else "0"
+        else:
+            duration = str(profiles.ENDLESS_S)
+        stage = f"[{{users: {users or 1}, duration: {duration}}}]"
+        found.append(("load.stages", typed_yaml.parse_value(stage, "--users, --run-time")))
+        return found
+
+    def _on_start(self, **_: Any) -> None:
+        """Locust begins to start users: they wait until the controller has everything ready."""
+        if self._task is None or self._task.ready():
+            self._task = gevent.spawn(self._drive)
+
+    def _drive(self) -> None:
+        environment, cluster = self._environment, self._cluster
+        assert cluster is not None
+        headless = environment.web_ui is None
+        code = ExitCode.INTERNAL
+        try:
+            run = self._run or open_run(self._profile(), self._options["results"], command=sys.argv)
+            self._run = None  # a second run from the web UI gets a folder of its own
+            watchers = [run.progress, *([self._tab] if self._tab else [])]
+            self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
+            with run.progress:
+                end = self._controller.run(self._count_workers(), start_users=False)
+            code = conclude(run, end)
+        except UserError as error:
+            say(str(error))
+            code = error.exit_code
+        finally:
+            environment.process_exit_code = int(code)
+            if headless or (self._options.get("autoquit") or -1) >= 0:
+                environment.runner.quit()
+            else:
+                environment.runner.stop()
+
+    def _count_workers(self) -> int:
+        """Workers that take part: those that Locust counts and that said hello."""
+        runner, cluster = self._environment.runner, self._cluster
+        assert cluster is not None
+        if isinstance(runner, LocalRunner):
+            return 1
+        with gevent.Timeout(HELLO_S, False):
+            while len(cluster.members) + len(cluster.refused) < runner.worker_count:
+                gevent.sleep(0.05)
+        return max(1, len(cluster.members))
+
+    def _on_stopping(self, **_: Any) -> None:
+        """The web UI's stop button: end the run as it should end, before Locust stops the users."""
+        self._end(signal=False)
+
+    def _on_quitting(self, **_: Any) -> None:
+        """Ctrl-C or SIGTERM in a headless run (or the quit that we asked for: then nothing is left to do)."""
+        self._end(signal=True)
+
+    def _end(self, *, signal: bool) -> None:
+        if self._controller is not None and self._controller.active and gevent.getcurrent() is not self._task:
+            self._controller.interrupt(signal=signal)
+            if self._task is not None:
+                self._task.join()
+
+    def _leave_when_gone(self, worker: Worker) -> None:
+        worker.gone.wait()
+        if worker.message:
+            log.error(worker.message)
+        self._environment.process_exit_code = int(worker.exit_code)
+        self._environment.runner.quit()
+
+
+def _on_init(environment: Environment, **_: Any) -> None:
+    try:
+        plugin = Plugin(environment)
+        environment.tokenswarm_plugin = plugin
+    except UserError as error:
+        say(str(error))
+        sys.exit(int(error.exit_code))
+
+
+def _on_parser(parser: Any, **_: Any) -> None:
+    options.add_arguments(parser, locust=True)
+
+
+events.init_command_line_parser.add_listener(_on_parser)
+events.init.add_listener(_on_init)

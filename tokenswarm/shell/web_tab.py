@@ -1,0 +1,78 @@
+"""A tab "Token latency" in Locust's web UI: TTFT, ITL, TPOT, merged live. Locust's own rows stay as they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Response, request
+from locust.env import Environment
+
+from tokenswarm.snapshot import LATENCIES, Merged, total
+
+KEY = "token-latency"
+COLUMNS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_STRUCTURE = [
+    {"key": "name", "title": "Metric (ms)"},
+    {"key": "n", "title": "Samples"},
+    *({"key": key, "title": key} for key in COLUMNS),
+    {"key": "mean", "title": "Mean"},
+    {"key": "max", "title": "Max"},
+]
+
+
+class WebTab:
+    """Keeps the newest sums of the run and shows them. A watcher of the controller."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:
+        """Nothing: the table is of the whole run."""
+
+    def note(self, text: str) -> None:
+        """Nothing: notes go to the console."""
+
+    def tick(self, merged: Merged) -> None:
+        measured = [block for block in merged.blocks if block.phase == "steady"]
+        block = total(measured or merged.blocks)  # until a window opens, what there is
+        rows = []
+        for name in LATENCIES:
+            sketch = getattr(block, name)
+            row: dict[str, Any] = {"name": name, "safe_name": name, "n": sketch.n}
+            for key, p in COLUMNS.items():
+                row[key] = _ms(sketch.quantile(p))
+            rows.append({**row, "mean": _ms(sketch.mean), "max": _ms(sketch.high)})
+        self._rows = rows
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self._rows
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def add(environment: Environment) -> WebTab | None:
+    """Put the tab into the web UI; None where there is none (headless, worker)."""
+    web_ui = environment.web_ui
+    if web_ui is None:
+        return None
+    tab = WebTab()
+    update = web_ui.update_template_args
+
+    def update_with_tab() -> None:
+        update()
+        web_ui.template_args["extended_tabs"] = [{"title": "Token latency", "key": KEY}]
+        web_ui.template_args["extended_tables"] = [{"key": KEY, "structure": _STRUCTURE}]
+
+    web_ui.update_template_args = update_with_tab
+
+    @web_ui.app.after_request
+    def add_rows(response: Response) -> Response:
+        if request.path == "/stats/requests" and response.is_json:
+            extended = {"extended_stats": [{"key": KEY, "data": tab.rows()}]}
+            response.set_data(json.dumps({**response.get_json(), **extended}))
+        return response
+
+    return tab
