@@ -115,7 +115,7 @@ def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | No
 def without_choices(data: bytes, envelope: Envelope) -> Delta:
     """Read an event that has no `choices`: an error in one of its shapes, or usage alone. Raises NotAnEvent."""
     stated = read(envelope)
-    if not envelope.bare:
+    if envelope.usage is not None or stated.error:  # timings alone: llama.cpp's native /completion, another API
         return Delta(usage=stated.usage, times=stated.times, error=stated.error)
     try:
         error = error_text(msgspec.json.decode(data))
