@@ -80,6 +80,7 @@ class GpuReader:
         self._known: dict[str, bool] = {}
         self._opened = False  # close before opening again
         self._usable = False
+        self._announce = False
         self._open_at_ns: int | None = clock()
         self._patience_s = 0.0
         self._answers: dict[str, Json] = {}
@@ -113,6 +114,9 @@ class GpuReader:
             elif not gpu.uuid and len(known) < len(self._gpus):
                 strangers += 1
                 readings.add("tokenswarm_gpu_up", 0, f"index-{index}")
+        if self._announce and self._usable:  # not before the names of the GPUs are known: an XID needs one
+            self._announce = False
+            self.on_open()
         self._known = known
         self._collects += 1
         if self._gpus and all(known.values()) and not strangers:
@@ -143,7 +147,7 @@ class GpuReader:
             self._try_later("NO_GPU")
             return
         self.reason = ""
-        self.on_open()
+        self._announce = True
 
     def _try_later(self, reason: str) -> None:
         """Open again at the next sample, then after 1, 2, 4 … 30 s for as long as not all GPUs answer."""
@@ -186,6 +190,8 @@ class GpuReader:
         return readings
 
     def _timed(self, call: str, ask: Callable[[], Json]) -> Json:
+        """Ask, and book the time under the kind of call: `clock` for clock.sm, `once` for what is asked only once."""
+        call = "once" if call in ASKED_ONCE else call.partition(".")[0]
         start_ns = self._clock()
         try:
             return ask()

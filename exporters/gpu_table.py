@@ -123,7 +123,7 @@ FAMILIES = {
         "counter", "Samples in which NVML did not return in time; the GPU series were dropped meanwhile."
     ),
     "tokenswarm_gpu_exporter_collect_duration_seconds": Family(
-        "gauge", "Time the last NVML call took, by call (fields: one batch).", ("call",)
+        "gauge", "Time the last NVML call of its kind took.", ("call",)
     ),
     "tokenswarm_gpu_exporter_call_seconds_total": Family("counter", "Time spent in NVML calls.", ("call",)),
     "tokenswarm_gpu_exporter_calls_total": Family("counter", "NVML calls made.", ("call",)),

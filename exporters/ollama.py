@@ -1,7 +1,7 @@
-"""`python -m exporters.ollama`: what Ollama has loaded, on http://127.0.0.1:9648/metrics. Ollama has no /metrics itself.
+"""`python -m exporters.ollama`: what Ollama has loaded, on http://127.0.0.1:9648/metrics. It has no /metrics itself.
 
 Polls /api/version, /api/ps and /api/tags every 5 s; never a proxy, so no measured request passes here. If Ollama is
-unreachable or talks nonsense, `tokenswarm_ollama_up` is 0, the reason is counted and the models' series vanish at once.
+unreachable or talks nonsense, `tokenswarm_ollama_up` is 0, the reason is counted, the models' series vanish at once.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def read_ps(answer: Any, readings: Readings) -> None:
 
 
 def _read_model(name: str, model: dict[str, Any], readings: Readings) -> None:
-    details = model.get("details") if isinstance(model.get("details"), dict) else {}
+    told_details = model.get("details")
+    details = told_details if isinstance(told_details, dict) else {}
     context = _number(model.get("context_length"))  # absent before Ollama 0.11
     told = [str(details.get(key) or "") for key in ("quantization_level", "parameter_size")]
     length = "" if context is None else str(int(context))
@@ -173,16 +174,17 @@ def _want(value: Any, kind: type) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    real = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63  # false for NaN, too
+    return float(value) if real else None
 
 
 def _timestamp(text: Any) -> float | None:
-    """RFC 3339 with up to nanoseconds, as Go writes it. Ollama writes "never" as a year beyond 2200 and "no" as year 1."""
+    """RFC 3339 with up to nanoseconds, as Go writes it; year 1 is Go's "no time". Seconds since 1970."""
     if not isinstance(text, str):
         return None
     try:
         stamp = datetime.fromisoformat(text)
-        return stamp.timestamp() if stamp.year > 1970 else None
+        return stamp.timestamp() if stamp.tzinfo is not None and stamp.year > 1970 else None
     except (ValueError, OverflowError):
         return None
 
