@@ -15,7 +15,7 @@ from tokenswarm.snapshot import Block, Inbox, Instrument, Merged, Snapshot
 from tokenswarm.summary import (
     Doubt,
     Gate,
-    StageSpec,
+    StagePlan,
     Summary,
     Verdict,
     from_json,
@@ -85,7 +85,7 @@ def sweep() -> Merged:
 
 
 def test_stages_and_the_whole_run() -> None:
-    got = summarize(sweep(), plan=[StageSpec(stage=0, concurrency=4), StageSpec(stage=1, concurrency=8, rate=2.5)])
+    got = summarize(sweep(), plan=[StagePlan(stage=0, concurrency=4), StagePlan(stage=1, concurrency=8, rate=2.5)])
     first, second = got.stages
     assert [(s.stage, s.concurrency, s.rate) for s in got.stages] == [(0, 4, None), (1, 8, 2.5)]
     assert (first.steady_window.start_s, first.steady_window.end_s, first.steady_window.length_s) == (1, 3, 2)
@@ -148,7 +148,7 @@ def test_an_empty_run_is_all_null_and_never_nan() -> None:
 
 
 def test_a_planned_stage_that_never_ran_is_listed_empty() -> None:
-    (only,) = summarize(Merged(run_id="run"), plan=[StageSpec(stage=3, rate=1.0)]).stages
+    (only,) = summarize(Merged(run_id="run"), plan=[StagePlan(stage=3, rate=1.0)]).stages
     assert (only.stage, only.requests.intended, only.throughput.requests_per_s) == (3, 0, None)
 
 

@@ -1,7 +1,7 @@
 """RequestRecords in, cumulative Snapshots out: the one place in a worker where requests are counted.
 
 A request belongs to the (stage, phase) of its intended start. Tokens belong to the steady window in which they came,
-whatever phase their request is of. One recorder a worker process; not thread-safe; cost of `add` in docs/metrics.md.
+whatever phase their request is of. One recorder a worker process; not thread-safe.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Part(msgspec.Struct, kw_only=True):
     steadiness: dict[str, Steadiness]  # by metric: ttft_s, tpot_s, e2e_s
 
 
-class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a stage was meant to be: concurrent users, or requests per second."""
 
     stage: int
@@ -195,12 +195,12 @@ class Summary(Part, kw_only=True):
 FIRST_KEYS = ("schema_version", "run_id", "partial", "verdict", "gates", "duration_s")
 
 
-def summarize(merged: Merged, *, plan: Sequence[StageSpec] = (), partial: bool = False) -> Summary:
+def summarize(merged: Merged, *, plan: Sequence[StagePlan] = (), partial: bool = False) -> Summary:
     """All numbers of a run. `partial` marks one that was cut short; a worker without its final report does, too."""
     planned = {stage.stage: stage for stage in plan}
     stages = []
     for number in sorted({block.stage for block in merged.blocks} | set(planned)):
-        meant = planned.get(number, StageSpec(stage=number))
+        meant = planned.get(number, StagePlan(stage=number))
         blocks = [block for block in merged.blocks if block.stage == number]
         part = _part(blocks)
         stages.append(Stage(stage=number, concurrency=meant.concurrency, rate=meant.rate, **part))
