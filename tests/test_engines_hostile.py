@@ -1,0 +1,261 @@
+"""Hostile input to the dialects: nothing but NotAnEvent for what is no event, nothing but a short line for refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenswarm.engines import Delta, Dialect, NotAnEvent
+from tokenswarm.engines.counts import ms_as_ns, ns, tokens
+from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.failure import clean_line, error_message
+
+CHAT = DIALECTS["openai", "chat"]
+TEXT = DIALECTS["openai", "completions"]
+by_name = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+
+
+def event(dialect: Dialect, value: object) -> Delta:
+    return dialect.decode(json.dumps(value).encode())
+
+
+def chunk(delta: object, **rest: object) -> dict[str, object]:
+    return {"id": "1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, **rest}]}
+
+
+# --- decode ----------------------------------------------------------------------------------------------------------
+
+USUAL: dict[str, object] = {
+    "openai-chat": chunk({"content": "a"}, finish_reason=None),
+    "openai-completions": {"choices": [{"index": 0, "text": "a"}]},
+    "ollama-chat": {"message": {"role": "assistant", "content": "a"}, "done": False},
+    "ollama-generate": {"response": "a", "done": False},
+}
+
+EVERY = b'{"choices":[{"delta":{"content":"?"},"text":"?"}],"response":"?","message":{"content":"?"}}'
+NO_EVENTS = {
+    "nothing": b"",
+    "blank": b"  ",
+    "text": b"hello",
+    "html": b"<html><body>Log in</body></html>",
+    "cut": b'{"choices":[{"index":0,"delta":{"content":"a',
+    "trailing": b'{"choices":[],"done":false} x',
+    "twice": b'{"choices":[],"done":false}{"choices":[],"done":false}',
+    "list": b"[]",
+    "string": b'"a"',
+    "number": b"1",
+    "null": b"null",
+    "another object": b'{"a":1}',
+    "empty object": b"{}",
+    "NaN": b'{"choices":NaN,"done":NaN,"message":NaN,"response":NaN}',
+    "Infinity": b'{"choices":-Infinity,"done":-Infinity}',
+    "not UTF-8": EVERY.replace(b"?", b"\xff"),
+    "lone surrogate": EVERY.replace(b"?", rb"\ud800"),
+    "raw newline in text": EVERY.replace(b"?", b"a\nb"),
+    "deep list": b"[" * 200_000,
+    "deep object": b'{"a":' * 200_000,
+    "deep, ignored": b'{"choices":[],"done":false,"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    "deep error": b'{"error":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    "nul": b"\x00",
+    "done in quotes": b'"[DONE]"',
+}
+
+
+@by_name
+@pytest.mark.parametrize("data", NO_EVENTS.values(), ids=NO_EVENTS)
+def test_what_is_no_event(dialect: Dialect, data: bytes) -> None:
+    with pytest.raises(NotAnEvent) as caught:
+        dialect.decode(data)
+    assert len(str(caught.value)) < 300
+    assert "Log in" not in str(caught.value)
+
+
+@by_name
+def test_large_content_and_duplicate_keys(dialect: Dialect) -> None:
+    usual = json.dumps(USUAL[dialect.name]).encode()
+    assert dialect.decode(usual).content == "a"
+    assert len(dialect.decode(usual.replace(b'"a"', b'"' + b"x" * 1_000_000 + b'"')).content) == 1_000_000
+    assert dialect.decode(usual.replace(b'"a"', b'"\\u0000\\u0007"')).content == "\x00\x07"
+    for key in (b'"content": ', b'"text": ', b'"response": '):
+        twice = usual.replace(key + b'"a"', key + b'"b", ' + key + b'"a"')  # the last one counts, as in JavaScript
+        assert dialect.decode(twice).content == "a"
+
+
+def walk(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] + [found for key, item in items for found in walk(item, (*path, key))]
+
+
+def put(value: object, path: tuple[object, ...], new: object) -> object:
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = put(copied[path[0]], path[1:], new)
+    return copied
+
+
+RICH = {
+    "openai-chat": chunk(
+        {"role": "assistant", "content": "a", "reasoning": "r", "tool_calls": [{"function": {"arguments": "x"}}]},
+        finish_reason="stop",
+        token_ids=[1],
+    )
+    | {
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1}},
+        "timings": {"prompt_ms": 1.0, "predicted_n": 1, "prompt_n": 1, "cache_n": 0},
+        "metrics": {"queue_time_ms": 1.0},
+        "error": {"message": "m"},
+    },
+    "openai-completions": {
+        "choices": [{"index": 0, "text": "a", "finish_reason": "stop", "token_ids": [1]}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+        "error": "m",
+    },
+    "ollama-chat": {
+        "message": {"content": "a", "thinking": "t", "tool_calls": [{"function": {"arguments": {"a": 1}}}]},
+        "done": True,
+        "done_reason": "stop",
+        "total_duration": 5,
+        "eval_count": 1,
+        "error": "m",
+    },
+    "ollama-generate": {"response": "a", "thinking": "t", "done": True, "eval_duration": 5, "prompt_eval_count": 1},
+}
+WRONG = (None, True, False, 0, -1, 10**30, 1.5, 1e308, "", "x", [], ["x"], [None], {}, {"x": 1}, [[]], "9" * 5000)
+
+
+@by_name
+def test_a_wrong_type_in_any_field_is_ignored_or_no_event_and_nothing_else(dialect: Dialect) -> None:
+    rich = RICH[dialect.name]
+    paths = walk(rich)
+    refused = 0
+    for path in paths:
+        for wrong in WRONG:
+            try:
+                assert isinstance(event(dialect, put(rich, path, wrong)), Delta)
+            except NotAnEvent:
+                refused += 1
+    assert refused > len(paths)  # wrong text, lists and objects in the fields that carry the answer are refused
+
+
+@pytest.mark.parametrize("index", [-1, 65_536, 10**18, 10**30, 1.5, "0", None, True])
+@pytest.mark.parametrize("dialect", [CHAT, TEXT], ids=["chat", "completions"])
+def test_a_choice_index_that_is_none_is_refused(dialect: Dialect, index: object) -> None:
+    with pytest.raises(NotAnEvent):
+        event(dialect, {"choices": [{"index": index, "delta": {"content": "a"}, "text": "a"}]})
+
+
+NAMES = [
+    *("choices", "delta", "content", "text", "reasoning", "tool_calls", "function", "arguments", "index", "token_ids"),
+    *("finish_reason", "usage", "error", "message", "detail", "object", "timings", "metrics", "code", "msg", "loc"),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "response", "thinking", "done", "done_reason"),
+    *("total_duration", "eval_count", "prompt_ms"),
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["stop", "[DONE]"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(NAMES),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@by_name
+@settings(max_examples=200, deadline=None)
+@given(value=json_values)
+def test_any_json_is_a_delta_or_no_event(dialect: Dialect, value: object) -> None:
+    try:
+        delta = dialect.decode(json.dumps(value).encode())
+    except NotAnEvent:
+        return
+    assert len(delta.error) <= 200
+    assert delta.usage is None or all(
+        count is None or 0 <= count <= 10**9 for count in msgspec.structs.astuple(delta.usage)
+    )
+    assert delta.times is None or all(time is None or time >= 0 for time in msgspec.structs.astuple(delta.times))
+
+
+@by_name
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=40))
+def test_any_bytes_are_a_delta_or_no_event(dialect: Dialect, data: bytes) -> None:
+    try:
+        dialect.decode(data)
+    except NotAnEvent:
+        return
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "expected"),
+    [
+        (tokens, 0, 0),
+        (tokens, 10**9, 10**9),
+        *((tokens, bad, None) for bad in (-1, 10**9 + 1, 10**40, True, 1.0, "1", None, [], {})),
+        (ns, 0, 0),
+        *((ns, bad, None) for bad in (-1, 10**17, True, 1.0, "1", None)),
+        (ms_as_ns, 1, 1_000_000),
+        (ms_as_ns, 0.0000004, 0),
+        (ms_as_ns, 1.5, 1_500_000),
+        *((ms_as_ns, bad, None) for bad in (-0.1, 1e12, 10**400, float("nan"), float("inf"), True, "1", None)),
+    ],
+)
+def test_counts_that_can_not_be_true_are_not_stated(
+    check: Callable[[object], int | None], value: object, expected: int | None
+) -> None:
+    assert check(value) == expected
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "message"),
+    [
+        (b"", "application/json", ""),
+        (b"   \n", "text/plain", ""),
+        (b'{"error":{"message":"a\\n  b"}}', "application/json", "a b"),
+        (b'{"error":"a"}', "text/plain", "a"),
+        (b'{"object":"error","message":"a"}', "application/json", "a"),
+        (b'{"detail":"a"}', "application/json", "a"),
+        (b'{"detail":[{"msg":"a","loc":["body",0],"input":"PROMPT"},{"msg":"b"}]}', "", "a at body.0; b"),
+        (b'{"message":"a"}', "application/json", '{"message":"a"}'),
+        (b'{"error":{"message":"a","in', "application/json", '{"error":{"message":"a","in'),
+        (b"upstream connect error", "text/plain", "upstream connect error"),
+        (b"<html><head><title>502 Bad\nGateway</title></head><body>x</body></html>", "text/html", "502 Bad Gateway"),
+        (b"<html><style>p{}</style><script>x()</script><p>Log  in</p><!-- c --></html>", "text/html", "Log in"),
+        (b"<!doctype html><p>a</p>", "", "a"),
+        (b"\x1b[31mred\x1b[0m \x1b]0;title\x07\x1bMx\x00\x07\x9b", "text/plain", "red x \ufffd"),
+        ("a\u202eb\u200bc\u2028d\x85e".encode(), "text/plain", "a b c d e"),
+        (b"\xff\xfe", "text/plain", "\ufffd\ufffd"),
+        (b"1 validation error: {'msg': 'bad', 'input': 'PROMPT'}", "text/plain", "1 validation error: {'msg': 'bad'"),
+        (b"Input should be int [type=int, input_value='PROMPT']", "text/plain", "Input should be int [type=int"),
+        (b'{"a":' * 100_000, "application/json", '{"a":' * 39 + '{"a"…'),
+    ],
+)
+def test_what_a_refusal_says(body: bytes, content_type: str, message: str) -> None:
+    assert error_message(body, content_type) == message
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=st.binary(max_size=600) | st.text().map(str.encode), kind=st.sampled_from(["text/html", "", "text/plain"]))
+def test_a_refusal_is_always_one_short_printable_line(body: bytes, kind: str) -> None:
+    message = error_message(body, kind)
+    assert len(message) <= 200
+    assert message.isprintable()
+
+
+def test_a_huge_refusal_is_cut() -> None:
+    for body in (b"x" * 5_000_000, b"<p>" * 2_000_000, b'{"error":"' + b"y" * 5_000_000 + b'"}', b"\x1b" * 1_000_000):
+        assert len(error_message(body, "text/html")) <= 200
+    assert clean_line("z" * 201) == "z" * 199 + "…"
+    assert clean_line("z" * 200) == "z" * 200
