@@ -255,8 +255,12 @@ class Server:
                 )
                 refusal.force_close()
                 return refusal
-        response = await handler(request)
         # One connection, one request: the age of a connection then bounds everything that a peer can hold.
+        try:
+            response = await handler(request)
+        except web.HTTPException as refusal:  # no such page, no such method
+            refusal.force_close()
+            raise
         response.force_close()
         return response
 
@@ -280,7 +284,10 @@ class Server:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._write(request, response, self._page.body(encoding), encoding)
-            self.scrapes["ok"] += 1
+            if request.transport is not None:
+                self.scrapes["ok"] += 1
+            elif request.protocol in self._answering:  # else it was cut, and counted, for a newcomer
+                self.scrapes["broken"] += 1
         except TimeoutError:
             self.scrapes["slow_reader"] += 1
             self._cut(request.protocol)
