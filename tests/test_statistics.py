@@ -76,7 +76,8 @@ def test_a_percentile_needs_n1_effective_samples() -> None:
         (1, 662, 0.0, "pass"),
         (1, 661, 0.0, "inconclusive"),
         (10, 1000, 0.0, "inconclusive"),  # exactly 1 %
-        (30, 1000, 0.0, "fail"),
+        (18, 1000, 0.0, "inconclusive"),  # P(18 or more) = 1.4 %
+        (19, 1000, 0.0, "fail"),  # 0.7 %
         (5, 5, 0.0, "fail"),
         (0, 0, 0.0, "fail"),
         (0, 459, 0.2, "inconclusive"),
