@@ -264,23 +264,25 @@ class Timeline:
                 gaps += more_gaps
                 tokens += more_tokens
                 merged += more_merged
-        return tuple(gaps), tuple(tokens), merged
+        return tuple(gaps), tuple(tokens) if any(count != 1 for count in tokens) else (), merged
 
 
 def _gaps(stamps: Sequence[int], tokens: Sequence[int] | None) -> tuple[list[int], list[int], int]:
-    """Gaps between successive distinct stamps of one choice, tokens of the event that ends each, merged events."""
+    """Gaps between successive distinct stamps of one choice, tokens of the event that ends each, merged events.
+
+    Without `tokens` there are none in the answer either.
+    """
     gaps = list(map(sub, stamps[1:], stamps))
-    if not gaps or (tokens is None and min(gaps) > 0):
-        return gaps, [], 0
-    if tokens is None:
-        tokens = array("I", [1]) * len(stamps)
+    if not gaps or min(gaps) > 0:
+        return gaps, list(tokens[1:]) if tokens is not None else [], 0
     # A stamp that runs backwards (kernel stamps are converted, ±0.1 µs) is the same read as far as anyone can tell.
     kept: list[int] = []
     kept_tokens: list[int] = []
     newest = stamps[0]
-    for stamp, count in zip(stamps[1:], tokens[1:], strict=True):
-        if stamp > newest:
-            kept.append(stamp - newest)
-            kept_tokens.append(count)
-            newest = stamp
-    return kept, kept_tokens if any(count != 1 for count in kept_tokens) else [], len(gaps) - len(kept)
+    for i in range(1, len(stamps)):
+        if stamps[i] > newest:
+            kept.append(stamps[i] - newest)
+            newest = stamps[i]
+            if tokens is not None:
+                kept_tokens.append(tokens[i])
+    return kept, kept_tokens, len(gaps) - len(kept)
