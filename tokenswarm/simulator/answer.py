@@ -1,7 +1,7 @@
 """One request being answered: from an engine's tokens to events on a transport, each stamped just before it is written.
 
-The transport is aiohttp's own for this request; chunked framing is done here because StreamResponse.write costs as much again
-as everything else that a token needs. One write an event.
+The transport is aiohttp's own for this request; chunked framing is done here because StreamResponse.write costs as much
+again as everything else that a token needs. One write an event.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def plain(data: bytes) -> bytes:
 
 
 class Answer:
-    """Mutable while its tokens come. `done` gets "sent", or the name of a fault whose handling is left to the server."""
+    """Mutable while its tokens come. `done` gets "sent", or the name of a fault left to the server."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Request bodies of the four APIs -> `Ask`, or an `ApiError` in the words and the shape of vLLM and Ollama.
 
-What the engine can't honour and a client would miss (logprobs, forced tools, JSON output, echo) is refused with a 400, not
-ignored. Sampling parameters have no meaning for seeded text; they are checked for their type and otherwise accepted.
+What the engine can't honour and a client would miss (logprobs, forced tools, JSON output, echo) is refused with a 400,
+not ignored. Sampling parameters have no meaning for seeded text; they are checked for their type and otherwise
+accepted.
 """
 
 from __future__ import annotations
@@ -187,8 +188,8 @@ def _checked_openai(ask: Ask) -> Ask:
             raise openai_error(400, message, param="max_tokens")
         if ask.max_tokens > ask.context:
             message = (
-                f"max_tokens={ask.max_tokens} cannot be greater than max_model_len={ask.context}. Please request fewer output "
-                f"tokens. (parameter=max_tokens, value={ask.max_tokens})"
+                f"max_tokens={ask.max_tokens} cannot be greater than max_model_len={ask.context}. Please request "
+                f"fewer output tokens. (parameter=max_tokens, value={ask.max_tokens})"
             )
             raise openai_error(400, message, param="max_tokens")
         if ask.min_tokens > ask.max_tokens:
@@ -198,9 +199,10 @@ def _checked_openai(ask: Ask) -> Ask:
         wanted = max(ask.max_tokens or 1, ask.min_tokens)
         if tokens + wanted > ask.context:
             message = (
-                f"This model's maximum context length is {ask.context} tokens. However, you requested {wanted} output tokens and "
-                f"your prompt contains at least {tokens} input tokens, for a total of at least {tokens + wanted} tokens. Please "
-                "reduce the length of the input prompt or the number of requested output tokens. "
+                f"This model's maximum context length is {ask.context} tokens. However, you requested {wanted} output "
+                f"tokens and your prompt contains at least {tokens} input tokens, for a total of at least "
+                f"{tokens + wanted} tokens. Please reduce the length of the input prompt or the number of requested "
+                "output tokens. "
                 f"(parameter=input_tokens, value={tokens})"
             )
             raise openai_error(400, message, param="input_tokens")
@@ -214,8 +216,8 @@ def _json_object(raw: bytes) -> Body:
         at = getattr(error, "pos", 0)
         why = getattr(error, "msg", "invalid UTF-8")
         detail = (
-            f"  {{'type': 'json_invalid', 'loc': 'body.{at}', 'msg': 'JSON decode error', 'input': '<dict of 0 items>', "
-            f"'ctx': {{'error': '{why}'}}}}"
+            f"  {{'type': 'json_invalid', 'loc': 'body.{at}', 'msg': 'JSON decode error', "
+            f"'input': '<dict of 0 items>', 'ctx': {{'error': '{why}'}}}}"
         )
         raise openai_error(400, f"1 validation error:\n{detail}", "Bad Request", f"body.{at}") from None
     if not isinstance(body, dict):
@@ -246,10 +248,13 @@ def _content_text(message: object) -> str:
         return ""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [None]
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
-        raise openai_error(400, "At most 0 image(s) may be provided in one prompt: the model reads text only.")
-    return "".join(part["text"] for part in parts)
+    texts: list[str] = []
+    for part in content if isinstance(content, list) else [None]:
+        said = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(said, str):
+            raise openai_error(400, "At most 0 image(s) may be provided in one prompt: the model reads text only.")
+        texts.append(said)
+    return "".join(texts)
 
 
 def _chat_prompt(body: Body) -> tuple[tuple[bytes, int], ...]:

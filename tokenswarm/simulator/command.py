@@ -1,6 +1,7 @@
-"""`tokenswarm simulate`: options -> a running server. Prints one line, `simulating MODEL on http://HOST:PORT`, once it listens.
+"""`tokenswarm simulate`: options -> a running server. Once it listens it prints `simulating MODEL on http://HOST:PORT`.
 
-Every field of the preset is an option. Mistakes end with one sentence on stderr and exit code 15; SIGINT and SIGTERM end it with 0.
+Every field of the preset is an option. Mistakes end with one sentence on stderr and exit code 15; SIGINT and SIGTERM
+are its normal end: code 0.
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ async def serve(settings: Settings, host: str, port: int) -> None:
         bound = runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         print(f"simulating {settings.model} on http://{shown}:{bound[1]}", flush=True)
-        # A full collection visits every request that is kept for the truth: tens of ms. What is old now is set aside, and
-        # full collections become rare.
+        # A full collection visits every request that is kept for the truth: tens of ms. What is old now is set aside,
+        # and full collections become rare.
         gc.freeze()
         gc.set_threshold(20_000, 50, 1000)
         await stop.wait()

@@ -1,9 +1,10 @@
 """A batching inference engine as a pure model: sequences and the time go in, tokens come out. No clock, no IO.
 
-`BatchingEngine` schedules as vLLM v1 does (continuous batching, chunked prefill under a token budget, a KV-cache of blocks,
-FCFS admission, preemption of the newest by recompute) and times each step by a roofline. `PacedEngine` sends each sequence's
-tokens at fixed intervals whatever the batch is: the reference signal for measuring instruments. Both have the methods
-`submit`, `abort`, `advance` and the value `next_ns` (when `advance` is due; None: idle). Times are ns of one clock.
+`BatchingEngine` schedules as vLLM v1 does (continuous batching, chunked prefill under a token budget, a KV-cache of
+blocks, FCFS admission, preemption of the newest by recompute) and times each step by a roofline. `PacedEngine` sends
+each sequence's tokens at fixed intervals whatever the batch is: the reference signal for measuring instruments. Both
+have the methods `submit`, `abort`, `advance` and the value `next_ns` (when `advance` is due; None: idle). Times are ns
+of one clock.
 """
 
 from __future__ import annotations
@@ -166,8 +167,8 @@ class BatchingEngine:
     def advance(self, now_ns: int) -> Advance:
         """End the step if it is due and start the next one.
 
-        The next step starts when this one *should* have ended, so that a late call doesn't slow the engine down, unless the
-        call is later than a whole step: then the backlog is forgotten and counted as a slip.
+        The next step starts when this one *should* have ended, so that a late call doesn't slow the engine down, unless
+        the call is later than a whole step: then the backlog is forgotten and counted as a slip.
         """
         end_ns = self._step_end_ns
         if end_ns is None or now_ns < end_ns:
@@ -228,7 +229,7 @@ class BatchingEngine:
         return batch
 
     def _make_room(self, seq: Sequence, new: int) -> bool:
-        """Give `seq` the blocks of `new` more tokens, preempting the newest while there are none. False: it was `seq`."""
+        """Give `seq` the blocks of `new` more tokens; with none free, preempt the newest. False: it was `seq`."""
         needed = -(-(seq.computed + new) // self.limits.block_size) - seq.blocks
         while needed > self.free_blocks:
             victim = self.running.pop()  # never in the batch yet: the batch is filled from the other end
@@ -271,7 +272,7 @@ class BatchingEngine:
 
 
 class PacedEngine:
-    """Fixed TTFT (from the arrival) and fixed gaps, for any number of sequences; both 0: as fast as the machine goes."""
+    """Fixed TTFT (from the arrival) and fixed gaps for any number of sequences; both 0: as fast as possible."""
 
     # Tokens of one `advance`: about 4 ms of writing, after which the event loop may read its sockets again.
     BURST = 256
@@ -328,7 +329,7 @@ class PacedEngine:
                 seq.state = FINISHED
                 self._live -= 1
             produced.append(seq)
-        # Pushed after the burst: a sequence has one token in it, so its owner can read `produced` as the token's number.
+        # Pushed after the burst: a sequence has one token in it, so its owner can read `produced` as its number.
         for seq in produced:
             if seq.state == RUNNING:
                 self._push(seq.due_ns + self.itl_ns, seq)

@@ -1,7 +1,7 @@
-"""Ways for an answer to go wrong, for tests and training: `kind[:ratio[:param]]` for the server, `kind[:param]` by header.
+"""Ways to go wrong, for tests and training: `kind[:ratio[:param]]` for the server, `kind[:param]` by header.
 
-Each kind is a row of FAULTS. Faults of the kind "mid" strike before the token number param + 1 of a streamed answer (and before
-its last token at the latest); answers that are not streamed they leave alone.
+Each kind is a row of FAULTS. Faults of the kind "mid" strike before the token number param + 1 of a streamed answer
+(and before its last token at the latest); answers that are not streamed they leave alone.
 """
 
 from __future__ import annotations

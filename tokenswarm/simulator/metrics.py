@@ -1,38 +1,24 @@
 """The engine's /metrics under vLLM 0.33's names, counted in plain integers and rendered when scraped.
 
-An observation costs a bisect and two additions, because it happens for every token; prometheus_client's would cost more than
-writing the token. Buckets and help texts are vLLM's (loggers.py, buckets.py).
+An observation costs a bisect and two additions, because it happens for every token; prometheus_client's would cost more
+than writing the token. Buckets and help texts are vLLM's (loggers.py, buckets.py).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
-_TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
-_TTFT += (160.0, 640.0, 2560.0)
-_ITL = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
-_REQUEST = (
-    0.3,
-    0.5,
-    0.8,
-    1.0,
-    1.5,
-    2.0,
-    2.5,
-    5.0,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    40.0,
-    50.0,
-    60.0,
-    120.0,
-    240.0,
-    480.0,
-    960.0,
-)
-_REQUEST += (1920.0, 7680.0)
+Bounds = tuple[float, ...]
+
+
+def _bounds(text: str) -> Bounds:
+    return tuple(float(bound) for bound in text.split())
+
+
+_TTFT = _bounds("0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560")
+_ITL = _bounds("0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80")
+_REQUEST = _bounds("0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680")
 _TOKENS = tuple(float(base * 10**power) for power in range(5) for base in (1, 2, 5))
 _ITERATION = (1.0, *(float(2**power) for power in range(3, 15)))
 REASONS = ("stop", "length", "abort", "error", "repetition")
@@ -135,7 +121,7 @@ def _head(lines: list[str], name: str, about: str, kind: str) -> None:
     lines.append(f"# TYPE vllm:{name} {kind}")
 
 
-def _family(lines: list[str], name: str, about: str, kind: str, samples: list[tuple[str, float]]) -> None:
+def _family(lines: list[str], name: str, about: str, kind: str, samples: Sequence[tuple[str, float]]) -> None:
     _head(lines, name, about, kind)
     lines.extend(f"vllm:{name}{{{labels}}} {float(value)!r}" for labels, value in samples)
 

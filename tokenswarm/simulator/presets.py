@@ -1,7 +1,7 @@
 """What the engine pretends to be: named presets, every value of which the command line can override.
 
-A roofline preset holds achieved rates (about 0.8 of the data sheet's bandwidth, 0.6 of its FLOP/s), because those are what
-a step time follows. Sources: model cards' config.json for the shapes, vendors' data sheets for the rates.
+A roofline preset holds achieved rates (about 0.8 of the data sheet's bandwidth, 0.6 of its FLOP/s), because those are
+what a step time follows. Sources: model cards' config.json for the shapes, vendors' data sheets for the rates.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def limits(preset: Preset) -> Limits:
     num_blocks = int(preset.kv_cache_bytes // (hardware(preset).kv_bytes_per_token * preset.block_size))
     if num_blocks * preset.block_size < preset.max_model_len:
         raise ConfigError(
-            f"the KV-cache holds {num_blocks * preset.block_size} tokens, fewer than --max-model-len {preset.max_model_len}: "
-            "lower that or raise --kv-cache-bytes"
+            f"the KV-cache holds {num_blocks * preset.block_size} tokens, fewer than --max-model-len "
+            f"{preset.max_model_len}: lower that or raise --kv-cache-bytes"
         )
     return Limits(
         num_blocks=num_blocks,

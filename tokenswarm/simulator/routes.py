@@ -156,7 +156,7 @@ def _metrics(sim: Simulator) -> Handler:
 
 
 def _truth(sim: Simulator) -> Handler:
-    """GET /sim/truth[?since=SEQ][&tokens=1]: {"totals": …, "requests": […], "next": SEQ}; `next` is the next `since`."""
+    """GET /sim/truth[?since=SEQ][&tokens=1]: {"totals": …, "requests": […], "next": SEQ}. `next`: the next `since`."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         since = request.query.get("since", "0")
@@ -186,7 +186,7 @@ def _truth(sim: Simulator) -> Handler:
 
 
 def _reset(sim: Simulator) -> Handler:
-    """POST /sim/reset: forget rows and totals; requests in flight go on. /metrics keeps counting, as Prometheus needs."""
+    """POST /sim/reset: forget rows and totals; requests in flight go on, and so does /metrics."""
 
     async def handle(_request: web.Request) -> web.StreamResponse:
         sim.truth.reset(sim.in_flight)

@@ -1,7 +1,7 @@
 """The server: aiohttp's routes in front of one engine, and the one timer that makes its tokens due.
 
-Everything runs in one thread. `Simulator.pump` is the only place where the model meets the clock; an `Answer` writes what the
-model produced. Requests that are refused never reach the engine.
+Everything runs in one thread. `Simulator.pump` is the only place where the model meets the clock; an `Answer` writes
+what the model produced. Requests that are refused never reach the engine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import LooseHeaders
 
+from tokenswarm.errors import ConfigError
 from tokenswarm.simulator import asks, faults
 from tokenswarm.simulator.answer import Answer, Arrival, Wire
 from tokenswarm.simulator.asks import ApiError, Ask, Target
@@ -202,7 +203,7 @@ async def _answer(
     except ApiError as error:
         sim.truth.outcomes["rejected" if error.status == 503 else "refused"] += 1
         return _error(error)
-    except faults.ConfigError as error:
+    except ConfigError as error:
         sim.truth.outcomes["refused"] += 1
         return _error(asks.openai_error(400, str(error)))
     ident, wire = sim.wire(ask, real_ns)

@@ -1,7 +1,7 @@
-"""Seeded text that costs nothing: word pieces by a linear congruential generator, and the stated estimate of prompt tokens.
+"""Seeded text that costs nothing: word pieces by a congruential generator, and the stated estimate of prompt tokens.
 
-Prompt tokens = ceil(characters / 4), plus 4 a message and 3 for the answer's header in a chat: deterministic, and close to
-what BPE tokenizers make of English. Output text depends on the seed, the prompt and the choice only.
+Prompt tokens = ceil(characters / 4), plus 4 a message and 3 for the answer's header in a chat: deterministic, and close
+to what BPE tokenizers make of English. Output text depends on the seed, the prompt and the choice only.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Pieces:
 
 
 def natural_length(server_seed: int, request_seed: int, prompt: bytes, choice: int) -> int:
-    """How long an answer is that nothing cuts off: log-normal, median 180, as ShareGPT's answers are; 1 to 4096 tokens."""
+    """How long an answer is that nothing cuts off: log-normal, median 180, as ShareGPT's answers are; 1 to 4096
+    tokens."""
     rng = random.Random(zlib.crc32(b"length %d %d %d " % (server_seed, request_seed, choice) + prompt))
     return max(1, min(4096, int(rng.lognormvariate(5.2, 0.9))))
 
@@ -74,8 +75,8 @@ def chat_tokens(messages: list[str]) -> int:
 def cut_at_stop(indices: list[int], stops: tuple[str, ...], min_tokens: int) -> tuple[list[str], str | None]:
     """The pieces up to a stop string, which itself is left out, and the string that ended them (None: none occurs).
 
-    A match must end in a token after the first `min_tokens`, as in vLLM. Pieces beyond the cut are empty, not dropped: their
-    tokens were generated.
+    A match must end in a token after the first `min_tokens`, as in vLLM. Pieces beyond the cut are empty, not dropped:
+    their tokens were generated.
     """
     text = ""
     for count, index in enumerate(indices, start=1):

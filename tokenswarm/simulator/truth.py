@@ -1,7 +1,7 @@
-"""What the engine really did, for judging an instrument: send stamps of every token, the outcome of every request, totals.
+"""What the engine really did, for judging an instrument: send stamps of every token, each request's outcome, totals.
 
-Kept bounded: the newest 100 000 requests, and the token stamps of the newest requests up to 2 million tokens (32 MB). Rows are
-flat tuples of numbers and strings, which the garbage collector doesn't have to visit.
+Kept bounded: the newest 100 000 requests, and the token stamps of the newest requests up to 2 million tokens (32 MB).
+Rows are flat tuples of numbers and strings, which the garbage collector doesn't have to visit.
 """
 
 from __future__ import annotations
@@ -86,16 +86,16 @@ class Truth:
         }
 
     def since(self, seq: int, tokens: bool) -> Iterator[dict[str, object]]:
-        """The rows after `seq`, oldest first, as they are now; later ones don't show. Stamps are absent where forgotten."""
+        """The rows after `seq` as of now, oldest first. Stamps are absent where they are forgotten."""
         last = self.next_seq
         at = max(seq, self.next_seq - len(self.rows))
         rows = self.rows
         while at < last:
-            # Found by number each time: rows may leave at the left, or a reset empty the deque, while somebody reads slowly.
+            # Found by number each time: rows leave at the left, or by a reset, while somebody reads slowly.
             place = len(rows) - (self.next_seq - at)
             if rows is not self.rows or not 0 <= place < len(rows):
                 return
-            row = dict(zip(COLUMNS, rows[place], strict=True))
+            row: dict[str, object] = dict(zip(COLUMNS, rows[place], strict=True))
             if tokens and (kept := self.stamps.get(at + 1)):
                 row["tokens_real_ns"] = array("q", kept[0]).tolist()
                 row["tokens_mono_ns"] = array("q", kept[1]).tolist()

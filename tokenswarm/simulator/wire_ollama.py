@@ -1,7 +1,7 @@
 """The NDJSON lines of Ollama's /api/chat and /api/generate as Go's encoding/json writes them.
 
-Source: ollama api/types.go and server/routes.go. `<`, `>`, `&` are escaped, created_at is RFC3339Nano in UTC, durations are ns
-and, like the counts, left out when 0 (omitempty). Only non-empty pieces are sent. One wire a request.
+Source: ollama api/types.go and server/routes.go. `<`, `>`, `&` are escaped, created_at is RFC3339Nano in UTC, durations
+are ns and, like the counts, left out when 0 (omitempty). Only non-empty pieces are sent. One wire a request.
 """
 
 from __future__ import annotations

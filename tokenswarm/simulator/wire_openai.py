@@ -1,7 +1,8 @@
 """The SSE events and JSON bodies of vLLM 0.32's /v1/chat/completions and /v1/completions, byte by byte.
 
-The key order is vLLM's: the role event comes with the first engine output, the last content event carries finish_reason,
-usage has its own event, `data: [DONE]` ends. A wire renders; it knows no socket, time or engine. One wire a request.
+The key order is vLLM's: the role event comes with the first engine output, the last content event carries
+finish_reason, usage has its own event, `data: [DONE]` ends. A wire renders; it knows no socket, time or engine. One
+wire a request.
 """
 
 from __future__ import annotations
@@ -87,14 +88,9 @@ class OpenAIWire:
         usage = b""
         if self.continuous_usage:
             usage = b',"usage":' + self._running_usage(0)
-        return [
-            self._head
-            + b',"choices":[{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
-            % index
-            + usage
-            + b',"prompt_token_ids":null,"prompt_text":null}\n\n'
-            for index in range(choices)
-        ]
+        closing = b'"logprobs":null,"finish_reason":null}]%b,"prompt_token_ids":null,"prompt_text":null}\n\n' % usage
+        role = b'"delta":{"role":"assistant","content":""},'
+        return [b'%b,"choices":[{"index":%d,%b%b' % (self._head, index, role, closing) for index in range(choices)]
 
     def token(
         self, index: int, piece: int | str, reasoning: bool, count: int, finish: str | None, stop_reason: str | None
@@ -159,10 +155,8 @@ class OpenAIWire:
         return _dump({**body, **common, **tail})
 
     def _open(self, index: int, reasoning: bool) -> bytes:
-        if self.chat:
-            inner = b'"delta":{"%b":"' % (b"reasoning" if reasoning else b"content")
-        else:
-            inner = b'"text":"'
+        delta = b'"delta":{"%b":"' % (b"reasoning" if reasoning else b"content")
+        inner = delta if self.chat else b'"text":"'
         opening = self._opening[index, reasoning] = self._head + b',"choices":[{"index":%d,' % index + inner
         return opening
 
