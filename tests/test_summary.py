@@ -163,7 +163,7 @@ def every_number(value: object) -> list[float]:
 def test_json_is_strict_ordered_and_comes_back() -> None:
     got = summarize(sweep())
     got.verdict = Verdict(
-        status="INVALID", doubts=[Doubt(code="x", severity="INVALID", message="m", evidence={"a": 1})]
+        status="INVALID", doubts=[Doubt(code="x", severity="invalid", message="m", evidence={"a": 1})]
     )
     got.gates = [Gate(metric="ttft_s.p99", op="<=", limit=2.0, value=None, result="fail", reason="no samples")]
     got.gpu = {"energy_j": math.nan, "power_w": math.inf}

@@ -154,10 +154,10 @@ class Stage(Part, kw_only=True):
 
 
 class Doubt(msgspec.Struct, kw_only=True):
-    """A reason not to believe the run, and what to do about it."""
+    """A reason not to believe the run, and what to do about it. A note alone leaves the run VALID."""
 
     code: str
-    severity: Literal["DEGRADED", "INVALID"]
+    severity: Literal["note", "degraded", "invalid"]
     message: str
     evidence: dict[str, Any] = {}
 
