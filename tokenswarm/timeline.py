@@ -257,8 +257,10 @@ class Timeline:
             gaps, tokens, merged = _gaps(self._stamps, self._tokens)
         else:
             gaps, tokens, merged = [], [], 0
-            for choice in sorted(set(self._of_choice)):
-                picked = [i for i, other in enumerate(self._of_choice) if other == choice]
+            places: dict[int, list[int]] = {}
+            for place, choice in enumerate(self._of_choice):
+                places.setdefault(choice, []).append(place)
+            for _, picked in sorted(places.items()):
                 counts = [self._tokens[i] for i in picked] if self._tokens is not None else None
                 more_gaps, more_tokens, more_merged = _gaps([self._stamps[i] for i in picked], counts)
                 gaps += more_gaps

@@ -14,8 +14,8 @@ from tokenswarm.engines.openai_envelope import (
     MALFORMED,
     ChoiceIndex,
     Envelope,
+    complete,
     not_json,
-    read,
     sampling_fields,
     without_choices,
 )
@@ -73,31 +73,15 @@ def decode(data: bytes) -> Delta:
         piece = choice.delta
         if (
             piece is not None
-            and piece.content
             and choice.finish_reason is None
             and piece.tool_calls is None
+            and piece.refusal is None
             and choice.token_ids is None
             and chunk.metrics is None
         ):
-            return Delta(piece.content, piece.reasoning or piece.reasoning_content or "", False, choice.index)
-    return _full(chunk, choices)
-
-
-def _full(chunk: _Chunk, choices: list[_Choice]) -> Delta:
-    stated = read(chunk)
+            return Delta(piece.content or "", piece.reasoning or piece.reasoning_content or "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices] or [Delta()]
-    return Delta(
-        first.content,
-        first.reasoning,
-        first.tool,
-        first.choice,
-        first.tokens,
-        first.finished,
-        usage=stated.usage,
-        times=stated.times,
-        error=stated.error,
-        more=tuple(more),
-    )
+    return complete(chunk, first, more)
 
 
 def _delta(choice: _Choice) -> Delta:

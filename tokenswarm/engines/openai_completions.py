@@ -13,8 +13,8 @@ from tokenswarm.engines.openai_envelope import (
     MALFORMED,
     ChoiceIndex,
     Envelope,
+    complete,
     not_json,
-    read,
     sampling_fields,
     without_choices,
 )
@@ -54,18 +54,8 @@ def decode(data: bytes) -> Delta:
         choice = choices[0]
         if choice.finish_reason is None and choice.token_ids is None:
             return Delta(choice.text or "", "", False, choice.index)
-    stated = read(chunk)
     first, *more = [_delta(choice) for choice in choices] or [Delta()]
-    return Delta(
-        first.content,
-        choice=first.choice,
-        tokens=first.tokens,
-        finished=first.finished,
-        usage=stated.usage,
-        times=stated.times,
-        error=stated.error,
-        more=tuple(more),
-    )
+    return complete(chunk, first, more)
 
 
 def _delta(choice: _Choice) -> Delta:

@@ -61,18 +61,23 @@ class Envelope(msgspec.Struct, gc=False):
         return self.usage is None and self.error is None and self.metrics is None and self.timings is None
 
 
-class Stated(msgspec.Struct, gc=False):
-    """What an envelope says."""
-
-    usage: Usage | None
-    times: EngineTimes | None
-    error: str
-
-
-def read(envelope: Envelope) -> Stated:
-    """Return usage, engine times and error ("" for none) of an event."""
-    usage = _usage(envelope.usage, envelope.timings)
-    return Stated(usage, _times(envelope.metrics, envelope.timings), error_line(envelope.error))
+def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
+    """Return the event of `first` (its first choice) and `more` (the others) with what the envelope says."""
+    if not more and envelope.bare:
+        return first
+    return Delta(
+        first.content,
+        first.reasoning,
+        first.tool,
+        first.choice,
+        first.tokens,
+        first.finished,
+        _usage(envelope.usage, envelope.timings),
+        _times(envelope.metrics, envelope.timings),
+        error_line(envelope.error),
+        False,
+        tuple(more),
+    )
 
 
 def _detail(details: object, key: str) -> int | None:
@@ -114,9 +119,8 @@ def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | No
 
 def without_choices(data: bytes, envelope: Envelope) -> Delta:
     """Read an event that has no `choices`: an error in one of its shapes, or usage alone. Raises NotAnEvent."""
-    stated = read(envelope)
-    if envelope.usage is not None or stated.error:  # timings alone: llama.cpp's native /completion, another API
-        return Delta(usage=stated.usage, times=stated.times, error=stated.error)
+    if envelope.usage is not None or error_line(envelope.error):  # timings alone: another API of llama.cpp
+        return complete(envelope, Delta(), [])
     try:
         error = error_text(msgspec.json.decode(data))
     except MALFORMED as reason:
