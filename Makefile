@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-RUN     = $(BIN)/python -m tokenswarm.cli
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench lock clean
@@ -28,7 +27,7 @@ $(VENV)/dev: requirements-dev.lock $(VENV)/base
 	@touch $@
 
 demo: $(VENV)/base
-	@$(BIN)/python -m tokenswarm.demo
+	@$(BIN)/tokenswarm demo
 
 test: $(VENV)/dev
 	@.ci/packages

@@ -14,6 +14,7 @@ usage: tokenswarm COMMAND [options]
 
   run PROFILE        replay a profile: master and workers on this machine, verdict, results folder
   worker             join the master of a run from another machine
+  demo               a short sweep of the bundled conversations against the embedded engine
   simulate           the embedded engine: vLLM's and Ollama's wire formats, a batching model, the truth
   data fetch NAME    download sharegpt or alpaca (resumes, verifies)
   data info FILE     what a data set holds, what is kept, what is dropped and why
@@ -90,6 +91,12 @@ def _data(words: list[str]) -> int:
     return data_command.main(words)
 
 
+def _demo(words: list[str]) -> int:
+    from tokenswarm.shell import demo
+
+    return demo.main(words)
+
+
 def _report(words: list[str]) -> int:
     from rich.console import Console
 
@@ -107,6 +114,7 @@ def _report(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "worker": _worker,
+    "demo": _demo,
     "simulate": _simulate,
     "data": _data,
     "report": _report,

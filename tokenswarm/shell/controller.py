@@ -80,15 +80,12 @@ class Controller:
         self._remarks: list[str] = []
         self._stages_begun: list[Stage] = []
         self.active = False
-        for kind, handler in {
-            ToMaster.PREPARED: self._on_prepared,
-            ToMaster.PROGRESS: self._on_progress,
-            ToMaster.FAILED: self._on_failed,
-            ToMaster.REPORT: self._on_report,
-            ToMaster.ROWS: self._on_rows,
-            ToMaster.DONE: self._on_done,
-        }.items():
-            cluster.on(kind, handler)
+        cluster.on(ToMaster.PREPARED, self._on_prepared)
+        cluster.on(ToMaster.PROGRESS, self._on_progress)
+        cluster.on(ToMaster.FAILED, self._on_failed)
+        cluster.on(ToMaster.REPORT, self._on_report)
+        cluster.on(ToMaster.ROWS, self._on_rows)
+        cluster.on(ToMaster.DONE, self._on_done)
 
     # -- from outside --------------------------------------------------------------------------------------------
 

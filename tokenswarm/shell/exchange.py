@@ -89,11 +89,16 @@ class Exchange:
         self._waiter.switch(None)
 
     def fail(self, outcome: Outcome, sentence: str, kind: str) -> None:
-        """End the stream from our side."""
+        """End the stream from our side, unless it has ended by itself."""
         if not self.ended:
+            self._spoil(outcome, sentence, kind)
+
+    def _spoil(self, outcome: Outcome, sentence: str, kind: str) -> None:
+        """What arrived can't be an answer, whether or not the body has ended meanwhile."""
+        if self.failure is None:
             self.failure = TransportError(outcome, sentence, kind)
-            self.ended = True
-            self.connection.stop()
+        self.ended = True
+        self.connection.stop()
 
     def check_time(self, now_ns: int) -> None:
         """Time-outs count tokens, not bytes: comments and pings don't reset them. A waiting backlog is heard first."""
@@ -152,9 +157,9 @@ class Exchange:
         except Oversize as error:
             for event in error.events:
                 mark(recv_ns, decode(event))
-            self.fail(Outcome.OVERSIZE, str(error), "oversize")
+            self._spoil(Outcome.OVERSIZE, str(error), "oversize")
         except NotAnEvent as error:
-            self.fail(Outcome.PROTOCOL, str(error), "not an event")
+            self._spoil(Outcome.PROTOCOL, str(error), "not an event")
 
     def _keep_error(self, piece: bytes) -> None:
         self._body += piece[: ERROR_BODY_BYTES - len(self._body)]
@@ -165,13 +170,13 @@ class Exchange:
                 sentence = (
                     f"the answer has the content encoding {self.response.content_encoding[:20]!r}; identity was asked"
                 )
-                self.fail(Outcome.PROTOCOL, sentence, "content encoding")
+                self._spoil(Outcome.PROTOCOL, sentence, "content encoding")
                 return b""
             self._inflate = zlib.decompressobj(wbits=31)
         try:
             return self._inflate.decompress(piece)
         except zlib.error:
-            self.fail(Outcome.PROTOCOL, "the gzip encoding of the answer is broken", "gzip")
+            self._spoil(Outcome.PROTOCOL, "the gzip encoding of the answer is broken", "gzip")
             return b""
 
     def conclude(self) -> tuple[Outcome, str, str]:
@@ -185,15 +190,10 @@ class Exchange:
             return outcome, sentence, "error object"
         if failure is not None:
             return failure.outcome, failure.sentence, failure.kind
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             return self._refused()
-        if not response.content_type.startswith(self._dialect.content_types):
-            got = response.content_type.split(";")[0][:40] or "none"
-            return (
-                Outcome.PROTOCOL,
-                f"the answer's content type is {got}, not {self._dialect.content_types[0]}",
-                "content type",
-            )
+        if not self._is_stream:
+            return self._no_stream()
         return outcome, sentence, "" if outcome is Outcome.OK else outcome.value
 
     def _finish_stream(self) -> None:
@@ -316,7 +316,7 @@ class Client:
             timeline.sent_ns = monotonic_ns()
             connection.send(data, self.timeouts.first_token)
             self.decoder.open(exchange)
-            connection.receive(exchange.response, lambda: self._ended(exchange))
+            connection.receive(exchange.response, lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
             exchange.wait()
         except TransportError as error:
             exchange.failure = error

@@ -44,7 +44,7 @@ def _get(connection: Connection, target: Target, path: str, headers: dict[str, s
     head = f"GET {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
     response, done = Response(), Event()
     connection.send(f"{head}\r\n".encode("latin-1"), ANSWER_S)
-    connection.receive(response, done.set)
+    connection.receive(response, done.set, lambda: None)  # the loop below drains
     body = b""
     with gevent.Timeout(ANSWER_S, False):
         while not done.wait(0.05) and len(body) < BODY_BYTES_MAX:

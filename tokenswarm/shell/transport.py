@@ -133,6 +133,9 @@ class Response:
         self.error: TransportError | None = None
         self.parser = httptools.HttpResponseParser(self)
 
+    def on_message_begin(self) -> None:
+        self.trailing = self.complete  # a second answer that nobody asked for
+
     def on_header(self, name: bytes, value: bytes) -> None:
         key = name.lower()
         if key == b"content-type":
@@ -204,7 +207,20 @@ class Response:
 class Connection:
     """One open connection. `send`, then `receive` until it calls back; then it may be used again if `reusable`."""
 
-    __slots__ = ("_done", "_in", "_io", "_out", "_paused", "_response", "_tls", "connect_ns", "sock", "stamp", "used")
+    __slots__ = (
+        "_done",
+        "_full",
+        "_in",
+        "_io",
+        "_out",
+        "_paused",
+        "_response",
+        "_tls",
+        "connect_ns",
+        "sock",
+        "stamp",
+        "used",
+    )
 
     def __init__(self, sock: Any, tls: ssl.SSLObject | None, bio: tuple[Any, Any], connect_ns: int) -> None:
         self.sock = sock
@@ -213,6 +229,7 @@ class Connection:
         self._io = get_hub().loop.io(sock.fileno(), _READ)
         self._response: Response | None = None
         self._done: Callable[[], None] | None = None
+        self._full: Callable[[], None] | None = None
         self._paused = False
         self.connect_ns = connect_ns
         self.used = False
@@ -230,9 +247,10 @@ class Connection:
         except OSError as error:
             raise _broken(error, "sending the request") from None
 
-    def receive(self, response: Response, done: Callable[[], None]) -> None:
-        """Read into `response` from the hub; `done()` is called there, once, when it has ended."""
-        self._response, self._done = response, done
+    def receive(self, response: Response, done: Callable[[], None], full: Callable[[], None]) -> None:
+        """Read into `response` from the hub. There `done()` is called once when it has ended, and `full()` each time
+        that reading pauses until `resume`, because too much waits to be drained."""
+        self._response, self._done, self._full = response, done, full
         self._io.start(self._on_readable)
 
     def resume(self) -> None:
@@ -244,7 +262,7 @@ class Connection:
     def stop(self) -> None:
         """Read no more for this exchange."""
         self._io.stop()
-        self._response = self._done = None
+        self._response = self._done = self._full = None
         self._paused = False
 
     def close(self) -> None:
@@ -310,6 +328,8 @@ class Connection:
         elif response.pending_bytes > PAUSE_BYTES:
             self._paused = True
             self._io.stop()
+            if self._full is not None:
+                self._full()
 
     def _finish(self) -> None:
         done = self._done

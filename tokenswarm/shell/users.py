@@ -16,7 +16,7 @@ from tokenswarm.shell.worker import Worker
 STEP_BACK_S_MAX = 1.0
 
 
-class ReplayUser(User):
+class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see pyproject.toml
     """Replays one conversation after another, turn by turn, until the run drains.
 
     Subclasses in locustfiles say what to replay: `api` ("chat", "completions", "generate") and `conversations`
@@ -28,7 +28,7 @@ class ReplayUser(User):
     conversations: ClassVar[str] = "multi"
     _failures_in_a_row = 0
 
-    @task
+    @task  # type: ignore[untyped-decorator]  # as above
     def replay(self) -> None:
         worker: Worker = self.environment.tokenswarm_worker
         worker.ready.wait()

@@ -68,11 +68,11 @@ def add(environment: Environment) -> WebTab | None:
 
     web_ui.update_template_args = update_with_tab
 
-    @web_ui.app.after_request
     def add_rows(response: Response) -> Response:
         if request.path == "/stats/requests" and response.is_json:
             extended = {"extended_stats": [{"key": KEY, "data": tab.rows()}]}
             response.set_data(json.dumps({**response.get_json(), **extended}))
         return response
 
+    web_ui.app.after_request(add_rows)
     return tab

@@ -1,0 +1,455 @@
+"""The streaming client against real sockets: framings, outcomes, time-outs, keep-alive, TLS, stamps."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, RawServer, Step, chunk, content, head, raw_server, usage
+
+from tokenswarm.clock import monotonic_ns
+from tokenswarm.engines import Sampling
+from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.profile import Timeouts, Tls
+from tokenswarm.prompts import Message, Prompt
+from tokenswarm.record import Outcome, RequestRecord, TokenSource
+from tokenswarm.recorder import Recorder
+from tokenswarm.shell.decoding import Decoder
+from tokenswarm.shell.exchange import Client, Request
+from tokenswarm.shell.transport import PAUSE_BYTES, Pool, TransportError, make_target, resolve
+from tokenswarm.typed_yaml import Seconds
+
+PROMPT = Prompt("p", (Message("user", "hello"),), "hello", "c", 0)
+SAMPLING = Sampling(model="m", max_tokens=4)
+ANSWER = content("a") + content("b") + content("c", "stop") + usage(5, 3) + DONE
+QUICK = Timeouts(connect=Seconds(2.0), first_token=Seconds(1.0), idle_token=Seconds(0.6), total=Seconds(4.0))
+
+Send = Callable[..., RequestRecord]
+
+
+class Setup:
+    """A client of its own for one test."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder("run", 0, None, start_ns=monotonic_ns())
+        self.decoder = Decoder(lambda: None)
+        self.records: list[RequestRecord] = []
+        self.pools: list[Pool] = []
+
+    def client(
+        self,
+        server: RawServer | int,
+        *,
+        kind: tuple[str, str] = ("openai", "chat"),
+        timeouts: Timeouts = QUICK,
+        fresh: bool = False,
+        url: str = "http://127.0.0.1:{}",
+        tls: Tls | None = None,
+        event_bytes_max: int = 1 << 20,
+        keep_text: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> Client:
+        port = server if isinstance(server, int) else server.port
+        target = make_target(url.format(port), tls or Tls())
+        resolve(target)
+        pool = Pool(target, timeouts.connect, fresh)
+        self.pools.append(pool)
+        return Client(
+            DIALECTS[kind],
+            pool,
+            self.decoder,
+            self.recorder,
+            timeouts=timeouts,
+            headers=headers or {},
+            event_bytes_max=event_bytes_max,
+            keep_text=keep_text,
+            on_record=self.records.append,
+        )
+
+    def close(self) -> None:
+        for pool in self.pools:
+            pool.close()
+        self.decoder.close()
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    found = Setup()
+    yield found
+    found.close()
+
+
+def ask(client: Client, number: int = 0) -> RequestRecord:
+    request = Request(f"0-{number}", PROMPT, 0, "steady", monotonic_ns())
+    with gevent.Timeout(20):
+        return client.send(request, SAMPLING)
+
+
+def one(setup: Setup, *script: Step, **options: object) -> RequestRecord:
+    """The record of one request that is answered with this script."""
+    with raw_server(script) as server:
+        return ask(setup.client(server, **options))  # type: ignore[arg-type]  # options of Setup.client
+
+
+FRAMINGS: dict[str, tuple[Step, ...]] = {
+    "chunked": (head(), *(chunk(piece) for piece in ANSWER.splitlines(keepends=True)), LAST_CHUNK),
+    "one chunk": (head(), chunk(ANSWER), LAST_CHUNK),
+    "trailers": (head(), chunk(ANSWER), b"0\r\nx-checksum: 1\r\n\r\n"),
+    "content-length": (head("text/event-stream", f"content-length: {len(ANSWER)}", chunked=False), ANSWER),
+    "close-delimited": (head(chunked=False), ANSWER[:40], 0.05, ANSWER[40:], CLOSE),
+    "http 1.0": (b"HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", ANSWER, CLOSE),
+    "gzip": (
+        head("text/event-stream", "content-encoding: gzip"),
+        chunk(gzip.compress(ANSWER)[:20]),
+        chunk(gzip.compress(ANSWER)[20:]),
+        LAST_CHUNK,
+    ),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", head(), chunk(ANSWER), LAST_CHUNK),
+    "byte by byte": (*(bytes([b]) for b in head() + chunk(ANSWER) + LAST_CHUNK),),
+}
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_every_framing_gives_the_same_answer(setup: Setup, name: str) -> None:
+    record = one(setup, *FRAMINGS[name])
+
+    assert (record.outcome, record.error) == (Outcome.OK, "")
+    assert (record.text, record.output_tokens, record.token_source) == ("abc", 3, TokenSource.SERVER)
+    assert record.finish_reason == "stop"
+    assert record.intended_ns <= record.sent_ns <= record.headers_ns <= record.first_ns <= record.done_ns
+
+
+FAILURES: dict[str, tuple[Outcome, tuple[Step, ...]]] = {
+    "clean end without a finish": (Outcome.TRUNCATED, (head(), chunk(content("a")), chunk(DONE), LAST_CHUNK)),
+    "close-delimited cut": (Outcome.TRUNCATED, (head(chunked=False), content("a"), content("b")[:20], CLOSE)),
+    "gzip without its end": (
+        Outcome.TRUNCATED,
+        (head("text/event-stream", "content-encoding: gzip"), chunk(gzip.compress(ANSWER)[:-9]), LAST_CHUNK),
+    ),
+    "closed inside the chunks": (Outcome.RESET, (head(), chunk(content("a")), CLOSE)),
+    "short content-length": (Outcome.RESET, (head("text/event-stream", "content-length: 999", chunked=False), CLOSE)),
+    "reset mid-stream": (Outcome.RESET, (head(), chunk(content("a")), 0.1, RESET)),
+    "reset before the answer": (Outcome.RESET, (RESET,)),
+    "closed before the answer": (Outcome.RESET, (CLOSE,)),
+    "reset of a close-delimited stream": (Outcome.RESET, (head(chunked=False), content("a"), 0.1, RESET)),
+    "no token": (Outcome.TIMEOUT, (head(), chunk(b": ping\n\n"), 5.0)),
+    "headers never come": (Outcome.TIMEOUT, (5.0,)),
+    "stall after a token": (Outcome.STALLED, (head(), chunk(content("a")), 5.0)),
+    "pings do not reset the stall": (
+        Outcome.STALLED,
+        (head(), chunk(content("a")), *([0.2, chunk(b": ping\n\n")] * 10)),
+    ),
+    "404": (
+        Outcome.HTTP_4XX,
+        (head("application/json", status="404 Not Found"), chunk(b'{"error":{"message":"no"}}'), LAST_CHUNK),
+    ),
+    "429": (
+        Outcome.RATE_LIMITED,
+        (head("text/plain", "retry-after: 7", status="429 Slow"), chunk(b"slow"), LAST_CHUNK),
+    ),
+    "500": (Outcome.HTTP_5XX, (head("text/html", status="500 Oops"), chunk(b"<h1>oops</h1>"), LAST_CHUNK)),
+    "redirect": (Outcome.PROTOCOL, (head("text/html", "location: http://[::1]:9/", status="302 Found"), LAST_CHUNK)),
+    "login page": (Outcome.PROTOCOL, (head("text/html"), chunk(b"<html>log in</html>"), LAST_CHUNK)),
+    "no http": (Outcome.PROTOCOL, (b"SSH-2.0-OpenSSH_9.2p1\r\n", CLOSE)),
+    "bad chunk size": (Outcome.PROTOCOL, (head(), chunk(content("a")), b"zz\r\nhello\r\n")),
+    "bad json": (Outcome.PROTOCOL, (head(), chunk(content("a")), chunk(b"data: {nope\n\n"), LAST_CHUNK)),
+    "unknown encoding": (
+        Outcome.PROTOCOL,
+        (head("text/event-stream", "content-encoding: br"), chunk(b"x"), LAST_CHUNK),
+    ),
+    "error object, then [DONE]": (
+        Outcome.ERROR_OBJECT,
+        (
+            head(),
+            chunk(content("a")),
+            chunk(b'data: {"error": {"message": "engine died"}}\n\n'),
+            chunk(DONE),
+            LAST_CHUNK,
+        ),
+    ),
+    "error object, then a dead connection": (
+        Outcome.ERROR_OBJECT,
+        (head(), chunk(b'data: {"error": {"message": "engine died"}}\n\n'), RESET),
+    ),
+    "error object instead of a stream": (
+        Outcome.ERROR_OBJECT,
+        (head("application/json"), chunk(b'{"error": "model crashed"}'), LAST_CHUNK),
+    ),
+    "empty stream": (Outcome.EMPTY, (head(), LAST_CHUNK)),
+    "no body": (Outcome.EMPTY, (b"HTTP/1.1 204 No Content\r\n\r\n",)),
+    "only [DONE]": (Outcome.EMPTY, (head(), chunk(DONE), LAST_CHUNK)),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_every_failure_has_its_outcome(setup: Setup, name: str) -> None:
+    outcome, script = FAILURES[name]
+
+    record = one(setup, *script)
+
+    assert record.outcome is outcome, record.error
+    assert record.error
+    assert record.error_kind
+    assert setup.records == [record]
+    assert (setup.recorder.in_flight, setup.recorder.decoding, len(setup.decoder)) == (0, 0, 0)
+
+
+def test_messages_of_failures(setup: Setup) -> None:
+    assert "no" in one(setup, *FAILURES["404"][1]).error
+    assert "Retry-After: 7" in one(setup, *FAILURES["429"][1]).error
+    assert "redirects are not followed" in one(setup, *FAILURES["redirect"][1]).error
+    assert one(setup, *FAILURES["error object, then [DONE]"][1]).error == "engine died"
+    assert "text/html" in one(setup, *FAILURES["login page"][1]).error
+
+
+def test_an_oversized_event_ends_its_request_in_bounded_memory(setup: Setup) -> None:
+    line = b"data: " + b"x" * 200_000
+    record = one(setup, head(chunked=False), *([line] + [b"x" * 200_000] * 40), CLOSE, event_bytes_max=100_000)
+
+    assert record.outcome is Outcome.OVERSIZE
+
+
+def test_reading_waits_for_the_decoder(setup: Setup) -> None:
+    """A server that floods is held back by the socket, not by our memory."""
+    filler = b": " + b"x" * 60_000 + b"\n\n"
+    with raw_server((head(chunked=False), *([filler] * 400), ANSWER, CLOSE)) as server:
+        client = setup.client(server)
+        largest = 0
+
+        def watch() -> None:
+            nonlocal largest
+            while True:
+                for stream in setup.decoder.streams():
+                    largest = max(largest, stream.response.pending_bytes)  # type: ignore[attr-defined]
+                gevent.sleep(0.0005)
+
+        watcher = gevent.spawn(watch)
+        record = ask(client)
+        watcher.kill()
+
+    assert record.outcome is Outcome.OK
+    assert largest <= PAUSE_BYTES + 65_536
+
+
+def test_connect_failures(setup: Setup) -> None:
+    with raw_server((CLOSE,)) as server:
+        port = server.port
+    refused = ask(setup.client(port))
+
+    assert (refused.outcome, refused.error_kind) == (Outcome.CONNECT, "ConnectionRefusedError")
+    assert refused.sent_ns == 0
+    with pytest.raises(TransportError) as caught:
+        setup.client(1, url="http://no-such-host.invalid:{}")
+    assert caught.value.outcome is Outcome.DNS
+
+
+def test_keep_alive_reuses_one_connection_and_tells_set_up_apart(setup: Setup) -> None:
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, answer, AGAIN, answer)) as server:
+        client = setup.client(server)
+        records = [ask(client, n) for n in range(3)]
+
+        assert [r.outcome for r in records] == [Outcome.OK] * 3
+        assert server.connections == 1
+    assert records[0].connect_ns > 0
+    assert [r.connect_ns for r in records[1:]] == [0, 0]
+
+
+def test_fresh_connections(setup: Setup) -> None:
+    with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,)) as server:
+        client = setup.client(server, fresh=True)
+        assert all(ask(client, n).connect_ns > 0 for n in range(3))
+        assert server.connections == 3
+    assert b"connection: close" in server.requests[0]
+
+
+def test_a_kept_connection_that_dies_is_replaced_once_and_counted(setup: Setup) -> None:
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, CLOSE), (answer,)) as server:
+        client = setup.client(server)
+        first, second = ask(client, 0), ask(client, 1)
+
+        assert (first.outcome, first.reconnected) == (Outcome.OK, False)
+        assert (second.outcome, second.reconnected) == (Outcome.OK, True)
+        assert server.connections == 2
+
+
+def test_a_fresh_connection_that_dies_is_not_retried(setup: Setup) -> None:
+    with raw_server((RESET,)) as server:
+        assert ask(setup.client(server)).outcome is Outcome.RESET
+        assert server.connections == 1
+
+
+def test_a_server_that_closes_after_each_answer_costs_nothing(setup: Setup) -> None:
+    """As llama.cpp does while it advertises keep-alive."""
+    answer = head("text/event-stream", "keep-alive: timeout=5, max=100") + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, CLOSE)) as server:
+        client = setup.client(server)
+        for number in range(5):
+            assert ask(client, number).outcome is Outcome.OK
+            gevent.sleep(0.02)
+        assert server.connections == 5
+
+
+def test_bytes_behind_the_answer_end_the_connection_but_not_the_request(setup: Setup) -> None:
+    answer = head() + chunk(ANSWER) + LAST_CHUNK + b"HTTP/1.1 200 OK\r\n\r\n"
+    with raw_server((answer,)) as server:
+        client = setup.client(server)
+        assert [ask(client, n).outcome for n in range(2)] == [Outcome.OK] * 2
+        assert server.connections == 2
+
+
+def test_the_request_as_sent(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy and no netrc of the environment; the headers that were asked for; no expect, no redirect."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,)) as server:
+        client = setup.client(server, headers={"Authorization": "Bearer k"}, url="http://127.0.0.1:{}/base/")
+        ask(client)
+
+        request = server.requests[0]
+    top, _, body = request.partition(b"\r\n\r\n")
+    assert top.startswith(b"POST /base/v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n" % server.port)
+    assert b"authorization: Bearer k" in top
+    assert b"accept-encoding: identity" in top
+    assert b'"stream":true' in body.replace(b" ", b"")
+
+
+def test_ipv6(setup: Setup) -> None:
+    try:
+        with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,), host="::1") as server:
+            assert ask(setup.client(server, url="http://[::1]:{}")).outcome is Outcome.OK
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+
+
+def test_events_of_one_read_share_one_stamp_and_are_flagged(setup: Setup) -> None:
+    record = one(setup, head(), chunk(content("a") + content("b")), 0.1, chunk(content("c", "stop") + DONE), LAST_CHUNK)
+
+    assert (record.events, record.merged_events, len(record.gaps_ns)) == (3, 1, 1)
+    assert record.gaps_ns[0] > 50_000_000
+
+
+def test_stamps_are_the_kernels_even_when_the_reader_is_late(setup: Setup) -> None:
+    """Two tokens arrive 50 ms apart while the loop is blocked for 200 ms after the first read."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("kernel receive stamps are Linux's")
+    script = (head() + chunk(content("a")), 0.3, chunk(content("b", "stop")), 0.3, LAST_CHUNK)
+    with raw_server(script) as server:
+        client = setup.client(server)
+        task = gevent.spawn(ask, client)
+        gevent.sleep(0.15)
+        began_ns = monotonic_ns()
+        while monotonic_ns() - began_ns < 350_000_000:  # nobody reads while this burns
+            os.getpid()
+        record = task.get(timeout=10)
+
+    assert record.stamp == "kernel"
+    assert record.rx_lag_max_ns > 100_000_000
+    assert 0.75 < record.gaps_ns[0] / 300_000_000 < 1.25
+
+
+def test_a_killed_user_leaves_a_cancelled_record(setup: Setup) -> None:
+    with raw_server((head() + chunk(content("a")), 5.0)) as server:
+        client = setup.client(server)
+        task = gevent.spawn(ask, client)
+        gevent.sleep(0.5)
+        task.kill()
+
+    assert [r.outcome for r in setup.records] == [Outcome.CANCELLED]
+    assert setup.records[0].events == 1
+    assert (setup.recorder.in_flight, len(setup.decoder)) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("openssl is not on this machine")
+    return key, cert
+
+
+def _server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate[1], certificate[0])
+    return context
+
+
+def test_tls_is_verified(setup: Setup, certificate: tuple[Path, Path]) -> None:
+    with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,), tls=_server_tls(certificate)) as server:
+        url = "https://localhost:{}"
+        trusted = ask(setup.client(server, url=url, tls=Tls(ca_file=str(certificate[1]))))
+        distrusted = ask(setup.client(server, url=url))
+        careless = ask(setup.client(server, url=url, tls=Tls(verify=False)))
+        wrong_name = ask(setup.client(server, url="https://127.0.0.1:{}", tls=Tls(ca_file=str(certificate[1]))))
+
+    assert (trusted.outcome, trusted.text) == (Outcome.OK, "abc")
+    assert (distrusted.outcome, distrusted.error_kind) == (Outcome.TLS, "certificate")
+    assert careless.outcome is Outcome.OK
+    assert wrong_name.outcome is Outcome.TLS
+
+
+def test_tls_streams_and_keeps_alive(setup: Setup, certificate: tuple[Path, Path]) -> None:
+    slow = (
+        head(),
+        *(step for letter in "abcd" for step in (chunk(content(letter)), 0.05)),
+        chunk(content("e", "stop")),
+    )
+    script = (*slow, LAST_CHUNK, AGAIN, head() + chunk(ANSWER) + LAST_CHUNK)
+    with raw_server(script, tls=_server_tls(certificate)) as server:
+        client = setup.client(server, url="https://localhost:{}", tls=Tls(ca_file=str(certificate[1])))
+        first, second = ask(client, 0), ask(client, 1)
+
+        assert server.connections == 1
+    assert (first.text, second.text) == ("abcde", "abc")
+    assert [gap > 30_000_000 for gap in first.gaps_ns] == [True] * 4, first.gaps_ns
+
+
+def test_plain_text_on_a_tls_port(setup: Setup) -> None:
+    with raw_server((CLOSE,)) as server:
+        record = ask(setup.client(server, url="https://localhost:{}"))
+
+    assert record.outcome in (Outcome.TLS, Outcome.CONNECT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (("openai", "completions"), b'data: {"choices":[{"index":0,"text":"hi","finish_reason":"stop"}]}\n\n' + DONE),
+        (
+            ("ollama", "chat"),
+            b'{"message":{"content":"hi"},"done":false}\n{"done":true,"done_reason":"stop","eval_count":1}\n',
+        ),
+        (
+            ("ollama", "generate"),
+            b'{"response":"hi","done":false}\n{"done":true,"done_reason":"stop","eval_count":1}\n',
+        ),
+    ],
+)
+def test_the_other_dialects(setup: Setup, kind: tuple[str, str], body: bytes) -> None:
+    content_type = "text/event-stream" if kind[0] == "openai" else "application/x-ndjson"
+    record = one(setup, head(content_type), chunk(body), LAST_CHUNK, kind=kind)
+
+    assert (record.outcome, record.output_tokens, record.error) == (Outcome.OK, 1, "")
+
+
+def test_many_streams_at_once_lose_nothing(setup: Setup) -> None:
+    script = (head(), *(step for _ in range(20) for step in (chunk(content("a")), 0.01)), chunk(content("z", "stop")))
+    with raw_server((*script, LAST_CHUNK)) as server:
+        client = setup.client(server)
+        tasks = [gevent.spawn(ask, client, n) for n in range(60)]
+        gevent.joinall(tasks, timeout=20)
+
+    assert [r.outcome for r in setup.records] == [Outcome.OK] * 60
+    assert {r.events for r in setup.records} == {21}
