@@ -27,10 +27,12 @@ from tokenswarm.prompts.lengths import NO_LIMITS, CountTokens, Limits, estimate_
 from tokenswarm.prompts.order import Shard
 from tokenswarm.prompts.reading import Reading, Rules, dropped, row_id
 from tokenswarm.prompts.source import RowFault, Source, decode_row, file_status
-from tokenswarm.prompts.synthetic import Synthetic, generate
+from tokenswarm.prompts.synthetic import Synthetic, count_words, generate
 
 READERS: dict[str, ModuleType] = {"sharegpt": sharegpt, "alpaca": alpaca, "jsonl": jsonl}
 """Format -> reader, in the order in which `auto` asks: Alpaca rows may hold a `text` that must not be sent."""
+
+SYNTHETIC_SAMPLE_ROWS = 200  # rows that the lengths in `info` are taken from; generating 200 takes some 20 ms
 
 
 class DataSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +50,7 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True):
     skip_bad_ratio: float = 0.0  # share of rows that may be broken JSON
     synthetic: Synthetic | None = None
     cache_dir: str | None = None  # None: no cached index
-    tokenizer: str | None = None  # names count_tokens; with a tokenizer of no name the index is not cached
+    tokenizer: str | None = None  # the name of count_tokens; where that has none the index is not cached
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +101,8 @@ def open_steps(settings: DataSettings, count_tokens: CountTokens | None = None) 
     if settings.path is None:
         raise DatasetError("no data set file is named (`dataset.path`), and the format is not synthetic")
     path = Path(settings.path)
+    if count_tokens is None:
+        settings = msgspec.structs.replace(settings, tokenizer=None)  # or an estimate would be cached under its name
     status = file_status(path)
     fingerprint = _fingerprint(settings)
     cache: Path | None = None
@@ -114,7 +118,8 @@ def open_steps(settings: DataSettings, count_tokens: CountTokens | None = None) 
     yield Progress(status.st_size, status.st_size)
     if not len(index):
         raise DatasetError(_nothing_usable(path, settings, index))
-    return Library(_file_info(settings, status.st_size, index, cached), _reader_of(path, settings, index))
+    info = _file_info(settings, status.st_size, index, _tokens_from(settings, count_tokens), cached)
+    return Library(info, _reader_of(path, settings, index))
 
 
 def _fingerprint(settings: DataSettings) -> bytes:
@@ -256,7 +261,11 @@ def _reader_of(path: Path, settings: DataSettings, index: Index) -> Callable[[in
     return read
 
 
-def _file_info(settings: DataSettings, size: int, index: Index, cached: bool) -> DataInfo:
+def _tokens_from(settings: DataSettings, count_tokens: CountTokens | None, estimate: str = ESTIMATE) -> str:
+    return estimate if count_tokens is None else f"counted by {settings.tokenizer or 'a tokenizer'}"
+
+
+def _file_info(settings: DataSettings, size: int, index: Index, tokens_from: str, cached: bool) -> DataInfo:
     outputs = [tokens for tokens in index.outputs if tokens != UNKNOWN]
     return DataInfo(
         path=settings.path,
@@ -273,7 +282,7 @@ def _file_info(settings: DataSettings, size: int, index: Index, cached: bool) ->
         input_tokens=spread(index.inputs),
         output_tokens=spread(outputs),
         rows_with_answer=len(outputs),
-        tokens_from=ESTIMATE if settings.tokenizer is None else f"counted by {settings.tokenizer}",
+        tokens_from=tokens_from,
         seed=settings.shuffle_seed,
         cached=cached,
     )
@@ -289,7 +298,8 @@ def _open_synthetic(settings: DataSettings, count_tokens: CountTokens | None) ->
         conversation = generate(wanted, row, count_tokens)
         return msgspec.structs.replace(conversation, turns=conversation.turns[:1]) if single else conversation
 
-    sample = [_measure(read(row), settings, count_tokens) for row in range(min(wanted.rows, SYNTHETIC_SAMPLE_ROWS))]
+    sampled = range(min(wanted.rows, SYNTHETIC_SAMPLE_ROWS))
+    sample = [_measure(read(row), settings, count_tokens or count_words) for row in sampled]
     info = DataInfo(
         path=None,
         format="synthetic",
@@ -305,11 +315,8 @@ def _open_synthetic(settings: DataSettings, count_tokens: CountTokens | None) ->
         input_tokens=spread(row[1] for row in sample),
         output_tokens=spread(row[2] for row in sample if row[2] is not None),
         rows_with_answer=wanted.rows,
-        tokens_from="estimated: one word is one token" if count_tokens is None else f"counted by {settings.tokenizer}",
+        tokens_from=_tokens_from(settings, count_tokens, "estimated: one word is one token"),
         seed=settings.shuffle_seed,
         cached=False,
     )
     return Library(info, read)
-
-
-SYNTHETIC_SAMPLE_ROWS = 200  # rows that the lengths in `info` are taken from; generating 200 takes some 20 ms

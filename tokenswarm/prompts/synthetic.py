@@ -54,6 +54,11 @@ def generate(settings: Synthetic, number: int, count_tokens: CountTokens | None 
     return Conversation(id=f"synthetic-{number + 1}", turns=tuple(turns))
 
 
+def count_words(text: str) -> int:
+    """The estimate for this file's own texts: one token a word."""
+    return len(text.split())
+
+
 def make_text(tokens: int, source: random.Random, count_tokens: CountTokens | None = None) -> str:
     """A text of about `tokens` tokens: one word each, or as many words as the tokenizer says (never more tokens)."""
     draw, known = source.random, len(_WORDS)
