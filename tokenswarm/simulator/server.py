@@ -189,7 +189,10 @@ async def _answer(
 ) -> web.StreamResponse:
     try:
         raw = await request.read()
-    except BaseException:  # also CancelledError: the client left while it sent its body
+    except web.HTTPException:  # larger than BODY_BYTES_MAX
+        sim.truth.outcomes["refused"] += 1
+        raise
+    except (asyncio.CancelledError, OSError):  # the client left while it sent its body
         sim.truth.outcomes["disconnected"] += 1
         raise
     try:
@@ -253,17 +256,22 @@ async def _faulted_at_once(answer: Answer, fault: Fault) -> bool:
     if stage in ("raw", "status"):
         return True
     faults.prepare(answer, fault)
-    if stage == "delay" and answer.ask.stream:
-        if fault.kind == "role_only_first":
-            answer.start()
-            if isinstance(answer.wire, OllamaWire):
-                answer.send(answer.wire.empty()[0])
-            elif answer.ask.api == "completions":
-                answer.send(answer.wire.token(0, "", False, 0, None, None))
-        elif not answer.wire.headers_wait:
+    if stage == "delay":
+        if answer.ask.stream and fault.kind == "role_only_first":
+            _announce(answer)
+        elif answer.ask.stream and not answer.wire.headers_wait:
             answer.send_head()
         await asyncio.sleep(fault.param)
     return False
+
+
+def _announce(answer: Answer) -> None:
+    """An event without content: the role event where the format has one."""
+    answer.start()
+    if isinstance(answer.wire, OllamaWire):
+        answer.send(answer.wire.empty())
+    elif answer.ask.api == "completions":
+        answer.send(answer.wire.token(0, "", False, 0, None, None))
 
 
 async def _hold(answer: Answer, verdict: str) -> None:

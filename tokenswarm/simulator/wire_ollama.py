@@ -37,9 +37,9 @@ class OllamaWire:
         """Ollama has no role event."""
         return []
 
-    def empty(self) -> list[bytes]:
+    def empty(self) -> bytes:
         """A line without text, as some runners send one first."""
-        return [self._line(b"", b"", b'"done":false}')]
+        return self._line(b"", b"", b'"done":false}')
 
     def token(
         self, _index: int, piece: int | str, reasoning: bool, _count: int, _finish: str | None, _stop_reason: str | None
