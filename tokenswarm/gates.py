@@ -1,0 +1,173 @@
+"""Limits in, pass / fail / inconclusive out: one gate for each limit of a profile's `slo`.
+
+Percentiles and goodput are shares of requests and are decided by the binomial rule of statistics.py at 99 %; a request
+that failed or was cut off is beyond every latency limit. Means, maxima, failed_ratio and rates are facts about this run
+and are compared as they are. No sample, no number: fail, never a pass. In words: docs/verdict.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from tokenswarm import profile, recorder
+from tokenswarm.sketch import Sketch
+from tokenswarm.snapshot import Block, Merged, total
+from tokenswarm.statistics import GateResult, binomial_gate, effective_n, samples_needed
+from tokenswarm.summary import PERCENTILES, RHO_OF, Gate, Summary
+
+FAR = 2.0
+"""An undecided share is refuted where most requests miss the limit, and the observed value is so many times it."""
+
+_STRICTEST_FIRST = ("max", "p999", "p99", "p95", "p90", "p50")  # a mean says nothing about one request
+
+_MUST_HAVE = ("ttft", "ttft_intended", "ttfat", "e2e")
+"""A success without one of these violates its limit, as in the recorder; TPOT and gaps need two tokens to exist."""
+
+
+class _Count(msgspec.Struct):
+    """How many of `n` are beyond a limit: requests, or for `itl` gaps between tokens."""
+
+    n: int
+    violations: int
+    unit: str
+
+
+def request_limits(slo: profile.Slo) -> recorder.Slo | None:
+    """The limit of each latency for one request, for goodput: that of its highest percentile. None: no such limit."""
+    limits: dict[str, float] = {}
+    for name in recorder.Slo.__struct_fields__:
+        wanted: profile.Percentiles | None = getattr(slo, name)
+        if wanted is not None:
+            given = [limit for which in _STRICTEST_FIRST if (limit := getattr(wanted, which)) is not None]
+            if given:
+                limits[name] = given[0]
+    return recorder.Slo(**limits) if limits else None
+
+
+def evaluate(slo: profile.Slo, summary: Summary, merged: Merged) -> list[Gate]:
+    """A gate for each limit, in the order of the profile's fields. Judged: requests intended in a steady window."""
+    steady = total(block for block in merged.blocks if block.phase == "steady")
+    gates = []
+    for metric, which, limit in latency_limits(slo):
+        gates.append(_latency_gate(steady, metric, which, limit, exact=_is_request_limit(slo, metric, limit)))
+    if slo.goodput_ratio is not None:
+        gates.append(_goodput_gate(steady, slo))
+    if slo.failed_ratio is not None:
+        gates.append(_failed_gate(steady, slo.failed_ratio))
+    for name in ("output_tokens_per_s", "requests_per_s"):
+        limit = getattr(slo, name)
+        if limit is not None:
+            gates.append(_rate_gate(name, limit, getattr(summary.throughput, name)))
+    return gates
+
+
+def latency_limits(slo: profile.Slo) -> Iterator[tuple[str, str, float]]:
+    """(metric without `_s`, "p99" | "mean" | "max" ..., limit in s) for each latency limit of the profile."""
+    for name in recorder.Slo.__struct_fields__:
+        wanted: profile.Percentiles | None = getattr(slo, name)
+        for which in profile.Percentiles.__struct_fields__ if wanted is not None else ():
+            limit = getattr(wanted, which)
+            if limit is not None:
+                yield name.removesuffix("_s"), which, limit
+
+
+def _is_request_limit(slo: profile.Slo, metric: str, limit: float) -> bool:
+    limits = request_limits(slo)
+    return limits is not None and getattr(limits, f"{metric}_s") == limit
+
+
+def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact: bool) -> Gate:
+    sketch: Sketch = getattr(steady, metric)
+    name = f"{metric}_s.{which}"
+    value = sketch.mean if which == "mean" else sketch.high if which == "max" else sketch.quantile(PERCENTILES[which])
+    if not math.isfinite(limit):
+        return _gate(name, "<=", limit, value, "fail", "the limit is no finite number")
+    if not steady.ok:
+        return _gate(name, "<=", limit, None, "fail", "no request succeeded in a steady window")
+    if value is None or not math.isfinite(value):
+        return _gate(name, "<=", limit, None, "fail", f"no request gave a {metric}")
+    if which == "mean":
+        result: GateResult = "pass" if value <= limit else "fail"
+        return _gate(name, "<=", limit, value, result, f"mean of {sketch.n} samples of successful requests")
+    count = _count_violations(steady, metric, limit, exact=exact)
+    if which == "max":
+        failed = steady.failed + steady.censored
+        reason = f"largest of {sketch.n} samples" + (f", and {failed} requests failed or never ended" if failed else "")
+        return _gate(name, "<=", limit, value, "pass" if value <= limit and not failed else "fail", reason)
+    far = value > limit * FAR
+    result, reason = _decide(PERCENTILES[which], count, steady.rho(RHO_OF[metric]), far=far)
+    return _gate(name, "<=", limit, value, result, reason)
+
+
+def _count_violations(steady: Block, metric: str, limit: float, *, exact: bool) -> _Count:
+    """Exact where the recorder compared each request with this very limit, else to the width of a bucket (1.1 %)."""
+    sketch: Sketch = getattr(steady, metric)
+    lost = steady.failed + steady.censored
+    if metric == "itl":
+        lost *= math.ceil(sketch.n / max(1, steady.ok))  # as if each had been a typical answer of late tokens
+        return _Count(sketch.n + lost, sketch.above(limit) + lost, "gaps")
+    absent = steady.ok - sketch.n if metric in _MUST_HAVE else 0
+    beyond = steady.slo_missed_by.get(f"{metric}_s", 0) if exact and steady.slo_judged else sketch.above(limit) + absent
+    return _Count(sketch.n + absent + lost, beyond + lost, "requests")
+
+
+def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResult, str]:
+    """The binomial rule, and two shortcuts to a fail where a small sample leaves it open (docs/verdict.md)."""
+    result = binomial_gate(p, count.violations, count.n, rho)
+    share = f"{count.violations} of {count.n} {count.unit} are beyond the limit"
+    if result == "inconclusive":
+        if count.violations == count.n:
+            return "fail", f"all {count.n} {count.unit} are beyond the limit"
+        if far and 2 * count.violations > count.n:
+            return "fail", f"{share}, and the observed value is more than {FAR:g} times the limit"
+        return result, f"{share}; {_wanted(p, count, rho)}"
+    return result, share
+
+
+def _wanted(p: float, count: _Count, rho: float) -> str:
+    independent = effective_n(count.n, rho)
+    worth = f", and these are worth {independent:.0f} independent ones" if independent < 0.95 * count.n else ""
+    needed = samples_needed(p, 1)
+    if independent < needed:
+        return f"to be sure takes {needed} {count.unit} with at most one beyond it{worth}"
+    return f"too close to the allowed {1 - p:.3g} to be sure at 99 %{worth}"
+
+
+def _goodput_gate(steady: Block, slo: profile.Slo) -> Gate:
+    """The share of requests that met all limits; where no latency has a limit, the share that succeeded."""
+    limit = slo.goodput_ratio or 0.0
+    limits = request_limits(slo)
+    judged = steady.slo_judged if limits is not None else steady.ok + steady.failed + steady.censored
+    met = steady.slo_met if limits is not None else steady.ok
+    if not judged:
+        return _gate("goodput_ratio", ">=", limit, None, "fail", "no request was judged in a steady window")
+    value, count = met / judged, _Count(judged, judged - met, "requests")
+    if not 0.0 < limit < 1.0:  # every request, or none: no question of chance
+        reason = f"{count.violations} of {judged} requests miss a limit"
+        return _gate("goodput_ratio", ">=", limit, value, "pass" if value >= limit else "fail", reason)
+    names = [name for name in recorder.Slo.__struct_fields__ if getattr(limits, name, None) is not None]
+    rho = max((steady.rho(RHO_OF[name.removesuffix("_s")]) for name in names), default=0.0)
+    result, reason = _decide(limit, count, rho, far=value < limit / FAR)
+    return _gate("goodput_ratio", ">=", limit, value, result, reason)
+
+
+def _failed_gate(steady: Block, limit: float) -> Gate:
+    ended = steady.ok + steady.failed + steady.censored
+    if not ended:
+        return _gate("failed_ratio", "<=", limit, None, "fail", "no request ended in a steady window")
+    value = steady.failed / ended
+    reason = f"{steady.failed} of {ended} requests failed"
+    return _gate("failed_ratio", "<=", limit, value, "pass" if value <= limit else "fail", reason)
+
+
+def _rate_gate(name: str, limit: float, value: float | None) -> Gate:
+    if value is None or not math.isfinite(value):
+        return _gate(name, ">=", limit, None, "fail", "there was no steady window to measure it in")
+    return _gate(name, ">=", limit, value, "pass" if value >= limit else "fail", "mean over the steady windows")
+
+
+def _gate(metric: str, op: str, limit: float, value: float | None, result: GateResult, reason: str) -> Gate:
+    return Gate(metric=metric, op=op, limit=limit, value=value, result=result, reason=reason)

@@ -1,0 +1,134 @@
+"""results/<run_id>/: rows appended while they come, documents written whole or not at all, `latest` kept up to date.
+
+Every failure is a ResultsError of one sentence. What could not be written whole is not left behind: rows end with a
+whole row, and no file is empty because the disk was full.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+from tokenswarm.errors import ResultsError
+
+ROWS_NAME = "requests.jsonl"
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_DOCUMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def new_run_id(now: datetime, random: str) -> str:
+    """YYYYMMDD-HHMMSS-xxxx, which sorts by time; `random` is a few of [a-z0-9]. Raises ValueError for others."""
+    run_id = f"{now:%Y%m%d-%H%M%S}-{random}"
+    if not _RUN_ID.fullmatch(run_id):
+        raise ValueError(f"{random!r} can't be part of a run id")
+    return run_id
+
+
+class ResultsFolder:
+    """The folder of one run. `failure` keeps the first error of appending rows; later rows are then dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.run_id = path, path.name
+        self.failure: ResultsError | None = None
+        self._rows: io.FileIO | None = None
+        self._good = 0  # bytes of whole rows
+
+    @classmethod
+    def create(cls, base: Path, run_id: str) -> ResultsFolder:
+        """Make `base`/`run_id` and check that it can be written. Raises ResultsError."""
+        if not _RUN_ID.fullmatch(run_id):
+            raise ResultsError(f"{run_id!r} is no run id: it may hold a-z, 0-9 and '-' only")
+        folder = cls(Path(base) / run_id)
+        try:
+            folder.path.mkdir(parents=True)
+            folder.spool.mkdir()
+        except FileExistsError:
+            raise ResultsError(f"{folder.path}: exists already, or a file is where a folder should be") from None
+        except OSError as error:
+            raise ResultsError(f"{folder.path}: can't make the results folder: {error.strerror}") from None
+        folder._write(".probe", b"can this be written?\n")
+        (folder.path / ".probe").unlink()
+        return folder
+
+    @property
+    def spool(self) -> Path:
+        """Where workers on this machine keep their rows until the end."""
+        return self.path / ".spool"
+
+    def append_rows(self, rows: bytes) -> None:
+        """Append whole rows to requests.jsonl. Raises ResultsError at the first failure; after it, does nothing."""
+        if self.failure is not None:
+            return
+        try:
+            if self._rows is None:
+                self._rows = io.FileIO(self.path / ROWS_NAME, "ab")
+            view = memoryview(rows)
+            while view:
+                view = view[self._rows.write(view) or 0 :]
+            self._good += len(rows)
+        except OSError as error:
+            self.failure = ResultsError(f"{self.path / ROWS_NAME}: rows could not be written: {error.strerror}")
+            self._cut_torn_row()
+            raise self.failure from None
+
+    def _cut_torn_row(self) -> None:
+        if self._rows is None:
+            return
+        try:
+            self._rows.truncate(self._good)
+            if not self._good:
+                (self.path / ROWS_NAME).unlink()
+        except OSError:
+            pass  # the first failure is the one to tell
+
+    def close_rows(self) -> None:
+        """All rows are there: onto the disk with them. Raises ResultsError, again if appending had failed."""
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            try:
+                os.fsync(rows.fileno())
+                rows.close()
+            except OSError as error:
+                self.failure = self.failure or ResultsError(
+                    f"{self.path / ROWS_NAME}: could not be written: {error.strerror}"
+                )
+        if self.spool.is_dir() and not any(self.spool.iterdir()):
+            self.spool.rmdir()
+        if self.failure is not None:
+            raise self.failure
+
+    def write_json(self, name: str, data: bytes) -> None:
+        """Write a document under `name`, whole or not at all. Raises ResultsError."""
+        self._write(name, data)
+
+    def write_text(self, name: str, text: str) -> None:
+        """`write_json` for text, as UTF-8."""
+        self._write(name, text.encode("utf-8", "replace"))
+
+    def _write(self, name: str, data: bytes) -> None:
+        if not _DOCUMENT.fullmatch(name.removeprefix(".")):
+            raise ValueError(f"{name!r} is no name for a document of a results folder")
+        path, temporary = self.path / name, self.path / f"{name}.part"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
+
+    def link_latest(self) -> bool:
+        """Let `latest`, beside this folder, point to it. False where the file system has no links."""
+        link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{self.run_id}"
+        try:
+            temporary.symlink_to(self.run_id, target_is_directory=True)
+            temporary.replace(link)
+        except (OSError, NotImplementedError):
+            temporary.unlink(missing_ok=True)
+            return False
+        return True

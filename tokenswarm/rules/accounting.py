@@ -1,0 +1,248 @@
+"""Rules about what was counted: each request accounted for, each worker there to the end, answers that are answers."""
+
+from __future__ import annotations
+
+from tokenswarm.rules.evidence import Evidence, Rule, doubt, everything, graded, steady
+from tokenswarm.summary import Doubt, Summary
+
+FAILED_SHARE_MAX = 0.5  # beyond this the latencies are those of the lucky few
+TRUNCATED_SHARE_MAX = 0.01  # MLPerf's audit of token counts allows no more
+DROPPED_SHARE_MAX = 0.001
+RECONNECT_SHARE = 0.01
+
+
+def accounting_mismatch(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """intended = sent + dropped; sent = ok + failed + cancelled + censored, which the outcomes add up to.
+
+    Requests in flight on a worker that never sent its final report are not known to have ended.
+    """
+    counts = summary.requests
+    ended = counts.ok + counts.failed + counts.cancelled + counts.censored
+    due = counts.sent + counts.dropped
+    named = sum(counts.by_outcome.values())
+    exact = evidence.merged.final
+    if named == ended and (due == counts.intended and ended == counts.sent if exact else ended <= counts.sent):
+        return None
+    return doubt(
+        "accounting-mismatch",
+        "invalid",
+        f"Requests are unaccounted for: {counts.intended} intended, {counts.sent} sent + {counts.dropped} dropped, "
+        f"{ended} ended ({named} by outcome). This is a bug or a lost report: keep the results and report it.",
+        intended=counts.intended,
+        sent=counts.sent,
+        dropped=counts.dropped,
+        ended=ended,
+        by_outcome=named,
+    )
+
+
+def rows_mismatch(evidence: Evidence, summary: Summary) -> Doubt | None:
+    counts = summary.requests
+    ended = counts.ok + counts.failed + counts.cancelled + counts.censored
+    if evidence.rows is None or not evidence.merged.final or evidence.rows == ended:
+        return None
+    return doubt(
+        "rows-mismatch",
+        "invalid",
+        f"requests.jsonl has {evidence.rows} rows for {ended} requests that ended: do not compute anything from it; "
+        f"look for a full disk or a broken network, then run again.",
+        rows=evidence.rows,
+        ended=ended,
+    )
+
+
+def worker_lost(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.lost:
+        return None
+    names = ", ".join(f"{name}: {reason}" for name, reason in evidence.lost.items())
+    return doubt(
+        "worker-lost",
+        "invalid",
+        f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load was sent than "
+        f"planned and its requests are missing: look at its log and memory, then run again.",
+        lost=dict(evidence.lost),
+        expected=evidence.expected_workers,
+    )
+
+
+def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    here = len(evidence.merged.workers)
+    if here + len(evidence.lost) >= evidence.expected_workers:
+        return None
+    return doubt(
+        "worker-missing",
+        "invalid",
+        f"Only {here} of {evidence.expected_workers} workers ever reported, so less load was sent than planned: "
+        f"start them all before the run.",
+        reported=here,
+        expected=evidence.expected_workers,
+    )
+
+
+def final_report_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    silent = [worker.worker for worker in evidence.merged.workers if not worker.final]
+    if len(silent) <= len(evidence.lost):
+        return None
+    return doubt(
+        "final-report-missing",
+        "invalid",
+        f"No final report came from worker {', '.join(map(str, silent))}: its last requests are not counted; let the "
+        f"run end by itself, and look at that worker's log.",
+        workers=silent,
+    )
+
+
+def worker_refused(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.refused:
+        return None
+    return doubt(
+        "worker-refused",
+        "note",
+        f"{len(evidence.refused)} worker(s) were refused and sent no load. {evidence.refused[0]}.",
+        refused=list(evidence.refused),
+    )
+
+
+def reports_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    missing = {str(worker.worker): len(worker.missing) for worker in evidence.merged.workers if worker.missing}
+    if not missing:
+        return None
+    return doubt(
+        "reports-missing",
+        "note",
+        f"{sum(missing.values())} live reports never came. Totals are complete, since reports are cumulative, but the "
+        f"live view had gaps: look at the network between workers and master.",
+        missing=missing,
+    )
+
+
+def run_trouble(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """What the controller remarked, but for what `worker-lost` already says."""
+    lost = tuple(evidence.lost)
+    remarks = [text for text in evidence.remarks if not lost or not text.startswith((*lost, "no worker is left"))]
+    if not remarks:
+        return None
+    return doubt(
+        "run-trouble", "invalid", f"The run did not go as planned: {'; '.join(remarks)}. Mend it and run again.",
+        remarks=remarks,
+    )  # fmt: skip
+
+
+def interrupted(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.interrupted:
+        return None
+    return doubt(
+        "interrupted",
+        "degraded",
+        "A signal ended the run early: the results are partial. Let it run to its end before comparing it.",
+    )
+
+
+def no_success(evidence: Evidence, summary: Summary) -> Doubt | None:
+    if summary.requests_steady.ok:
+        return None
+    errors = ", ".join(f"{kind} ({n})" for kind, n in list(summary.requests.by_error.items())[:3])
+    return doubt(
+        "no-success",
+        "invalid",
+        "No request that began in a steady window succeeded, so there is nothing to report"
+        + (f"; the errors were: {errors}." if errors else "; the windows may be shorter than one answer."),
+        ok=summary.requests.ok,
+        failed=summary.requests.failed,
+        intended_steady=steady(evidence).intended,
+    )
+
+
+def mostly_failed(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    counts = summary.requests_steady
+    finished = counts.ok + counts.failed
+    if not counts.ok or counts.failed <= FAILED_SHARE_MAX * finished:
+        return None
+    errors = ", ".join(f"{kind} ({n})" for kind, n in list(counts.by_error.items())[:3])
+    return doubt(
+        "mostly-failed",
+        "invalid",
+        f"{counts.failed} of {finished} requests failed ({errors}): latencies of the rest say little. Lower the load, "
+        f"or mend the server.",
+        failed=counts.failed,
+        finished=finished,
+    )
+
+
+def truncated_answers(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    counts = summary.requests
+    truncated, finished = counts.by_outcome.get("truncated", 0), counts.ok + counts.failed
+    if truncated <= TRUNCATED_SHARE_MAX * finished:
+        return None
+    return doubt(
+        "truncated-answers",
+        "invalid",
+        f"{truncated} of {finished} answers ended without the protocol's own end (more than 1 %): the server or a "
+        f"proxy cuts streams short. Look at its log and its timeouts.",
+        truncated=truncated,
+        finished=finished,
+    )
+
+
+def dropped_arrivals(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    counts = summary.requests
+    share = counts.dropped / max(1, counts.intended)
+    severity = graded(share, 0.0, DROPPED_SHARE_MAX)
+    if severity is None:
+        return None
+    return doubt(
+        "dropped-arrivals",
+        severity,
+        f"{counts.dropped} of {counts.intended} requests that were due were never sent ({share:.2%}): the offered load "
+        f"was lower than planned. Use more workers or a lower rate.",
+        dropped=counts.dropped,
+        intended=counts.intended,
+    )
+
+
+def reconnects(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    share = summary.requests.reconnects / max(1, summary.requests.sent)
+    if share <= RECONNECT_SHARE:
+        return None
+    return doubt(
+        "reconnects",
+        "note",
+        f"{summary.requests.reconnects} of {summary.requests.sent} requests found their pooled connection closed and "
+        f"opened a new one: the server closes idle connections. Set `connections: fresh` to have every request do so.",
+        reconnects=summary.requests.reconnects,
+        sent=summary.requests.sent,
+    )
+
+
+def impossible_values(evidence: Evidence, summary: Summary) -> Doubt | None:
+    refused, negative = summary.instrument.values_refused, summary.instrument.values_negative
+    if not refused and not negative:
+        return None
+    return doubt(
+        "impossible-values",
+        "invalid",
+        f"{refused} measured values were no finite numbers and {negative} durations were negative, which can't be: "
+        f"this is a bug. Keep the results and report it.",
+        refused=refused,
+        negative=negative,
+        requests=everything(evidence).ok,
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    accounting_mismatch,
+    rows_mismatch,
+    worker_lost,
+    worker_missing,
+    final_report_missing,
+    worker_refused,
+    reports_missing,
+    run_trouble,
+    interrupted,
+    no_success,
+    mostly_failed,
+    truncated_answers,
+    dropped_arrivals,
+    reconnects,
+    impossible_values,
+)

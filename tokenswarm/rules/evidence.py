@@ -1,0 +1,60 @@
+"""What the rules of the verdict look at beside the summary, and how a rule says its doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from tokenswarm.profile import Profile
+from tokenswarm.snapshot import Block, Merged, total
+from tokenswarm.summary import Doubt, Summary
+
+Severity = Literal["note", "degraded", "invalid"]
+
+SEVERITIES: tuple[Severity, ...] = ("note", "degraded", "invalid")
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known at the end of a run, beyond its numbers."""
+
+    merged: Merged
+    expected_workers: int
+    profile: Profile
+    lost: dict[str, str] = {}  # name of a worker -> why it was gone before its final report
+    refused: tuple[str, ...] = ()  # workers that were not let in, in sentences
+    rows: int | None = None  # rows of requests.jsonl; None: none were asked for
+    interrupted: bool = False  # a signal ended the run
+    remarks: tuple[str, ...] = ()  # what went wrong on the way, in sentences
+
+
+Rule = Callable[[Evidence, Summary], Doubt | None]
+
+
+def doubt(code: str, severity: Severity, message: str, **evidence: Any) -> Doubt:
+    return Doubt(code=code, severity=severity, message=message, evidence=evidence)
+
+
+def graded(value: float, *limits: float) -> Severity | None:
+    """The severity of a value beyond limits that ascend: (degraded, invalid), or (note, degraded, invalid)."""
+    beyond = sum(value > limit for limit in limits)
+    return SEVERITIES[len(SEVERITIES) - len(limits) + beyond - 1] if beyond else None
+
+
+def worst(*severities: Severity | None) -> Severity | None:
+    given = [severity for severity in severities if severity is not None]
+    return max(given, key=SEVERITIES.index, default=None)
+
+
+def everything(evidence: Evidence) -> Block:
+    return total(evidence.merged.blocks)
+
+
+def steady(evidence: Evidence) -> Block:
+    return total(block for block in evidence.merged.blocks if block.phase == "steady")
+
+
+def ms(seconds: float) -> str:
+    """For sentences: 12 ms, 1.5 s."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

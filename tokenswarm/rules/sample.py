@@ -1,0 +1,184 @@
+"""Rules about the sample: long enough, large enough, steady, complete, and of tokens that were counted alike."""
+
+from __future__ import annotations
+
+from tokenswarm.gates import latency_limits
+from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, steady
+from tokenswarm.series import SERIES
+from tokenswarm.snapshot import Block
+from tokenswarm.statistics import effective_n, enough, samples_needed
+from tokenswarm.summary import PERCENTILES, RHO_OF, Doubt, Summary
+
+SHORT_S = 60.0  # a smoke test; MLPerf asks for 600 s
+DRIFT = (0.05, 0.10)  # of the median from the first to the second half of a window
+DRIFT_N_MIN = 200  # requests in a window, below which a drift doubts but does not condemn
+MSER_CUT = 1 / 3  # more than this cut means that the series never became steady
+MEDIAN_Z = 2.33  # 99 %, one-sided, for each half
+
+
+def _is_short(summary: Summary) -> bool:
+    return summary.steady_window.length_s < SHORT_S
+
+
+def short_run(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    if not _is_short(summary):
+        return None
+    length_s, n = summary.steady_window.length_s, summary.requests_steady.ok
+    return doubt(
+        "short-run",
+        "degraded",
+        f"The steady windows last {length_s:.3g} s and hold {n} successful requests: a smoke test. Measure for "
+        f"{SHORT_S:g} s or more; a p99 takes {samples_needed(0.99)} requests.",
+        length_s=length_s,
+        ok=n,
+    )
+
+
+def few_samples(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """A limit on a percentile that the sample is too small for. A short run says so by itself."""
+    if _is_short(summary):
+        return None
+    block, lacking = steady(evidence), {}
+    for metric, which, _ in latency_limits(evidence.profile.slo):
+        n, rho = getattr(block, metric).n, block.rho(RHO_OF[metric])
+        if which in PERCENTILES and n and not enough(PERCENTILES[which], n, rho):
+            lacking[f"{metric}_s.{which}"] = [round(effective_n(n, rho), 1), samples_needed(PERCENTILES[which])]
+    if not lacking:
+        return None
+    text = ", ".join(f"{name} has {have:g} of {need}" for name, (have, need) in lacking.items())
+    return doubt(
+        "few-samples",
+        "degraded",
+        f"Too few independent samples for percentiles that have a limit ({text}): run longer, or limit a lower one.",
+        samples=lacking,
+    )
+
+
+def censored(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Requests cut off at the drain bound are the slowest: they must be few against the tail that is looked at."""
+    counts = summary.requests_steady
+    n = counts.ok + counts.censored
+    if not counts.censored:
+        return None
+    gated = [PERCENTILES[which] for _, which, _ in latency_limits(evidence.profile.slo) if which in PERCENTILES]
+    p = max([0.5, *gated, *(p for p in PERCENTILES.values() if enough(p, n))])
+    share, tail = counts.censored / n, 1.0 - p
+    if share < tail / 10:
+        return None
+    return doubt(
+        "censored",
+        "invalid" if share >= tail else "degraded",
+        f"{counts.censored} of {n} requests were still running when the drain bound was reached ({share:.1%}): they "
+        f"are the slowest, and the percentiles up to p{100 * p:g} lack them. Raise `phases.drain`.",
+        censored=counts.censored,
+        n=n,
+        p=p,
+    )
+
+
+def not_steady(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """The medians of a window's halves differ, by more than chance; or MSER-5 finds no steady part."""
+    found: list[tuple[Severity, float, str, Block]] = []
+    for block in evidence.merged.blocks:
+        for metric in SERIES if block.phase == "steady" else ():
+            severity, change = _drift(block, metric)
+            if severity is not None:
+                found.append((severity, change, metric, block))
+    if not found:
+        return None
+    severity, change, metric, block = max(found, key=lambda row: (SEVERITIES.index(row[0]), abs(row[1])))
+    cut = block.mser_cut.get(metric, 0) / max(1, block.mser_n.get(metric, 0))
+    return doubt(
+        "not-steady",
+        severity,
+        f"Stage {block.stage} was not steady: the median of {metric} changed by {change:+.0%} from the first half of "
+        f"its window to the second, and MSER-5 calls {cut:.0%} of it a transient. Use a longer warm-up, "
+        f"or a lower load if the server falls behind.",
+        stage=block.stage,
+        metric=f"{metric}_s",
+        change=change,
+        transient_ratio=cut,
+    )
+
+
+def _drift(block: Block, metric: str) -> tuple[Severity | None, float]:
+    """(severity, relative change of the median). The 99 % bounds of the two medians must lie apart."""
+    first, second = block.first_half.get(metric), block.second_half.get(metric)
+    n = block.mser_n.get(metric, 0)
+    transient: Severity | None = "note" if n >= DRIFT_N_MIN and block.mser_cut.get(metric, 0) >= MSER_CUT * n else None
+    if first is None or second is None or not first.n or not second.n:
+        return transient, 0.0
+    bounds = []
+    for half in (first, second):
+        margin = MEDIAN_Z / 2 / max(effective_n(half.n, block.rho(metric)), 1e-9) ** 0.5
+        low, middle, high = half.quantiles((max(0.0, 0.5 - margin), 0.5, min(1.0, 0.5 + margin)))
+        bounds.append((low or 0.0, middle or 0.0, high or 0.0))
+    (low_1, p50_1, high_1), (low_2, p50_2, high_2) = bounds
+    if not low_1 or not low_2:  # medians of 0 s have no ratio
+        return transient, 0.0
+    change, sure = p50_2 / p50_1 - 1.0, max(low_2 / high_1, low_1 / high_2) - 1.0
+    if sure > DRIFT[1] and n >= DRIFT_N_MIN:
+        return "invalid", change
+    return ("degraded" if sure > 0 and abs(change) > DRIFT[0] else transient), change
+
+
+def tokens_mixed(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    if summary.tokens.source != "mixed":
+        return None
+    by_source = summary.tokens.output_by_source
+    return doubt(
+        "tokens-mixed",
+        "note",
+        "Output tokens come from different counts ("
+        + ", ".join(f"{source} {n}" for source, n in by_source.items())
+        + "): some answers came without the server's own count, and events are a lower bound.",
+        **by_source,
+    )
+
+
+def tokens_from_events(evidence: Evidence, summary: Summary) -> Doubt | None:
+    if summary.tokens.source != "events":
+        return None
+    return doubt(
+        "tokens-from-events",
+        "note",
+        "The server sent no token counts: output tokens are events, a lower bound. Token rates and TPOT can't be "
+        "compared with those of a server that counts. Set `engine.include_usage: true` if it is off.",
+        output=summary.tokens.output,
+        include_usage=evidence.profile.engine.include_usage,
+    )
+
+
+def dataset_wrapped(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    wraps = summary.instrument.dataset_wraps
+    if not wraps:
+        return None
+    return doubt(
+        "dataset-wrapped",
+        "degraded",
+        f"The data set was used up and began again {wraps} time(s): a server that caches prefixes answers repeated "
+        f"prompts faster. Use a larger data set, or a shorter run.",
+        wraps=wraps,
+    )
+
+
+def tls_unverified(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if evidence.profile.tls.verify or not any(url.startswith("https:") for url in evidence.profile.target):
+        return None
+    return doubt(
+        "tls-unverified",
+        "note",
+        "The server's certificate was not checked (`tls.verify: false`): name its CA in `tls.ca_file` instead.",
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    short_run,
+    few_samples,
+    censored,
+    not_steady,
+    tokens_mixed,
+    tokens_from_events,
+    dataset_wrapped,
+    tls_unverified,
+)

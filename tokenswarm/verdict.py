@@ -1,0 +1,43 @@
+"""May this run be believed? A table of rules, each from what is known to one Doubt or None; the status is the worst.
+
+A `note` doubts nothing, `degraded` some numbers, `invalid` all of them. Rules only look for faults, so that adding a
+fault never improves a verdict. Thresholds, and what to do about each code: docs/verdict.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenswarm.errors import ExitCode
+from tokenswarm.rules import accounting, instrument, sample
+from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule
+from tokenswarm.summary import Gate, Summary, Verdict
+
+__all__ = ["RULES", "Evidence", "exit_code", "judge"]
+
+RULES: tuple[Rule, ...] = (*accounting.RULES, *instrument.RULES, *sample.RULES)
+
+
+def judge(evidence: Evidence, summary: Summary) -> Verdict:
+    """Ask every rule; the worst doubts first. `summary` needs neither its verdict nor its gates yet."""
+    doubts = [doubt for rule in RULES if (doubt := rule(evidence, summary)) is not None]
+    doubts.sort(key=lambda doubt: -SEVERITIES.index(doubt.severity))
+    worst = doubts[0].severity if doubts else "note"
+    return Verdict(
+        status="INVALID" if worst == "invalid" else "DEGRADED" if worst == "degraded" else "VALID", doubts=doubts
+    )
+
+
+def exit_code(verdict: Verdict, gates: Sequence[Gate], interrupted: bool) -> ExitCode:
+    """13 beats 11 beats 10 beats 12 beats 0: who stopped it, may it be believed, did it fail, is it undecided.
+
+    A run that was not judged counts as INVALID. DEGRADED alone is 0: the numbers stand, with reservations.
+    """
+    results = {gate.result for gate in gates}
+    if interrupted:
+        return ExitCode.INTERRUPTED
+    if verdict.status in (None, "INVALID"):
+        return ExitCode.INVALID
+    if "fail" in results:
+        return ExitCode.GATE_FAILED
+    return ExitCode.INCONCLUSIVE if "inconclusive" in results else ExitCode.OK
