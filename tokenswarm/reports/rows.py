@@ -1,0 +1,92 @@
+"""The tables that every report shows, as plain cells: stages, latencies, gates. Renderers only draw them."""
+
+from __future__ import annotations
+
+from tokenswarm.reports.numbers import MISSING, duration, of_metric, quantity
+from tokenswarm.statistics import samples_needed
+from tokenswarm.summary import Gate, Stat, Summary
+
+STAGE_HEAD = (
+    "users", "req/s", "tok/s", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "TPOT p50", "E2E p50", "failed",
+)  # fmt: skip
+
+LATENCY_HEAD = ("", "n", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
+
+LATENCY_NAMES = {
+    "ttft_s": "TTFT",
+    "ttft_intended_s": "TTFT, as due",
+    "ttfat_s": "first answer",
+    "itl_s": "ITL",
+    "tpot_s": "TPOT",
+    "e2e_s": "E2E",
+    "stall_s": "worst gap",
+    "connect_s": "connect",
+}
+
+GATE_HEAD = ("gate", "limit", "value", "result", "why")
+
+
+def stage_rows(summary: Summary) -> list[list[str]]:
+    """A row a stage: users (or the rate), throughput, latencies, failures."""
+    rows = []
+    for stage in summary.stages:
+        load = f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING)
+        latency, rates = stage.latency, stage.throughput
+        seconds = (
+            latency.ttft_s.p50, latency.ttft_s.p99, latency.itl_s.p50, latency.itl_s.p99, latency.tpot_s.p50,
+            latency.e2e_s.p50,
+        )  # fmt: skip
+        rows.append(
+            [load, quantity(rates.requests_per_s), quantity(rates.output_tokens_per_s)]
+            + [duration(value) for value in seconds]
+            + [str(stage.requests_steady.failed)]
+        )
+    return rows
+
+
+def latency_rows(summary: Summary) -> list[list[str]]:
+    """A row a latency that was seen. Time to first answer only where it differs: a model that thinks first."""
+    rows = []
+    for field, name in LATENCY_NAMES.items():
+        stat: Stat = getattr(summary.latency, field)
+        if not stat.n or (field == "ttfat_s" and _alike(stat, summary.latency.ttft_s)):
+            continue
+        values = (stat.mean, stat.p50, stat.p90, stat.p95, stat.p99, stat.p999, stat.max)
+        rows.append([name, quantity(stat.n) if stat.n >= 10_000 else str(stat.n), *map(duration, values)])
+    return rows
+
+
+def _alike(first: Stat, second: Stat) -> bool:
+    return (first.n, first.mean, first.max) == (second.n, second.mean, second.max)
+
+
+def gate_row(gate: Gate) -> list[str]:
+    op = {"<=": "≤", ">=": "≥"}.get(gate.op, gate.op)
+    return [
+        gate.metric, f"{op} {of_metric(gate.metric, gate.limit)}", of_metric(gate.metric, gate.value), gate.result,
+        gate.reason,
+    ]  # fmt: skip
+
+
+def footnote(*tables: list[list[str]]) -> str | None:
+    """What – means, where one is shown."""
+    if not any(MISSING in row for table in tables for row in table):
+        return None
+    return (
+        f"{MISSING} too few samples for this percentile: a p99 takes {samples_needed(0.99)} requests, "
+        f"a p99.9 {samples_needed(0.999)}, more where they depend on each other."
+    )
+
+
+def facts(summary: Summary) -> str:
+    """One line on how much there was."""
+    counts, rates = summary.requests_steady, summary.throughput
+    parts = [
+        f"{counts.ok} of {counts.ok + counts.failed + counts.censored} requests ok",
+        f"{quantity(rates.requests_per_s)} req/s",
+        f"{quantity(rates.output_tokens_per_s)} tok/s",
+        f"{quantity(summary.steady_window.length_s)} s steady",
+    ]
+    if rates.goodput_ratio is not None:
+        parts.append(f"goodput {of_metric('goodput_ratio', rates.goodput_ratio)}")
+    return ", ".join(parts)
