@@ -277,6 +277,10 @@ def test_usage_and_engine_times(dialect: Dialect) -> None:
     assert delta.usage == Usage(9, 4, cached_tokens=7)
     assert delta.times == EngineTimes(prefill_ns=500_000, decode_ns=12_000_000)
     assert event(dialect, {"choices": [], "timings": timings, "usage": usage}).usage == Usage(9, 4, cached_tokens=7)
+    spoken = chunk({"content": "a"}) if dialect is CHAT else {"choices": [{"index": 0, "text": "a"}]}
+    assert event(dialect, spoken | {"metrics": {"queue_time_ms": 1}}) == Delta(
+        "a", times=EngineTimes(queue_ns=1_000_000)
+    )
     metrics = {"time_to_first_token_ms": 1.5, "queue_time_ms": 0, "generation_time_ms": None, "mean_itl_ms": 5}
     assert event(dialect, {"choices": [], "metrics": metrics}).times == EngineTimes(ttft_ns=1_500_000, queue_ns=0)
 

@@ -66,6 +66,10 @@ SSE_CASES = {
     "two spaces": (b"data:  a\n\n", [b" a"]),
     "space after": (b"data: a \n\n", [b"a "]),
     "several lines": (b"data: a\ndata: b\ndata\ndata: \n\n", [b"a\nb\n\n"]),
+    "several lines, crlf": (b"data: a\r\ndata: b\r\nid: 1\r\n: c\r\ndata: d\r\n\r\n", [b"a\nb\nd"]),
+    "several lines, cr": (b"data: a\rdata: b\r: c\rdata: d\r\r", [b"a\nb\nd"]),
+    "several lines, mixed": (b"data: a\r\ndata: b\rdata: c\ndata: d\n\r\n", [b"a\nb\nc\nd"]),
+    "bom only in front": (b"data: a\n\ndata: b\n\n\xef\xbb\xbfdata: c\n\ndata: d\n\n", [b"a", b"b", b"d"]),
     "empty data": (b"data\n\ndata:\n\ndata: \n\n", [b"", b"", b""]),
     "no data": (b"event: x\nid: 1\n\nretry: 9\n\n", []),
     "comments": (b": ping\n\n:\n\ndata: a\n: in between\ndata: b\n\n:\n\n", [b"a\nb"]),
@@ -149,7 +153,11 @@ TOKENS = (
     *(b"data", b"data:", b"data: ", b"data:  ", b":", b": c", b" ", b"event: e", b"id: 1", b"retry: 1", b"dat", b"a:"),
     *(b"x", b"{}", b"\xef\xbb\xbf", b"\xef", b"\x00", b"data: x\n\n", b"data: y\n\n", "€".encode()),
 )
-SOUP = st.lists(st.sampled_from(TOKENS), max_size=30).map(b"".join)
+# Half of it lines of fields, so that events of several lines with every line end really occur.
+LINES = st.tuples(
+    st.sampled_from((b"data: x", b"data:y", b"data", b": c", b"id: 1", b"")), st.sampled_from(SEPARATORS[:3])
+)
+SOUP = st.lists(st.sampled_from(TOKENS) | LINES.map(b"".join), max_size=30).map(b"".join)
 
 
 def split(body: bytes, cuts: list[int]) -> list[bytes]:

@@ -176,6 +176,7 @@ def test_line_ends_and_comments_of_other_servers_change_nothing(name: str) -> No
         body.rstrip(b"\n"),
     ):
         assert replay(name, [other])[0] == whole
+        assert replay(name, [other[i : i + 7] for i in range(0, len(other), 7)])[0] == whole
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -112,7 +112,7 @@ class _Sse:
                 self._end_line(line, events)
             self._check(len(rest), events)
             self._line += rest
-        self._clean = not (self._line or self._event or self._after_cr)
+        self._clean = not (self._line or self._event)  # an LF after CR is a blank line at worst: no event there
         return events
 
     def _end_line(self, line: bytes, events: list[bytes]) -> None:
