@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from exporter_process import names, parse, promtool_findings, run, running, value
 
-from exporters import gpu, gpu_table, nvml, replay
+from exporters import gpu, gpu_table, nvml, ollama, replay
 from exporters.families import Readings, render
 from exporters.gpu_readings import GpuReader, Sample
 from tokenswarm.clock import FakeClock
@@ -308,6 +308,16 @@ def test_a_lost_gpu_vanishes_at_once_and_comes_back_while_the_other_goes_on(erro
     ) >= 1
 
 
+def test_a_gpu_that_stays_lost_is_left_in_peace() -> None:
+    record = changed(gpu0__device=[[0, None], [10, {"error": "GPU_IS_LOST"}]])
+    record["seconds"] = 1000
+    page = Bench(record).at(130)
+    calls = "tokenswarm_gpu_exporter_calls_total"
+    # Opened at the start, then after 1, 1, 2, 4, 8, 16 and every 30 s; asked once after each.
+    assert 6 <= (value(page, calls, call="init") or 0) <= 12
+    assert (value(page, calls, call="once") or 0) <= 20 + 12
+
+
 def test_a_gpu_that_was_lost_before_it_ever_answered_is_told_by_its_index() -> None:
     record = two_gpus(RECORD)
     record["answers"]["1/device"] = [[0, {"error": "GPU_IS_LOST"}]]
@@ -399,8 +409,6 @@ def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path, text: str, say
 
 def test_every_family_is_documented_and_everything_documented_exists() -> None:
     page = (Path(__file__).parent.parent / "docs" / "exporters.md").read_text()
-    from exporters import ollama
-
     documented = dict(re.findall(r"^\| `(tokenswarm_\w+)`(?:\{[^}]*\})? \| (counter|gauge) \|", page, re.M))
     labels = {
         name: tuple(part for part in text.split(", ") if part)

@@ -132,6 +132,13 @@ def test_rude_clients_do_not_hold_up_a_good_scrape_and_memory_stays_flat() -> No
         assert exporter.stop() == 0
 
 
+@pytest.mark.parametrize("part", [b"", b"GET /met"])
+def test_who_does_not_ask_is_cut_long_before_a_connection_grows_old(exporter: Exporter, part: bytes) -> None:
+    start_s = time.monotonic()
+    assert raw(exporter.port, part) == b""
+    assert time.monotonic() - start_s < (serving.ASK_S + serving.LIFE_S) / 2
+
+
 def test_more_silent_connections_than_it_keeps_cost_the_oldest_ones_their_place() -> None:
     with running("gpu", "--gpu-backend", "none") as exporter, contextlib.ExitStack() as rude:
         for _number in range(serving.UNASKED_MAX + 50):
@@ -183,7 +190,7 @@ def test_stuck_readers_of_a_big_page_give_way() -> None:
         start_s = time.monotonic()
         told = raw(started.port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert told.endswith(body)
-        assert time.monotonic() - start_s < 2 * serving.ANSWER_S
+        assert time.monotonic() - start_s < serving.ANSWER_S  # without giving way it would take as long
         assert started.server.scrapes["slow_reader"] >= serving.ANSWERS_MAX
         assert started.server.scrapes["ok"] == 1
 

@@ -1,0 +1,331 @@
+"""The runs that are served: each push replaces what was known of its run, and is worked out into readings at once.
+
+Bounds: 16 runs, 5 000 series a run, label values of 128 characters. A run is served until it has been silent for the
+keep time, so the result of a short CI run can still be scraped; one that is not over loses its live gauges after 30 s
+of silence, since a frozen gauge looks healthy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from exporters.families import LABEL_CHARS_MAX
+from exporters.load_table import (
+    COUNTERS_OF_BLOCK,
+    DROPPED,
+    ERROR_TYPES,
+    HISTOGRAMS,
+    METRICS,
+    OUTCOMES,
+    QUANTILES,
+    STAGE_METRICS,
+    TOKEN_SOURCES,
+    Histogram,
+)
+from tokenswarm import envelope as envelopes
+from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
+from tokenswarm.envelope import Envelope, RunState
+from tokenswarm.recorder import Slo
+from tokenswarm.sketch import Sketch, bucket_edge
+from tokenswarm.snapshot import Block, Merged, WorkerState, total
+from tokenswarm.summary import Stat, latency, per_window, stat, throughput
+
+RUNS_MAX = 16
+SERIES_MAX = 5_000
+SILENT_S = 30.0
+RECENT_S = 10.0
+"""The window of the quantile gauges `window="10s"`."""
+
+Labels = tuple[str, ...]
+_LIVE = {
+    "tokenswarm_requests_in_flight",
+    "tokenswarm_streams_decoding",
+    "tokenswarm_requests_queued",
+    "tokenswarm_users",
+    "tokenswarm_target_users",
+    "tokenswarm_workers",
+    "tokenswarm_worker_cpu_ratio",
+    "tokenswarm_worker_resident_memory_bytes",
+}
+
+
+class TooManyRunsError(Exception):
+    """There is no room for one more run."""
+
+
+@dataclass
+class Readings:
+    """Values of one run by family. Labels are values only, in the order of the family's names."""
+
+    values: dict[str, list[tuple[Labels, float]]] = field(default_factory=dict)
+    histograms: list[tuple[str, Histogram, Sketch]] = field(default_factory=list)
+    series: int = 0
+
+    def add(self, family: str, value: float | None, *labels: str) -> None:
+        if value is not None:
+            self.values.setdefault(family, []).append((labels, value))
+            self.series += 1
+
+    def add_histogram(self, family: str, histogram: Histogram, sketch: Sketch) -> None:
+        self.histograms.append((family, histogram, sketch))
+        self.series += len(histogram.keys) + 3
+
+    def extend(self, other: Readings) -> bool:
+        """Take all of `other`, or nothing if the budget has no room for it."""
+        if self.series + other.series > SERIES_MAX:
+            return False
+        for family, rows in other.values.items():
+            self.values.setdefault(family, []).extend(rows)
+        self.series += other.series
+        return True
+
+
+class Run:
+    """One run: its newest state, and the readings that follow from it."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.version = 0
+        self.pushed_ns = now_ns
+        self.info: dict[str, str] = {}
+        self.labels: Labels = ()
+        self.readings = Readings()
+        self.dropped: set[tuple[str, str]] = set()  # (reason, what), so that each counts once
+        self._seq = 0
+        self._parts: dict[bytes, Merged] = {}
+        self._recent: deque[tuple[int, dict[str, Sketch]]] = deque()
+        self._reports: dict[int, tuple[int, float]] = {}  # worker -> (seq, when it first came)
+        self.state: RunState
+
+    def push(self, push: Envelope, now_ns: int, wall_s: float) -> bool:
+        """Take a push in; False if it was overtaken. Raises EnvelopeError, and is then as it was before."""
+        merged, parts = envelopes.join(push, self._parts)
+        if push.seq <= self._seq:
+            return False
+        self._seq, self._parts, self.state, self.pushed_ns = push.seq, parts, push.run, now_ns
+        state = push.run
+        self.labels = tuple(text[:LABEL_CHARS_MAX] for text in (state.run_id, state.engine, state.model, state.scenario))
+        self.info = {name: state.info.get(name, "")[:LABEL_CHARS_MAX] for name in envelopes.INFO_LABELS}
+        self.dropped |= {("info", name) for name in state.info if name not in envelopes.INFO_LABELS}
+        for worker in merged.workers:
+            if worker.seq > self._reports.get(worker.worker, (0, 0.0))[0]:
+                self._reports[worker.worker] = (worker.seq, wall_s)
+        self.readings = self._work_out(merged, now_ns)
+        self.version += 1
+        return True
+
+    def silent(self, now_ns: int) -> bool:
+        """True when the run should still push and does not: what it said of the moment is of the past."""
+        return self.state.end_timestamp_s is None and now_ns - self.pushed_ns > SILENT_S * NS_PER_S
+
+    def current(self, now_ns: int) -> Mapping[str, list[tuple[Labels, float]]]:
+        """The values to serve now."""
+        values = dict(self.readings.values)
+        values["tokenswarm_run_last_push_age_seconds"] = [((), (now_ns - self.pushed_ns) / NS_PER_S)]
+        if self.silent(now_ns):
+            values = {name: rows for name, rows in values.items() if name not in _LIVE}
+            name = "tokenswarm_latency_quantile_seconds"
+            values[name] = [row for row in values.get(name, ()) if row[0][2] == "run"]
+        return values
+
+    # From counts to readings.
+
+    def _work_out(self, merged: Merged, now_ns: int) -> Readings:
+        everything = total(merged.blocks)
+        steady = total(block for block in merged.blocks if block.phase == "steady")
+        readings = Readings()
+        self._add_run(readings)
+        self._add_counters(readings, everything, steady, merged.workers)
+        _add_quantiles(readings, "run", {name: latency(steady, name) for name in METRICS})
+        _add_quantiles(readings, "10s", self._of_the_last_seconds(everything, merged.workers, now_ns))
+        for family, histograms in HISTOGRAMS.items():
+            for histogram in histograms:
+                if not histogram.engines or self.state.engine in histogram.engines:
+                    readings.add_histogram(family, histogram, _sketch(histogram.source, steady, merged.workers))
+        self._add_bounded(readings, "stage", [_stage(self.state, merged, plan.stage) for plan in self.state.stages])
+        self._add_bounded(readings, "worker", [self._worker(worker) for worker in merged.workers])
+        return readings
+
+    def _add_bounded(self, readings: Readings, kind: str, groups: Iterable[Readings]) -> None:
+        for number, group in enumerate(groups):
+            if not readings.extend(group):
+                self.dropped.add(("budget", f"{kind} {number}"))
+
+    def _add_run(self, readings: Readings) -> None:
+        state = self.state
+        readings.add("tokenswarm_run_info", 1, *self.info.values())
+        readings.add("tokenswarm_run_start_timestamp_seconds", state.start_timestamp_s)
+        readings.add("tokenswarm_run_end_timestamp_seconds", state.end_timestamp_s)
+        readings.add("tokenswarm_run_stage", max(0, state.stage))
+        readings.add("tokenswarm_run_pushes_dropped_total", state.pushes_dropped)
+        for phase in envelopes.PHASES:
+            readings.add("tokenswarm_run_phase", phase == state.phase, phase)
+        for worker_state in envelopes.WORKER_STATES:
+            readings.add("tokenswarm_workers", dict(state.workers).get(worker_state, 0), worker_state)
+        status = state.verdict.status if state.verdict else None
+        for each in envelopes.STATUSES:
+            readings.add("tokenswarm_run_verdict", each == status, each)
+        doubts = Readings()
+        for code, severity in state.verdict.doubts.items() if state.verdict else ():
+            doubts.add("tokenswarm_run_doubt", 1, code, severity)
+        self._add_bounded(readings, "doubts", [doubts])
+
+    def _add_counters(self, readings: Readings, all_: Block, steady: Block, workers: list[WorkerState]) -> None:
+        for family, (name, _) in COUNTERS_OF_BLOCK.items():
+            readings.add(family, getattr(all_, name))
+        for outcome, name in OUTCOMES.items():
+            readings.add("tokenswarm_requests_total", getattr(all_, name), outcome)
+        for error in ERROR_TYPES:
+            readings.add("tokenswarm_request_errors_total", all_.by_outcome.get(error, 0), error)
+        for source in TOKEN_SOURCES:
+            readings.add("tokenswarm_output_tokens_total", all_.output_tokens_by_source.get(source, 0), source)
+        strangers = set(all_.output_tokens_by_source) - set(TOKEN_SOURCES)
+        self.dropped |= {("value", f"token_source {name}"[:LABEL_CHARS_MAX]) for name in sorted(strangers)[:100]}
+        readings.add("tokenswarm_slo_requests_total", steady.slo_met, "yes")
+        readings.add("tokenswarm_slo_requests_total", steady.slo_judged - steady.slo_met, "no")
+        for limit in Slo.__struct_fields__:
+            readings.add("tokenswarm_slo_missed_total", steady.slo_missed_by.get(limit, 0), limit)
+        users, target = sum(worker.users for worker in workers), self.state.target_users
+        readings.add("tokenswarm_output_tokens_streamed_total", sum(worker.live_output_tokens for worker in workers))
+        readings.add("tokenswarm_requests_in_flight", sum(worker.in_flight for worker in workers))
+        readings.add("tokenswarm_streams_decoding", sum(worker.decoding for worker in workers))
+        readings.add("tokenswarm_requests_queued", max(0, all_.intended - all_.sent - all_.dropped))
+        readings.add("tokenswarm_users", min(users, target), "running")
+        readings.add("tokenswarm_users", max(0, target - users), "spawning")
+        readings.add("tokenswarm_users", max(0, users - target), "stopping")
+        readings.add("tokenswarm_target_users", target)
+
+    def _worker(self, worker: WorkerState) -> Readings:
+        readings, name = Readings(), str(worker.worker)
+        readings.add("tokenswarm_last_report_timestamp_seconds", self._reports.get(worker.worker, (0, 0.0))[1], name)
+        readings.add("tokenswarm_worker_cpu_ratio", worker.instrument.cpu_ratio_last, name)
+        readings.add("tokenswarm_worker_resident_memory_bytes", worker.instrument.rss_bytes, name)
+        return readings
+
+    def _of_the_last_seconds(self, everything: Block, workers: list[WorkerState], now_ns: int) -> dict[str, Stat]:
+        """Statistics of what was counted since 10 s ago (or since the run began, if that is later)."""
+        sketches = {name: getattr(everything, name) for name in METRICS}
+        young = max((worker.elapsed_ns for worker in workers), default=0) < RECENT_S * NS_PER_S
+        if not self._recent and young:
+            self._recent.append((now_ns - int(RECENT_S * NS_PER_S), {name: Sketch() for name in METRICS}))
+        self._recent.append((now_ns, sketches))
+        while len(self._recent) > 1 and self._recent[1][0] <= now_ns - RECENT_S * NS_PER_S:
+            self._recent.popleft()
+        began_ns, before = self._recent[0]
+        if now_ns - began_ns < RECENT_S * NS_PER_S / 2:
+            return {}
+        return {name: stat(_since(before[name], sketch)) for name, sketch in sketches.items()}
+
+
+def _since(before: Sketch, now: Sketch) -> Sketch:
+    """What was added between two states of one sketch; minimum and maximum are edges of buckets."""
+    added = Sketch()
+    for key, count in now.counts.items():
+        more = count - before.counts.get(key, 0)
+        if more > 0:
+            added.counts[key] = more
+    added.zero = max(0, now.zero - before.zero)
+    added.n = added.zero + sum(added.counts.values())
+    added.sum = max(0.0, now.sum - before.sum)
+    if added.n:
+        added.min = 0.0 if added.zero else bucket_edge(min(added.counts) - 1)
+        added.max = min(now.max, bucket_edge(max(added.counts))) if added.counts else 0.0
+    return added
+
+
+def _sketch(source: str, steady: Block, workers: list[WorkerState]) -> Sketch:
+    if not source.startswith("instrument."):
+        found: Sketch = getattr(steady, source)
+        return found
+    merged = Sketch()
+    for worker in workers:
+        merged.merge(getattr(worker.instrument, source.removeprefix("instrument.")))
+    return merged
+
+
+def _add_quantiles(readings: Readings, window: str, stats: Mapping[str, Stat]) -> None:
+    for metric, one in stats.items():
+        for quantile, name in QUANTILES.items():
+            readings.add("tokenswarm_latency_quantile_seconds", getattr(one, name), metric, quantile, window)
+
+
+def _stage(state: RunState, merged: Merged, number: int) -> Readings:
+    """A stage as the report has it: what was meant from its begin on, what came of it once its window is closed."""
+    readings, name = Readings(), str(number)
+    plan = next(plan for plan in state.stages if plan.stage == number)
+    if number > state.stage:
+        return readings
+    readings.add("tokenswarm_stage_info", 1, name, "" if plan.concurrency is None else str(plan.concurrency))
+    readings.add("tokenswarm_stage_concurrency", plan.concurrency, name)
+    if number == state.stage and state.phase in ("starting", "warmup", "steady"):
+        return readings
+    block = merged.block(number)
+    got = throughput(block)
+    readings.add("tokenswarm_stage_batch", per_window(block, block.window_in_flight_ns / NS_PER_S), name)
+    readings.add("tokenswarm_stage_output_tokens_per_second", got.output_tokens_per_s, name)
+    readings.add("tokenswarm_stage_requests_per_second", got.requests_per_s, name)
+    readings.add("tokenswarm_stage_goodput_ratio", got.goodput_ratio, name)
+    for metric in STAGE_METRICS:
+        one = latency(block, metric)
+        for quantile, field_name in QUANTILES.items():
+            readings.add("tokenswarm_stage_latency_seconds", getattr(one, field_name), name, metric, quantile)
+    return readings
+
+
+class Runs:
+    """All runs, by id. `put` takes a push in, `expire` lets go of what has been silent for `keep_s`."""
+
+    def __init__(self, keep_s: float, clock: Clock = monotonic_ns, wall: Clock = realtime_ns) -> None:
+        self.runs: dict[str, Run] = {}
+        self.expired = 0
+        self._keep_ns = int(keep_s * NS_PER_S)
+        self._clock = clock
+        self._wall = wall
+        self._dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
+
+    def put(self, push: Envelope) -> None:
+        """Take a push in. Raises EnvelopeError or TooManyRunsError; then nothing has changed."""
+        now_ns = self._clock()
+        self.expire()
+        run = self.runs.get(push.run.run_id)
+        if run is not None:
+            self._push(run, push, now_ns)
+            return
+        run = Run(now_ns)
+        room = len(self.runs) < RUNS_MAX
+        ended = [(one.pushed_ns, name) for name, one in self.runs.items() if one.state.end_timestamp_s is not None]
+        if not room and not ended:
+            raise TooManyRunsError(f"{RUNS_MAX} runs push to this exporter already; it has no room for another")
+        self._push(run, push, now_ns)
+        if not room:
+            self._drop(min(ended)[1])
+        self.runs[push.run.run_id] = run
+
+    def _push(self, run: Run, push: Envelope, now_ns: int) -> None:
+        before = set(run.dropped)
+        run.push(push, now_ns, self._wall() / NS_PER_S)
+        self._dropped.update(reason for reason, _ in run.dropped - before)
+
+    def _drop(self, run_id: str) -> None:
+        del self.runs[run_id]
+        self.expired += 1
+
+    def expire(self) -> None:
+        """Let go of runs that have been silent for the keep time."""
+        now_ns = self._clock()
+        for run_id, run in list(self.runs.items()):
+            if now_ns - run.pushed_ns > self._keep_ns:
+                self._drop(run_id)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Label sets that were refused, by reason."""
+        return dict(self._dropped)
+
+    @property
+    def version(self) -> object:
+        """Changes with every push, and when a run goes silent or expires."""
+        now_ns = self._clock()
+        self.expire()
+        return tuple((run_id, run.version, run.silent(now_ns)) for run_id, run in self.runs.items())
