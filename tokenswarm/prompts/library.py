@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from hashlib import blake2b
 from itertools import takewhile
 from pathlib import Path
@@ -22,7 +22,7 @@ from tokenswarm.errors import DatasetError
 from tokenswarm.prompts import Conversation, Turn, alpaca, jsonl, sharegpt
 from tokenswarm.prompts import index as index_file
 from tokenswarm.prompts.index import UNKNOWN, Index, count
-from tokenswarm.prompts.info import ESTIMATE, DataInfo, spread
+from tokenswarm.prompts.info import ESTIMATE, DataInfo, Spread, spread
 from tokenswarm.prompts.lengths import NO_LIMITS, CountTokens, Limits, estimate_tokens, limits_fault
 from tokenswarm.prompts.order import Shard
 from tokenswarm.prompts.reading import Reading, Rules, dropped, row_id
@@ -115,10 +115,13 @@ def open_steps(settings: DataSettings, count_tokens: CountTokens | None = None) 
         index = yield from _index_steps(path, status.st_size, settings, count_tokens)
         if cache is not None:
             index_file.save(cache, key, index)
-    yield Progress(status.st_size, status.st_size)
     if not len(index):
         raise DatasetError(_nothing_usable(path, settings, index))
-    info = _file_info(settings, status.st_size, index, _tokens_from(settings, count_tokens), cached)
+    spreads = []
+    for column in (index.turns, index.inputs, [tokens for tokens in index.outputs if tokens != UNKNOWN]):
+        yield Progress(status.st_size, status.st_size)  # sorting 100,000 rows takes 10 ms a column
+        spreads.append(spread(column))
+    info = _file_info(settings, status.st_size, index, spreads, _tokens_from(settings, count_tokens), cached)
     return Library(info, _reader_of(path, settings, index))
 
 
@@ -265,8 +268,14 @@ def _tokens_from(settings: DataSettings, count_tokens: CountTokens | None, estim
     return estimate if count_tokens is None else f"counted by {settings.tokenizer or 'a tokenizer'}"
 
 
-def _file_info(settings: DataSettings, size: int, index: Index, tokens_from: str, cached: bool) -> DataInfo:
-    outputs = [tokens for tokens in index.outputs if tokens != UNKNOWN]
+def _file_info(
+    settings: DataSettings,
+    size: int,
+    index: Index,
+    spreads: Sequence[Spread | None],  # turns, prompt tokens, answer tokens
+    tokens_from: str,
+    cached: bool,
+) -> DataInfo:
     return DataInfo(
         path=settings.path,
         format=max(index.formats, key=lambda name: index.formats[name], default="unknown"),
@@ -278,10 +287,10 @@ def _file_info(settings: DataSettings, size: int, index: Index, tokens_from: str
         notes=index.notes,
         duplicates=index.duplicates,
         conversations=settings.conversations,
-        turns=spread(index.turns),
-        input_tokens=spread(index.inputs),
-        output_tokens=spread(outputs),
-        rows_with_answer=len(outputs),
+        turns=spreads[0],
+        input_tokens=spreads[1],
+        output_tokens=spreads[2],
+        rows_with_answer=len(index) - index.outputs.count(UNKNOWN),
         tokens_from=tokens_from,
         seed=settings.shuffle_seed,
         cached=cached,
