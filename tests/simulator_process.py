@@ -65,7 +65,9 @@ def simulator(*options: str) -> Iterator[Server]:
             process.kill()
 
 
-def request_bytes(api: str, *, headers: dict[str, str] | None = None, tokens: int | None = 4, **fields: object) -> bytes:
+def request_bytes(
+    api: str, *, headers: dict[str, str] | None = None, tokens: int | None = 4, **fields: object
+) -> bytes:
     """A streamed request of one of the four APIs; `fields` go into the body."""
     body: dict[str, object] = {"model": "sim", "stream": True}
     body |= {"messages": HELLO} if api.endswith("chat") else {"prompt": "Say hello."}
@@ -76,8 +78,8 @@ def request_bytes(api: str, *, headers: dict[str, str] | None = None, tokens: in
 
 def post(path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
     lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{lines}content-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{lines}"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def receive(sock: socket.socket) -> bytes:

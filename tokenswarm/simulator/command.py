@@ -85,7 +85,7 @@ def preset_of(options: argparse.Namespace) -> Preset:
             continue
         if field.name not in EVERYWHERE and (field.name in PACE) != paced:
             raise ConfigError(f"{_option(field.name)} has no meaning for preset `{options.preset}`")
-        floor_ok = value >= 0 if field.name in (*PACE, "step_overhead_ms", "max_queued") else value > 0
+        floor_ok = value >= 0 if field.name in (*PACE, "step_overhead_ms") else value > 0
         if not floor_ok or not math.isfinite(value):
             raise ConfigError(f"{_option(field.name)} {value} must be more than 0")
         changed[field.name] = value
