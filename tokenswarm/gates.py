@@ -117,10 +117,10 @@ def _count_violations(steady: Block, metric: str, limit: float, *, exact: bool) 
 def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResult, str]:
     """The binomial rule, and two shortcuts to a fail where a small sample leaves it open (docs/verdict.md)."""
     result = binomial_gate(p, count.violations, count.n, rho)
-    share = f"{count.violations} of {count.n} {count.unit} are beyond the limit"
+    share = f"{count.violations} of {count.n} {count.unit} miss the limit"
     if result == "inconclusive":
         if count.violations == count.n:
-            return "fail", f"all {count.n} {count.unit} are beyond the limit"
+            return "fail", f"all {count.n} {count.unit} miss the limit"
         if far and 2 * count.violations > count.n:
             return "fail", f"{share}, and the observed value is more than {FAR:g} times the limit"
         return result, f"{share}; {_wanted(p, count, rho)}"
@@ -132,7 +132,7 @@ def _wanted(p: float, count: _Count, rho: float) -> str:
     worth = f", and these are worth {independent:.0f} independent ones" if independent < 0.95 * count.n else ""
     needed = samples_needed(p, 1)
     if independent < needed:
-        return f"to be sure takes {needed} {count.unit} with at most one beyond it{worth}"
+        return f"to be sure takes {needed} {count.unit} of which at most one misses it{worth}"
     return f"too close to the allowed {1 - p:.3g} to be sure at 99 %{worth}"
 
 

@@ -1,0 +1,267 @@
+"""A gate passes only when the sample shows it, fails when it refutes it or is empty, and says so otherwise."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+import sample_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenswarm import recorder
+from tokenswarm.gates import evaluate, request_limits
+from tokenswarm.profile import Percentiles, Slo
+from tokenswarm.record import Outcome
+from tokenswarm.snapshot import Merged
+from tokenswarm.summary import Gate
+
+
+def judge(slo: Slo, merged: Merged) -> dict[str, Gate]:
+    return {gate.metric: gate for gate in evaluate(slo, sample_runs.summary(merged), merged)}
+
+
+def one(slo: Slo, merged: Merged) -> Gate:
+    (gate,) = judge(slo, merged).values()
+    assert gate.reason
+    return gate
+
+
+def ttft_p99(limit: float) -> Slo:
+    return Slo(ttft_s=Percentiles(p99=limit))
+
+
+def test_the_limit_of_a_request_is_that_of_the_highest_percentile() -> None:
+    slo = Slo(
+        ttft_s=Percentiles(p50=0.2, p99=1.0, mean=0.3),
+        itl_s=Percentiles(p999=0.5, max=2.0),
+        tpot_s=Percentiles(p90=0.1, p95=0.15),
+        e2e_s=Percentiles(mean=3.0),
+    )
+    assert request_limits(slo) == recorder.Slo(ttft_s=1.0, itl_s=2.0, tpot_s=0.15)
+    assert request_limits(Slo(e2e_s=Percentiles(mean=3.0), goodput_ratio=0.9)) is None
+    assert request_limits(Slo(ttft_s=Percentiles(p50=0.0))) == recorder.Slo(ttft_s=0.0)
+
+
+def test_there_is_one_gate_for_each_limit_in_the_order_of_the_profile() -> None:
+    slo = Slo(
+        ttft_s=Percentiles(p50=1, p99=2, mean=1, max=3),
+        stall_s=Percentiles(p90=1),
+        goodput_ratio=0.5,
+        failed_ratio=0.1,
+        output_tokens_per_s=1,
+        requests_per_s=1,
+    )
+    gates = evaluate(slo, sample_runs.summary(merged := sample_runs.run(slo=slo)), merged)
+    assert [(gate.metric, gate.op) for gate in gates] == [
+        ("ttft_s.p50", "<="),
+        ("ttft_s.p99", "<="),
+        ("ttft_s.mean", "<="),
+        ("ttft_s.max", "<="),
+        ("stall_s.p90", "<="),
+        ("goodput_ratio", ">="),
+        ("failed_ratio", "<="),
+        ("output_tokens_per_s", ">="),
+        ("requests_per_s", ">="),
+    ]
+    assert {gate.result for gate in gates} == {"pass"}
+    assert evaluate(Slo(), sample_runs.summary(merged), merged) == []
+
+
+@pytest.mark.parametrize(
+    ("late", "n", "result"),
+    [
+        (0, 458, "inconclusive"),  # n(0) of p99 is 459
+        (0, 459, "pass"),
+        (1, 661, "inconclusive"),
+        (1, 662, "pass"),  # n(1)
+        (6, 1000, "inconclusive"),
+        (20, 1000, "fail"),
+        (0, 20, "inconclusive"),
+        (2, 20, "inconclusive"),  # chance 1.7 %
+        (3, 20, "fail"),  # chance 0.1 %
+    ],
+)
+def test_a_percentile_is_decided_by_the_binomial_rule(late: int, n: int, result: str) -> None:
+    slow = {n * (i + 1) // (late + 1) for i in range(late)} if late else set()
+    slo = ttft_p99(0.5)
+    merged = sample_runs.run(n, slo=slo, ttft=lambda number: 2.0 if number in slow else 0.1)
+    for block in merged.blocks:
+        block.rho_weighted = {}  # as if independent
+    gate = one(slo, merged)
+    assert gate.result == result, gate
+    assert f"{late} of {n} requests" in gate.reason
+
+
+def test_a_small_sample_says_what_it_would_take() -> None:
+    gate = one(ttft_p99(0.5), sample_runs.run(20, slo=ttft_p99(0.5)))
+    assert gate.result == "inconclusive"
+    assert "662" in gate.reason
+    assert gate.value == pytest.approx(0.12, rel=0.3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 20, 800])
+@pytest.mark.parametrize("which", ["p50", "p90", "p95", "p99", "p999", "mean", "max"])
+def test_an_impossible_limit_fails_however_small_the_sample(n: int, which: str) -> None:
+    slo = Slo(ttft_s=Percentiles(**{which: 0.001}))
+    assert one(slo, sample_runs.run(n, slo=slo)).result == "fail"
+
+
+@pytest.mark.parametrize(("slow_s", "result"), [(0.35, "inconclusive"), (3.0, "fail")])
+def test_an_undecided_median_fails_where_it_is_far_beyond(slow_s: float, result: str) -> None:
+    slo = Slo(ttft_s=Percentiles(p50=0.3))
+    merged = sample_runs.run(5, slo=slo, ttft=lambda number: 0.1 if number == 2 else slow_s)
+    assert one(slo, merged).result == result
+
+
+def test_one_outlier_of_a_small_sample_refutes_no_tail() -> None:
+    slo = ttft_p99(0.3)
+    merged = sample_runs.run(20, slo=slo, ttft=lambda number: 9.0 if number == 2 else 0.1)
+    assert one(slo, merged).result == "inconclusive"
+
+
+def test_dependent_requests_count_less() -> None:
+    slo = ttft_p99(0.5)
+    slow_wave = sample_runs.run(800, slo=slo, ttft=lambda number: 0.1 + 0.1 * math.sin(number / 100))
+    gate = one(slo, slow_wave)
+    assert gate.result == "inconclusive"
+    assert "independent" in gate.reason
+    assert one(slo, sample_runs.run(800, slo=slo)).result == "pass"
+
+
+@pytest.mark.parametrize("metric", ["ttft_s", "ttft_intended_s", "ttfat_s", "itl_s", "tpot_s", "e2e_s", "stall_s"])
+@pytest.mark.parametrize("outcome", [Outcome.HTTP_5XX, Outcome.TIMEOUT, Outcome.CENSORED])
+def test_failed_and_cut_off_requests_are_beyond_every_latency_limit(metric: str, outcome: Outcome) -> None:
+    slo = Slo(**{metric: Percentiles(p95=5.0)})
+    assert one(slo, sample_runs.run(800, slo=slo)).result == "pass"
+    gate = one(slo, sample_runs.run(800, slo=slo, ends={outcome: 200}))
+    assert gate.result == "fail"
+    assert one(Slo(**{metric: Percentiles(max=5.0)}), sample_runs.run(800, ends={outcome: 1})).result == "fail"
+
+
+def test_thinking_that_never_comes_to_an_answer_violates_the_time_to_an_answer() -> None:
+    slo = Slo(ttfat_s=Percentiles(p90=5.0))
+    merged = sample_runs.run(800, slo=slo, first_answer_ns=0)
+    assert one(slo, merged).result == "fail"
+
+
+def test_answers_of_one_token_violate_no_limit_on_gaps() -> None:
+    slo = Slo(tpot_s=Percentiles(p90=5.0))
+    merged = sample_runs.run(800, slo=slo)
+    short = sample_runs.run(1, slo=slo, output_tokens=1, gaps_ns=())
+    merged.blocks.extend(short.blocks)
+    assert one(slo, merged).result == "pass"
+    assert one(slo, short).result == "fail"  # none has a TPOT: nothing was shown
+
+
+ALL = Slo(
+    ttft_s=Percentiles(p50=9, p99=9, mean=9, max=9),
+    itl_s=Percentiles(p99=9),
+    goodput_ratio=0.0,
+    failed_ratio=1.0,
+    output_tokens_per_s=0.0,
+    requests_per_s=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    "merged",
+    [
+        Merged(run_id=sample_runs.RUN_ID),
+        sample_runs.run(0, slo=ALL),
+        sample_runs.run(50, slo=ALL, phase="warmup"),
+    ],
+    ids=["nothing", "no request", "warm-up only"],
+)
+def test_nothing_measured_never_passes(merged: Merged) -> None:
+    gates = judge(ALL, merged)
+    facts = {"output_tokens_per_s", "requests_per_s"} if any(block.window_ns for block in merged.blocks) else set()
+    assert {name for name, gate in gates.items() if gate.result != "fail"} == facts  # "at least 0 a second" is true
+
+
+def test_only_failures_never_pass() -> None:
+    gates = judge(ALL, sample_runs.run(0, slo=ALL, ends={Outcome.HTTP_5XX: 50}))
+    assert {gates[name].result for name in gates if name.startswith(("ttft", "itl"))} == {"fail"}
+
+
+@pytest.mark.parametrize("limit", [math.nan, math.inf])
+def test_a_limit_that_is_no_number_fails(limit: float) -> None:
+    for which in ("p50", "p99", "mean", "max"):
+        assert one(Slo(ttft_s=Percentiles(**{which: limit})), sample_runs.run(800)).result == "fail"
+
+
+def test_a_number_that_is_none_fails() -> None:
+    merged = sample_runs.run(800)
+    summary = sample_runs.summary(merged)
+    summary.throughput.requests_per_s = math.nan
+    (gate,) = evaluate(Slo(requests_per_s=0.0), summary, merged)
+    assert (gate.result, gate.value) == ("fail", None)
+
+
+@pytest.mark.parametrize(
+    ("slo", "ends", "result"),
+    [
+        (Slo(goodput_ratio=0.9), {}, "pass"),  # no latency limit: the share that succeeded
+        (Slo(goodput_ratio=0.9), {Outcome.RESET: 300}, "fail"),
+        (Slo(goodput_ratio=0.9, ttft_s=Percentiles(p99=1.0)), {}, "pass"),
+        (Slo(goodput_ratio=0.9, ttft_s=Percentiles(p99=0.1)), {}, "fail"),
+        (Slo(goodput_ratio=0.9, ttft_s=Percentiles(p99=1.0)), {Outcome.CENSORED: 80}, "inconclusive"),
+        (Slo(goodput_ratio=1.0), {}, "pass"),
+        (Slo(goodput_ratio=1.0), {Outcome.RESET: 1}, "fail"),
+        (Slo(goodput_ratio=0.0), {Outcome.RESET: 1}, "pass"),
+        (Slo(failed_ratio=0.01), {}, "pass"),
+        (Slo(failed_ratio=0.01), {Outcome.RESET: 8}, "pass"),
+        (Slo(failed_ratio=0.01), {Outcome.RESET: 9}, "fail"),
+        (Slo(requests_per_s=7.5), {}, "pass"),
+        (Slo(requests_per_s=8.5), {}, "fail"),
+        (Slo(output_tokens_per_s=70), {}, "pass"),
+        (Slo(output_tokens_per_s=73), {}, "fail"),
+    ],
+)
+def test_ratios_and_rates(slo: Slo, ends: dict[Outcome, int], result: str) -> None:
+    merged = sample_runs.run(800, slo=slo, ends=ends)
+    gate = {gate.metric: gate for gate in evaluate(slo, sample_runs.summary(merged), merged)}
+    wanted = next(name for name in ("goodput_ratio", "failed_ratio", "requests_per_s", "output_tokens_per_s")
+                  if getattr(slo, name) is not None)  # fmt: skip
+    assert gate[wanted].result == result, gate[wanted]
+
+
+def test_a_limit_inside_a_bucket_is_compared_exactly_where_it_is_the_requests_limit() -> None:
+    slo = ttft_p99(0.1001)
+    beyond = sample_runs.run(20, slo=slo, ttft=lambda _: 0.1002)  # 0.1 % beyond: the same bucket of the sketch
+    within = sample_runs.run(800, slo=slo, ttft=lambda _: 0.1000)
+    assert one(slo, beyond).result == "fail"
+    assert one(slo, within).result == "pass"
+
+
+_RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ok=st.integers(0, 300),
+    late=st.integers(0, 40),
+    more=st.integers(1, 40),
+    which=st.sampled_from(["p50", "p90", "p95", "p99", "max"]),
+    cut_off=st.booleans(),
+)
+def test_a_further_violation_never_helps(ok: int, late: int, more: int, which: str, cut_off: bool) -> None:
+    slo = Slo(ttft_s=Percentiles(**{which: 0.5}))
+
+    def gate(violations: int) -> str:
+        if cut_off:
+            merged = sample_runs.run(ok, slo=slo, ends={Outcome.CENSORED: violations}, ttft=lambda _: 0.1)
+        else:
+            merged = sample_runs.run(ok + violations, slo=slo, ttft=lambda number: 0.1 if number < ok else 0.6)
+        for block in merged.blocks:
+            block.rho_weighted = {}
+        return one(slo, merged).result
+
+    assert _RANK[gate(late)] <= _RANK[gate(late + more)]
+
+
+def test_gates_are_plain_json() -> None:
+    merged = sample_runs.run(100, slo=ALL)
+    for gate in evaluate(ALL, sample_runs.summary(merged), merged):
+        assert msgspec.json.decode(msgspec.json.encode(gate), type=Gate) == gate
