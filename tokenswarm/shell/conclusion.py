@@ -6,12 +6,13 @@ code. If the disk fails meanwhile, the table is still printed and the exit code 
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,7 @@ from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown
 from tokenswarm.reports.folder import ResultsFolder, new_run_id
+from tokenswarm.rules.evidence import Evidence
 from tokenswarm.shell import preflight
 from tokenswarm.shell.controller import RunEnd
 from tokenswarm.summary import StagePlan, Summary, summarize, to_json
@@ -97,10 +99,10 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
         "manifest.json": msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n",
         "report.md": markdown.render(summary, manifest).encode(),
     }
-    problem: ResultsError | None = None
-    steps = [run.folder.close_rows]
-    steps += [lambda name=name, data=data: run.folder.write_json(name, data) for name, data in documents.items()]
+    steps: list[Callable[[], object]] = [run.folder.close_rows]
+    steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
     steps.append(run.folder.link_latest)
+    problem: ResultsError | None = None
     for step in steps:
         try:
             step()
@@ -109,8 +111,8 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     return problem
 
 
-def _evidence(run: Run, end: RunEnd) -> verdict.Evidence:
-    return verdict.Evidence(
+def _evidence(run: Run, end: RunEnd) -> Evidence:
+    return Evidence(
         merged=end.merged,
         expected_workers=end.expected_workers,
         lost={member.name: member.lost for member in end.members if member.lost},

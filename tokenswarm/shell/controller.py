@@ -167,8 +167,10 @@ class Controller:
         deadline_ns = monotonic_ns() + int(PREPARE_S * NS_PER_S)
         while not all(m.prepared for m in self._cluster.in_run) and not self._stop.wait(0.02):
             self._raise_failure()
-            for member in self._cluster.find_lost(SILENCE_S):
-                raise TargetError(f"{member.name} was lost before the load began: {member.lost}")
+            self._cluster.find_lost(SILENCE_S)
+            for member in self._cluster.in_run:
+                if member.lost:
+                    raise TargetError(f"{member.name} was lost before the load began: {member.lost}")
             if monotonic_ns() > deadline_ns:
                 raise DatasetError(f"the workers were not ready within {PREPARE_S:g} s")
         sums = {m.dataset.get("sha256") for m in self._cluster.in_run if m.prepared}
@@ -242,12 +244,12 @@ class Controller:
             watcher.phase(max(0, len(self._stages_begun) - 1), "drain", 0, bound_s)
         self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": bound_s})
         deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
-        while not all(m.done or m.lost for m in ready):
-            gevent.sleep(0.1)
-            if any(not m.done and not m.lost for m in ready):
+        looked_ns = monotonic_ns()
+        while not all(m.done or m.lost for m in ready) and monotonic_ns() < deadline_ns:
+            gevent.sleep(0.05)
+            if monotonic_ns() - looked_ns > NS_PER_S:
+                looked_ns = monotonic_ns()
                 self._look_after()
-            if monotonic_ns() > deadline_ns:
-                break
         for member in ready:
             if not member.done and not member.lost:
                 member.lost = "its final report did not come"

@@ -76,7 +76,7 @@ def run_worker(master_host: str, master_port: int, token: str) -> int:
     environment.tokenswarm_worker = worker
     signals = [gevent.signal_handler(s, worker.gone.set) for s in (signal.SIGTERM, signal.SIGINT)]
     worker.hello()
-    runner.greenlet.link(lambda _: worker.gone.set())  # the master said quit
+    gevent.spawn(runner.greenlet.join).link(lambda _: worker.gone.set())  # the master said quit
     worker.gone.wait()
     if worker.message:
         print(f"tokenswarm worker: {worker.message}", file=sys.stderr, flush=True)

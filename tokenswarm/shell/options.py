@@ -40,7 +40,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
 
 def add_arguments(parser: Any, *, locust: bool) -> None:
     """Add the options to an argparse parser; with `locust`, not to the web UI's form, which can't check them."""
-    group = parser.add_argument_group("tokenswarm", "What to replay, and how it is measured")
+    group = parser if locust else parser.add_argument_group("what to replay, and how it is measured")
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
     for option, (_, metavar, text) in OPTIONS.items():
         group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
