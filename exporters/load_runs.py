@@ -7,6 +7,7 @@ of silence, since a frozen gauge looks healthy.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from tokenswarm.envelope import Envelope, RunState
 from tokenswarm.recorder import Slo
 from tokenswarm.sketch import Sketch, bucket_edge
 from tokenswarm.snapshot import Block, Merged, WorkerState, total
-from tokenswarm.summary import Stat, latency, per_window, stat, throughput
+from tokenswarm.summary import StagePlan, Stat, latency, per_window, stat, throughput
 
 RUNS_MAX = 16
 SERIES_MAX = 5_000
@@ -39,6 +40,7 @@ RECENT_S = 10.0
 """The window of the quantile gauges `window="10s"`."""
 
 Labels = tuple[str, ...]
+_QUANTILES = "tokenswarm_latency_quantile_seconds"
 _LIVE = {
     "tokenswarm_requests_in_flight",
     "tokenswarm_streams_decoding",
@@ -64,9 +66,16 @@ class Readings:
     series: int = 0
 
     def add(self, family: str, value: float | None, *labels: str) -> None:
-        if value is not None:
+        if value is not None and math.isfinite(value):
             self.values.setdefault(family, []).append((labels, value))
             self.series += 1
+
+    def add_summary(self, family: str, one: Stat, *labels: str) -> None:
+        """Percentiles that have enough samples behind them, and always the sum and the count."""
+        for quantile, name in QUANTILES.items():
+            self.add(family, getattr(one, name), *labels, quantile)
+        self.add(f"{family}_sum", one.n * (one.mean or 0.0), *labels)
+        self.add(f"{family}_count", one.n, *labels)
 
     def add_histogram(self, family: str, histogram: Histogram, sketch: Sketch) -> None:
         self.histograms.append((family, histogram, sketch))
@@ -96,6 +105,7 @@ class Run:
         self._parts: dict[bytes, Merged] = {}
         self._recent: deque[tuple[int, dict[str, Sketch]]] = deque()
         self._reports: dict[int, tuple[int, float]] = {}  # worker -> (seq, when it first came)
+        self._stages: dict[int, tuple[Block, Readings]] = {}  # of stages that are over
         self.state: RunState
 
     def push(self, push: Envelope, now_ns: int, wall_s: float) -> bool:
@@ -105,7 +115,9 @@ class Run:
             return False
         self._seq, self._parts, self.state, self.pushed_ns = push.seq, parts, push.run, now_ns
         state = push.run
-        self.labels = tuple(text[:LABEL_CHARS_MAX] for text in (state.run_id, state.engine, state.model, state.scenario))
+        self.labels = tuple(
+            text[:LABEL_CHARS_MAX] for text in (state.run_id, state.engine, state.model, state.scenario)
+        )
         self.info = {name: state.info.get(name, "")[:LABEL_CHARS_MAX] for name in envelopes.INFO_LABELS}
         self.dropped |= {("info", name) for name in state.info if name not in envelopes.INFO_LABELS}
         for worker in merged.workers:
@@ -125,8 +137,8 @@ class Run:
         values["tokenswarm_run_last_push_age_seconds"] = [((), (now_ns - self.pushed_ns) / NS_PER_S)]
         if self.silent(now_ns):
             values = {name: rows for name, rows in values.items() if name not in _LIVE}
-            name = "tokenswarm_latency_quantile_seconds"
-            values[name] = [row for row in values.get(name, ()) if row[0][2] == "run"]
+            for name in (_QUANTILES, f"{_QUANTILES}_sum", f"{_QUANTILES}_count"):
+                values[name] = [row for row in values.get(name, ()) if row[0][1] == "run"]
         return values
 
     # From counts to readings.
@@ -137,13 +149,15 @@ class Run:
         readings = Readings()
         self._add_run(readings)
         self._add_counters(readings, everything, steady, merged.workers)
-        _add_quantiles(readings, "run", {name: latency(steady, name) for name in METRICS})
-        _add_quantiles(readings, "10s", self._of_the_last_seconds(everything, merged.workers, now_ns))
+        recent = self._of_the_last_seconds(everything, merged.workers, now_ns)
+        for metric in METRICS:
+            readings.add_summary(_QUANTILES, latency(steady, metric), metric, "run")
+            readings.add_summary(_QUANTILES, recent.get(metric, Stat()), metric, "10s")
         for family, histograms in HISTOGRAMS.items():
             for histogram in histograms:
                 if not histogram.engines or self.state.engine in histogram.engines:
                     readings.add_histogram(family, histogram, _sketch(histogram.source, steady, merged.workers))
-        self._add_bounded(readings, "stage", [_stage(self.state, merged, plan.stage) for plan in self.state.stages])
+        self._add_bounded(readings, "stage", [self._stage(merged, plan) for plan in self.state.stages])
         self._add_bounded(readings, "worker", [self._worker(worker) for worker in merged.workers])
         return readings
 
@@ -160,12 +174,12 @@ class Run:
         readings.add("tokenswarm_run_stage", max(0, state.stage))
         readings.add("tokenswarm_run_pushes_dropped_total", state.pushes_dropped)
         for phase in envelopes.PHASES:
-            readings.add("tokenswarm_run_phase", phase == state.phase, phase)
+            readings.add("tokenswarm_run_phase", int(phase == state.phase), phase)
         for worker_state in envelopes.WORKER_STATES:
-            readings.add("tokenswarm_workers", dict(state.workers).get(worker_state, 0), worker_state)
+            readings.add("tokenswarm_workers", state.workers.get(worker_state, 0), worker_state)
         status = state.verdict.status if state.verdict else None
         for each in envelopes.STATUSES:
-            readings.add("tokenswarm_run_verdict", each == status, each)
+            readings.add("tokenswarm_run_verdict", int(each == status), each)
         doubts = Readings()
         for code, severity in state.verdict.doubts.items() if state.verdict else ():
             doubts.add("tokenswarm_run_doubt", 1, code, severity)
@@ -195,6 +209,22 @@ class Run:
         readings.add("tokenswarm_users", max(0, target - users), "spawning")
         readings.add("tokenswarm_users", max(0, users - target), "stopping")
         readings.add("tokenswarm_target_users", target)
+
+    def _stage(self, merged: Merged, plan: StagePlan) -> Readings:
+        """A stage: what was meant from its begin on, what came of it once its window is closed."""
+        readings, name, state = Readings(), str(plan.stage), self.state
+        if plan.stage > state.stage:
+            return readings
+        readings.add("tokenswarm_stage_info", 1, name, "" if plan.concurrency is None else str(plan.concurrency))
+        readings.add("tokenswarm_stage_concurrency", plan.concurrency, name)
+        if plan.stage < state.stage or state.phase in ("drain", "ended"):
+            block = next((b for b in merged.blocks if (b.stage, b.phase) == (plan.stage, "steady")), None)
+            known = self._stages.get(plan.stage)
+            if block is not None and (known is None or known[0] is not block):
+                known = self._stages[plan.stage] = (block, _results(block, name))
+            if block is not None and known is not None:
+                readings.extend(known[1])
+        return readings
 
     def _worker(self, worker: WorkerState) -> Readings:
         readings, name = Readings(), str(worker.worker)
@@ -244,32 +274,15 @@ def _sketch(source: str, steady: Block, workers: list[WorkerState]) -> Sketch:
     return merged
 
 
-def _add_quantiles(readings: Readings, window: str, stats: Mapping[str, Stat]) -> None:
-    for metric, one in stats.items():
-        for quantile, name in QUANTILES.items():
-            readings.add("tokenswarm_latency_quantile_seconds", getattr(one, name), metric, quantile, window)
-
-
-def _stage(state: RunState, merged: Merged, number: int) -> Readings:
-    """A stage as the report has it: what was meant from its begin on, what came of it once its window is closed."""
-    readings, name = Readings(), str(number)
-    plan = next(plan for plan in state.stages if plan.stage == number)
-    if number > state.stage:
-        return readings
-    readings.add("tokenswarm_stage_info", 1, name, "" if plan.concurrency is None else str(plan.concurrency))
-    readings.add("tokenswarm_stage_concurrency", plan.concurrency, name)
-    if number == state.stage and state.phase in ("starting", "warmup", "steady"):
-        return readings
-    block = merged.block(number)
-    got = throughput(block)
+def _results(block: Block, name: str) -> Readings:
+    """What came of a stage, from its steady block: as `stages` of summary.json."""
+    readings, got = Readings(), throughput(block)
     readings.add("tokenswarm_stage_batch", per_window(block, block.window_in_flight_ns / NS_PER_S), name)
     readings.add("tokenswarm_stage_output_tokens_per_second", got.output_tokens_per_s, name)
     readings.add("tokenswarm_stage_requests_per_second", got.requests_per_s, name)
     readings.add("tokenswarm_stage_goodput_ratio", got.goodput_ratio, name)
     for metric in STAGE_METRICS:
-        one = latency(block, metric)
-        for quantile, field_name in QUANTILES.items():
-            readings.add("tokenswarm_stage_latency_seconds", getattr(one, field_name), name, metric, quantile)
+        readings.add_summary("tokenswarm_stage_latency_seconds", latency(block, metric), name, metric)
     return readings
 
 
@@ -294,12 +307,16 @@ class Runs:
             return
         run = Run(now_ns)
         room = len(self.runs) < RUNS_MAX
-        ended = [(one.pushed_ns, name) for name, one in self.runs.items() if one.state.end_timestamp_s is not None]
-        if not room and not ended:
+        gone = [
+            (one.pushed_ns, name)
+            for name, one in self.runs.items()
+            if one.silent(now_ns) or one.state.end_timestamp_s is not None
+        ]
+        if not room and not gone:
             raise TooManyRunsError(f"{RUNS_MAX} runs push to this exporter already; it has no room for another")
         self._push(run, push, now_ns)
         if not room:
-            self._drop(min(ended)[1])
+            self._drop(min(gone)[1])
         self.runs[push.run.run_id] = run
 
     def _push(self, run: Run, push: Envelope, now_ns: int) -> None:

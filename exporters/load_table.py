@@ -1,4 +1,4 @@
-"""Every metric of the load exporter: name, type, help, labels, and for histograms the sketch and the buckets. Data only.
+"""Every metric of the load exporter: name, type, help, labels; for histograms the sketch and the buckets. Data only.
 
 All series of a run carry `run_id, engine, model, scenario` before the labels given here. The latency histograms hold
 the requests of the steady windows, as `latency` of summary.json does; the counters hold all requests, as `requests`
@@ -8,7 +8,6 @@ does. Buckets are 2^(k/2^schema) from `first` to `last` (octaves): counted on th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from exporters.families import Family
 from tokenswarm.record import FAILED_OUTCOMES, TokenSource
@@ -28,7 +27,7 @@ STAGE_METRICS = ("ttft", "itl", "tpot", "e2e", "stall")
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """`source`: the field of a block (`instrument.x`: of the workers' own); `labels`: what the series say of themselves.
+    """`source`: the field of a block (`instrument.x`: of the workers' own); `labels`: names and values of its own.
 
     `engines`: only runs against these engines have it; () is all.
     """
@@ -125,11 +124,6 @@ FAMILIES: dict[str, Family] = {
         "gauge", "Users by state: those there (running), still missing (spawning), too many (stopping).", ("state",)
     ),
     "tokenswarm_target_users": Family("gauge", "Users that the current stage asks for."),
-    "tokenswarm_latency_quantile_seconds": Family(
-        "gauge",
-        "Percentiles as in the report (window=run: the steady windows), or of the last 10 s; absent if too few samples.",
-        ("metric", "quantile", "window"),
-    ),
     "tokenswarm_run_info": Family("gauge", "What was run, always 1.", ()),  # labels: envelope.INFO_LABELS
     "tokenswarm_run_start_timestamp_seconds": Family("gauge", "When the run began."),
     "tokenswarm_run_end_timestamp_seconds": Family("gauge", "When the run ended; absent while it goes on."),
@@ -149,12 +143,18 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_stage_output_tokens_per_second": Family("gauge", "Output tokens in the stage's window.", ("stage",)),
     "tokenswarm_stage_requests_per_second": Family("gauge", "Requests that ended in the stage's window.", ("stage",)),
     "tokenswarm_stage_goodput_ratio": Family("gauge", "Share of the stage's requests that met the SLO.", ("stage",)),
-    "tokenswarm_stage_latency_seconds": Family(
-        "gauge", "Percentiles of a stage that is over, as in the report.", ("stage", "metric", "quantile")
-    ),
 }
 
-REASONS: tuple[Literal["unauthorized"] | str, ...] = (
+SUMMARIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tokenswarm_latency_quantile_seconds": (
+        "Percentiles, window=run: as in the report; window=10s: of the last 10 s. Absent if there are too few samples.",
+        ("metric", "window"),
+    ),
+    "tokenswarm_stage_latency_seconds": ("Percentiles of a stage that is over, as in the report.", ("stage", "metric")),
+}
+"""Name → (help, labels). A summary is a gauge by quantile with a sum and a count, and may have the label `quantile`."""
+
+REASONS = (
     "unauthorized",
     "content_type",
     "oversized",
