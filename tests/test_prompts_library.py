@@ -289,6 +289,15 @@ def test_a_cache_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -
     assert len(opened(QUIRKS, cache_dir=str(tmp_path / "file" / "below"))) == 37
 
 
+def test_a_cache_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    opened(QUIRKS, cache_dir=str(tmp_path))
+    (cache,) = tmp_path.iterdir()
+    cache.unlink()
+    (cache / "in the way").mkdir(parents=True)
+    assert not opened(QUIRKS, cache_dir=str(tmp_path)).info.cached
+    assert list(tmp_path.iterdir()) == [cache]
+
+
 def _open_in_a_process(folder: str) -> str:
     return repr(everything(opened(QUIRKS, cache_dir=folder)))
 
@@ -309,6 +318,8 @@ def test_opening_yields_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list(open_steps(DataSettings(path=str(QUIRKS))))
     assert [step.bytes_done for step in seen] == [*range(1000, size, 1000), *[size] * 5]
     assert all(step.bytes_total == size for step in seen)
+    got = opened(QUIRKS)
+    assert got.info.sha256 == hashlib.sha256(QUIRKS.read_bytes()).hexdigest(), "over all blocks"
     again: list[Progress] = []
     assert len(open_library(DataSettings(path=str(QUIRKS)), on_progress=again.append)) == 37
     assert again == seen
