@@ -5,6 +5,7 @@ from __future__ import annotations
 from tokenswarm.gates import latency_limits
 from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, steady
 from tokenswarm.series import SERIES
+from tokenswarm.sketch import Sketch
 from tokenswarm.snapshot import Block
 from tokenswarm.statistics import effective_n, enough, samples_needed
 from tokenswarm.summary import PERCENTILES, RHO_OF, Doubt, Summary
@@ -102,24 +103,33 @@ def not_steady(evidence: Evidence, _summary: Summary) -> Doubt | None:
 
 
 def _drift(block: Block, metric: str) -> tuple[Severity | None, float]:
-    """(severity, relative change of the median). The 99 % bounds of the two medians must lie apart."""
+    """(severity, relative change of the median from the first half of the window to the second)."""
     first, second = block.first_half.get(metric), block.second_half.get(metric)
     n = block.mser_n.get(metric, 0)
-    transient: Severity | None = "note" if n >= DRIFT_N_MIN and block.mser_cut.get(metric, 0) >= MSER_CUT * n else None
-    if first is None or second is None or not first.n or not second.n:
+    never_steady = n >= DRIFT_N_MIN and block.mser_cut.get(metric, 0) >= MSER_CUT * n
+    transient: Severity | None = "note" if never_steady else None
+    p50_1, p50_2 = (half.quantile(0.5) if half is not None else None for half in (first, second))
+    if first is None or second is None or not p50_1 or not p50_2:
         return transient, 0.0
+    change, apart = p50_2 / p50_1 - 1.0, _apart(first, second, 0.0)
+    # A trend correlates the requests by itself, so the cautious bounds need only not overlap.
+    if apart > DRIFT[1] and n >= DRIFT_N_MIN and _apart(first, second, block.rho(metric)) > 0:
+        return "invalid", change
+    return ("degraded" if apart > 0 and abs(change) > DRIFT[0] else transient), change
+
+
+def _apart(first: Sketch, second: Sketch, rho: float) -> float:
+    """By how much, relatively, the 99 % bounds of two medians lie apart; 0 or less where they overlap.
+
+    Bounds are order statistics: the quantiles 0.5 ± z/(2√n_eff).
+    """
     bounds = []
     for half in (first, second):
-        margin = MEDIAN_Z / 2 / max(effective_n(half.n, block.rho(metric)), 1e-9) ** 0.5
-        low, middle, high = half.quantiles((max(0.0, 0.5 - margin), 0.5, min(1.0, 0.5 + margin)))
-        bounds.append((low or 0.0, middle or 0.0, high or 0.0))
-    (low_1, p50_1, high_1), (low_2, p50_2, high_2) = bounds
-    if not low_1 or not low_2:  # medians of 0 s have no ratio
-        return transient, 0.0
-    change, sure = p50_2 / p50_1 - 1.0, max(low_2 / high_1, low_1 / high_2) - 1.0
-    if sure > DRIFT[1] and n >= DRIFT_N_MIN:
-        return "invalid", change
-    return ("degraded" if sure > 0 and abs(change) > DRIFT[0] else transient), change
+        margin = MEDIAN_Z / 2 / max(effective_n(half.n, rho), 1e-9) ** 0.5
+        low, high = half.quantiles((max(0.0, 0.5 - margin), min(1.0, 0.5 + margin)))
+        bounds.append((low or 0.0, high or 0.0))
+    (low_1, high_1), (low_2, high_2) = bounds
+    return max(low_2 / high_1, low_1 / high_2) - 1.0 if high_1 and high_2 else 0.0
 
 
 def tokens_mixed(_evidence: Evidence, summary: Summary) -> Doubt | None:

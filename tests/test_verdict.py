@@ -1,0 +1,370 @@
+"""Each rule has a fault that trips it alone; a good run trips none; a further fault never improves a verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sample_runs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokenswarm import snapshot
+from tokenswarm.clock import NS_PER_S
+from tokenswarm.errors import ExitCode
+from tokenswarm.profile import Percentiles, Slo, Tls
+from tokenswarm.record import Outcome, TokenSource
+from tokenswarm.rules.evidence import SEVERITIES, Evidence
+from tokenswarm.snapshot import Instrument, Merged
+from tokenswarm.summary import Doubt, Gate, Verdict, summarize
+from tokenswarm.verdict import RULES, exit_code, judge
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
+MS = NS_PER_S // 1000
+
+
+class Case:
+    """What is known at the end of a run; faults change it."""
+
+    def __init__(self, **run: Any) -> None:
+        merged = sample_runs.run(**{"ok": 1100, "workers": 2, **run})
+        self.merged: Merged = snapshot.decode_merged(snapshot.encode(merged))
+        self.evidence: dict[str, Any] = {
+            "expected_workers": 2,
+            "profile": sample_runs.profile(),
+            "rows": sum(sum(block.by_outcome.values()) for block in merged.blocks),
+        }
+
+    def judge(self) -> Verdict:
+        evidence = Evidence(merged=self.merged, **self.evidence)
+        return judge(evidence, summarize(self.merged, partial=evidence.interrupted))
+
+    @property
+    def instrument(self) -> Instrument:
+        return self.merged.workers[1].instrument
+
+
+def on_merged(change: Callable[[Merged], None]) -> Callable[[Case], None]:
+    return lambda case: change(case.merged)
+
+
+def steady(**more: int) -> Callable[[Case], None]:
+    """Add to counts of the steady block."""
+
+    def change(case: Case) -> None:
+        block = case.merged.block(0)
+        for name, value in more.items():
+            setattr(block, name, getattr(block, name) + value)
+
+    return change
+
+
+def outcomes(outcome: Outcome, n: int, counter: str = "failed") -> Callable[[Case], None]:
+    """n further requests, fully accounted for."""
+
+    def change(case: Case) -> None:
+        steady(intended=n, sent=n, **{counter: n})(case)
+        by_outcome = case.merged.block(0).by_outcome
+        by_outcome[outcome.value] = by_outcome.get(outcome.value, 0) + n
+        case.evidence["rows"] += n
+
+    return change
+
+
+def known(**facts: Any) -> Callable[[Case], None]:
+    return lambda case: case.evidence.update(facts)
+
+
+def instrument(**values: Any) -> Callable[[Case], None]:
+    def change(case: Case) -> None:
+        for name, value in values.items():
+            setattr(case.instrument, name, value)
+
+    return change
+
+
+def lags(name: str, seconds: float, n: int) -> Callable[[Case], None]:
+    """n further looks at the loop's or the receive lag of worker 1."""
+
+    def change(case: Case) -> None:
+        own = case.instrument
+        getattr(own, name).add(seconds, n)
+        setattr(own, f"{name}_ns_max", max(getattr(own, f"{name}_ns_max"), int(seconds * NS_PER_S)))
+
+    return change
+
+
+def both(*faults: Callable[[Case], None]) -> Callable[[Case], None]:
+    def change(case: Case) -> None:
+        for fault in faults:
+            fault(case)
+
+    return change
+
+
+def window(seconds: float) -> Callable[[Case], None]:
+    return lambda case: setattr(case.merged.block(0), "window_ns", int(seconds * NS_PER_S))
+
+
+def send_lag(seconds: float) -> Callable[[Case], None]:
+    return lambda case: case.merged.block(0).send_lag.add(seconds, 100)
+
+
+def drift(factor: float, metric: str = "ttft") -> Callable[[Case], None]:
+    """The requests of the second half take `factor` times as long."""
+
+    def change(case: Case) -> None:
+        half = case.merged.block(0).second_half[metric]
+        moved = snapshot.Sketch(value * factor for value in (half.quantile(q / 400) for q in range(1, 401)) if value)
+        case.merged.block(0).second_half[metric] = moved
+
+    return change
+
+
+def user_stamps(case: Case) -> None:
+    for worker in case.merged.workers:
+        own = worker.instrument
+        own.user_stamped, own.kernel_stamped = own.user_stamped + own.kernel_stamped, 0
+
+
+def not_final(case: Case) -> None:
+    case.merged.workers[1].final = False
+
+
+TLS = sample_runs.profile(tls=Tls(verify=False), target=("https://127.0.0.1:8000",))
+P999 = sample_runs.profile(Slo(ttft_s=Percentiles(p999=9.0)))
+LOST = "worker 1 (host, pid 101)"
+
+FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
+    "a request vanished": ("accounting-mismatch", "invalid", steady(intended=1)),
+    "a request was counted twice": ("accounting-mismatch", "invalid", both(steady(ok=1), known(rows=1101))),
+    "sent, never ended": ("accounting-mismatch", "invalid", steady(intended=1, sent=1)),
+    "rows are missing": ("rows-mismatch", "invalid", known(rows=1099)),
+    "a worker died": ("worker-lost", "invalid", both(not_final, known(lost={LOST: "its heartbeat stopped"}))),
+    "a worker never came": ("worker-missing", "invalid", known(expected_workers=3)),
+    "a worker fell silent": ("final-report-missing", "invalid", not_final),
+    "a stranger knocked": ("worker-refused", "note", known(refused=("a worker on x (pid 1) was refused: late",))),
+    "live reports got lost": (
+        "reports-missing", "note", on_merged(lambda merged: setattr(merged.workers[0], "missing", [3, 4])),
+    ),
+    "users were missing": ("run-trouble", "invalid", known(remarks=("only 3 of 50 users were there",))),
+    "a signal": ("interrupted", "degraded", known(interrupted=True)),
+    "most requests failed": ("mostly-failed", "invalid", outcomes(Outcome.HTTP_5XX, 1101)),
+    "2 % truncated": ("truncated-answers", "invalid", outcomes(Outcome.TRUNCATED, 24)),
+    "0.1 % dropped": ("dropped-arrivals", "degraded", steady(intended=1, dropped=1)),
+    "1 % dropped": ("dropped-arrivals", "invalid", steady(intended=8, dropped=8)),
+    "connections were closed": ("reconnects", "note", steady(reconnects=30)),
+    "a NaN": ("impossible-values", "invalid", lambda case: case.merged.block(0).ttft.add(float("nan"))),
+    "a negative duration": ("impossible-values", "invalid", lambda case: case.merged.block(0).ttft.add(-1.0)),
+    "a stall of 100 ms": ("loop-stall", "note", lags("loop_lag", 0.1, 1)),
+    "a stall of 500 ms": ("loop-stall", "degraded", lags("loop_lag", 0.5, 1)),
+    "stopped for 2 s": ("loop-stall", "invalid", lags("loop_lag", 2.0, 1)),
+    "2 % of the time in stalls": ("loop-stall", "degraded", lags("loop_lag", 0.22, 9)),
+    "8 % of the time in stalls": ("loop-stall", "invalid", lags("loop_lag", 0.98, 9)),
+    "the loop is late as a rule": ("loop-stall", "degraded", lags("loop_lag", 0.051, 20)),
+    "reads late by 3 ms": ("receive-lag", "note", lags("rx_lag", 0.003, 100)),
+    "reads late by 10 ms": ("receive-lag", "degraded", lags("rx_lag", 0.010, 100)),
+    "reads late by 80 ms": ("receive-lag", "invalid", lags("rx_lag", 0.080, 100)),
+    "sent late by 30 ms": ("send-lag", "degraded", send_lag(0.030)),
+    "a fifth merged": ("merged-events", "note", steady(merged_events=1500)),
+    "half merged": ("merged-events", "degraded", steady(merged_events=3600)),
+    "80 % CPU": ("cpu-saturated", "note", instrument(cpu_ratio_max=0.8)),
+    "95 % CPU": ("cpu-saturated", "degraded", instrument(cpu_ratio_max=0.95)),
+    "CPU full and late": (
+        "cpu-saturated", "invalid", both(instrument(cpu_ratio_max=0.99), lags("loop_lag", 0.03, 50)),
+    ),
+    "throttled for 1 %": ("cpu-throttled", "degraded", instrument(throttled_ns=NS_PER_S)),
+    "throttled for 10 %": ("cpu-throttled", "invalid", instrument(throttled_ns=11 * NS_PER_S)),
+    "the wall clock stepped": ("clock-step", "degraded", instrument(clock_step_ns_max=3600 * NS_PER_S)),
+    "user-space stamps": ("user-stamps", "note", user_stamps),
+    "20 s": ("short-run", "degraded", window(20.0)),
+    "p99.9 of 1100": ("few-samples", "degraded", known(profile=P999)),
+    "0.3 % cut off": ("censored", "degraded", outcomes(Outcome.CENSORED, 3, "censored")),
+    "2 % cut off": ("censored", "invalid", outcomes(Outcome.CENSORED, 24, "censored")),
+    "slower by 8 %": ("not-steady", "degraded", drift(1.08)),
+    "faster by 8 %": ("not-steady", "degraded", drift(0.92, "tpot")),
+    "slower by half": ("not-steady", "invalid", drift(1.5, "e2e")),
+    "mostly transient": ("not-steady", "note", lambda case: case.merged.block(0).mser_cut.update(ttft=400)),
+    "counts of two kinds": (
+        "tokens-mixed", "note", lambda case: case.merged.block(0).output_tokens_by_source.update(events=9),
+    ),
+    "no counts": (
+        "tokens-from-events", "note",
+        lambda case: setattr(case.merged.block(0), "output_tokens_by_source", {TokenSource.EVENTS.value: 9}),
+    ),
+    "the data set began again": (
+        "dataset-wrapped", "degraded", on_merged(lambda merged: setattr(merged.workers[0], "wraps", 1)),
+    ),
+    "any certificate": ("tls-unverified", "note", known(profile=TLS)),
+}  # fmt: skip
+
+STATUS = {"note": "VALID", "degraded": "DEGRADED", "invalid": "INVALID"}
+
+
+def test_a_good_run_is_valid_without_any_doubt() -> None:
+    assert Case().judge() == Verdict(status="VALID", doubts=[])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_trips_its_rule_alone(fault: str) -> None:
+    code, severity, inject = FAULTS[fault]
+    case = Case()
+    inject(case)
+    verdict = case.judge()
+    assert [(doubt.code, doubt.severity) for doubt in verdict.doubts] == [(code, severity)]
+    assert verdict.status == STATUS[severity]
+    (doubt,) = verdict.doubts
+    assert doubt.message.endswith(".")
+    assert len(doubt.message) < 400
+    msgspec.json.encode(doubt)
+
+
+def test_without_a_success_the_only_reason_is_that() -> None:
+    case = Case(ok=0, ends={Outcome.CONNECT: 50})
+    assert [doubt.code for doubt in case.judge().doubts] == ["no-success"]
+    assert "connect (50)" in case.judge().doubts[0].message
+
+
+def test_every_rule_has_a_fault() -> None:
+    tripped = {code for code, _, _ in FAULTS.values()} | {"no-success"}
+    assert len(RULES) == len(tripped)
+
+
+def test_a_rule_that_is_taken_away_is_missed() -> None:
+    """Each fault is seen by one rule only: without it, the run would look VALID."""
+    for inject in (inject for _, _, inject in FAULTS.values()):
+        case = Case()
+        inject(case)
+        evidence = Evidence(merged=case.merged, **case.evidence)
+        summary = summarize(case.merged)
+        assert sum(rule(evidence, summary) is not None for rule in RULES) == 1
+
+
+_WORST = {"VALID": 0, "DEGRADED": 1, "INVALID": 2, None: 3}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=4, unique=True), more=st.sampled_from(sorted(FAULTS)))
+def test_a_further_fault_never_improves_the_verdict(faults: list[str], more: str) -> None:
+    case = Case()
+    for fault in faults:
+        FAULTS[fault][2](case)
+    before = case.judge()
+    FAULTS[more][2](case)
+    after = case.judge()
+    assert _WORST[after.status] >= _WORST[before.status], (faults, more, before, after)
+
+
+def test_a_smoke_test_on_two_cores_is_called_short_and_nothing_else() -> None:
+    case = Case(ok=120, window_s=12.0, ttft=sample_runs.lognormal(0.1, 0.4), stages=3)
+    case.evidence["profile"] = sample_runs.profile(Slo(ttft_s=Percentiles(p99=2.0)))
+    lags("loop_lag", 0.03, 2)(case)
+    verdict = case.judge()
+    assert [doubt.code for doubt in verdict.doubts] == ["short-run"]
+    assert verdict.status == "DEGRADED"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_chance_alone_is_no_drift(seed: int) -> None:
+    case = Case(ok=120, window_s=100.0, ttft=sample_runs.lognormal(0.1, 0.6, seed))
+    assert not [doubt for doubt in case.judge().doubts if doubt.severity != "note"]
+
+
+def test_a_queue_that_grows_is_not_steady() -> None:
+    verdict = Case(ok=800, ttft=lambda number: 0.1 + number / 1000).judge()
+    assert verdict.status == "INVALID"
+    assert [doubt.code for doubt in verdict.doubts] == ["not-steady"]
+    assert "Stage 0" in verdict.doubts[0].message
+
+
+def test_slow_connections_are_no_late_sends() -> None:
+    case = Case()
+    send_lag(0.030)(case)
+    case.merged.block(0).connect.add(0.028, 100)
+    assert case.judge().status == "VALID"
+
+
+def test_stalls_weigh_more_where_stamps_are_user_space_ones() -> None:
+    case = Case()
+    both(user_stamps, lags("loop_lag", 0.1, 1))(case)
+    assert [(doubt.code, doubt.severity) for doubt in case.judge().doubts] == [
+        ("loop-stall", "degraded"),
+        ("user-stamps", "note"),
+    ]
+
+
+def test_a_lost_worker_is_told_once_and_does_not_hide_other_trouble() -> None:
+    case = Case()
+    not_final(case)
+    case.evidence.update(
+        lost={LOST: "no report for 10 s"},
+        remarks=(f"{LOST} was lost during the run: no report for 10 s", "no worker is left", "the disk is full"),
+    )
+    doubts = {doubt.code: doubt for doubt in case.judge().doubts}
+    assert set(doubts) == {"worker-lost", "run-trouble"}
+    assert doubts["run-trouble"].evidence == {"remarks": ["the disk is full"]}
+
+
+def test_the_worst_doubts_stand_first() -> None:
+    case = Case()
+    both(user_stamps, instrument(clock_step_ns_max=NS_PER_S), steady(intended=1))(case)
+    severities = [doubt.severity for doubt in case.judge().doubts]
+    assert severities == sorted(severities, key=lambda severity: -SEVERITIES.index(severity))
+    assert severities[0] == "invalid"
+
+
+def gates(*results: str) -> list[Gate]:
+    return [Gate(metric="x", op="<=", limit=1.0, value=1.0, result=result) for result in results]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "results", "interrupted", "code"),
+    [
+        ("VALID", [], False, ExitCode.OK),
+        ("VALID", ["pass"], False, ExitCode.OK),
+        ("DEGRADED", ["pass"], False, ExitCode.OK),
+        ("DEGRADED", ["pass", "inconclusive"], False, ExitCode.INCONCLUSIVE),
+        ("VALID", ["inconclusive", "fail"], False, ExitCode.GATE_FAILED),
+        ("DEGRADED", ["fail"], False, ExitCode.GATE_FAILED),
+        ("INVALID", [], False, ExitCode.INVALID),
+        ("INVALID", ["pass"], False, ExitCode.INVALID),
+        ("INVALID", ["fail", "inconclusive"], False, ExitCode.INVALID),
+        (None, ["pass"], False, ExitCode.INVALID),
+        ("VALID", ["pass"], True, ExitCode.INTERRUPTED),
+        ("INVALID", ["fail"], True, ExitCode.INTERRUPTED),
+    ],
+)
+def test_exit_codes_have_one_order(status: Any, results: list[str], interrupted: bool, code: ExitCode) -> None:
+    assert exit_code(Verdict(status=status), gates(*results), interrupted) is code
+
+
+def _codes_in_the_source() -> set[str]:
+    folder = Path(judge.__code__.co_filename).parent / "rules"
+    return {
+        code for path in folder.glob("*.py") for code in re.findall(r'\bdoubt\(\s*"([a-z-]+)"', path.read_text("utf-8"))
+    }
+
+
+def test_the_docs_explain_every_code_and_no_other() -> None:
+    documented = re.findall(r"^\| `([a-z-]+)` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(documented) == _codes_in_the_source()
+    assert _codes_in_the_source() == {code for code, _, _ in FAULTS.values()} | {"no-success"}
+
+
+def test_the_docs_name_every_exit_code() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for code in ExitCode:
+        assert re.search(rf"^\| {code.value} \|", text, re.MULTILINE), code
+
+
+def test_doubts_are_plain_json() -> None:
+    case = Case()
+    for _, _, inject in list(FAULTS.values())[::3]:
+        inject(case)
+    for doubt in case.judge().doubts:
+        assert msgspec.json.decode(msgspec.json.encode(doubt), type=Doubt) == doubt
