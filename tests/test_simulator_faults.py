@@ -201,6 +201,9 @@ def test_gzip_is_flushed_at_each_event(server):
     head, _, body = data.partition(b"\r\n\r\n")
     assert b"content-encoding: gzip" in head
     inflate = zlib.decompressobj(wbits=31)
+    first = body[body.index(b"\r\n") + 2 :][: int(body.split(b"\r\n")[0], 16)]
+    assert b'"role":"assistant"' in inflate.decompress(first)  # readable before anything else came
+    inflate = zlib.decompressobj(wbits=31)
     assert len(sse(inflate.decompress(unchunked(body)))) == 5
     assert inflate.eof
 

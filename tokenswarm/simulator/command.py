@@ -29,7 +29,7 @@ from tokenswarm.simulator.server import Settings, Simulator
 
 PACE = ("ttft_ms", "itl_ms")
 EVERYWHERE = ("max_model_len", "speed")
-DRAIN_S = 2.0
+DRAIN_S = 1.0
 """How long a signal lets running answers go on."""
 
 
