@@ -266,6 +266,8 @@ def test_everything_the_exchange_knows_is_in_the_record() -> None:
         first_ns=10 * MS,
         first_answer_ns=10 * MS,
         last_ns=10 * MS,
+        first_event_ns=10 * MS,
+        last_event_ns=20 * MS,
         done_ns=500 * MS,
         connect_ns=3,
         status=200,
@@ -375,3 +377,16 @@ def test_any_stream_adds_up(events: list[tuple[int, Delta]], choices: int, keep_
     assert len(got.gap_tokens) in (0, len(got.gaps_ns))
     assert all(count >= 1 for count in got.gap_tokens)
     assert got.output_tokens >= min(1, got.events)
+
+
+def test_the_first_and_last_event_of_a_choice_are_noted_whether_or_not_they_hold_content() -> None:
+    """What other tools call the first token: a role-only event counts for them, a usage event does not."""
+    timeline = Timeline()
+    timeline.mark(10, Delta())
+    timeline.mark(20, Delta(content="a"))
+    timeline.mark(30, Delta(finished=((0, "stop"),)))
+    timeline.mark(40, Delta(usage=Usage(output_tokens=1)))
+    timeline.mark(50, Delta(sentinel=True))
+    record = timeline.finish(Outcome.OK, id="r", stage=0, phase="steady", conversation="c", turn=0)
+
+    assert (record.first_event_ns, record.first_ns, record.last_ns, record.last_event_ns) == (10, 20, 20, 30)

@@ -101,7 +101,7 @@ def _report(words: list[str]) -> int:
     from rich.console import Console
 
     from tokenswarm.reports import console as terminal
-    from tokenswarm.reports.folder import read_summary
+    from tokenswarm.reports.saved import read_summary
     from tokenswarm.shell import options
 
     parser = options.parser_of("report")

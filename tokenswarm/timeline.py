@@ -44,8 +44,10 @@ class Timeline:
         "bytes_received",
         "connect_ns",
         "done_ns",
+        "first_event_ns",
         "headers_ns",
         "intended_ns",
+        "last_event_ns",
         "last_token_ns",
         "reads",
         "reconnected",
@@ -70,6 +72,8 @@ class Timeline:
         self.stamp = "user"
         # Kept by mark.
         self.last_token_ns = 0  # stamp of the newest content event, for idle time-outs
+        self.first_event_ns = 0  # first and last event that speaks of a choice, with or without content
+        self.last_event_ns = 0
         self._choices = choices
         self._plain = choices == 1 and not keep_text  # an event is a stamp and nothing else
         self._stamps = array("q")  # one per content event
@@ -96,7 +100,7 @@ class Timeline:
         content = delta.content
         if content or delta.reasoning:
             self._stamps.append(recv_ns)
-            self.last_token_ns = recv_ns
+            self.last_token_ns = self.last_event_ns = recv_ns
             if not self._answer_ns and content:
                 self._answer_ns = recv_ns
             if self._plain and delta.tokens is None and delta.usage is None and not delta.choice:
@@ -104,14 +108,17 @@ class Timeline:
             else:
                 self._detail(delta)
         else:
-            self._quiet(delta)
+            self._quiet(recv_ns, delta)
         if delta.finished or delta.error or delta.more or delta.usage is not None or delta.times is not None:
             self._rare(recv_ns, delta)
 
-    def _quiet(self, delta: Delta) -> None:
+    def _quiet(self, recv_ns: int, delta: Delta) -> None:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
         if not delta.sentinel:
             self._started = True
+            if delta.finished or (delta.usage is None and delta.times is None and not delta.error):
+                self.first_event_ns = self.first_event_ns or recv_ns
+                self.last_event_ns = recv_ns
         if delta.tokens is not None:
             self._uncounted[delta.choice] = self._uncounted.get(delta.choice, 0) + delta.tokens
 
@@ -212,6 +219,8 @@ class Timeline:
             first_ns=self._stamps[0] if self._stamps else 0,
             first_answer_ns=self._answer_ns,
             last_ns=self.last_token_ns,
+            first_event_ns=self.first_event_ns or (self._stamps[0] if self._stamps else 0),
+            last_event_ns=self.last_event_ns,
             done_ns=self.done_ns,
             connect_ns=self.connect_ns,
             status=self.status,

@@ -7,6 +7,7 @@ before the first byte of the answer is replaced once (llama.cpp closes after eac
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ from gevent.hub import Waiter, get_hub
 from tokenswarm import __version__
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Dialect, NotAnEvent, Sampling
-from tokenswarm.engines.failure import error_message
+from tokenswarm.engines.failure import error_message, error_text
 from tokenswarm.framing import Framer, Oversize, ndjson, sse
 from tokenswarm.profile import Timeouts
 from tokenswarm.prompts import Prompt
@@ -155,8 +156,9 @@ class Exchange:
             for event in self._framer.feed(piece):
                 mark(recv_ns, decode(event))
         except Oversize as error:
-            for event in error.events:
-                mark(recv_ns, decode(event))
+            with contextlib.suppress(NotAnEvent):
+                for event in error.events:
+                    mark(recv_ns, decode(event))
             self._spoil(Outcome.OVERSIZE, str(error), "oversize")
         except NotAnEvent as error:
             self._spoil(Outcome.PROTOCOL, str(error), "not an event")
@@ -210,8 +212,9 @@ class Exchange:
         """A 2xx answer of another content type: nothing, an error object, a login page."""
         if not self._body:
             return Outcome.EMPTY, f"HTTP {self.response.status} without a body", Outcome.EMPTY.value
-        if b'"error"' in self._body[:200]:
-            return Outcome.ERROR_OBJECT, error_message(bytes(self._body), self.response.content_type), "error object"
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if message := error_text(msgspec.json.decode(bytes(self._body))):
+                return Outcome.ERROR_OBJECT, message, "error object"
         got = self.response.content_type.split(";")[0][:40] or "none"
         wanted = self._dialect.content_types[0]
         return Outcome.PROTOCOL, f"the answer's content type is {got}, not {wanted}", "content type"

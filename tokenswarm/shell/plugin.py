@@ -24,7 +24,7 @@ from tokenswarm.profile import Profile
 from tokenswarm.shell import options, web_tab
 from tokenswarm.shell.cluster import Cluster
 from tokenswarm.shell.conclusion import Run, conclude, open_run, say
-from tokenswarm.shell.controller import Controller
+from tokenswarm.shell.controller import Controller, Watcher
 from tokenswarm.shell.worker import Worker
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
@@ -120,7 +120,7 @@ class Plugin:
         try:
             run = self._run or open_run(self._profile(), self._options["results"], command=sys.argv)
             self._run = None  # a second run from the web UI gets a folder of its own
-            watchers = [run.progress, *([self._tab] if self._tab else [])]
+            watchers: list[Watcher] = [run.progress, *([self._tab] if self._tab else [])]
             self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
             with run.progress:
                 end = self._controller.run(self._count_workers(), start_users=False)
