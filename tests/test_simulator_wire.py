@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from simulator_process import HELLO, exchange, ndjson, post, request_bytes, simulator, sse
+from simulator_process import HELLO, PATHS, exchange, ndjson, post, request_bytes, simulator, sse
 
 from tokenswarm.simulator.text import VOCABULARY, cut_at_stop, go_escaped, json_escaped
 from tokenswarm.simulator.wire_ollama import OllamaWire, rfc3339_nano
@@ -230,6 +230,13 @@ def test_what_it_can_not_do_is_refused_with_400(server, field):
     error = json.loads(body)["error"]
     assert list(error) == ["message", "type", "param", "code"]
     assert error["code"] == 400
+
+
+@pytest.mark.parametrize("api", ["chat", "ollama_generate"])
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"[" * 100_000, b'{"options": 3, "stream_options": 3}'])
+def test_nonsense_is_a_400(server, api, body):
+    head, _ = exchange(server, post(PATHS[api], body))
+    assert head.startswith(b"HTTP/1.1 400")
 
 
 def test_several_prompts_are_several_choices(server):

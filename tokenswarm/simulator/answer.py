@@ -43,7 +43,7 @@ class Wire(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When and how a request came in. `rest` is all of the head that the framing depends on."""
+    """When a request came in, and what of its head the framing depends on."""
 
     ident: str
     real_ns: int

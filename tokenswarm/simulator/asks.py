@@ -212,9 +212,9 @@ def _checked_openai(ask: Ask) -> Ask:
 def _json_object(raw: bytes) -> Body:
     try:
         body = json.loads(raw)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         at = getattr(error, "pos", 0)
-        why = getattr(error, "msg", "invalid UTF-8")
+        why = getattr(error, "msg", "neither UTF-8 nor reasonably nested")
         detail = (
             f"  {{'type': 'json_invalid', 'loc': 'body.{at}', 'msg': 'JSON decode error', "
             f"'input': '<dict of 0 items>', 'ctx': {{'error': '{why}'}}}}"
@@ -289,7 +289,7 @@ def parse_ollama(api: str, raw: bytes, target: Target) -> Ask:
     """`api`: ollama_chat or ollama_generate. ApiError 400 or 404 with Ollama's string errors."""
     try:
         body = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ollama_error(400, str(error)) from None
     if not isinstance(body, dict):
         raise ollama_error(400, "json: cannot unmarshal into Go value of type api.ChatRequest")

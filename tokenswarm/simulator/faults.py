@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator.answer import LAST_CHUNK, Answer, chunk, plain
+from tokenswarm.simulator.answer import LAST_CHUNK, Answer, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def _bad_json(answer: Answer, _: Fault) -> bool:
 def _giant_line(answer: Answer, fault: Fault) -> bool:
     answer.start()
     event = answer.wire.token(0, "x" * int(fault.param), False, len(answer.mono_ns), None, None)
-    answer.transport.write(chunk(event) if answer.frame is chunk else answer.frame(event))
+    answer.send(event)
     answer.strike_at = -1
     return False
 
