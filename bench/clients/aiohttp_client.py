@@ -1,19 +1,18 @@
-"""aiohttp as users write it: one session, `async for line in response.content`, `json.loads`; uvloop where it is there."""
+"""aiohttp as users write it: one session, `async for line in response.content`, `json.loads`; uvloop if installed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+from importlib import import_module
+from importlib.util import find_spec
 
 import aiohttp
 
 from bench.clients.measure import TICK_S, Options, Tally, options
 
-try:
-    import uvloop
-except ImportError:
-    uvloop = None
+UVLOOP = find_spec("uvloop") is not None
 
 
 async def ask(session: aiohttp.ClientSession, chosen: Options, tally: Tally) -> None:
@@ -38,7 +37,7 @@ async def run(chosen: Options) -> None:
         ticker = asyncio.create_task(_tick(tally))
         await asyncio.gather(*(_user(number, chosen, tally, session) for number in range(chosen.streams)))
         ticker.cancel()
-    tally.extra = {"loop": "uvloop" if uvloop else "asyncio"}
+    tally.extra = {"loop": "uvloop" if UVLOOP else "asyncio"}
     tally.report()
 
 
@@ -59,4 +58,4 @@ async def _tick(tally: Tally) -> None:
 
 
 if __name__ == "__main__":
-    (uvloop or asyncio).run(run(options()))
+    (import_module("uvloop") if UVLOOP else asyncio).run(run(options()))

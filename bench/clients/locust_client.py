@@ -12,7 +12,7 @@ from locust.env import Environment
 from bench.clients.measure import TICK_S, Options, Tally, options
 
 
-class StreamUser(FastHttpUser):
+class StreamUser(FastHttpUser):  # type: ignore[misc]  # Locust exports it untyped
     abstract = True
     connection_timeout = network_timeout = 60.0
     tally: Tally

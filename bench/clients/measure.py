@@ -17,6 +17,7 @@ import sys
 import time
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +86,7 @@ class Tally:
         gc.collect()
         self._rss_base = rss_bytes()
         self._began_ns, self._cpu_ns = time.perf_counter_ns(), time.process_time_ns()
+        self._waited_ns = waited_ns("self")
 
     def elapsed_s(self) -> float:
         return (time.perf_counter_ns() - self._began_ns) / 1e9
@@ -105,7 +107,7 @@ class Tally:
         self.requests += 1
         if stamps:
             self.ttft_ns.append(stamps[0] - sent_ns)
-            self.itl_ns.extend(after - before for before, after in zip(stamps, stamps[1:], strict=False))
+            self.itl_ns.extend(after - before for before, after in pairwise(stamps))
 
     def report(self) -> None:
         """Print the JSON line."""
@@ -120,6 +122,7 @@ class Tally:
             "errors": self.errors,
             "wall_s": wall_ns / 1e9,
             "cpu_s": cpu_ns / 1e9,
+            "waited_s": (waited_ns("self") - self._waited_ns) / 1e9,
             "window": window,
             "ttft_ns": quantiles(self.ttft_ns),
             "itl_ns": quantiles(self.itl_ns),
@@ -142,6 +145,11 @@ def quantiles(values: Sequence[int]) -> dict[str, int] | None:
 
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+
+
+def waited_ns(process: int | str) -> int:
+    """How long a process was ready to run while something else had its core: what other programs disturbed."""
+    return int(Path(f"/proc/{process}/schedstat").read_text(encoding="ascii").split()[1])
 
 
 def rss_bytes() -> int:

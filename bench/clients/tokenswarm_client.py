@@ -6,7 +6,6 @@ With --stamps each event's stamp and text (its true send time) are kept, and the
 from __future__ import annotations
 
 import cProfile
-import pstats
 import sys
 import tempfile
 
@@ -78,8 +77,8 @@ def main() -> None:
         "rx_lag_p99_ns": int((recorder.instrument.rx_lag.quantile(0.99) or 0) * 1e9),
     }
     tally.report()
-    if profiler:
-        pstats.Stats(profiler).dump_stats(chosen.profile)
+    if profiler and chosen.profile:
+        profiler.dump_stats(chosen.profile)
 
 
 def _user(number: int, chosen: Options, tally: Tally, client: Client) -> None:

@@ -1,0 +1,53 @@
+"""`python -m bench [--quick] [--only NAME]`: run the experiments, write bench/RESULTS.md. At most 10 minutes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from bench.experiments import EXPERIMENTS, FULL, QUICK, profile
+from bench.results import missed_at, render
+from bench.runs import two_cores
+from bench.sender import BenchError, build
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PROFILES_MAX = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="less than a minute: shows that everything works")
+    parser.add_argument("--only", choices=list(EXPERIMENTS), help="this experiment alone, printed and not written")
+    chosen = parser.parse_args(arguments)
+    plan = QUICK if chosen.quick else FULL
+    began_s = time.monotonic()
+    try:
+        two_cores()
+        build()
+        found = {}
+        for name in [chosen.only] if chosen.only else EXPERIMENTS:
+            _say(f"{name}:")
+            found[name] = EXPERIMENTS[name](plan, _say)
+        profiles = (
+            [] if chosen.quick else [profile(plan, streams, _say) for streams in missed_at(found)[-PROFILES_MAX:]]
+        )
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    text = render(plan, found, profiles, time.monotonic() - began_s)
+    if chosen.only:
+        print(text)
+    else:
+        RESULTS.write_text(text, encoding="utf-8")
+        _say(f"written: {RESULTS}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

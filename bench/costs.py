@@ -1,0 +1,68 @@
+"""What single calls cost, in this process: sketch insert, a gap of `add_gaps`, `recorder.add`, a row of requests.jsonl.
+
+`python -m bench.costs CORE` prints one JSON line: a list of seconds a call for each, one a repetition.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from tokenswarm.engines import Delta, Usage
+from tokenswarm.record import RequestRecord
+from tokenswarm.recorder import Recorder
+from tokenswarm.reports.jsonl import row
+from tokenswarm.sketch import Sketch
+from tokenswarm.timeline import Timeline
+
+REPETITIONS = 5
+TOKENS = 128
+START_NS = 10**12
+
+
+def timed(calls: int, function: Callable[[], object]) -> list[float]:
+    """Seconds a call, for each repetition."""
+    found = []
+    for _ in range(REPETITIONS):
+        began_ns = time.perf_counter_ns()
+        for _ in range(calls):
+            function()
+        found.append((time.perf_counter_ns() - began_ns) / calls / 1e9)
+    return found
+
+
+def a_record() -> RequestRecord:
+    """An answer of 128 tokens, 20 ms apart and no two gaps alike."""
+    timeline = Timeline()
+    timeline.intended_ns = timeline.sent_ns = START_NS
+    now_ns = START_NS + 100_000_000
+    for token in range(TOKENS):
+        now_ns += 16_000_000 + token * 7_919 % 8_000 * 1000
+        timeline.mark(now_ns, Delta("a"))
+    timeline.mark(now_ns, Delta(finished=((0, "length"),), usage=Usage(prompt_tokens=16, output_tokens=TOKENS)))
+    timeline.done_ns = now_ns
+    timeline.reads, timeline.stamp, timeline.status = TOKENS, "kernel", 200
+    outcome, _ = timeline.judge()
+    return timeline.finish(outcome, id="0-0", stage=0, phase="steady", conversation="0", turn=0)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        os.sched_setaffinity(0, {int(sys.argv[1])})
+    record, sketch, recorder = a_record(), Sketch(), Recorder("bench", 0, start_ns=START_NS)
+    recorder.open_window(0, START_NS)
+    gaps = timed(1_000, lambda: sketch.add_gaps(record.gaps_ns))
+    costs = {
+        "insert": timed(50_000, lambda: sketch.add(0.0199)),
+        "gap": [s / len(record.gaps_ns) for s in gaps],
+        "recorder_add": timed(500, lambda: recorder.add(record)),
+        "row": timed(500, lambda: row(record, 0, START_NS, save_text=False)),
+    }
+    print(json.dumps(costs))
+
+
+if __name__ == "__main__":
+    main()

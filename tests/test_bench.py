@@ -1,0 +1,230 @@
+"""The bench: its sender tells the truth, its clients count all that was sent, its report believes no late sender."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from bench import sender
+from bench.clients.measure import quantiles
+from bench.experiments import QUICK, Climb
+from bench.goals import Spread, met, spread
+from bench.results import missed_at, render
+from bench.runs import Run, run
+from bench.sender import Pace, Sender
+
+needs_sender = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or sender.compiler() is None,
+    reason="the paced sender needs Linux and a C compiler (cc)",
+)
+
+TOKENS = 40
+FAST = Pace(ttft_ms=10, itl_ms=2, tokens=TOKENS, jitter=0.5)
+PATHS = ("/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate")
+
+
+@pytest.fixture
+def paced() -> Iterator[Sender]:
+    with sender.started(FAST) as process:
+        yield process
+
+
+def ask(connection: http.client.HTTPConnection, path: str, **fields: object) -> list[dict[str, Any]]:
+    """All events of one answer."""
+    connection.request("POST", path, json.dumps({"stream": True, **fields}))
+    response = connection.getresponse()
+    assert response.status == 200
+    lines = response.read().decode().split("\n")
+    if path.startswith("/v1"):
+        assert lines[-3:] == ["data: [DONE]", "", ""]
+        lines = [line.removeprefix("data: ") for line in lines[:-3]]
+    return [json.loads(line) for line in lines if line]
+
+
+def stamps_of(path: str, events: list[dict[str, Any]]) -> list[int]:
+    """The true send times that the tokens carry."""
+    texts = {
+        "/v1/chat/completions": lambda event: event["choices"] and event["choices"][0]["delta"].get("content"),
+        "/v1/completions": lambda event: event["choices"] and event["choices"][0]["text"],
+        "/api/chat": lambda event: event["message"]["content"],
+        "/api/generate": lambda event: event["response"],
+    }
+    return [int(text) for event in events if (text := texts[path](event))]
+
+
+@needs_sender
+@pytest.mark.parametrize("path", PATHS)
+def test_truth_is_what_a_plain_client_receives(paced: Sender, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=10)
+    answers = [stamps_of(path, ask(connection, path)) for _ in range(3)]  # one connection, kept alive
+    truth = paced.truth()
+    assert [len(stamps) for stamps in answers] == [TOKENS] * 3
+    assert truth["tokens"] == 3 * TOKENS
+    assert (truth["started"], truth["finished"], truth["aborted"]) == (3, 3, 0)
+    assert truth["ttft_ns"]["n"] == truth["e2e_ns"]["n"] == 3
+    gaps = quantiles([after - before for stamps in answers for before, after in pairwise(stamps)])
+    assert gaps is not None
+    assert truth["itl_ns"]["n"] == gaps["n"] == 3 * (TOKENS - 1)
+    assert truth["itl_ns"]["max"] == gaps["max"]
+    for name in ("p50", "p90", "p99", "p999"):
+        assert truth["itl_ns"][name] == pytest.approx(gaps[name], rel=0.0005)
+
+
+@needs_sender
+def test_chat_has_a_role_first_and_usage_last_as_vllm_sends_them(paced: Sender) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=10)
+    first, *_, last, usage = ask(connection, PATHS[0], max_tokens=7)
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert last["choices"][0]["delta"]["content"]
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 7
+
+
+@needs_sender
+def test_reset_forgets_and_a_broken_stream_is_counted(paced: Sender) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=10)
+    ask(connection, PATHS[2])
+    paced.reset()
+    assert paced.truth()["tokens"] == 0
+    connection.request("POST", PATHS[0], json.dumps({"max_tokens": 100_000}))
+    connection.getresponse().read(1)
+    connection.close()
+    while not paced.truth()["aborted"]:
+        pass
+    truth = paced.truth()
+    assert (truth["started"], truth["finished"], truth["aborted"]) == (1, 0, 1)
+
+
+@needs_sender
+@pytest.mark.parametrize("arguments", [["--jitter", "2"], ["--tokens", "x"], ["--nonsense", "1"], ["--port"]])
+def test_bad_arguments_get_one_sentence(arguments: list[str]) -> None:
+    done = subprocess.run([sender.build(), *arguments], capture_output=True, text=True, check=False, timeout=10)
+    assert done.returncode == 2
+    assert done.stderr.startswith("paced_sender: ")
+    assert done.stderr.count("\n") == 1
+
+
+@needs_sender
+def test_sender_refuses_what_it_does_not_know_and_ends_on_sigterm() -> None:
+    process = subprocess.Popen([sender.build()], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=10)
+        for method, path, body, status in (
+            ("GET", "/nothing", None, 404),
+            ("POST", "/v1/chat/completionsX", "{}", 404),
+            ("POST", "/v1/chat/completions", '{"max_tokens": 0}', 400),
+        ):
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            assert response.status == status
+            assert "error" in json.loads(response.read())
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(10) == 0
+        process.stdout.close()
+
+
+@needs_sender
+@pytest.mark.parametrize("client", ["tokenswarm", "locust", "aiohttp", "epoll"])
+def test_clients_receive_what_was_sent(client: str) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("bench needs two cores")
+    done = run(client, Pace(tokens=TOKENS), 50, 2.0)
+    assert done.result["errors"] == 0
+    assert done.result["events"] == done.truth["tokens"] > 0
+    assert done.result["requests"] == done.truth["finished"] >= 50
+    assert done.exact
+    assert done.result["ttft_ns"]["n"] == done.truth["ttft_ns"]["n"]
+    # Nobody sees a token before it is sent; how much later is what the bench measures, and not for a test to say.
+    assert 0.9 < done.result["ttft_ns"]["p50"] / done.truth["ttft_ns"]["p50"] < 10
+
+
+@needs_sender
+def test_single_stamps_are_compared_with_the_time_that_each_token_carries() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("bench needs two cores")
+    done = run("tokenswarm", Pace(tokens=TOKENS), 20, 1.0, "--stamps")
+    assert done.result["error_ns"]["n"] == done.truth["tokens"]
+    assert 0 < done.result["error_ns"]["p50"] < done.truth["itl_ns"]["p50"]
+
+
+# -- the report, from made-up rounds ------------------------------------------------------------------------------
+
+
+def made_up(client: str, streams: int, *, off_ns: int = 0, late_ns: int = 1000, cpu_s: float = 0.1) -> Run:
+    names = ("p50", "p90", "p99", "p999", "max")
+    times = dict.fromkeys(names, 100_000_000)
+    truth = {
+        "tokens": 10,
+        "finished": 1,
+        "ttft_ns": times,
+        "itl_ns": times,
+        "lateness_ns": dict.fromkeys(names, late_ns),
+    }
+    truth["send_ns"] = dict.fromkeys(names, 5_000)
+    seen = dict.fromkeys(names, 100_000_000 + off_ns)
+    result = {"events": 10, "requests": 1, "errors": 0, "wall_s": 1.0, "waited_s": 0.0, "ttft_ns": seen, "itl_ns": seen}
+    result["window"] = {"s": 1.0, "cpu_s": cpu_s, "events": 10_000}
+    return Run(client, streams, result, truth, 0.0)
+
+
+def accuracy_of(ours: Run) -> list[Run]:
+    return [ours, *(made_up(client, ours.streams) for client in ("locust", "aiohttp", "epoll"))]
+
+
+def test_report_says_met_and_missed() -> None:
+    kept = render(QUICK, {"accuracy": accuracy_of(made_up("tokenswarm", 400))}, [], 1.0)
+    assert "| tokenswarm | TTFT | 0.00 | 0.00 | yes / yes | 1 of 1 |" in kept
+    missed = {"accuracy": accuracy_of(made_up("tokenswarm", 400, off_ns=-2_000_000))}
+    assert "| tokenswarm | TTFT | -2.00 | -2.00 | **no** / **no** | 1 of 1 |" in render(QUICK, missed, [], 1.0)
+    assert missed_at(missed) == [400]
+
+
+def test_report_does_not_believe_a_late_sender() -> None:
+    late = {"accuracy": accuracy_of(made_up("tokenswarm", 400, late_ns=1_100_000))}
+    text = render(QUICK, late, [], 1.0)
+    assert "| tokenswarm | TTFT | 0.00 | 0.00 | not usable / not usable | 0 of 1 |" in text
+    assert "1.10 / 1.10 / 1.10" in text
+
+
+def test_report_gives_ratios_of_the_same_round() -> None:
+    rounds = accuracy_of(made_up("tokenswarm", 400, cpu_s=0.25))
+    text = render(QUICK, {"accuracy": rounds}, [], 1.0)
+    assert "| tokenswarm | 10000 | 25 | 25.0 | 1.00 | **no** |" in text
+    assert "| aiohttp | 10000 | 10 | 10.0 | 0.40 | – |" in text
+
+
+def test_report_names_lost_events() -> None:
+    lossy = made_up("tokenswarm", 400)
+    lossy.result["events"] = 9
+    assert "tokenswarm at 400" in render(QUICK, {"accuracy": accuracy_of(lossy)}, [], 1.0)
+
+
+def test_capacity_is_not_held_against_the_client_where_the_sender_gave_up() -> None:
+    held, broke = made_up("tokenswarm", 1000), made_up("tokenswarm", 1100, off_ns=5_000_000, late_ns=9_000_000)
+    text = render(QUICK, {"capacity": {"tokenswarm": Climb(held, broke, sender_limited=True)}}, [], 1.0)
+    assert "not usable: the sender's limit" in text
+    text = render(QUICK, {"capacity": {"tokenswarm": Climb(held, broke, sender_limited=False)}}, [], 1.0)
+    assert "**no**" in text
+
+
+def test_goals() -> None:
+    assert spread([]) is None
+    assert met(None, 1.0) == "not usable"
+    assert met(Spread(1.0, 0.5, 1.0), 1.0) == "yes"
+    assert met(Spread(0.9, 0.5, 1.1), 1.0) == "yes, not in each round"
+    assert met(Spread(1.1, 0.5, 1.2), 1.0) == "**no**"
+    assert met(Spread(60.0, 55.0, 70.0), 50.0, at_least=True) == "yes"
+    assert met(Spread(math.nan, math.nan, math.nan), 1.0) == "**no**"
