@@ -117,10 +117,10 @@ def _count_violations(steady: Block, metric: str, limit: float, *, exact: bool) 
 def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResult, str]:
     """The binomial rule, and two shortcuts to a fail where a small sample leaves it open (docs/verdict.md)."""
     result = binomial_gate(p, count.violations, count.n, rho)
-    share = f"{count.violations} of {count.n} {count.unit} miss the limit"
+    share = f"{count.violations} of {count.n} {count.unit} miss it"
     if result == "inconclusive":
         if count.violations == count.n:
-            return "fail", f"all {count.n} {count.unit} miss the limit"
+            return "fail", f"all {count.n} {count.unit} miss it"
         if far and 2 * count.violations > count.n:
             return "fail", f"{share}, and the observed value is more than {FAR:g} times the limit"
         return result, f"{share}; {_wanted(p, count, rho)}"

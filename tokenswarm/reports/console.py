@@ -7,9 +7,11 @@ paint the screen. Colours say nothing that words don't: NO_COLOR and 80 columns 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -35,15 +37,20 @@ _STYLES = {
 
 ERRORS_SHOWN = 5
 
+LEAVE_OUT_OF_STAGES = [rows.STAGE_HEAD.index(name) for name in ("E2E p50", "TPOT p50", "ITL p99", "ITL p50")]
+LEAVE_OUT_OF_LATENCIES = [rows.LATENCY_HEAD.index(name) for name in ("p99.9", "mean", "p95", "p90", "max")]
+
 
 def report(summary: Summary, path: str) -> RenderableType:
     """The whole result of a run. `path`: the results folder."""
     stages, latencies = rows.stage_rows(summary), rows.latency_rows(summary)
     parts: list[RenderableType] = [Text("")]
     if len(stages) > 1:
-        parts.append(_table([name.replace(" ", "\n") for name in rows.STAGE_HEAD], stages))
+        head = [name.replace(" ", "\n") for name in rows.STAGE_HEAD]
+        parts += [_Table(head, stages, LEAVE_OUT_OF_STAGES), Text("")]
     if latencies:
-        parts.append(_table(rows.LATENCY_HEAD, latencies))
+        head = ["all stages" if len(stages) > 1 else "", *rows.LATENCY_HEAD[1:]]
+        parts += [_Table(head, latencies, LEAVE_OUT_OF_LATENCIES), Text("")]
     parts.append(Text(f" {rows.facts(summary)}"))
     note = rows.footnote(latencies, stages if len(stages) > 1 else [])
     if note:
@@ -55,13 +62,34 @@ def report(summary: Summary, path: str) -> RenderableType:
     return Group(*parts)
 
 
-def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, collapse_padding=True, show_edge=False, header_style="bold")
-    for position, name in enumerate(head):
-        table.add_column(Text(name), justify="left" if not position and not name else "right", no_wrap=True)
-    for row in cells:
-        table.add_row(*[Text(cell) for cell in row])
-    return table
+class _Table:
+    """A table of numbers that leaves out columns, the least telling first, where the terminal is narrow.
+
+    A number that lost its last digits would be another number.
+    """
+
+    def __init__(self, head: Sequence[str], cells: Sequence[Sequence[str]], leave_out: Sequence[int]) -> None:
+        self._head, self._cells, self._leave_out = head, cells, leave_out
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left_out: set[int] = set()
+        for column in (None, *self._leave_out):
+            if column is not None:
+                left_out.add(column)
+            table = self._draw([number for number in range(len(self._head)) if number not in left_out])
+            if Measurement.get(console, options.update(max_width=1_000), table).maximum <= options.max_width:
+                break
+        yield table
+
+    def _draw(self, columns: Sequence[int]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, header_style="bold")
+        for column in columns:
+            first_of_names = column == 0 and self._cells[0][0][:1].isalpha()
+            justify: Literal["left", "right"] = "left" if first_of_names else "right"
+            table.add_column(Text(self._head[column]), justify=justify, no_wrap=True)
+        for row in self._cells:
+            table.add_row(*[Text(row[column]) for column in columns])
+        return table
 
 
 def _errors(summary: Summary) -> list[RenderableType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 
 MISSING = "–"
@@ -47,6 +48,11 @@ def of_metric(name: str, value: float | None) -> str:
     if name.endswith("_ratio"):
         return ratio(value)
     return quantity(value) if name.endswith("_per_s") else duration(value)
+
+
+def of_limit(name: str, limit: float) -> str:
+    """A limit as a user would write it: 2s rather than 2.00s."""
+    return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda found: found[1].rstrip("."), of_metric(name, limit))
 
 
 def _three(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenswarm.reports.numbers import MISSING, duration, of_metric, quantity
+from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
 from tokenswarm.statistics import samples_needed
 from tokenswarm.summary import Gate, Stat, Summary
 
@@ -63,7 +63,7 @@ def _alike(first: Stat, second: Stat) -> bool:
 def gate_row(gate: Gate) -> list[str]:
     op = {"<=": "≤", ">=": "≥"}.get(gate.op, gate.op)
     return [
-        gate.metric, f"{op} {of_metric(gate.metric, gate.limit)}", of_metric(gate.metric, gate.value), gate.result,
+        gate.metric, f"{op} {of_limit(gate.metric, gate.limit)}", of_metric(gate.metric, gate.value), gate.result,
         gate.reason,
     ]  # fmt: skip
 
