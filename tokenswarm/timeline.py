@@ -117,7 +117,7 @@ class Timeline:
         if not delta.sentinel:
             self._started = True
             if delta.finished or (delta.usage is None and delta.times is None and not delta.error):
-                self.first_event_ns = self.first_event_ns or recv_ns
+                self.first_event_ns = self.first_event_ns or (self._stamps[0] if self._stamps else recv_ns)
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
             self._uncounted[delta.choice] = self._uncounted.get(delta.choice, 0) + delta.tokens
