@@ -8,11 +8,12 @@ of silence, since a frozen gauge looks healthy.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from exporters.families import LABEL_CHARS_MAX
+from exporters.load_sums import Recent, SettledSum
 from exporters.load_table import (
     COUNTERS_OF_BLOCK,
     DROPPED,
@@ -29,8 +30,8 @@ from tokenswarm import envelope as envelopes
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
 from tokenswarm.envelope import Envelope, RunState
 from tokenswarm.recorder import Slo
-from tokenswarm.sketch import Sketch, bucket_edge
-from tokenswarm.snapshot import Block, Merged, WorkerState, total
+from tokenswarm.sketch import Sketch
+from tokenswarm.snapshot import Block, Merged, WorkerState
 from tokenswarm.summary import StagePlan, Stat, latency, per_window, stat, throughput
 
 RUNS_MAX = 16
@@ -103,7 +104,7 @@ class Run:
         self.dropped: set[tuple[str, str]] = set()  # (reason, what), so that each counts once
         self._seq = 0
         self._parts: dict[bytes, Merged] = {}
-        self._recent: deque[tuple[int, dict[str, Sketch]]] = deque()
+        self._everything, self._steady, self._recent = SettledSum(), SettledSum(), Recent(RECENT_S)
         self._reports: dict[int, tuple[int, float]] = {}  # worker -> (seq, when it first came)
         self._stages: dict[int, tuple[Block, Readings]] = {}  # of stages that are over
         self.state: RunState
@@ -144,15 +145,17 @@ class Run:
     # From counts to readings.
 
     def _work_out(self, merged: Merged, now_ns: int) -> Readings:
-        everything = total(merged.blocks)
-        steady = total(block for block in merged.blocks if block.phase == "steady")
+        stage = self.state.stage
+        everything = self._everything.of(merged.blocks, stage)
+        steady = self._steady.of([block for block in merged.blocks if block.phase == "steady"], stage)
         readings = Readings()
         self._add_run(readings)
         self._add_counters(readings, everything, steady, merged.workers)
-        recent = self._of_the_last_seconds(everything, merged.workers, now_ns)
+        elapsed_ns = max((worker.elapsed_ns for worker in merged.workers), default=0)
+        recent = self._recent.since(everything, elapsed_ns, now_ns)
         for metric in METRICS:
             readings.add_summary(_QUANTILES, latency(steady, metric), metric, "run")
-            readings.add_summary(_QUANTILES, recent.get(metric, Stat()), metric, "10s")
+            readings.add_summary(_QUANTILES, stat(recent.get(metric) or Sketch()), metric, "10s")
         for family, histograms in HISTOGRAMS.items():
             for histogram in histograms:
                 if not histogram.engines or self.state.engine in histogram.engines:
@@ -232,36 +235,6 @@ class Run:
         readings.add("tokenswarm_worker_cpu_ratio", worker.instrument.cpu_ratio_last, name)
         readings.add("tokenswarm_worker_resident_memory_bytes", worker.instrument.rss_bytes, name)
         return readings
-
-    def _of_the_last_seconds(self, everything: Block, workers: list[WorkerState], now_ns: int) -> dict[str, Stat]:
-        """Statistics of what was counted since 10 s ago (or since the run began, if that is later)."""
-        sketches = {name: getattr(everything, name) for name in METRICS}
-        young = max((worker.elapsed_ns for worker in workers), default=0) < RECENT_S * NS_PER_S
-        if not self._recent and young:
-            self._recent.append((now_ns - int(RECENT_S * NS_PER_S), {name: Sketch() for name in METRICS}))
-        self._recent.append((now_ns, sketches))
-        while len(self._recent) > 1 and self._recent[1][0] <= now_ns - RECENT_S * NS_PER_S:
-            self._recent.popleft()
-        began_ns, before = self._recent[0]
-        if now_ns - began_ns < RECENT_S * NS_PER_S / 2:
-            return {}
-        return {name: stat(_since(before[name], sketch)) for name, sketch in sketches.items()}
-
-
-def _since(before: Sketch, now: Sketch) -> Sketch:
-    """What was added between two states of one sketch; minimum and maximum are edges of buckets."""
-    added = Sketch()
-    for key, count in now.counts.items():
-        more = count - before.counts.get(key, 0)
-        if more > 0:
-            added.counts[key] = more
-    added.zero = max(0, now.zero - before.zero)
-    added.n = added.zero + sum(added.counts.values())
-    added.sum = max(0.0, now.sum - before.sum)
-    if added.n:
-        added.min = 0.0 if added.zero else bucket_edge(min(added.counts) - 1)
-        added.max = min(now.max, bucket_edge(max(added.counts))) if added.counts else 0.0
-    return added
 
 
 def _sketch(source: str, steady: Block, workers: list[WorkerState]) -> Sketch:

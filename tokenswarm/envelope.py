@@ -158,4 +158,5 @@ def join(envelope: Envelope, known: Mapping[bytes, Merged]) -> tuple[Merged, dic
     unknown = {block.phase for block in whole.blocks} - set(PHASES)
     if unknown:
         raise EnvelopeError("malformed", f"the push has counts of the phase {min(unknown)[:32]!r}, which there is not")
+    whole.blocks.sort(key=lambda block: (block.stage, PHASES.index(block.phase)))
     return whole, parts

@@ -227,6 +227,29 @@ class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     push: str | None = None  # base URL of a load exporter
+    push_token_env: str | None = None  # the environment variable that holds its bearer token
+
+    def __post_init__(self) -> None:
+        if self.push is not None:
+            try:
+                check_url(self.push)
+            except ValueError:
+                raise ValueError(
+                    "`telemetry.push` must be a base URL such as http://127.0.0.1:9646, without user, password or query"
+                ) from None
+        if self.push_token_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.push_token_env):
+            raise ValueError("`telemetry.push_token_env` names an environment variable; it is not the token itself")
+
+    def push_headers(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The header that lets a push in; {} without a token. ConfigError where the variable is missing or empty."""
+        if self.push is None or self.push_token_env is None:
+            return {}
+        token = environ.get(self.push_token_env, "")
+        if not token or not token.isascii() or not token.isprintable():
+            raise ConfigError(
+                f"the environment variable {self.push_token_env} (telemetry.push_token_env) is not set to a token"
+            )
+        return {"authorization": f"Bearer {token}"}
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

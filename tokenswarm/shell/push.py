@@ -1,0 +1,191 @@
+"""Pushes the run's counts to a load exporter each second. A watcher of the controller that never holds the run up.
+
+One greenlet pushes; the controller only leaves its newest sums here. A push may take 2 s, then it is dropped and
+counted: the next one holds everything. That nothing arrives is said once a run. The last push carries the end and the
+verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from tokenswarm import __version__, envelope
+from tokenswarm import profile as profiles
+from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.envelope import Envelope, Judgement, Parts, RunState
+from tokenswarm.profile import Profile
+from tokenswarm.record import Outcome
+from tokenswarm.shell import preflight
+from tokenswarm.shell.cluster import Member
+from tokenswarm.shell.transport import Response, Target, TransportError, open_connection
+from tokenswarm.snapshot import Merged
+from tokenswarm.summary import StagePlan, Verdict
+
+INTERVAL_S = 1.0
+PATIENCE_S = 2.0  # for one push, from connecting to the answer
+TEXT_MAX = 512  # of a name in the envelope
+
+
+def post(target: Target, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> tuple[int, str]:
+    """POST, and the status and text of the answer. Raises TransportError, at the latest after `timeout_s`."""
+    lines = {"host": target.host_header, "user-agent": f"tokenswarm/{__version__}", "connection": "close", **headers}
+    lines["content-length"] = str(len(body))
+    head = f"POST {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    late = TransportError(Outcome.TIMEOUT, f"no answer within {timeout_s:g} s", "timeout")
+    with gevent.Timeout(timeout_s, late):
+        connection = open_connection(target, timeout_s)
+        try:
+            connection.send(f"{head}\r\n".encode("latin-1") + body, timeout_s)
+            response, done = Response(), Event()
+            connection.receive(response, done.set, done.set)  # an answer of megabytes is none of an exporter
+            done.wait()
+        finally:
+            connection.close()
+    if response.error is not None:
+        raise response.error
+    return response.status, b"".join(response.drain()[1]).decode(errors="replace").strip()
+
+
+class Push:
+    """Use it as a context around the run; `finish` in it sends the last push. Without a target it does nothing."""
+
+    def __init__(
+        self,
+        state: RunState,
+        target: Target | None,
+        headers: Mapping[str, str],
+        members: Callable[[], Iterable[Member]],
+        say: Callable[[str], None],
+    ) -> None:
+        self.pushed = 0
+        self._state = state
+        self._target = target
+        self._headers = {"content-type": envelope.CONTENT_TYPE, **headers}
+        self._members = members
+        self._say = say
+        self._said = False
+        self._merged = Merged(run_id=state.run_id)
+        self._parts = Parts()
+        self._seq = 0
+        self._greenlet: gevent.Greenlet | None = None
+        self._finished = target is None
+
+    @property
+    def dropped(self) -> int:
+        """Pushes that did not arrive."""
+        return self._state.pushes_dropped
+
+    # What the controller says.
+
+    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:  # noqa: ARG002 - the watcher's protocol
+        """Another phase begins."""
+        self._state.stage, self._state.target_users = stage, users
+        self._state.phase = phase  # type: ignore[assignment]  # the controller's phases are those of the envelope
+
+    def tick(self, merged: Merged) -> None:
+        """The newest sums. They are not changed afterwards, so the greenlet may read them when it likes."""
+        self._merged = merged
+
+    def note(self, text: str) -> None:
+        """Nothing: notes go to the console."""
+
+    # Pushing.
+
+    def __enter__(self) -> Push:
+        if self._target is not None:
+            self._greenlet = gevent.spawn(self._push_forever)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.finish(self._merged)
+        self._stop()  # else the user wants to be gone at once
+
+    def finish(self, merged: Merged, verdict: Verdict | None = None) -> None:
+        """The last push, with the end of the run and its verdict. Waits up to 2 s; does nothing a second time."""
+        if self._finished:
+            return
+        self._finished = True
+        self._stop()
+        self._merged = merged
+        self._state.phase, self._state.target_users = "ended", 0
+        self._state.end_timestamp_s = realtime_ns() / NS_PER_S
+        if verdict is not None and verdict.status is not None:
+            self._state.verdict = Judgement(verdict.status, {doubt.code: doubt.severity for doubt in verdict.doubts})
+        self._push()
+
+    def _stop(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+
+    def _push_forever(self) -> None:
+        while True:
+            began_ns = monotonic_ns()
+            self._push()
+            gevent.sleep(max(0.0, INTERVAL_S - (monotonic_ns() - began_ns) / NS_PER_S))
+
+    def _push(self) -> None:
+        assert self._target is not None  # else nothing is started
+        self._seq += 1
+        self._state.workers = _count(self._members(), begun=self._state.stage >= 0)
+        parts = self._parts.of(self._merged)
+        body = envelope.encode(Envelope(seq=self._seq, run=self._state, merged=parts))
+        try:
+            status, text = post(self._target, envelope.PATH, self._headers, body, PATIENCE_S)
+            problem = "" if status == 204 else f"HTTP {status}, {text[:200] or 'no reason given'}"
+        except TransportError as error:
+            problem = error.sentence
+        if not problem:
+            self.pushed += 1
+            return
+        self._state.pushes_dropped += 1
+        if not self._said:
+            self._said = True
+            self._say(f"nothing is pushed to {self._target.url}: {problem}; the run goes on without it")
+
+
+def _count(members: Iterable[Member], *, begun: bool) -> dict[str, int]:
+    """Workers by state."""
+    counts = dict.fromkeys(envelope.WORKER_STATES, 0)
+    for member in members:
+        state = "missing" if member.lost else "done" if member.done else "running" if begun else "ready"
+        counts[state] += member.prepared or state == "missing"
+    return counts
+
+
+def of_run(
+    profile: Profile,
+    manifest: Mapping[str, Any],
+    members: Callable[[], Iterable[Member]],
+    say: Callable[[str], None],
+) -> Push:
+    """What pushes this run. Raises ConfigError where the token's variable is not set or the CA file is unusable."""
+    versions = (manifest.get("engine") or {}).get("version") or {}
+    info = {
+        "engine_version": next(iter(versions.values()), ""),
+        "dataset": Path(profile.dataset.path).name if profile.dataset.path else profile.dataset.format,
+        "arrival": profile.load.kind,
+        "config_hash": hashlib.sha256(profiles.encode(profile)).hexdigest()[:12],
+        "git_revision": (manifest.get("git_revision") or "")[:12],
+        "version": __version__,
+    }
+    state = RunState(
+        run_id=manifest["run_id"],
+        engine=profile.engine.kind,
+        model=(profile.engine.model or "")[:TEXT_MAX],
+        scenario=profile.name,
+        start_timestamp_s=realtime_ns() / NS_PER_S,
+        stages=[StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(profile.load.stages)],
+        info={name: text[:TEXT_MAX] for name, text in info.items()},
+    )
+    url = profile.telemetry.push
+    target = None if url is None else preflight.make_checked_target(profile, url)
+    return Push(state, target, profile.telemetry.push_headers(), members, say)
