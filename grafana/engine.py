@@ -1,0 +1,151 @@
+"""Rows of panels about the engine: what vLLM's /metrics (or the simulator's) and Ollama say of themselves.
+
+vLLM's names as of 0.33; where a name has changed the old one stands after `or`, so that older servers fill the panel.
+"""
+
+from __future__ import annotations
+
+from grafana.panels import RED, About, Builder, lines, timeseries
+from grafana.queries import RATE, RUN, mean, rate
+
+NO_VLLM = "no vLLM server is scraped (job vllm)"
+NO_OLLAMA = "the run is not against Ollama, or its exporter is not scraped"
+
+CACHED = f"{rate('vllm:prompt_tokens_cached_total', '')} / ({rate('vllm:prompt_tokens_total', '')} > 0)"
+PREFIX_HITS = f"{rate('vllm:prefix_cache_hits_total', '')} / ({rate('vllm:prefix_cache_queries_total', '')} > 0)"
+OLD_PREFIX_HITS = (
+    f"{rate('vllm:gpu_prefix_cache_hits_total', '')} / ({rate('vllm:gpu_prefix_cache_queries_total', '')} > 0)"
+)
+
+
+def vllm() -> list[Builder]:
+    """Batch and queue, cache, preemptions, tokens a step, where the time goes."""
+    return [
+        timeseries(
+            "Running and waiting",
+            "short",
+            About(
+                "Requests in the engine's batch, and those it has queued.",
+                "tokenswarm:server_requests_running:sum, …_waiting:sum (vLLM and llama.cpp by one name)",
+                "waiting grows: the offered load is above capacity.",
+                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+            ),
+            lines(
+                ("sum(tokenswarm:server_requests_running:sum)", "running"),
+                ("sum(tokenswarm:server_requests_waiting:sum)", "waiting"),
+                ("sum by (reason) (vllm:num_requests_waiting_by_reason) > 0", "waiting: {{reason}}"),
+            ),
+        ),
+        timeseries(
+            "KV cache in use",
+            "percentunit",
+            About(
+                "Share of the KV-cache blocks in use, the fullest engine.",
+                "tokenswarm:server_kv_cache:ratio",
+                "at 100 %: preemptions follow, and their tokens are computed twice.",
+                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+            ),
+            lines(("max(tokenswarm:server_kv_cache:ratio)", "KV cache")),
+            thresholds=((0.95, RED),),
+            high=1,
+        ),
+        timeseries(
+            "Preemptions and refusals",
+            "ops",
+            About(
+                "Requests thrown out of the batch for want of cache, and requests refused (HTTP 503).",
+                "rate of vllm:num_preemptions_total and vllm:admission_rejections_total",
+                "anything above 0 for long.",
+                NO_VLLM,
+            ),
+            lines(
+                (rate("vllm:num_preemptions_total", ""), "preemptions"),
+                (rate("vllm:admission_rejections_total", ""), "refused"),
+            ),
+        ),
+        timeseries(
+            "Prompt tokens from the prefix cache",
+            "percentunit",
+            About(
+                "Share of the prompt tokens that needed no prefill.",
+                "prompt_tokens_cached / prompt_tokens; else prefix_cache_hits / prefix_cache_queries, "
+                "which counts a waiting request at each look",
+                "differs between two runs: they can't be compared.",
+                NO_VLLM + ", or no prompt was read",
+            ),
+            lines((f"({CACHED}) or ({PREFIX_HITS}) or ({OLD_PREFIX_HITS})", "cached")),
+            high=1,
+        ),
+        timeseries(
+            "Tokens per engine step",
+            "short",
+            About(
+                "Mean number of tokens (prefill and decode) in one step: the batch that the GPU sees.",
+                "rate(vllm:iteration_tokens_total_sum) / rate(…_count)",
+                "stays low while requests wait: max_num_batched_tokens or max_num_seqs limits the batch.",
+                NO_VLLM,
+            ),
+            lines((mean("vllm:iteration_tokens_total"), "tokens per step")),
+        ),
+        timeseries(
+            "Where a request's time goes",
+            "s",
+            About(
+                "Mean time in the queue, in prefill and in decode of requests that ended.",
+                "rate(sum) / rate(count) of vllm:request_queue/prefill/decode_time_seconds: means, so they add up",
+                "queue is the largest part: overload.",
+                NO_VLLM + ", or no request ended in the window",
+            ),
+            lines(*((mean(f"vllm:request_{part}_time_seconds"), part) for part in ("queue", "prefill", "decode"))),
+            stacked=True,
+        ),
+    ]
+
+
+def ollama() -> list[Builder]:
+    """What is loaded, how much of it on the GPU, and the durations that come with each answer."""
+    return [
+        timeseries(
+            "Models in memory",
+            "short",
+            About(
+                "Models that Ollama has loaded, and whether it answers.",
+                "tokenswarm_ollama_models_loaded, tokenswarm_ollama_up",
+                "falls to 0 in a run: it was unloaded, and the next request waits for the load.",
+                NO_OLLAMA,
+            ),
+            lines(
+                ("max(tokenswarm_ollama_models_loaded)", "models loaded"),
+                ("max(tokenswarm_ollama_up)", "up"),
+            ),
+        ),
+        timeseries(
+            "Model on the GPU",
+            "percentunit",
+            About(
+                "Share of the loaded model that is in GPU memory.",
+                "tokenswarm_ollama_model_vram_ratio (size_vram / size of /api/ps)",
+                "below 100 %: the CPU computes the rest, many times slower.",
+                "no model is loaded, or the Ollama exporter is not scraped",
+            ),
+            lines(("max by (model) (tokenswarm_ollama_model_vram_ratio)", "{{model}}")),
+            high=1,
+        ),
+        timeseries(
+            "Where a request's time goes (Ollama's own durations)",
+            "s",
+            About(
+                "Mean load, queue, prefill and decode time of the requests of the steady windows.",
+                "rate(sum) / rate(count) of tokenswarm_server_*_seconds; queue = total − load − prefill − decode",
+                "queue is the largest part: more users than OLLAMA_NUM_PARALLEL. Load above 0: the model was unloaded.",
+                NO_OLLAMA,
+            ),
+            lines(
+                *(
+                    (mean(f"tokenswarm_server_{part}_seconds", RUN, RATE), part)
+                    for part in ("load", "queue", "prefill", "decode")
+                )
+            ),
+            stacked=True,
+        ),
+    ]

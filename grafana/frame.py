@@ -1,0 +1,110 @@
+"""What all dashboards share: variables, annotations, links, and the dashboard around the rows of panels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from grafana_foundation_sdk.builders import dashboard as builder
+from grafana_foundation_sdk.models import dashboard
+
+from grafana.panels import SOURCE, Builder
+from grafana.queries import RUN
+
+TAG = "tokenswarm"
+SOURCE_UID = "tokenswarm-prometheus"
+"""The data source that is provisioned (provisioning/datasources); any other Prometheus can be chosen in the page."""
+
+Rows = Sequence[tuple[str, Sequence[Builder]]]
+
+
+def data_source() -> Builder:
+    chosen = dashboard.VariableOption(text="tokenswarm", value=SOURCE_UID, selected=True)
+    return builder.DatasourceVariable("datasource").label("Data source").type("prometheus").current(chosen)
+
+
+def _from_prometheus(name: str, label: str, text: str, expr: str) -> builder.QueryVariable:
+    variable = builder.QueryVariable(name).label(label).description(text).datasource(SOURCE)
+    query: dict[str, object] = {
+        "query": expr,
+        "refId": f"Prometheus-{name}",
+        "qryType": 5 if "label_" not in expr else 1,
+    }
+    return variable.query(query).refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
+
+
+def run(name: str = "run_id", label: str = "Run") -> Builder:
+    """Choose a run; run ids begin with their date, so the newest stands first."""
+    text = "Runs that Prometheus has seen in the time range of the dashboard, the newest first."
+    variable = _from_prometheus(name, label, text, "label_values(tokenswarm_run_info, run_id)")
+    return variable.sort(dashboard.VariableSort.ALPHABETICAL_DESC)
+
+
+def started() -> Builder:
+    """The second at which the run began, for `@`; hidden."""
+    expr = f"query_result(max(last_over_time(tokenswarm_run_start_timestamp_seconds{{{RUN}}}[$__range])))"
+    variable = _from_prometheus("started", "Start", "When the run began, seconds since 1970.", expr)
+    return variable.regex(r"/ ([0-9.]+) [0-9.]+$/").hide(dashboard.VariableHide.HIDE_VARIABLE)
+
+
+def choice(name: str, label: str, text: str, values: Sequence[str], default: str) -> Builder:
+    """One of a few values."""
+    options = [dashboard.VariableOption(text=value, value=value, selected=value == default) for value in values]
+    variable = builder.CustomVariable(name).label(label).description(text).values(",".join(values)).options(options)
+    return variable.current(next(option for option in options if option.value == default))
+
+
+def _annotation(name: str, color: str, expr: str, title: str, tags: str = "", *, at_value: bool = False) -> Builder:
+    one = builder.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(color).expr(expr)
+    one = one.title_format(title).text_format("").tag_keys(tags).step("5s")
+    return one.use_value_for_time(True) if at_value else one
+
+
+def annotations(*runs: str) -> list[Builder]:
+    """Start, end, phases and stages of the runs ($NAME each), and alerts. Grafana's default step is 60 s: too long."""
+    of_runs = 'run_id=~"' + "|".join(runs) + '"'
+    begin, end = (f"tokenswarm_run_{what}_timestamp_seconds{{{of_runs}}}" for what in ("start", "end"))
+    stage = f"tokenswarm_stage_info{{{of_runs}}}"
+    phase = f'tokenswarm_run_phase{{{of_runs},phase=~"warmup|drain"}} == 1'
+    return [
+        _annotation("Run start", "green", f"{begin} * 1000", "run {{run_id}} begins", "run_id", at_value=True),
+        _annotation("Run end", "blue", f"{end} * 1000", "run {{run_id}} ends", "run_id", at_value=True),
+        _annotation("Warm-up and drain", "rgba(160, 160, 160, 0.4)", phase, "{{phase}}", "phase"),
+        _annotation(
+            "Stages",
+            "purple",
+            f"{stage} unless {stage} offset 10s",
+            "stage {{stage}}: {{target_concurrency}} users",
+            "stage",
+        ),
+        _annotation(
+            "Alerts", "red", 'ALERTS{alertname=~"LLM.*",alertstate="firing"}', "{{alertname}}", "alertname,severity"
+        ),
+    ]
+
+
+def assemble(
+    uid: str,
+    title: str,
+    text: str,
+    variables: Iterable[Builder],
+    notes: Iterable[Builder],
+    content: Rows,
+    *,
+    refresh: str,
+    since: str,
+) -> dashboard.Dashboard:
+    """The dashboard; `content` is (heading, panels) for each row."""
+    page = builder.Dashboard(title).uid(uid).description(text).tags([TAG]).readonly().timezone("browser")
+    page = page.tooltip(dashboard.DashboardCursorSync.CROSSHAIR).refresh(refresh).time(since, "now")
+    link = builder.DashboardLink("tokenswarm dashboards").type(dashboard.DashboardLinkType.DASHBOARDS).tags([TAG])
+    page = page.link(link.as_dropdown(True).include_vars(True).keep_time(True))
+    for variable in (data_source(), *variables):
+        page = page.with_variable(variable)
+    page = page.annotations(list(notes))
+    number = 0
+    for heading, panels in content:
+        page = page.with_row(builder.Row(heading))
+        for panel in panels:
+            number += 1
+            page = page.with_panel(panel.id(number))
+    return page.build()

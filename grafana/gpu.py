@@ -1,0 +1,139 @@
+"""The row of panels about the GPUs. `tokenswarm:gpu_*` are recording rules over any GPU exporter's names."""
+
+from __future__ import annotations
+
+from grafana.panels import RED, About, Builder, lines, states, timeseries
+from grafana.queries import RATE
+
+NO_GPU = "no GPU exporter is scraped (jobs tokenswarm-gpu, gpu-other)"
+OURS = "needs this project's GPU exporter, and a GPU that tells it"
+NAME = "{{gpu}}"
+
+
+def panels() -> list[Builder]:
+    """Load, memory, power, clocks, throttling, temperature, links."""
+    return [
+        timeseries(
+            "Activity",
+            "percentunit",
+            About(
+                "Share of time in which any kernel ran; with --gpm also how busy SMs, tensor cores and memory were.",
+                "tokenswarm:gpu_utilization:ratio; tokenswarm_gpu_*_active_ratio (GPM)",
+                "tensor near 0 at a large batch. Utilization is near 100 % in any decode loop: no measure of load.",
+                NO_GPU,
+            ),
+            lines(
+                ("tokenswarm:gpu_utilization:ratio", f"kernels {NAME}"),
+                ("tokenswarm_gpu_sm_active_ratio", f"SM {NAME}"),
+                ("tokenswarm_gpu_tensor_active_ratio", f"tensor {NAME}"),
+                ("tokenswarm_gpu_dram_active_ratio", f"memory {NAME}"),
+            ),
+            high=1,
+        ),
+        timeseries(
+            "Memory",
+            "bytes",
+            About(
+                "Device memory in use, and there in all.",
+                "tokenswarm:gpu_memory_used:bytes, …_total:bytes",
+                "grows during a soak: a leak, or another program.",
+                NO_GPU,
+            ),
+            lines(
+                ("tokenswarm:gpu_memory_used:bytes", f"used {NAME}"),
+                ("tokenswarm:gpu_memory_total:bytes", f"total {NAME}"),
+            ),
+        ),
+        timeseries(
+            "Power",
+            "watt",
+            About(
+                "Mean power of a minute (from the energy counter where there is one), and the limit.",
+                "tokenswarm:gpu_power:watts; tokenswarm_gpu_power_limit_watts",
+                "at the limit: clocks fall. Far below it at full load: the batch does not fill the GPU.",
+                NO_GPU,
+            ),
+            lines(
+                ("tokenswarm:gpu_power:watts", f"power {NAME}"),
+                ("max by (gpu) (tokenswarm_gpu_power_limit_watts)", f"limit {NAME}"),
+            ),
+        ),
+        timeseries(
+            "SM clock",
+            "hertz",
+            About(
+                "The clock of the SMs, and the card's highest.",
+                "tokenswarm:gpu_sm_clock:hertz; tokenswarm_gpu_clock_max_hertz{clock=sm}",
+                "drifts down during a run: heat or power; the numbers are of a slower card.",
+                NO_GPU,
+            ),
+            lines(
+                ("tokenswarm:gpu_sm_clock:hertz", f"now {NAME}"),
+                ('max by (gpu) (tokenswarm_gpu_clock_max_hertz{clock="sm"})', f"highest {NAME}"),
+            ),
+        ),
+        states(
+            "Throttling",
+            "percentunit",
+            About(
+                "Share of the last minute in which the clocks were held down, by reason.",
+                "tokenswarm:gpu_throttled:ratio1m, a rate of the driver's own counters: none is missed between scrapes",
+                "any thermal or brake reason. sw_power_cap at full load is the card at work.",
+                NO_GPU,
+            ),
+            lines(("tokenswarm:gpu_throttled:ratio1m", f"{{{{reason}}}} {NAME}")),
+            thresholds=((0.001, "yellow"), (0.05, RED)),
+            width=8,
+            height=8,
+        ),
+        timeseries(
+            "Temperature",
+            "celsius",
+            About(
+                "GPU temperature, and where the card slows down.",
+                "tokenswarm:gpu_temperature:celsius; tokenswarm_gpu_temperature_limit_celsius{limit=slowdown}",
+                "near the slowdown limit.",
+                NO_GPU,
+            ),
+            lines(
+                ("tokenswarm:gpu_temperature:celsius", f"now {NAME}"),
+                ('max by (gpu) (tokenswarm_gpu_temperature_limit_celsius{limit="slowdown"})', f"slowdown {NAME}"),
+            ),
+        ),
+        timeseries(
+            "PCIe and NVLink",
+            "Bps",
+            About(
+                "Bytes a second over PCIe and over all NVLinks, by direction as the GPU sees it.",
+                "rate of tokenswarm_gpu_pcie_bytes_total and tokenswarm_gpu_nvlink_bytes_total",
+                "PCIe busy with one GPU: the KV cache or weights are swapped to the host.",
+                OURS,
+            ),
+            lines(
+                (
+                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_pcie_bytes_total[{RATE}]))",
+                    f"PCIe {{{{direction}}}} {NAME}",
+                ),
+                (
+                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total[{RATE}]))",
+                    f"NVLink {{{{direction}}}} {NAME}",
+                ),
+            ),
+            width=12,
+        ),
+        timeseries(
+            "XID and memory errors",
+            "short",
+            About(
+                "Critical errors that the driver reported, and ECC errors.",
+                "tokenswarm_gpu_xid_errors_total, tokenswarm_gpu_ecc_errors_total",
+                "any step up. XID 48, 63, 64, 79, 94, 95: stop and look at the card.",
+                OURS + "; no XID was reported",
+            ),
+            lines(
+                ("sum by (gpu, xid) (tokenswarm_gpu_xid_errors_total)", f"XID {{{{xid}}}} {NAME}"),
+                ("sum by (gpu, type) (tokenswarm_gpu_ecc_errors_total)", f"ECC {{{{type}}}} {NAME}"),
+            ),
+            width=12,
+        ),
+    ]

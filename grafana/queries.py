@@ -1,0 +1,72 @@
+"""PromQL that several dashboards share. `RUN` selects the run that the dashboard shows.
+
+A quantile is taken in one of three ways: the exporter's own (exact as the report, `quantile`), from the dense buckets
+over a window (`recent`), or from all buckets since the run began (`whole`, no rate: counters start at 0 in a run).
+"""
+
+from __future__ import annotations
+
+RUN = 'run_id="$run_id"'
+RATE = "$__rate_interval"
+
+TTFT = "tokenswarm_time_to_first_token_seconds"
+ITL = "tokenswarm_inter_token_latency_seconds"
+TPOT = "tokenswarm_time_per_output_token_seconds"
+E2E = "tokenswarm_request_duration_seconds"
+STALL = "tokenswarm_max_inter_token_gap_seconds"
+SEND_LAG = "tokenswarm_schedule_lag_seconds"
+LOOP_LAG = "tokenswarm_event_loop_lag_seconds"
+RECEIVE_LAG = "tokenswarm_receive_lag_seconds"
+
+
+def quantile(metric: str, q: str, window: str = "10s") -> str:
+    """The exporter's own percentile of ttft, itl, tpot, e2e or stall over 10s or the run.
+
+    `q` is an expression: Prometheus 3 writes the quantile 1 as 1.0.
+    """
+    return f'max(tokenswarm_latency_quantile_seconds{{{RUN},metric="{metric}",quantile=~"{q}",window="{window}"}})'
+
+
+def recent(q: float | str, histogram: str, window: str = RATE, selector: str = RUN) -> str:
+    """A percentile over the window, from the buckets."""
+    return f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{{{selector}}}[{window}])))"
+
+
+def whole(q: float | str, histogram: str, selector: str = RUN) -> str:
+    """A percentile of the whole run, which may be over for long (so: the last value within the dashboard's range)."""
+    return f"histogram_quantile({q}, sum by (le) (last_over_time({histogram}_bucket{{{selector}}}[$__range])))"
+
+
+def mean(histogram: str, selector: str = "", window: str = RATE) -> str:
+    """The mean of a histogram over the window: rate of the sum / rate of the count."""
+    total = f"sum(rate({histogram}_sum{{{selector}}}[{window}]))"
+    return f"{total} / sum(rate({histogram}_count{{{selector}}}[{window}]))".replace("{}", "")
+
+
+def rate(counter: str, selector: str = RUN, window: str = RATE) -> str:
+    """The sum of a counter's rates."""
+    return f"sum(rate({counter}{{{selector}}}[{window}]))".replace("{}", "")
+
+
+def octaves(first: int, last: int) -> str:
+    """A matcher for the bucket edges 2^first … 2^last: eight rows an octave are too many to read in a heatmap.
+
+    Prometheus 3 writes whole numbers with `.0`; protobuf scrapes carry edges unrounded.
+    """
+    edges = []
+    for power in range(first, last + 1):
+        edge = 2.0**power
+        texts = {f"{edge:.6g}", repr(edge), f"{edge:g}"} | ({f"{edge:.0f}"} if power >= 0 else set())
+        edges += sorted(texts)
+    return 'le=~"' + "|".join(edge.replace(".", "[.]") for edge in edges) + '"'
+
+
+STREAMED = rate("tokenswarm_output_tokens_streamed_total")
+REQUESTS = rate("tokenswarm_requests_total")
+ENERGY_PER_TOKEN = f"1 / (max(tokenswarm:tokens_per_joule:rate1m{{{RUN}}}) > 0)"
+
+
+def stage(name: str, selector: str = RUN, **labels: str) -> str:
+    """A gauge of the stages that are over, by stage, also after the run."""
+    more = "".join(f',{key}="{value}"' for key, value in labels.items())
+    return f"max by (stage) (last_over_time({name}{{{selector}{more}}}[$__range]))"

@@ -1,0 +1,313 @@
+"""Dashboard C, Soak: is hour ten as good as hour one, and what grows?
+
+The baseline is the hour that ends `settle` after the start of the run; before that, what there is of it.
+"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from grafana.frame import Rows, annotations, assemble, choice, run, started
+from grafana.panels import GREEN, RED, YELLOW, About, Builder, lines, now, rows, stat, states, table, timeseries
+from grafana.queries import E2E, ITL, RUN, TPOT, TTFT, rate, recent
+
+NO_RUN = "no run is chosen, or its exporter is not scraped"
+QUIET = "no steady requests in the window"
+YOUNG = "the run has no steady requests yet"
+PROCESS = "the GPU exporter is not scraped, or was started without --engine-pid or --engine-name"
+NO_GPU = "no GPU exporter is scraped"
+
+OUTPUT_5M = rate("tokenswarm_output_tokens_streamed_total", RUN, "5m")
+
+
+def baseline(expr: str) -> str:
+    """The mean of an expression over the baseline hour: `@` takes the start as a number, the offset goes on from it."""
+    return f"avg_over_time(({expr})[1h:1m] @ $started offset -$settle)"
+
+
+def ratio(expr: str) -> str:
+    """An expression / its mean over the baseline hour."""
+    return f"({expr}) / ({baseline(expr)} > 0)"
+
+
+def _signals() -> list[tuple[str, str]]:
+    return [
+        (OUTPUT_5M, "output tokens/s"),
+        (recent(0.95, TTFT, "5m"), "TTFT p95"),
+        (recent(0.95, TPOT, "5m"), "TPOT p95"),
+        (recent(0.99, ITL, "5m"), "ITL p99"),
+        (recent(0.95, E2E, "5m", f'{RUN},outcome="ok"'), "E2E p95"),
+    ]
+
+
+def _drift() -> list[Builder]:
+    tiles = [
+        stat(
+            f"{name} against the first hour",
+            "percentunit",
+            About(
+                f"{name} of the last 5 minutes as a share of the first steady hour.",
+                "x / avg_over_time(x[1h:1m]) of the hour after settling; x over 5 minutes",
+                "below 95 % (throughput)." if "tokens" in name else "above 110 % (latency).",
+                YOUNG,
+            ),
+            now(ratio(expr)),
+            thresholds=((1.1, YELLOW), (1.3, RED)) if "tokens" not in name else (),
+            decimals=1,
+            width=4,
+        )
+        for expr, name in _signals()
+    ]
+    alerts = stat(
+        "Alerts that fire",
+        "short",
+        About(
+            "Alerts of this Prometheus that fire now.",
+            "count of ALERTS{alertname=~LLM.*, alertstate=firing}",
+            "any; the table below names them.",
+            "no alert",
+        ),
+        now('count(ALERTS{alertname=~"LLM.*",alertstate="firing"}) or vector(0)'),
+        thresholds=((1, RED),),
+        words=((0, 0, "none", GREEN),),
+        width=4,
+    )
+    return [
+        *tiles,
+        alerts,
+        timeseries(
+            "Everything against the first hour",
+            "percentunit",
+            About(
+                "Each signal over 5 minutes, divided by its mean over the first steady hour: 100 % is as good as new.",
+                "x / avg_over_time(x[1h:1m]) of the hour after settling",
+                "any line that leaves 90-110 % and does not come back.",
+                YOUNG,
+            ),
+            lines(*((ratio(expr), name) for expr, name in _signals())),
+            thresholds=((1.1, YELLOW), (1.3, RED)),
+            width=12,
+            height=10,
+        ),
+        timeseries(
+            "Latency",
+            "s",
+            About(
+                "p95 and p99 over 5 minutes, and p95 over 30 minutes, which shows a slow drift.",
+                "histogram_quantile over 5m; tokenswarm:latency_seconds:window30m",
+                "the 30-minute line climbs.",
+                QUIET,
+            ),
+            lines(
+                (recent(0.95, TTFT, "5m"), "TTFT p95"),
+                (recent(0.99, TTFT, "5m"), "TTFT p99"),
+                (recent(0.99, ITL, "5m"), "ITL p99"),
+                (f"max by (metric) (tokenswarm:latency_seconds:window30m{{{RUN}}})", "{{metric}} p95 of 30 min"),
+            ),
+            log=True,
+            width=12,
+            height=10,
+        ),
+        timeseries(
+            "Output by the hour",
+            "cps",
+            About(
+                "Output tokens a second, means of an hour.",
+                "rate of output_tokens_streamed_total over 1h",
+                "each bar lower than the one before.",
+                NO_RUN,
+            ),
+            lines((rate("tokenswarm_output_tokens_streamed_total", RUN, "1h"), "output tokens/s")),
+            bars=True,
+            width=12,
+        ),
+        timeseries(
+            "Errors and goodput",
+            "percentunit",
+            About(
+                "Share of requests that failed, and that met the SLO, over 5 minutes.",
+                "tokenswarm:request_errors:ratio5m, tokenswarm:goodput:ratio5m",
+                "errors above 1 %, goodput below 95 %.",
+                QUIET,
+            ),
+            lines(
+                (f"max(tokenswarm:request_errors:ratio5m{{{RUN}}})", "failed"),
+                (f"min(tokenswarm:goodput:ratio5m{{{RUN}}})", "met the SLO"),
+            ),
+            high=1,
+            width=12,
+        ),
+    ]
+
+
+def _growth() -> list[Builder]:
+    engine = 'tokenswarm_process_resident_memory_bytes{role="engine"}'
+    worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
+    left = "clamp_min(tokenswarm:gpu_memory_total:bytes - tokenswarm:gpu_memory_used:bytes, 0)"
+    grows = "(deriv(tokenswarm:gpu_memory_used:bytes[30m]) > 0)"
+    return [
+        timeseries(
+            "Growth of memory",
+            "binBps",
+            About(
+                "How fast resident memory of the engine and the workers, and GPU memory, grow: bytes a second.",
+                "deriv over 30 minutes",
+                "stays above 0 for hours: a leak. 30 kB/s is 100 MB an hour.",
+                NO_RUN,
+            ),
+            lines(
+                (f"deriv({engine}[30m])", "engine"),
+                (f"max by (worker) (deriv({worker}[30m]))", "worker {{worker}}"),
+                ("deriv(tokenswarm:gpu_memory_used:bytes[30m])", "GPU {{gpu}}"),
+            ),
+            low=None,
+            width=12,
+        ),
+        timeseries(
+            "Time until GPU memory is full",
+            "s",
+            About(
+                "How long GPU memory lasts if it goes on growing as in the last half hour.",
+                "(total − used) / deriv(used[30m]), where it grows",
+                "below an hour.",
+                "GPU memory does not grow (good), or no GPU exporter is scraped",
+            ),
+            lines((f"{left} / {grows}", "{{gpu}}")),
+            thresholds=((3600, RED),),
+            log=True,
+            width=12,
+        ),
+        timeseries(
+            "Memory",
+            "bytes",
+            About(
+                "Resident memory of the engine and of the workers.",
+                "tokenswarm_process_resident_memory_bytes, tokenswarm_worker_resident_memory_bytes",
+                "a saw-tooth: restarts. A ramp: a leak.",
+                NO_RUN,
+            ),
+            lines((f"sum({engine})", "engine"), (f"max by (worker) ({worker})", "worker {{worker}}")),
+        ),
+        timeseries(
+            "Open files and threads of the engine",
+            "short",
+            About(
+                "File descriptors and threads of the engine's process tree.",
+                "tokenswarm_process_open_fds, tokenswarm_process_threads",
+                "grows with the number of requests served: connections are not closed.",
+                PROCESS,
+            ),
+            lines(
+                ('sum(tokenswarm_process_open_fds{role="engine"})', "open files"),
+                ('sum(tokenswarm_process_threads{role="engine"})', "threads"),
+            ),
+        ),
+        timeseries(
+            "Restarts and reconnects",
+            "short",
+            About(
+                "Times the engine came back as another process, connections that died, preemptions in the last hour.",
+                "tokenswarm_process_restarts_total, tokenswarm_reconnects_total, vllm:num_preemptions_total, over 1h",
+                "any restart. Many reconnects: the server closes idle connections.",
+                PROCESS,
+            ),
+            lines(
+                ('sum(increase(tokenswarm_process_restarts_total{role="engine"}[1h]))', "restarts"),
+                (f"sum(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
+                ("sum(increase(vllm:num_preemptions_total[1h]))", "preemptions"),
+            ),
+        ),
+    ]
+
+
+def _hardware() -> list[Builder]:
+    return [
+        timeseries(
+            "SM clock against the first hour",
+            "percentunit",
+            About(
+                "The SM clock, mean of 5 minutes, as a share of the first hour.",
+                "avg_over_time(tokenswarm:gpu_sm_clock:hertz[5m]) / its mean in the baseline hour",
+                "below 97 %: the card has slowed down, so latency may be its fault.",
+                NO_GPU,
+            ),
+            lines(
+                (
+                    "max by (gpu) (avg_over_time(tokenswarm:gpu_sm_clock:hertz[5m])) / "
+                    "max by (gpu) (avg_over_time(tokenswarm:gpu_sm_clock:hertz[1h] @ $started offset -$settle))",
+                    "{{gpu}}",
+                )
+            ),
+            low=None,
+        ),
+        timeseries(
+            "Temperature and power",
+            "short",
+            About(
+                "GPU temperature (°C) and power (W), means of 5 minutes.",
+                "avg_over_time of tokenswarm:gpu_temperature:celsius and tokenswarm:gpu_power:watts over 5m",
+                "temperature climbs for hours: cooling.",
+                NO_GPU,
+            ),
+            lines(
+                ("avg_over_time(tokenswarm:gpu_temperature:celsius[5m])", "°C {{gpu}}"),
+                ("avg_over_time(tokenswarm:gpu_power:watts[5m])", "W {{gpu}}"),
+            ),
+        ),
+        timeseries(
+            "Throttled",
+            "percentunit",
+            About(
+                "Share of the last hour in which clocks were held down, by reason.",
+                "avg_over_time(tokenswarm:gpu_throttled:ratio1m[1h])",
+                "any thermal or brake reason.",
+                NO_GPU,
+            ),
+            lines(("max by (gpu, reason) (avg_over_time(tokenswarm:gpu_throttled:ratio1m[1h]))", "{{reason}} {{gpu}}")),
+            high=1,
+        ),
+    ]
+
+
+def _alerts() -> list[Builder]:
+    firing = 'ALERTS{alertname=~"LLM.*",alertstate="firing"}'
+    about = About(
+        "Alerts of this Prometheus (configs/prometheus/rules).",
+        "ALERTS, state firing",
+        "any.",
+        "no alert fires in the time range (good)",
+    )
+    columns = (
+        ("alertname", "Alert", "short"),
+        ("severity", "Severity", "short"),
+        ("why", "Why", "short"),
+        ("run_id", "Run", "short"),
+        ("gpu", "GPU", "short"),
+        ("instance", "Where", "short"),
+    )
+    return [
+        states(
+            "Alerts over time", "short", about, lines((f"max by (alertname) ({firing})", "{{alertname}}")), width=12
+        ),
+        table("Firing now", about, [rows(firing, "A")], columns, width=12, height=6),
+    ]
+
+
+def build() -> dashboard.Dashboard:
+    content: Rows = [
+        ("Drift", _drift()),
+        ("Growth", _growth()),
+        ("Hardware", _hardware()),
+        ("Alerts", _alerts()),
+    ]
+    settle = "The baseline hour ends so long after the start of the run: its warm-up and an hour."
+    return assemble(
+        "tokenswarm-soak",
+        "C · Soak",
+        "A long run: every signal against its first steady hour, what grows, what throttles, what alarms.",
+        [run(), started(), choice("settle", "Baseline ends after", settle, ("1h", "65m", "90m", "2h"), "65m")],
+        annotations("$run_id"),
+        content,
+        refresh="30s",
+        since="now-24h",
+    )
