@@ -1,0 +1,125 @@
+"""The Prometheus configuration that we ship: promtool accepts it, and every rule has a unit test that it passes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_server import tool
+
+from exporters import gpu_table, host, ollama
+from exporters.load_table import FAMILIES, HISTOGRAM_HELP, SUMMARIES
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
+RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
+TEST_FILES = sorted((FOLDER / "tests").glob("*.yml"))
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def promtool() -> Run:
+    program = tool("promtool")
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *args], capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for path in RULE_FILES for group in read(path)["groups"] for rule in group["rules"]]
+
+
+def cases() -> list[dict[str, Any]]:
+    return [case for path in TEST_FILES for case in read(path)["tests"]]
+
+
+def recorded() -> list[str]:
+    """The labels of every sample that a test expects, as promtool writes them."""
+    tests = [test for case in cases() for test in case.get("promql_expr_test", ())]
+    return [sample["labels"] for test in tests for sample in test["exp_samples"]]
+
+
+def test_promtool_accepts_the_configuration(promtool: Run) -> None:
+    checked = promtool("check", "config", str(FOLDER / "prometheus.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "3 rule files found" in checked.stdout
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
+def test_the_unit_tests_of_the_rules_pass(promtool: Run, path: Path) -> None:
+    tested = promtool("test", "rules", str(path))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("name", ["tokenswarm:requests:rate30s", "LLMGpuXid"])
+def test_a_rule_that_changes_fails_its_unit_test(promtool: Run, tmp_path: Path, name: str) -> None:
+    for kind, paths in (("rules", RULE_FILES), ("tests", TEST_FILES)):
+        (tmp_path / kind).mkdir()
+        for path in paths:
+            text = path.read_text().replace("(rate(tokenswarm_requests_total[30s]))", "(tokenswarm_requests_total)")
+            (tmp_path / kind / path.name).write_text(text.replace("< 600", "< 60") if kind == "rules" else text)
+    file = "load" if ":" in name else "alerts"
+    assert promtool("test", "rules", str(tmp_path / "tests" / f"{file}.yml")).returncode != 0
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in rules() if "record" in rule], ids=lambda rule: f"{rule['record']}{rule.get('labels', '')}"
+)
+def test_every_recording_rule_has_an_expected_value(rule: dict[str, Any]) -> None:
+    wanted = [f'{name}="{value}"' for name, value in rule.get("labels", {}).items()]
+    named = [labels for labels in recorded() if labels.split("{")[0] == rule["record"]]
+    assert any(all(label in labels for label in wanted) for labels in named)
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in rules() if "alert" in rule], ids=lambda rule: f"{rule['alert']} {rule['labels']}"
+)
+def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet(rule: dict[str, Any]) -> None:
+    tests = [t for case in cases() for t in case.get("alert_rule_test", ()) if t["alertname"] == rule["alert"]]
+    fired = [alert["exp_labels"] for test in tests for alert in test["exp_alerts"]]
+    assert any(rule["labels"].items() <= labels.items() for labels in fired)
+    assert any(not test["exp_alerts"] for test in tests)
+    assert {"summary", "action"} == set(rule["annotations"])
+
+
+def test_every_metric_of_ours_that_a_rule_asks_for_is_one_that_an_exporter_has() -> None:
+    histograms = {f"{name}_{part}" for name in HISTOGRAM_HELP for part in ("bucket", "sum", "count")}
+    known = {*FAMILIES, *SUMMARIES, *histograms, *gpu_table.FAMILIES, *host.FAMILIES, *ollama.FAMILIES}
+    asked = {
+        word
+        for rule in rules()
+        for word in "".join(c if c.isalnum() or c in "_:" else " " for c in rule["expr"]).split()
+        if word.startswith("tokenswarm_")
+    }
+    assert len(asked) > 20
+    assert asked <= known
+
+
+def test_every_recorded_name_that_a_rule_asks_for_is_recorded() -> None:
+    names = {rule["record"] for rule in rules() if "record" in rule}
+    asked = {
+        word
+        for rule in rules()
+        for word in "".join(c if c.isalnum() or c in "_:" else " " for c in rule["expr"]).split()
+        if word.startswith("tokenswarm:")
+    }
+    assert asked
+    assert asked <= names
+
+
+def test_the_configuration_for_3_x_differs_by_native_histograms_only() -> None:
+    old, new = read(FOLDER / "prometheus.yml"), read(FOLDER / "prometheus-3.yml")
+    load = new["scrape_configs"][0]
+    assert load.pop("scrape_native_histograms") is True
+    assert load.pop("always_scrape_classic_histograms") is True  # the dashboards' queries name the buckets
+    assert new == old
