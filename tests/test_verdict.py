@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import sample_runs
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tokenswarm import snapshot
@@ -250,6 +250,8 @@ _WORST = {"VALID": 0, "DEGRADED": 1, "INVALID": 2, None: 3}
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=4, unique=True), more=st.sampled_from(sorted(FAULTS)))
 def test_a_further_fault_never_improves_the_verdict(faults: list[str], more: str) -> None:
+    # A window of seconds is another measurement, not a further fault of a long one: it drifts by itself.
+    assume(FAULTS[more][0] != "short-run" or all(FAULTS[fault][0] != "not-steady" for fault in faults))
     case = Case()
     for fault in faults:
         FAULTS[fault][2](case)
