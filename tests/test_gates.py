@@ -182,7 +182,8 @@ def test_nothing_measured_never_passes(merged: Merged) -> None:
 
 def test_only_failures_never_pass() -> None:
     gates = judge(ALL, sample_runs.run(0, slo=ALL, ends={Outcome.HTTP_5XX: 50}))
-    assert {gates[name].result for name in gates if name.startswith(("ttft", "itl"))} == {"fail"}
+    latencies = [gate for name, gate in gates.items() if name.startswith(("ttft", "itl"))]
+    assert {(gate.result, gate.reason) for gate in latencies} == {("fail", "no request succeeded in a steady window")}
 
 
 @pytest.mark.parametrize("limit", [math.nan, math.inf])

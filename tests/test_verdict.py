@@ -142,6 +142,9 @@ LOST = "worker 1 (host, pid 101)"
 FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "a request vanished": ("accounting-mismatch", "invalid", steady(intended=1)),
     "a request was counted twice": ("accounting-mismatch", "invalid", both(steady(ok=1), known(rows=1101))),
+    "an end without an outcome": (
+        "accounting-mismatch", "invalid", lambda case: case.merged.block(0).by_outcome.update(reset=1),
+    ),
     "sent, never ended": ("accounting-mismatch", "invalid", steady(intended=1, sent=1)),
     "rows are missing": ("rows-mismatch", "invalid", known(rows=1099)),
     "a worker died": ("worker-lost", "invalid", both(not_final, known(lost={LOST: "its heartbeat stopped"}))),
@@ -281,6 +284,15 @@ def test_a_queue_that_grows_is_not_steady() -> None:
     assert verdict.status == "INVALID"
     assert [doubt.code for doubt in verdict.doubts] == ["not-steady"]
     assert "Stage 0" in verdict.doubts[0].message
+
+
+def test_the_drift_of_a_smoke_test_is_only_noted() -> None:
+    case = Case()
+    both(drift(1.5), window(20.0))(case)
+    assert [(doubt.code, doubt.severity) for doubt in case.judge().doubts] == [
+        ("short-run", "degraded"),
+        ("not-steady", "note"),
+    ]
 
 
 def test_slow_connections_are_no_late_sends() -> None:

@@ -78,8 +78,11 @@ def censored(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def not_steady(evidence: Evidence, _summary: Summary) -> Doubt | None:
-    """The medians of a window's halves differ, by more than chance; or MSER-5 finds no steady part."""
+def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """The medians of a window's halves differ, by more than chance; or MSER-5 finds no steady part.
+
+    A note in a short run, which `short-run` doubts already.
+    """
     found: list[tuple[Severity, float, str, Block]] = []
     for block in evidence.merged.blocks:
         for metric in SERIES if block.phase == "steady" else ():
@@ -92,7 +95,7 @@ def not_steady(evidence: Evidence, _summary: Summary) -> Doubt | None:
     cut = block.mser_cut.get(metric, 0) / max(1, block.mser_n.get(metric, 0))
     return doubt(
         "not-steady",
-        severity,
+        "note" if _is_short(summary) else severity,
         f"Stage {block.stage} was not steady: the median of {metric} changed by {change:+.0%} from the first half of "
         f"its window to the second, and MSER-5 calls {cut:.0%} of it a transient. Use a longer warm-up, "
         f"or a lower load if the server falls behind.",
