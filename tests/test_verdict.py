@@ -283,7 +283,7 @@ def test_a_queue_that_grows_is_not_steady() -> None:
     verdict = Case(ok=800, ttft=lambda number: 0.1 + number / 1000).judge()
     assert verdict.status == "INVALID"
     assert [doubt.code for doubt in verdict.doubts] == ["not-steady"]
-    assert "Stage 0" in verdict.doubts[0].message
+    assert "Stage 1" in verdict.doubts[0].message
 
 
 def test_the_drift_of_a_smoke_test_is_only_noted() -> None:

@@ -47,6 +47,11 @@ class Run(msgspec.Struct):
     progress: terminal.Progress
 
 
+class Conclusion(msgspec.Struct):
+    code: ExitCode
+    summary: Summary
+
+
 def say(sentence: str) -> None:
     """One sentence for the user, on stderr."""
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("tokenswarm: ", "bold"), sentence))
@@ -76,7 +81,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str]) -> Run:
     return Run(profile, folder, manifest, console, terminal.Progress(Console(stderr=True)))
 
 
-def conclude(run: Run, end: RunEnd) -> ExitCode:
+def conclude(run: Run, end: RunEnd) -> Conclusion:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
     summary = summarize(end.merged, plan=plan, partial=end.interrupted)
@@ -87,8 +92,8 @@ def conclude(run: Run, end: RunEnd) -> ExitCode:
     run.console.print(terminal.report(summary, str(run.folder.path)))
     if problem is not None:
         say(str(problem))
-        return ExitCode.RESULTS
-    return code
+        code = ExitCode.RESULTS
+    return Conclusion(code, summary)
 
 
 def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:

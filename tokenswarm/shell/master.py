@@ -20,6 +20,7 @@ from tokenswarm.shell.cluster import Cluster
 from tokenswarm.shell.conclusion import Run, conclude, open_run, say
 from tokenswarm.shell.controller import Controller
 from tokenswarm.shell.launch import LocalWorkers, make_environment, new_token
+from tokenswarm.shell.push import of_run as push_of_run
 
 
 def run_profile(given: dict[str, Any]) -> int:
@@ -74,7 +75,8 @@ def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> in
     environment = make_environment()
     runner = environment.create_master_runner(host, port)
     cluster = Cluster(environment, token)
-    controller = Controller(environment, cluster, run.profile, run.folder, [run.progress])
+    push = push_of_run(run.profile, run.manifest, lambda: cluster.in_run, say)
+    controller = Controller(environment, cluster, run.profile, run.folder, [run.progress, push])
     signals = [
         gevent.signal_handler(number, lambda: _interrupt(controller)) for number in (signal.SIGINT, signal.SIGTERM)
     ]
@@ -82,9 +84,12 @@ def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> in
     workers = LocalWorkers(0 if remote else count, runner.server.port, token)
     workers.watch(controller.process_ended)
     try:
-        with run.progress:
-            end = controller.run(count, start_users=True)
-        return int(conclude(run, end))
+        with push:
+            with run.progress:
+                end = controller.run(count, start_users=True)
+            conclusion = conclude(run, end)
+            push.finish(end.merged, conclusion.summary.verdict)
+        return int(conclusion.code)
     finally:
         runner.quit()
         workers.stop()

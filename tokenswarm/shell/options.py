@@ -58,7 +58,18 @@ def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[
     text = profiles.read_text(Path(path)) if path else None
     slo_path = options.get("slo")
     slo = (profiles.read_text(Path(slo_path)), slo_path) if slo_path else None
-    return profiles.load(text, path or "command line", [*more, *given(options)], slo)
+    overrides = [*more, *given(options)]
+    if path is None:
+        _need_a_start({key for key, _ in overrides})
+    return profiles.load(text, path or "command line", overrides, slo)
+
+
+def _need_a_start(keys: set[str]) -> None:
+    """Without a profile file, a target and a data set must come from options. Raises ConfigError."""
+    if "target" not in keys:
+        raise ConfigError("no target: give --host URL, for example --host http://127.0.0.1:8000")
+    if not keys & {"dataset", "dataset.path", "dataset.format"}:
+        raise ConfigError("no data set: give --dataset FILE (`tokenswarm data fetch sharegpt` downloads one)")
 
 
 def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
@@ -81,8 +92,9 @@ def refuse_secrets(arguments: list[str]) -> None:
     for word in arguments:
         lowered = word.lower()
         if lowered.startswith(("--api-key", "--apikey", "--token")) or "bearer " in lowered:
+            name = word.split("=")[0] if word.startswith("--") else "an option"  # the word itself may be the secret
             raise ConfigError(
-                f"{word.split('=')[0]}: secrets don't go on the command line; "
+                f"{name}: secrets don't go on the command line; "
                 "export a variable and name it: --set engine.headers_from_env={Authorization: VARIABLE}"
             )
 
