@@ -6,6 +6,7 @@ it can be written to the manifest and sent to workers as it is.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import urllib.parse
@@ -18,13 +19,20 @@ from yaml.nodes import Node
 
 from tokenswarm import typed_yaml
 from tokenswarm.errors import ConfigError
-from tokenswarm.typed_yaml import Seconds
+from tokenswarm.typed_yaml import Seconds, shown
 
 EngineKind = Literal["openai", "ollama"]
 Api = Literal["chat", "completions", "generate"]
 
 _SECRET_NAME = re.compile(r"auth|token|secret|passw|credential|cookie|api[-_]?key", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "x-request-id"})
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST_LABELS = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # beyond it getaddrinfo has no OSError
+
+CHOICES_MAX = 128  # OpenAI's own bound of `n`
+STAGES_MAX = 200  # a report of 40 stages is 2 MiB, and 16 MiB is the most that the master reads
+ROWS_MAX = 10_000_000  # the order of rows takes 4 bytes each in every worker
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,15 +56,21 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if (self.kind, self.api) not in APIS:
             known = ", ".join(api for kind, api in APIS if kind == self.kind)
             raise ValueError(f"`engine.api: {self.api}` is not spoken by kind {self.kind}; it has: {known}")
-        if self.choices < 1 or (self.choices > 1 and self.kind == "ollama"):
-            raise ValueError("`engine.choices` must be 1 or more, and 1 for ollama")
-        for name, value in {**self.headers, **self.headers_from_env}.items():
-            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
-                raise ValueError(f"`{name}` is no valid header")
+        if not 1 <= self.choices <= CHOICES_MAX or (self.choices > 1 and self.kind == "ollama"):
+            raise ValueError(f"`engine.choices` must be between 1 and {CHOICES_MAX}, and 1 for ollama")
+        for name, value in self.headers.items():
+            if not value.isascii() or not value.isprintable():
+                raise ValueError(f"the value of header `{shown(name)}` may hold printable ASCII only")
+        for name, variable in self.headers_from_env.items():
+            if not _VARIABLE.fullmatch(variable):  # and don't repeat it: it may be the secret itself
+                raise ValueError(f"`headers_from_env.{shown(name)}` names a variable; it is not the value itself")
+        for name in (*self.headers, *self.headers_from_env):
+            if not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
+                raise ValueError(f"`{shown(name)}` is no valid header, or one that tokenswarm sets itself")
         for name in self.headers:
             if _SECRET_NAME.search(name):
                 raise ValueError(
-                    f"header `{name}` looks like a secret: name an environment variable under `headers_from_env`"
+                    f"header `{shown(name)}` looks like a secret: name a variable under `headers_from_env`"
                 )
 
 
@@ -115,6 +129,12 @@ class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if min(self.conversations, self.turns, self.input_mean, self.output_mean) < 1:
             raise ValueError("`dataset.synthetic` needs conversations, turns and means of 1 or more")
+        if min(self.input_stddev, self.output_stddev) < 0:
+            raise ValueError("`dataset.synthetic` needs stddevs of 0 or more")
+        if max(self.input_mean, self.output_mean, self.input_stddev, self.output_stddev) > 1_000_000:
+            raise ValueError("`dataset.synthetic` takes lengths of 1000000 tokens at most")
+        if self.conversations > ROWS_MAX or self.turns > 1000:
+            raise ValueError(f"`dataset.synthetic` takes {ROWS_MAX} conversations of 1000 turns at most")
 
 
 class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +162,7 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`dataset.skip_bad_ratio` must be at least 0 and below 1")
 
 
-ENDLESS_S = 10 * 365 * 86_400.0
+ENDLESS_S = typed_yaml.SECONDS_MAX
 """The duration of a stage that only a signal or the stop button ends."""
 
 
@@ -166,8 +186,10 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("`load.stages` is empty")
-        if self.spawn_rate is not None and self.spawn_rate <= 0:
-            raise ValueError("`load.spawn_rate` must be above 0")
+        if len(self.stages) > STAGES_MAX:
+            raise ValueError(f"`load.stages` has {len(self.stages)} stages; {STAGES_MAX} are the most")
+        if self.spawn_rate is not None and self.spawn_rate < 0.001:
+            raise ValueError("`load.spawn_rate` must be 0.001 users a second or more")
 
 
 class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -237,7 +259,7 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(
                     "`telemetry.push` must be a base URL such as http://127.0.0.1:9646, without user, password or query"
                 ) from None
-        if self.push_token_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.push_token_env):
+        if self.push_token_env is not None and not _VARIABLE.fullmatch(self.push_token_env):
             raise ValueError("`telemetry.push_token_env` names an environment variable; it is not the token itself")
 
     def push_headers(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -274,7 +296,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for url in self.target:
             check_url(url)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
-            raise ValueError(f"`name: {self.name}` may hold letters, digits, '.', '_' and '-' only, 64 at most")
+            raise ValueError(f"`name: {shown(self.name)}` may hold letters, digits, '.', '_' and '-' only, 64 at most")
         if not 1 <= self.workers <= 1024:
             raise ValueError("`workers` must be between 1 and 1024")
         if self.event_bytes_max < 1024:
@@ -282,18 +304,23 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_url(url: str) -> urllib.parse.SplitResult:
-    """The parts of a target's base URL. Raises ValueError with the mend."""
+    """The parts of a target's base URL. Raises ValueError with the mend; the sentence repeats no password."""
+    if "@" in url.split("//", 1)[-1].split("/", 1)[0]:
+        raise ValueError("`target` holds a user or password; name a variable under `engine.headers_from_env` instead")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(f"`target: {shown(url)}` may hold ASCII only: write xn--… names and %-escapes")
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
+        host = parts.hostname or ""
+        if ":" in host:
+            ipaddress.ip_address(host)
     except ValueError as error:
-        raise ValueError(f"`target: {url}` is no valid URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"`target: {url}` must look like http://host:port or https://host")
-    if parts.username or parts.password:
-        raise ValueError("`target` holds a user or password; name a variable under `engine.headers_from_env` instead")
+        raise ValueError(f"`target: {shown(url)}` is no valid URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not (":" in host or _HOST_LABELS.fullmatch(host)):
+        raise ValueError(f"`target: {shown(url)}` must look like http://host:port or https://host")
     if parts.query or parts.fragment or port == 0:
-        raise ValueError(f"`target: {url}` must be a base URL without query and with a real port")
+        raise ValueError(f"`target: {shown(url)}` must be a base URL without query and with a real port")
     return parts
 
 
@@ -314,7 +341,8 @@ def load(
 def read_text(path: Path) -> str:
     """The file's text; errors in one sentence."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # bounded: the path may be /dev/zero
+            return file.read(4 * typed_yaml.TEXT_BYTES_MAX + 1).decode()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -332,8 +360,8 @@ def secret_headers(profile: Profile, environ: Mapping[str, str] = os.environ) ->
         value = environ.get(variable, "")
         if not value:
             raise ConfigError(f"the environment variable {variable} (for header {name}) is not set")
-        if not value.isprintable():
-            raise ConfigError(f"the environment variable {variable} holds a line break or control character")
+        if not value.isascii() or not value.isprintable():
+            raise ConfigError(f"the environment variable {variable} holds a line break, or is not ASCII")
         headers[name] = value
     return headers
 

@@ -82,8 +82,8 @@ def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
     for pair in options.get("set") or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {pair}: write KEY=VALUE, for example --set load.think_time=2s")
-        found.append((key.strip(), typed_yaml.parse_value(value, f"--set {key}")))
+            raise ConfigError(f"--set {typed_yaml.shown(pair)}: write KEY=VALUE, for example --set load.think_time=2s")
+        found.append((key.strip(), typed_yaml.parse_value(value, f"--set {typed_yaml.shown(key)}")))
     return found
 
 

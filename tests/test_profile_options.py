@@ -1,0 +1,221 @@
+"""Options, --set and SLO files over a profile, and profiles as a whole: any text gives one, or a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenswarm import profile, typed_yaml
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile import Profile
+from tokenswarm.shell import options
+
+REPO = Path(__file__).resolve().parent.parent
+BASE = "target: http://gpu:8000\ndataset: {path: prompts.json}\n"
+
+
+def load(more: str = "", **overrides: str) -> Profile:
+    """BASE and more lines (which begin at line 3), with --set style overrides (`__` for the dot)."""
+    pairs = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+    return profile.load(BASE + more, "p.yaml", options.given({"set": pairs}))
+
+
+# -- options, --set, SLO files -------------------------------------------------------------------------------------
+
+
+def test_set_reaches_every_depth() -> None:
+    read = load(
+        "load: {stages: [{users: 1}, {users: 2}]}",
+        load__stages__1__users="7",
+        engine__model="a:b",
+        dataset__output_tokens="{max: 9}",
+        slo__ttft_s__p99="2",
+        engine__extra_body__a__b="[1, no]",
+    )
+    assert [stage.users for stage in read.load.stages] == [1, 7]
+    assert (read.engine.model, read.dataset.output_tokens.max) == ("a:b", 9)
+    assert read.slo.ttft_s == profile.Percentiles(p99=2.0)
+    assert read.engine.extra_body == {"a": {"b": [1, "no"]}}
+
+
+def test_set_puts_a_whole_list_or_takes_a_value_back() -> None:
+    assert load(load__stages="[{users: 3}, {users: 4}]").load.stages[1].users == 4
+    assert load("engine: {model: m}", engine__model="").engine.model is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("load.stages.5.users", "1", "--set load.stages.5.users: `5` in `load.stages.5.users` is no position"),
+        ("load.stages.²", "1", "is no position of a list of 1; positions count from 0"),
+        ("name.first", "x", "--set name.first: `name` is a single value; it has no key `first`"),
+        ("lod.x", "1", "--set lod.x: unknown key `lod`; did you mean `load`?"),
+        ("workers", "x", "--set workers: `workers: x` is not a whole number"),
+        ("workers", "0", "--set workers: `workers` must be between 1 and 1024"),
+        ("engine", "{x", "--set engine: not valid YAML: while parsing a flow mapping"),
+        ("name", "&a b", "--set name: anchors and aliases (& and *) are not allowed"),
+        (".".join("a" * 40), "1", "nested deeper than 32 levels"),
+    ],
+)  # fmt: skip
+def test_sentence_about_an_override(key: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        profile.load(
+            BASE + "name: x\nload: {stages: [{users: 1}]}", "p.yaml", options.given({"set": [f"{key}={value}"]})
+        )
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("pair", ["name", "=x", ""])
+def test_set_wants_a_key_and_a_value(pair: str) -> None:
+    with pytest.raises(ConfigError, match=r"write KEY=VALUE, for example --set load\.think_time=2s"):
+        options.given({"set": [pair]})
+
+
+def test_the_rank_of_what_is_given(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        BASE + "name: file\nengine: {model: file}\nslo: {failed_ratio: 0.5, itl_s: {p50: 1}}"
+    )
+    (tmp_path / "slo.yaml").write_text("slo: {failed_ratio: 0.25}")
+    given_by_user = {"slo": str(tmp_path / "slo.yaml"), "model": "option", "set": ["name=set"]}
+    more = [("engine.model", typed_yaml.literal("below", "--host"))]
+    read = options.read_profile(str(tmp_path / "p.yaml"), given_by_user, more)
+    assert (read.name, read.engine.model) == ("set", "option")
+    assert read.slo == profile.Slo(failed_ratio=0.25)  # an SLO file replaces the profile's limits, all of them
+
+
+def test_an_slo_file_may_do_without_its_top_key() -> None:
+    assert profile.load(BASE, "p", (), ("ttft_s: {p99: 1}", "s.yaml")).slo.ttft_s == profile.Percentiles(p99=1.0)
+    with pytest.raises(ConfigError, match=r"^s.yaml:2: unknown key `slo.ttft_s.p98`; did you mean `p9[59]`\?$"):
+        profile.load(BASE, "p", (), ("ttft_s:\n  p98: 1", "s.yaml"))
+
+
+def test_without_a_profile_options_must_say_where_and_what() -> None:
+    host = [("target", typed_yaml.literal("http://a", "--host"))]
+    with pytest.raises(ConfigError, match="no target: give --host"):
+        options.read_profile(None, {"dataset": "x"}, [])
+    with pytest.raises(ConfigError, match="no data set: give --dataset"):
+        options.read_profile(None, {}, host)
+    assert options.read_profile(None, {"dataset": "x"}, host).dataset.path == "x"
+    assert options.read_profile(None, {"set": ["dataset.format=synthetic"]}, host).dataset.format == "synthetic"
+    with pytest.raises(ConfigError, match=r"^--engine: `engine.kind: vllm` is not one of openai, ollama$"):
+        options.read_profile(None, {"dataset": "x", "engine": "vllm"}, host)
+
+
+@pytest.mark.parametrize("locust", [False, True])
+def test_options_name_real_keys_and_hold_no_default(locust: bool) -> None:
+    class Parser(argparse.ArgumentParser):
+        def add_argument(self, *args: Any, include_in_web_ui: bool = True, **kwargs: Any) -> Any:
+            assert include_in_web_ui is not locust
+            return super().add_argument(*args, **kwargs)
+
+    parser = Parser(add_help=False) if locust else options.parser_of("run")
+    options.add_arguments(parser, locust=locust)
+    defaults = vars(parser.parse_args([]))
+    assert {key: value for key, value in defaults.items() if value} == {"results": "results"}
+    for option, (key, _, _) in options.OPTIONS.items():
+        part: Any = Profile
+        for word in key.split("."):
+            part = typing.get_type_hints(part)[word]
+        assert not isinstance(part, type) or not issubclass(part, msgspec.Struct), option
+
+
+def test_a_mistake_in_options_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"^tokenswarm run: .*--bogus.* \(see tokenswarm run --help\)$"):
+        options.parser_of("run").parse_args(["--bogus"])
+
+
+def test_files_that_are_no_profile(tmp_path: Path) -> None:
+    (tmp_path / "utf16").write_bytes("target: x".encode("utf-16"))
+    for path, said in {
+        tmp_path / "none": "no such file",
+        tmp_path: "is a folder",
+        tmp_path / "utf16": "is not UTF-8 text",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            profile.read_text(path)
+    with pytest.raises(ConfigError, match="larger than 256 KiB"):
+        profile.load(profile.read_text(Path("/dev/zero")), "zero")
+
+
+# -- as a whole ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "configs" / "profiles").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_profiles_of_the_project(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    read = profile.load(text, str(path))
+    assert read.name == path.stem
+    assert text.startswith("# ")
+    assert profile.decode(profile.encode(read)) == read
+    assert re.search(r"^#.*[.?]", text), "a profile begins with what it is for"
+
+
+def test_round_trip_of_a_profile_that_sets_everything() -> None:
+    read = load(
+        "engine: {seed: -3, headers: {a: b}, extra_body: {x: [1, 2.5, {y: null}]}, stop: [a]}\nsave_text: true",
+        slo__ttft_s="{p99: 1.5}",
+        load__stages="[{users: 2, duration: 1h}]",
+        dataset__output_tokens__fixed="5",
+    )
+    assert profile.decode(profile.encode(read)) == read
+
+
+STRUCTS = (Profile, profile.Engine, profile.Dataset, profile.Load, profile.Slo, profile.Percentiles)
+KEYS = sorted({name for kind in STRUCTS for name in kind.__struct_fields__})
+ODD_WORDS = (
+    *("", "~", "no", "1:30", "1e3", ".inf", "-1", "30s", "true", "openai", "http://a", "2001-99-99", "[]", "{}", "- 1"),
+    *("&a b", "*a", "!!str x", "'", '"\\U00110000"', '"\\e"', "? x", "<<", "=", "%YAML 9"),
+)
+WORDS = st.one_of(
+    st.sampled_from(ODD_WORDS),
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+TREES: st.SearchStrategy[str] = st.recursive(
+    WORDS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: "[" + ", ".join(items) + "]"),
+        st.lists(st.tuples(st.sampled_from(KEYS), inner), max_size=4).map(
+            lambda pairs: "{" + ", ".join(f"{key}: {value}" for key, value in pairs) + "}"
+        ),
+    ),
+    max_leaves=12,
+)
+TEXTS = st.one_of(
+    st.text(max_size=200),
+    st.lists(st.tuples(st.sampled_from(KEYS), TREES), max_size=6).map(
+        lambda pairs: BASE + "".join(f"{key}: {value}\n" for key, value in pairs if key not in ("target", "dataset"))
+    ),
+)
+
+
+@settings(max_examples=300, deadline=2000)
+@given(text=TEXTS, key=st.lists(st.sampled_from([*KEYS, "0", "9", ""]), min_size=1, max_size=4), value=TREES)
+def test_any_text_gives_a_profile_or_a_sentence(text: str, key: list[str], value: str) -> None:
+    for overrides in ([], [f"{'.'.join(key)}={value}"]):
+        try:
+            outcome: Profile | str = profile.load(text, "p.yaml", options.given({"set": overrides}))
+        except ConfigError as error:
+            outcome = str(error)
+        if isinstance(outcome, str):
+            assert outcome.isprintable()
+            assert len(outcome) < 1000
+        else:
+            assert profile.decode(profile.encode(outcome)) == outcome
+
+
+@pytest.mark.parametrize(
+    "dense", ["a: [" + "1," * 120_000, "a: " + "[" * 32 + "[]," * 80_000, "{" * 250_000, "? " * 120_000]
+)
+def test_the_densest_text_is_read_in_bounded_time(dense: str) -> None:
+    with pytest.raises(ConfigError):  # pytest's own time-out bounds it; a quadratic reader would take hours
+        profile.load(dense, "p.yaml")
