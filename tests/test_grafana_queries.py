@@ -1,0 +1,387 @@
+"""Every target of every panel, asked of a real Prometheus that watched a real run; and the curves that Grafana draws.
+
+There are the embedded engine (also as the Ollama that its exporter polls), a run of three stages against it, a second,
+synthetic one with failures, the load, GPU (a replayed record) and Ollama exporters, and our recording rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from exporter_process import running
+from grafana_frames import DASHBOARDS, Frame, all_targets, drawn, frames_of, panels, substitute
+from load_run import SyntheticRun, post
+from prometheus_server import Prometheus, serving, tool
+from simulator_process import simulator
+
+REPO = Path(__file__).resolve().parent.parent
+RULES = REPO / "configs" / "prometheus" / "rules"
+OTHER = "20261101-000000-0000"
+USERS = (2, 8, 24)
+STAGE_S = 5
+TARGETS = all_targets()
+
+RANGES = {
+    "s": (0, 86_400),
+    "percentunit": (0, 100),
+    "cps": (0, 1e6),
+    "reqps": (0, 1e5),
+    "ops": (0, 1e6),
+    "bytes": (0, 1e13),
+    "Bps": (0, 1e12),
+    "binBps": (-1e10, 1e10),
+    "watt": (0, 2000),
+    "celsius": (0, 120),
+    "hertz": (0, 1e10),
+    "joule": (0, 1e4),
+    "short": (0, 1e12),
+}
+"""Values that make sense, by unit."""
+SIGNED = {("d-client-and-server", "TTFT: client − engine"), ("e-compare-runs", "Latency of the whole run"),
+          ("e-compare-runs", "Throughput and outcomes")}  # fmt: skip
+"""Panels with differences, which may be below 0."""
+
+EMPTY = {
+    ("c-soak", "Alerts over time", "A"): "no alert fires",
+    ("c-soak", "Firing now", "A"): "no alert fires",
+    ("d-client-and-server", "Engine metrics that are missing", "A"): "none is missing",
+    (
+        "a-live",
+        "Running and waiting",
+        "C",
+    ): "vllm:num_requests_waiting_by_reason: the embedded engine has no such metric",
+    ("a-live", "XID and memory errors", "A"): "no XID in the record",
+    **{("a-live", title, "D"): "a p99.9 takes thousands of requests" for title in ("TTFT", "TPOT", "E2E")},
+}
+"""Targets that rightly have no answer here."""
+
+
+@dataclass
+class World:
+    prometheus: Prometheus
+    run_id: str
+    ollama_run_id: str
+    begin: float
+    end: float
+    summary: dict[str, Any]
+
+    def variables(self, run_id: str) -> dict[str, str]:
+        # The baseline of the soak dashboard reaches into the future here: its hour ends an hour after the start.
+        return {
+            "__rate_interval": "10s", "__range": "1h", "run_id": run_id, "run_a": self.run_id, "run_b": OTHER,
+            "started": f"{self.begin:.3f}", "settle": "1h", "quantile": "0.5", "slo_ttft": "2", "slo_itl": "0.2",
+        }  # fmt: skip
+
+
+def _config(folder: Path, **ports: str) -> dict[str, Any]:
+    """Our jobs and rules, with the addresses here and every interval a second."""
+    (folder / "rules").mkdir()
+    for path in RULES.glob("*.yml"):
+        rules = yaml.safe_load(path.read_text())
+        for group in rules["groups"]:
+            group["interval"] = "1s"
+        (folder / "rules" / path.name).write_text(yaml.safe_dump(rules))
+    jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in ports.items()]
+    for job in jobs:
+        job["job_name"] = str(job["job_name"]).replace("_", "-")
+    return {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules/*.yml"],
+        "scrape_configs": jobs,
+    }
+
+
+def _run(folder: Path, engine: str, exporter: str, *options: str) -> dict[str, Any]:
+    """A real run of the demo's profile with two workers; its summary. Its short stages may be doubted: no matter here."""
+    command = [sys.executable, "-m", "tokenswarm.cli", "run", "configs/profiles/demo.yaml", "--host", engine]
+    command += ["--push", exporter, "--max-tokens", "12", "--results", str(folder), *options]
+    for setting in ("phases={warmup: 1s, settle: 500ms, drain: 10s}", "slo={ttft_s: {p99: 5}, tpot_s: {p99: 1}}"):
+        command += ["--set", setting]
+    told = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=90, check=False)
+    assert told.returncode in (0, 11, 12), told.stdout + told.stderr
+    summary: dict[str, Any] = json.loads((folder / "latest" / "summary.json").read_text())
+    return summary
+
+
+class _Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A vLLM of another version, for names that the embedded engine does not have: newer ones, and renamed ones."""
+
+    def do_GET(self) -> None:
+        tokens = int(time.time() * 100) % 10_000_000
+        lines = (
+            'vllm:num_requests_waiting_by_reason{reason="capacity"} 3',
+            'vllm:num_requests_waiting_by_reason{reason="deferred"} 0',
+            f"vllm:gpu_prefix_cache_queries_total {tokens}",
+            f"vllm:gpu_prefix_cache_hits_total {tokens // 2}",
+        )
+        body = ("\n".join(lines) + "\n").encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _elsewhere() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def _stages_of(*users: int) -> str:
+    return "load.stages=[" + ", ".join(f"{{users: {count}, duration: {STAGE_S}s}}" for count in users) + "]"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    tool("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    results = tmp_path_factory.mktemp("results")
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(simulator("--preset", "h200-8b"))
+        load = stack.enter_context(running("load"))
+        replay = f"replay:{REPO / 'tests' / 'nvml' / 'h200_constructed.json'}"
+        watched = ("--engine-pid", str(engine.process.pid))
+        gpu = stack.enter_context(running("gpu", "--gpu-backend", replay, "--gpm", "--interval", "0.5", *watched))
+        ollama = stack.enter_context(running("ollama", "--ollama", engine.url, "--interval", "1"))
+        addresses = {
+            "tokenswarm_load": f"127.0.0.1:{load.port}",
+            "tokenswarm_gpu": f"127.0.0.1:{gpu.port}",
+            "tokenswarm_ollama": f"127.0.0.1:{ollama.port}",
+            "vllm": engine.url.removeprefix("http://"),
+            "vllm_elsewhere": stack.enter_context(_elsewhere()),
+        }
+        prometheus = stack.enter_context(serving(folder, _config(folder, **addresses)))
+        prometheus.wait_for("up == 1")
+        other = SyntheticRun(OTHER, engine="ollama", start_timestamp_s=time.time() - 20)
+        post(load.url, other.body())
+        began = time.time()
+        for _ in range(12):
+            other.advance()
+            post(load.url, other.body())
+            time.sleep(0.3)
+        other.play()
+        other.state.end_timestamp_s = time.time()
+        assert post(load.url, other.body())[0] == 204
+        exporter = f"http://127.0.0.1:{load.port}"
+        native = _run(results, engine.url, exporter, "--engine", "ollama", "--api", "chat", "--set", _stages_of(4))
+        summary = _run(results, engine.url, exporter, "--set", _stages_of(*USERS))
+        end = time.time()
+        prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
+        time.sleep(2.5)  # so that the last scrapes and rules have seen it
+        started = prometheus.value(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
+        assert started is not None
+        assert began < started < end
+        yield World(prometheus, summary["run_id"], native["run_id"], started, end, summary)
+
+
+def _answers(world: World, target: dict[str, Any], run_id: str) -> list[tuple[dict[str, str], list[float]]]:
+    """(labels, values) of each series: over the run; instant ones while it was steady, and after it."""
+    expr = substitute(target["expr"], world.variables(run_id))
+    if not target.get("instant"):
+        data = world.prometheus.api(
+            "query_range", query=expr, start=f"{world.begin:.3f}", end=f"{time.time():.3f}", step="1"
+        )
+        return [(one["metric"], [float(v) for _, v in one["values"]]) for one in data["result"]]
+    found = []
+    for at in (world.end - 3, time.time()):
+        data = world.prometheus.api("query", query=expr, time=f"{at:.3f}")
+        found += [(one["metric"], [float(one["value"][1])]) for one in data["result"]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "panel", "target"), TARGETS, ids=[f"{n}-{p['title']}-{t['refId']}" for n, p, t in TARGETS]
+)
+def test_a_target_has_a_sane_answer(world: World, name: str, panel: dict[str, Any], target: dict[str, Any]) -> None:
+    found = [
+        answer for run_id in (world.run_id, world.ollama_run_id, OTHER) for answer in _answers(world, target, run_id)
+    ]
+    if (name, panel["title"], target["refId"]) in EMPTY:
+        assert not found, "it has an answer after all: take it off the list"
+        return
+    assert found, substitute(target["expr"], world.variables(world.run_id))
+    low, high = RANGES[panel["fieldConfig"]["defaults"]["unit"]]
+    if (name, panel["title"]) in SIGNED:
+        low = -high
+    finite = [value for _, values in found for value in values if math.isfinite(value)]
+    assert finite, found
+    assert all(low <= value <= high for value in finite), (min(finite), max(finite))
+    assert not [value for _, values in found for value in values if math.isinf(value)]
+
+
+def test_the_list_of_empty_targets_names_targets() -> None:
+    assert set(EMPTY) <= {(name, panel["title"], target["refId"]) for name, panel, target in TARGETS}
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_variables_and_annotations_have_answers(world: World, name: str) -> None:
+    variables = world.variables(world.run_id)
+    for variable in DASHBOARDS[name]["templating"]["list"]:
+        if variable["type"] != "query":
+            continue
+        kind, inner = variable["query"]["query"].removesuffix(")").split("(", 1)
+        if kind == "label_values":
+            metric, wanted = inner.split(", ")
+            runs = {dict(labels)[wanted] for labels in world.prometheus.query(metric)}
+            assert runs >= {world.run_id, OTHER}
+        else:
+            started = world.prometheus.value(substitute(inner, variables))
+            assert started == pytest.approx(world.begin, abs=0.01)
+    for note in DASHBOARDS[name]["annotations"]["list"]:
+        data = world.prometheus.api(
+            "query_range", query=substitute(note["expr"], variables), start=f"{world.begin - 1:.0f}",
+            end=f"{time.time():.0f}", step="1",
+        )["result"]  # fmt: skip
+        if note["name"] == "Alerts":
+            continue
+        assert data, note["name"]
+        if note.get("useValueForTime"):
+            shown = {float(value) / 1000 for one in data for _, value in one["values"]}
+            wanted_s = world.begin if note["name"] == "Run start" else world.end
+            assert any(abs(moment - wanted_s) < 5 for moment in shown)
+        if note["name"] == "Stages":
+            assert {one["metric"]["stage"] for one in data} >= {"1", "2"}
+
+
+# What is drawn
+
+
+def _panel(name: str, title: str) -> dict[str, Any]:
+    (found,) = (panel for panel in panels(DASHBOARDS[name]) if panel["title"] == title)
+    return found
+
+
+def _frame(world: World, name: str, title: str) -> Frame:
+    return frames_of(world.prometheus, _panel(name, title), world.variables(world.run_id), world.begin, time.time())
+
+
+def _points(world: World, name: str, title: str) -> dict[str, list[tuple[float, float]]]:
+    return drawn(_panel(name, title), _frame(world, name, title))
+
+
+def _stages(world: World, x: str, y: str) -> list[tuple[float, float]]:
+    def get(stage: dict[str, Any], path: str) -> Any:
+        for key in path.split("."):
+            stage = stage[key]
+        return stage
+
+    pairs = [(get(stage, x), get(stage, y)) for stage in world.summary["stages"]]
+    return sorted((a, b) for a, b in pairs if a is not None and b is not None)
+
+
+CURVES = {
+    "Throughput over concurrency": ("concurrency", "throughput.output_tokens_per_s"),
+    "Throughput over measured batch": ("batch_mean", "throughput.output_tokens_per_s"),
+    "TTFT over throughput": ("throughput.output_tokens_per_s", "latency.ttft_s.p50"),
+    "Goodput over concurrency": ("concurrency", "throughput.goodput_ratio"),
+}
+
+
+@pytest.mark.parametrize("title", CURVES)
+def test_the_curve_of_the_stages_is_the_one_of_the_summary(world: World, title: str) -> None:
+    (points,) = _points(world, "b-throughput-vs-batch", title).values()
+    wanted = _stages(world, *CURVES[title])
+    assert len(wanted) == len(USERS)
+    assert points == [pytest.approx(point, rel=1e-6) for point in wanted]
+
+
+def test_the_speed_of_a_user_is_one_over_the_median_tpot(world: World) -> None:
+    (points,) = _points(world, "b-throughput-vs-batch", "Speed of each user over concurrency").values()
+    wanted = [(users, 1 / tpot) for users, tpot in _stages(world, "concurrency", "latency.tpot_s.p50")]
+    assert points == [pytest.approx(point, rel=1e-6) for point in wanted]
+
+
+def test_the_stage_table_marks_the_knee(world: World) -> None:
+    table = _frame(world, "b-throughput-vs-batch", "Stages")
+    assert table["Users"] == list(USERS)
+    tokens = [stage["throughput"]["output_tokens_per_s"] for stage in world.summary["stages"]]
+    assert table["Output tokens/s"] == [pytest.approx(value, rel=1e-6) for value in tokens]
+    knee = next(row for row, value in enumerate(tokens) if value >= 0.9 * max(tokens))
+    assert table["Knee"] == [float(row == knee) for row in range(len(USERS))]
+    assert list(table)[:3] == ["Stage", "Users", "Batch (mean)"]
+
+
+@pytest.mark.parametrize(
+    "title", ["Throughput over batch, live", "TTFT over batch, live", "Energy per token over batch, live"]
+)
+def test_the_live_scatter_joins_moments(world: World, title: str) -> None:
+    (points,) = _points(world, "b-throughput-vs-batch", title).values()
+    assert len(points) >= STAGE_S
+    assert max(x for x, _ in points) <= max(USERS)
+    assert all(y >= 0 for _, y in points)
+    assert len({x for x, _ in points}) > 2, "the batch never changed"
+
+
+def test_an_older_engine_fills_the_panel_by_its_old_names(world: World) -> None:
+    panel = _panel("a-live", "Prompt tokens from the prefix cache")
+    found = _answers(world, panel["targets"][0], world.run_id)
+    assert [values[-1] for _, values in found] == [pytest.approx(0.5, abs=0.05)]
+
+
+@pytest.mark.parametrize("title", ["TTFT", "TPOT"])
+def test_the_distributions_of_both_runs_rise_to_one(world: World, title: str) -> None:
+    curves = _points(world, "e-compare-runs", title)
+    assert set(curves) == {"run A", "run B"}
+    for points in curves.values():
+        assert len(points) > 50
+        assert [x for x, _ in points] == sorted(x for x, _ in points)
+        shares = [y for _, y in points]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+    median = next(x for x, y in curves["run A"] if y >= 0.5)
+    known = world.summary["latency"][f"{title.lower()}_s"]["p50"]
+    assert known <= median * 1.0001 <= known * 1.1
+
+
+def test_both_runs_have_their_stage_curves(world: World) -> None:
+    curves = _points(world, "e-compare-runs", "Throughput over concurrency")
+    assert sorted(curves["run A"]) == [
+        pytest.approx(point, rel=1e-6) for point in _stages(world, "concurrency", "throughput.output_tokens_per_s")
+    ]
+    assert [x for x, _ in curves["run B"]] == [4, 8]
+
+
+def test_the_comparison_tells_run_totals_and_their_change(world: World) -> None:
+    table = _frame(world, "e-compare-runs", "Throughput and outcomes")
+    rows = {
+        name: (table["Run A"][i], table["Run B"][i], table["B against A"][i]) for i, name in enumerate(table["Number"])
+    }
+    a, b, change = rows["Output tokens"]
+    assert a >= world.summary["tokens"]["output"] > 0, "warm-up and drain included"
+    assert rows["Requests ok"][0] == world.summary["requests"]["ok"]
+    assert change == pytest.approx(b / a - 1)
+    latency = _frame(world, "e-compare-runs", "Latency of the whole run")
+    known = world.summary["latency"]["ttft_s"]["p50"]
+    assert latency["Run A"][latency["Number"].index("TTFT p50")] == pytest.approx(known, rel=0.05)
+
+
+def test_a_picture_that_is_spoilt_is_noticed(world: World) -> None:
+    """The recipes are exact: without the join, or with a wrong column, there is no curve."""
+    panel = json.loads(json.dumps(_panel("b-throughput-vs-batch", "Throughput over concurrency")))
+    panel["options"]["series"][0]["y"]["matcher"]["options"] = "Value #Z"
+    frame = frames_of(world.prometheus, panel, world.variables(world.run_id), world.begin, time.time())
+    assert drawn(panel, frame) == {"output tokens/s": []}
+    panel["transformations"] = panel["transformations"][1:]
+    with pytest.raises(AssertionError, match="of 2 frames"):
+        frames_of(world.prometheus, panel, world.variables(world.run_id), world.begin, time.time())
