@@ -164,7 +164,7 @@ async def _serve(args: argparse.Namespace, keep_s: float) -> int:
     text = Text()
 
     def version() -> object:
-        return runs.version, monotonic_ns() // NS_PER_S
+        return runs.version, pushes.refused.total(), monotonic_ns() // NS_PER_S
 
     def own() -> families.Readings:
         readings = server.own("load")
