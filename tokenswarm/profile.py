@@ -248,30 +248,52 @@ class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    engine_metrics: tuple[str, ...] = ("auto",)  # auto: of each target; off; or URLs of the engine's /metrics
+    gpu_exporters: tuple[str, ...] = ()  # URLs of `python -m exporters.gpu`'s /metrics
+    gpu_token_env: str | None = None  # the environment variable that holds the bearer token of the GPU exporters
+    interval: Seconds = Seconds(1.0)  # between two looks at each of them
+    price_per_gpu_hour: float | None = None
+    gpus: int | None = None  # how many are paid for; None: those that the exporters see
+    currency: str = "USD"  # a label only
+    model_config: str | None = None  # the model's config.json, to predict its KV-cache
+    kv_dtype: str | None = None  # of the KV-cache, where it is not the model's: fp8, int8 …
     push: str | None = None  # base URL of a load exporter
     push_token_env: str | None = None  # the environment variable that holds its bearer token
 
     def __post_init__(self) -> None:
-        if self.push is not None:
+        for name in ("push_token_env", "gpu_token_env"):
+            if (variable := getattr(self, name)) is not None and not _VARIABLE.fullmatch(variable):
+                raise ValueError(f"`telemetry.{name}` names an environment variable; it is not the token itself")
+        engine = () if self.engine_metrics == ("off",) else tuple(u for u in self.engine_metrics if u != "auto")
+        push = () if self.push is None else (self.push,)
+        for name, urls in (("engine_metrics", engine), ("gpu_exporters", self.gpu_exporters), ("push", push)):
             try:
-                check_url(self.push)
+                for url in urls:
+                    check_url(url)
             except ValueError:
-                raise ValueError(
-                    "`telemetry.push` must be a base URL such as http://127.0.0.1:9646, without user, password or query"
-                ) from None
-        if self.push_token_env is not None and not _VARIABLE.fullmatch(self.push_token_env):
-            raise ValueError("`telemetry.push_token_env` names an environment variable; it is not the token itself")
+                example = "base URL such as http://127.0.0.1:9646" if name == "push" else f"URL, not {url}"
+                raise ValueError(f"`telemetry.{name}` must be a {example}, without user, password or query") from None
+        if not 0.1 <= self.interval <= 60:
+            raise ValueError("`telemetry.interval` must lie between 100ms and 1m")
+        if min(self.price_per_gpu_hour or 0.0, (self.gpus or 1) - 1) < 0:
+            raise ValueError("`telemetry.price_per_gpu_hour` must not be negative, `telemetry.gpus` 1 or more")
 
     def push_headers(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The header that lets a push in; {} without a token. ConfigError where the variable is missing or empty."""
-        if self.push is None or self.push_token_env is None:
-            return {}
-        token = environ.get(self.push_token_env, "")
-        if not token or not token.isascii() or not token.isprintable():
-            raise ConfigError(
-                f"the environment variable {self.push_token_env} (telemetry.push_token_env) is not set to a token"
-            )
-        return {"authorization": f"Bearer {token}"}
+        return {} if self.push is None else _bearer("push_token_env", self.push_token_env, environ)
+
+    def gpu_headers(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The header that lets us read the GPU exporters; errors as `push_headers`."""
+        return _bearer("gpu_token_env", self.gpu_token_env, environ) if self.gpu_exporters else {}
+
+
+def _bearer(name: str, variable: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    if variable is None:
+        return {}
+    token = environ.get(variable, "")
+    if not token or not token.isascii() or not token.isprintable():
+        raise ConfigError(f"the environment variable {variable} (telemetry.{name}) is not set to a token")
+    return {"authorization": f"Bearer {token}"}
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -151,6 +151,8 @@ class Stage(Part, kw_only=True):
     stage: int
     concurrency: int | None = None
     rate: float | None = None
+    server: dict[str, Any] = {}  # what the engine and the GPUs said about themselves in this stage (telemetry/)
+    gpu: dict[str, Any] = {}
 
 
 class Doubt(msgspec.Struct, kw_only=True):

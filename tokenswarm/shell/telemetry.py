@@ -1,0 +1,237 @@
+"""Polls the engine's and the GPU exporters' pages, at each edge of a stage and once a second. A watcher of the run.
+
+Each page has a greenlet and a connection of its own and a second to answer; whatever it does instead is a gap, counted,
+and never holds the run up. Only the master polls. A page of vLLM takes it 1.4 ms to read, which delays no stamp: those
+are the kernel's. `finish` puts what was seen into the summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+from gevent.event import Event
+
+from tokenswarm import __version__, kv_cache
+from tokenswarm import profile as profiles
+from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.kv_cache import KvShape
+from tokenswarm.profile import Profile
+from tokenswarm.record import Outcome
+from tokenswarm.shell import preflight
+from tokenswarm.shell.transport import Response, Target, TransportError, open_connection
+from tokenswarm.snapshot import Merged
+from tokenswarm.summary import Summary
+from tokenswarm.telemetry import engines, join, ollama
+from tokenswarm.telemetry.gpu import Price
+from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
+
+PATIENCE_S = 1.0  # for one page, from connecting to the last byte
+TRIES = 3  # a target without metrics, found by `auto`, is asked so often and then left alone
+REASONS = {
+    Outcome.TIMEOUT: "timeout",
+    Outcome.CONNECT: "connect",
+    Outcome.DNS: "connect",
+    Outcome.TLS: "connect",
+    Outcome.RESET: "closed_early",
+    Outcome.PROTOCOL: "http_framing",
+    Outcome.OVERSIZE: "too_large",
+}
+HINTS = {
+    401: "it wants a key",
+    403: "it wants a key",
+    404: "there is no such page",
+    501: "llama.cpp serves it with --metrics only",
+}
+
+
+def fetch(target: Target, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """GET, and the status and whole body of the answer. Raises TransportError, after PATIENCE_S at the latest."""
+    lines = {"host": target.host_header, "user-agent": f"tokenswarm/{__version__}", "connection": "close"}
+    lines |= {"accept": "text/plain; version=0.0.4, application/json", "accept-encoding": "identity", **headers}
+    head = f"GET {path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    late = TransportError(Outcome.TIMEOUT, f"no whole answer within {PATIENCE_S:g} s", "timeout")
+    with gevent.Timeout(PATIENCE_S, late):
+        connection = open_connection(target, PATIENCE_S)
+        try:
+            connection.send(f"{head}\r\n".encode("latin-1"), PATIENCE_S)
+            response, done = Response(), Event()
+            connection.receive(response, done.set, done.set)  # `full`: megabytes are no page of metrics
+            done.wait()
+        finally:
+            connection.close()
+    if response.error is not None:
+        raise response.error
+    if not response.complete:
+        raise TransportError(Outcome.OVERSIZE, "the page has more than 4 MiB", "too large")
+    return response.status, b"".join(response.drain()[1])
+
+
+class Page:
+    """One page that is polled: where it is, what reads it, the greenlet."""
+
+    def __init__(
+        self, watch: EngineWatch | GpuWatch, target: Target, headers: Mapping[str, str], *, found: bool
+    ) -> None:
+        self.watch = watch
+        self._target = target
+        self._path = urlsplit(watch.url).path
+        self._headers = headers
+        self._found = found  # by `auto`: it may well have no metrics
+        self._wake = Event()
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._poll_forever)
+
+    def stop(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+
+    def now(self) -> None:
+        """Look at it at once: an edge of a window."""
+        self._wake.set()
+
+    @property
+    def running(self) -> bool:
+        return self._greenlet is not None and not self._greenlet.ready()
+
+    def _poll_forever(self) -> None:
+        while True:
+            self._wake.clear()
+            began_ns = monotonic_ns()
+            answered = self._poll(began_ns)
+            if self._found and not self.watch.good and answered and self.watch.misses >= TRIES:
+                return
+            self._wake.wait(max(0.0, self.watch.interval_s - (monotonic_ns() - began_ns) / NS_PER_S))
+
+    def _poll(self, began_ns: int) -> bool:
+        """One look. True where the server answered, whatever it said."""
+        try:
+            status, body = fetch(self._target, self._path, self._headers)
+        except TransportError as error:
+            self.watch.gap(REASONS.get(error.outcome, "connect"), error.sentence, monotonic_ns())
+            return False
+        now_ns = monotonic_ns()
+        if status != 200:
+            hint = f" ({HINTS[status]})" if status in HINTS else ""
+            self.watch.gap("http_status", f"{self._path} answered HTTP {status}{hint}", now_ns)
+            return True
+        self.watch.page(body, (began_ns + now_ns) // 2, (now_ns - began_ns) // 2)
+        return True
+
+
+class Poller:
+    """Use it as a context around the run, and as one of its watchers; then `finish`. Without pages it does nothing."""
+
+    def __init__(
+        self, pages: list[Page], say: Callable[[str], None], price: Price | None = None, shape: KvShape | None = None
+    ) -> None:
+        self.pages = pages
+        self._say = say
+        self._price = price
+        self._shape = shape
+
+    # What the controller says.
+
+    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:  # noqa: ARG002 - the watcher's protocol
+        """Another phase begins: windows open and close now, and each page is asked for at once."""
+        now_ns = monotonic_ns()
+        for page in self.pages:
+            page.watch.close(now_ns)
+            if phase == "steady":
+                page.watch.open(stage, now_ns)
+            page.now()
+
+    def tick(self, merged: Merged) -> None:
+        """Nothing: it has a clock of its own."""
+
+    def note(self, text: str) -> None:
+        """Nothing: notes go to the console."""
+
+    # The run.
+
+    def __enter__(self) -> Poller:
+        for page in self.pages:
+            page.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        for page in self.pages:
+            page.stop()
+
+    def finish(self, summary: Summary) -> None:
+        """Wait a second for the readings at the last edge, stop, and fill the blocks of the summary."""
+        now_ns = monotonic_ns()
+        for page in self.pages:
+            page.watch.close(now_ns)
+        with gevent.Timeout(PATIENCE_S, False):
+            while any(page.running and page.watch.waits for page in self.pages):
+                gevent.sleep(0.02)
+        self.stop()
+        engine = [page.watch for page in self.pages if isinstance(page.watch, EngineWatch)]
+        gpus = [page.watch for page in self.pages if isinstance(page.watch, GpuWatch)]
+        join.fill(summary, engine, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
+        for page in self.pages:
+            if not page.watch.good and page.watch.looks:
+                self._say(f"no telemetry from {page.watch.url}: {page.watch.problem}")
+
+
+def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], None]) -> Poller:
+    """What polls for this run. Raises ConfigError: a variable that is not set, a CA file or config.json unusable."""
+    told = profile.telemetry
+    versions: dict[str, str] = (manifest.get("engine") or {}).get("version") or {}
+    pages = [] if told.engine_metrics == ("off",) else _engine_pages(profile, versions)
+    gpu_headers = told.gpu_headers()
+    for url in told.gpu_exporters:
+        watch = GpuWatch(_with_path(url, "/metrics"), told.interval)
+        pages.append(Page(watch, preflight.make_checked_target(profile, url), gpu_headers, found=False))
+    price = None
+    if told.price_per_gpu_hour is not None:
+        price = Price(told.price_per_gpu_hour, told.currency, told.gpus)
+    return Poller(pages, say, price, read_shape(told.model_config, told.kv_dtype))
+
+
+def read_shape(path: str | None, kv_dtype: str | None) -> KvShape | None:
+    """The KV shape of a config.json, or of the folder that has one; None without a path. Raises ConfigError."""
+    if path is None:
+        return None
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    return kv_cache.read_config(profiles.read_text(file), str(file), kv_dtype)
+
+
+def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:
+    """The pages of `engine_metrics`. Secrets go to the targets only: the load has told them already."""
+    told = profile.telemetry
+    secrets = {**profile.engine.headers, **profiles.secret_headers(profile)}
+    own = {_origin(url) for url in profile.target}
+    speaks_ollama = "/version" not in versions and (profile.engine.kind == "ollama" or "/api/version" in versions)
+    path = "/api/ps" if speaks_ollama else "/metrics"
+    version = versions.get("/api/version" if speaks_ollama else "/version", "")
+    pages = []
+    for given in told.engine_metrics:
+        urls = [url.rstrip("/") + path for url in profile.target] if given == "auto" else [_with_path(given, path)]
+        for url in urls:
+            read = ollama.read if urlsplit(url).path.endswith("/api/ps") else engines.read
+            watch = EngineWatch(url, told.interval, read, version)
+            headers = secrets if _origin(url) in own else {}
+            target = preflight.make_checked_target(profile, url)
+            pages.append(Page(watch, target, headers, found=given == "auto"))
+    return pages
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def _with_path(url: str, path: str) -> str:
+    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + path

@@ -1,0 +1,170 @@
+"""One watched page over a run: is it whole, which windows are open, what was missed. Bytes and stamps in, sums out.
+
+`EngineWatch` follows an engine's page, `GpuWatch` an exporter's: there each GPU has windows of its own, and which GPUs
+answered, and which XIDs were reported, is noted beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tokenswarm.telemetry import gpus
+from tokenswarm.telemetry.exposition import PageError
+from tokenswarm.telemetry.gpus import GpuPage
+from tokenswarm.telemetry.reading import Reading
+from tokenswarm.telemetry.window import Sample, Window
+
+
+class Watch:
+    """What both have: counts of looks, the newest problem."""
+
+    def __init__(self, url: str, interval_s: float) -> None:
+        self.url = url
+        self.interval_s = interval_s
+        self.looks = self.good = 0
+        self.misses = 0  # in a row
+        self.gaps: dict[str, int] = {}  # over the whole run, by reason
+        self.problem = ""  # the newest one, in a sentence
+
+    def windows(self) -> list[Window]:
+        raise NotImplementedError
+
+    @property
+    def waits(self) -> bool:
+        """True while a window was closed and the reading at its end has not come yet."""
+        return any(window.closed_ns is not None and not window.done for window in self.windows())
+
+    def close(self, now_ns: int) -> None:
+        for window in self.windows():
+            window.close(now_ns)
+
+    def gap(self, reason: str, sentence: str, at_ns: int) -> None:
+        """A look that brought nothing."""
+        self.looks += 1
+        self.misses += 1
+        self.problem = sentence
+        self.gaps[reason] = self.gaps.get(reason, 0) + 1
+        for window in self.windows():
+            window.gap(reason, at_ns)
+
+    def _came(self) -> None:
+        self.looks += 1
+        self.good += 1
+        self.misses = 0
+
+
+class EngineWatch(Watch):
+    """An engine's page, read by `read`."""
+
+    def __init__(self, url: str, interval_s: float, read: Callable[[bytes], Reading], version: str = "") -> None:
+        super().__init__(url, interval_s)
+        self.version = version
+        self.newest: Reading | None = None
+        self.by_stage: dict[int, Window] = {}
+        self._read = read
+        self._short: frozenset[object] | None = None  # the shape of a page that had fewer series than the one before
+
+    def windows(self) -> list[Window]:
+        return list(self.by_stage.values())
+
+    def open(self, stage: int, now_ns: int) -> None:
+        self.by_stage[stage] = Window(stage, now_ns, self.interval_s)
+
+    def page(self, page: bytes, at_ns: int, slack_ns: int) -> None:
+        """Take a page, or count a gap."""
+        try:
+            reading = self._whole(self._read(page))
+        except PageError as error:
+            self.gap(error.reason, str(error), at_ns)
+            return
+        self._came()
+        self.newest = reading
+        for window in self.windows():
+            window.offer(Sample(at_ns, slack_ns, reading))
+
+    def _whole(self, reading: Reading) -> Reading:
+        """Series that vanish tell of half a page, unless they are gone twice in a row: then the server changed."""
+        before = self.newest
+        missing = before.shape - reading.shape if before is not None and before.kind == reading.kind else ()
+        if missing and self._short != reading.shape:
+            self._short = reading.shape
+            raise PageError("incomplete", f"the page lacks a series of {min(missing)[0]} that was there before")
+        self._short = None
+        return reading
+
+
+class GpuWindow:
+    """The windows of all GPUs of one page in one stage."""
+
+    def __init__(self, stage: int, opened_ns: int, interval_s: float, before: GpuPage | None) -> None:
+        self.stage, self.opened_ns, self.interval_s = stage, opened_ns, interval_s
+        self.gpus: dict[str, Window] = {}
+        self.lost: set[str] = set()  # did not answer at least once
+        self.xids: dict[str, dict[str, int]] = {}  # gpu -> xid -> how often in the window
+        self.overall = Window(stage, opened_ns, interval_s)  # of the page itself
+        self._before = before
+        for gpu in before.gpus if before is not None else ():
+            self.gpus[gpu] = Window(stage, opened_ns, interval_s)
+
+    def windows(self) -> list[Window]:
+        return [self.overall, *self.gpus.values()]
+
+    def offer(self, page: GpuPage, at_ns: int, slack_ns: int) -> None:
+        if self.overall.done or at_ns < self.opened_ns:
+            return
+        self.overall.offer(Sample(at_ns, slack_ns, Reading(kind="page")))
+        for gpu, reading in page.gpus.items():
+            if gpu not in self.gpus:
+                self.gpus[gpu] = Window(self.stage, self.opened_ns, self.interval_s)
+                self.gpus[gpu].closed_ns = self.overall.closed_ns
+                if self._before is not None:
+                    self.lost.add(gpu)  # it came later than the others: the set of GPUs changed
+            self.gpus[gpu].offer(Sample(at_ns, slack_ns, reading))
+        self.lost |= self.gpus.keys() - page.gpus.keys()
+        self._note_xids(page)
+        self._before = page
+
+    def _note_xids(self, page: GpuPage) -> None:
+        if self._before is None:
+            return
+        for (gpu, xid), n in page.xids.items():
+            new = int(n - self._before.xids.get((gpu, xid), 0))
+            if new > 0:
+                mine = self.xids.setdefault(gpu, {})
+                mine[xid] = mine.get(xid, 0) + new
+
+
+class GpuWatch(Watch):
+    """The page of a GPU exporter."""
+
+    def __init__(self, url: str, interval_s: float) -> None:
+        super().__init__(url, interval_s)
+        self.newest: GpuPage | None = None
+        self.facts: dict[str, dict[str, str]] = {}
+        self.by_stage: dict[int, GpuWindow] = {}
+
+    def windows(self) -> list[Window]:
+        return [window for stage in self.by_stage.values() for window in stage.windows()]
+
+    @property
+    def waits(self) -> bool:
+        """As of the page: a GPU that is gone is not waited for."""
+        pages = [stage.overall for stage in self.by_stage.values()]
+        return any(page.closed_ns is not None and not page.done for page in pages)
+
+    def open(self, stage: int, now_ns: int) -> None:
+        self.by_stage[stage] = GpuWindow(stage, now_ns, self.interval_s, self.newest)
+
+    def page(self, page: bytes, at_ns: int, slack_ns: int) -> None:
+        """Take a page, or count a gap."""
+        try:
+            found = gpus.read(page)
+        except PageError as error:
+            self.gap(error.reason, str(error), at_ns)
+            return
+        self._came()
+        for stage in self.by_stage.values():
+            stage.offer(found, at_ns, slack_ns)
+        self.newest = found
+        for gpu, reading in found.gpus.items():
+            self.facts[gpu] = reading.facts
