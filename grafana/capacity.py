@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
-from grafana.frame import Rows, annotations, assemble, choice, run
+from grafana.frame import Rows, assemble, choice, run, run_annotations
 from grafana.panels import About, Builder, joined, query, rows, table, transformation, xy
 from grafana.queries import ENERGY_PER_TOKEN, RUN, stage
 
@@ -47,7 +47,8 @@ def _curve(
     )
 
 
-def _curves() -> list[Builder]:
+def _throughput_curves() -> list[Builder]:
+    """What the server does."""
     return [
         _curve(
             "Throughput over concurrency",
@@ -91,6 +92,12 @@ def _curves() -> list[Builder]:
             latency("ttft", "$quantile"),
             False,
         ),
+    ]
+
+
+def _user_curves() -> list[Builder]:
+    """What a user gets, and what it costs."""
+    return [
         _curve(
             "Speed of each user over concurrency",
             ("short", "cps"),
@@ -138,6 +145,10 @@ def _curves() -> list[Builder]:
             connected=False,
         ),
     ]
+
+
+def _curves() -> list[Builder]:
+    return [*_throughput_curves(), *_user_curves()]
 
 
 def _live() -> list[Builder]:
@@ -223,7 +234,7 @@ def build() -> dashboard.Dashboard:
         "B · Throughput vs batch",
         "How much the server does at which batch, what latency it costs, and where more users stop to help.",
         [run(), choice("quantile", "Percentile", text, ("0.5", "0.9", "0.95", "0.99"), "0.9")],
-        annotations("$run_id"),
+        run_annotations("$run_id"),
         content,
         refresh="10s",
         since="now-1h",

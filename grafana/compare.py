@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from grafana_foundation_sdk.models import dashboard
 
-from grafana.frame import Rows, annotations, assemble, run
+from grafana.frame import Rows, assemble, run, run_annotations
 from grafana.panels import About, Builder, joined, rows, table, transformation, xy
 from grafana.queries import E2E, ITL, STALL, TPOT, TTFT, stage, whole
 
@@ -188,7 +188,7 @@ def build() -> dashboard.Dashboard:
         "E · Compare runs",
         "Two runs side by side: percentiles, totals, distributions, stage curves.",
         [run("run_a", "Run A"), run("run_b", "Run B")],
-        annotations("$run_a", "$run_b"),
+        run_annotations("$run_a", "$run_b"),
         content,
         refresh="1m",
         since="now-24h",

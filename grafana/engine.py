@@ -18,8 +18,8 @@ OLD_PREFIX_HITS = (
 )
 
 
-def vllm() -> list[Builder]:
-    """Batch and queue, cache, preemptions, tokens a step, where the time goes."""
+def _batch() -> list[Builder]:
+    """What is in the batch, and how full the cache is."""
     return [
         timeseries(
             "Running and waiting",
@@ -63,6 +63,12 @@ def vllm() -> list[Builder]:
                 (rate("vllm:admission_rejections_total", ""), "refused"),
             ),
         ),
+    ]
+
+
+def _work() -> list[Builder]:
+    """What a step and a request are made of."""
+    return [
         timeseries(
             "Prompt tokens from the prefix cache",
             "percentunit",
@@ -100,6 +106,11 @@ def vllm() -> list[Builder]:
             stacked=True,
         ),
     ]
+
+
+def vllm() -> list[Builder]:
+    """Batch and queue, cache, preemptions, tokens a step, where the time goes."""
+    return [*_batch(), *_work()]
 
 
 def ollama() -> list[Builder]:

@@ -59,7 +59,7 @@ def _annotation(name: str, color: str, expr: str, title: str, tags: str = "", *,
     return one.use_value_for_time(True) if at_value else one
 
 
-def annotations(*runs: str) -> list[Builder]:
+def run_annotations(*runs: str) -> list[Builder]:
     """Start, end, phases and stages of the runs ($NAME each), and alerts. Grafana's default step is 60 s: too long."""
     of_runs = 'run_id=~"' + "|".join(runs) + '"'
     begin, end = (f"tokenswarm_run_{what}_timestamp_seconds{{{of_runs}}}" for what in ("start", "end"))

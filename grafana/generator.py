@@ -9,8 +9,8 @@ NO_RUN = "no run is chosen, or its exporter is not scraped"
 QUIET = "nothing was measured in the window, or the run is over"
 
 
-def panels() -> list[Builder]:
-    """Lags, CPU, memory, reports, merged reads."""
+def _lags() -> list[Builder]:
+    """How late it is."""
     return [
         timeseries(
             "Event-loop lag",
@@ -51,6 +51,12 @@ def panels() -> list[Builder]:
             thresholds=((0.001, YELLOW),),
             log=True,
         ),
+    ]
+
+
+def _processes() -> list[Builder]:
+    """CPU and memory of the workers."""
+    return [
         timeseries(
             "CPU of the workers",
             "percentunit",
@@ -76,6 +82,12 @@ def panels() -> list[Builder]:
             lines((f"max by (worker) (tokenswarm_worker_resident_memory_bytes{{{RUN}}})", "worker {{worker}}")),
             width=6,
         ),
+    ]
+
+
+def _losses() -> list[Builder]:
+    """Reports that are late, and what was lost."""
+    return [
         timeseries(
             "Age of the newest report",
             "s",
@@ -112,3 +124,8 @@ def panels() -> list[Builder]:
             width=6,
         ),
     ]
+
+
+def panels() -> list[Builder]:
+    """Lags, CPU, memory, reports, merged reads."""
+    return [*_lags(), *_processes(), *_losses()]

@@ -10,8 +10,8 @@ OURS = "needs this project's GPU exporter, and a GPU that tells it"
 NAME = "{{gpu}}"
 
 
-def panels() -> list[Builder]:
-    """Load, memory, power, clocks, throttling, temperature, links."""
+def _work() -> list[Builder]:
+    """How busy it is, and with how much memory."""
     return [
         timeseries(
             "Activity",
@@ -44,6 +44,12 @@ def panels() -> list[Builder]:
                 ("tokenswarm:gpu_memory_total:bytes", f"total {NAME}"),
             ),
         ),
+    ]
+
+
+def _speed() -> list[Builder]:
+    """Power, clocks, and what holds them down."""
+    return [
         timeseries(
             "Power",
             "watt",
@@ -100,6 +106,12 @@ def panels() -> list[Builder]:
                 ('max by (gpu) (tokenswarm_gpu_temperature_limit_celsius{limit="slowdown"})', f"slowdown {NAME}"),
             ),
         ),
+    ]
+
+
+def _links() -> list[Builder]:
+    """Links and errors."""
+    return [
         timeseries(
             "PCIe and NVLink",
             "Bps",
@@ -137,3 +149,8 @@ def panels() -> list[Builder]:
             width=12,
         ),
     ]
+
+
+def panels() -> list[Builder]:
+    """Load, memory, power, clocks, throttling, temperature, links."""
+    return [*_work(), *_speed(), *_links()]

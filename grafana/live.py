@@ -5,17 +5,15 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from grafana import engine, generator, gpu
-from grafana.frame import Rows, annotations, assemble, choice, run
-from grafana.panels import GREEN, RED, YELLOW, About, heatmap, lines, now, query, stat, timeseries
+from grafana import engine, generator, gpu, headline
+from grafana.frame import Rows, assemble, choice, run, run_annotations
+from grafana.headline import FEW, NO_RUN
+from grafana.panels import RED, About, Builder, heatmap, lines, query, timeseries
 from grafana.queries import (
     E2E,
-    ENERGY_PER_TOKEN,
     ITL,
-    LOOP_LAG,
     RATE,
     RUN,
-    SEND_LAG,
     STALL,
     STREAMED,
     TPOT,
@@ -26,176 +24,9 @@ from grafana.queries import (
     recent,
 )
 
-NO_RUN = "no run is chosen, or its exporter is not scraped"
-FEW = "too few requests in 10 s for this percentile, or the run is over"
-UNJUDGED = "no request was judged: the run has no SLO, or no steady window yet"
 
-DOUBTS = (
-    f"histogram_quantile(0.99, sum by (le) ({LOOP_LAG}_bucket{{{RUN}}})) > 0.01",
-    f"histogram_quantile(0.99, sum by (le) ({SEND_LAG}_bucket{{{RUN}}})) > 0.005",
-    f"max(tokenswarm_worker_cpu_ratio{{{RUN}}}) > 0.7",
-    f'sum(tokenswarm_workers{{{RUN},state="missing"}}) > 0',
-    f"max(tokenswarm_run_last_push_age_seconds{{{RUN}}} unless on (run_id) tokenswarm_run_end_timestamp_seconds) > 10",
-)
-BELIEVABLE = (
-    "(" + " + ".join(f"(count({doubt}) or vector(0))" for doubt in DOUBTS) + f") * max(tokenswarm_run_info{{{RUN}}})"
-)
-SLO_MET = rate("tokenswarm_slo_requests_total", f'{RUN},met="yes"')
-FAILED = rate("tokenswarm_requests_total", f'{RUN},outcome="error"')
-ENDED = rate("tokenswarm_requests_total", f'{RUN},outcome=~"ok|error"')
-
-
-def _verdict() -> list[object]:
-    return [
-        stat(
-            "Phase",
-            "short",
-            About(
-                "The phase that the run is in.",
-                "the one tokenswarm_run_phase that is 1",
-                "warmup for longer than the profile says: the target does not answer.",
-                "not begun, or over",
-            ),
-            now(f"max by (phase) (tokenswarm_run_phase{{{RUN}}}) == 1", "{{phase}}"),
-            names=True,
-            width=3,
-        ),
-        stat(
-            "Can it be believed?",
-            "short",
-            About(
-                "How many signs there are that the load generator, not the server, made the numbers.",
-                "1 for each: event-loop lag p99 above 10 ms, send lag p99 above 5 ms, a worker above 70 % of a core, a "
-                "worker missing, no push for 10 s",
-                "anything but yes: latencies are too high or the load is not the one intended; see the last row.",
-                NO_RUN,
-            ),
-            now(BELIEVABLE),
-            thresholds=((1, RED),),
-            words=((0, 0, "yes", GREEN), (1, 99, "doubtful", RED)),
-            width=3,
-        ),
-        stat(
-            "In flight",
-            "short",
-            About(
-                "Requests that wait for an answer or read one.",
-                "sum of tokenswarm_requests_in_flight",
-                "below the target users in a closed loop without think time: the client lags.",
-                NO_RUN,
-            ),
-            now(f"sum(tokenswarm_requests_in_flight{{{RUN}}})"),
-            width=2,
-        ),
-        stat(
-            "Requests",
-            "reqps",
-            About(
-                "Successful requests a second.",
-                "rate of tokenswarm_requests_total{outcome=ok}",
-                "below the offered rate: the server does not keep up.",
-                NO_RUN,
-            ),
-            now(rate("tokenswarm_requests_total", f'{RUN},outcome="ok"')),
-            decimals=1,
-            width=2,
-        ),
-        stat(
-            "Output",
-            "cps",
-            About(
-                "Content events a second, counted while streams run; one is a token unless the server joins tokens.",
-                "rate of tokenswarm_output_tokens_streamed_total",
-                "flat while the batch grows: saturated.",
-                NO_RUN,
-            ),
-            now(STREAMED),
-            decimals=0,
-            width=2,
-        ),
-        stat(
-            "TTFT p99",
-            "s",
-            About(
-                "Time to the first token, 99th percentile of the last 10 s.",
-                "the exporter's quantile (at most 0.55 % off)",
-                "above the SLO limit: users wait.",
-                FEW,
-            ),
-            now(quantile("ttft", "0.99")),
-            thresholds=((1, YELLOW), (2, RED)),
-            width=2,
-        ),
-        stat(
-            "ITL p99",
-            "s",
-            About(
-                "Gap between tokens, 99th percentile of the last 10 s.",
-                "the exporter's quantile (at most 0.55 % off)",
-                "above 0.2 s: the text stutters.",
-                FEW,
-            ),
-            now(quantile("itl", "0.99")),
-            thresholds=((0.1, YELLOW), (0.2, RED)),
-            width=2,
-        ),
-        stat(
-            "Goodput",
-            "percentunit",
-            About(
-                "Share of judged requests that met every limit of the SLO.",
-                "rate of slo_requests_total{met=yes} / rate of all",
-                "below 95 %, whatever the medians say.",
-                UNJUDGED,
-            ),
-            now(f"{SLO_MET} / {rate('tokenswarm_slo_requests_total')}"),
-            decimals=1,
-            width=2,
-        ),
-        stat(
-            "Errors",
-            "percentunit",
-            About(
-                "Share of the requests that ended in an error.",
-                "rate of requests_total{outcome=error} / rate of those that ended ok or in an error",
-                "above 1 %.",
-                "no request ended in the last minute",
-            ),
-            now(f"{FAILED} / {ENDED}"),
-            thresholds=((0.001, YELLOW), (0.01, RED)),
-            decimals=2,
-            width=2,
-        ),
-        stat(
-            "Energy per token",
-            "joule",
-            About(
-                "Energy of all GPUs for one output token.",
-                "power of the GPUs / output tokens a second",
-                "rises while the load does not: throttling, or a batch too small.",
-                "no GPU exporter, or nothing is generated",
-            ),
-            now(ENERGY_PER_TOKEN),
-            decimals=2,
-            width=2,
-        ),
-        stat(
-            "Verdict",
-            "short",
-            About(
-                "What the run itself concluded.",
-                "the one tokenswarm_run_verdict that is 1",
-                "INVALID: do not quote the numbers. The report names the reasons.",
-                "still running",
-            ),
-            now(f"max by (status) (tokenswarm_run_verdict{{{RUN}}}) == 1", "{{status}}"),
-            names=True,
-            width=2,
-        ),
-    ]
-
-
-def _load() -> list[object]:
+def _offered() -> list[Builder]:
+    """What is asked of the server."""
     return [
         timeseries(
             "Users",
@@ -228,6 +59,12 @@ def _load() -> list[object]:
             ),
             width=6,
         ),
+    ]
+
+
+def _returned() -> list[Builder]:
+    """What comes back."""
+    return [
         timeseries(
             "Requests by outcome",
             "reqps",
@@ -270,7 +107,11 @@ def _load() -> list[object]:
     ]
 
 
-def _latency_of(title: str, metric: str, histogram: str, what: str, bad: str, slo: str = "") -> object:
+def _load() -> list[Builder]:
+    return [*_offered(), *_returned()]
+
+
+def _latency_of(title: str, metric: str, histogram: str, what: str, bad: str, slo: str = "") -> Builder:
     limit = ((f"vector(${slo})", "SLO limit"),) if slo else ()
     return timeseries(
         title,
@@ -291,7 +132,18 @@ def _latency_of(title: str, metric: str, histogram: str, what: str, bad: str, sl
     )
 
 
-def _latency() -> list[object]:
+def _heatmap_of(title: str, histogram: str, edges: str, what: str, bad: str) -> Builder:
+    about = About(
+        f"How many {what}; a row is a factor of 2.",
+        "increase of the buckets at whole powers of 2",
+        bad,
+        "no steady window yet",
+    )
+    expr = f"sum by (le) (increase({histogram}_bucket{{{RUN},{edges}}}[{RATE}]))"
+    return heatmap(title, "s", about, query(expr, "{{le}}").format(PromQueryFormat.HEATMAP), width=8)
+
+
+def _latency() -> list[Builder]:
     below = "p99 rises while p50 stays: queueing or preemption. All rise: the batch is too large."
     return [
         _latency_of("TTFT", "ttft", TTFT, "From sending to the first token.", below, "slo_ttft"),
@@ -305,33 +157,19 @@ def _latency() -> list[object]:
         ),
         _latency_of("TPOT", "tpot", TPOT, "Mean time per token of a request, after its first.", below, "slo_itl"),
         _latency_of("E2E", "e2e", E2E, "From sending to the last byte.", "grows without longer answers."),
-        heatmap(
+        _heatmap_of(
             "TTFT",
-            "s",
-            About(
-                "How many requests of the steady windows had which TTFT; a row is a factor of 2.",
-                "increase of the buckets at whole powers of 2",
-                "two bands: two kinds of requests (cached, not cached; queued, not queued) that a percentile mixes.",
-                "no steady window yet",
-            ),
-            query(f"sum by (le) (increase({TTFT}_bucket{{{RUN},{octaves(-10, 9)}}}[{RATE}]))", "{{le}}").format(
-                PromQueryFormat.HEATMAP
-            ),
-            width=8,
+            TTFT,
+            octaves(-10, 9),
+            "requests of the steady windows had which TTFT",
+            "two bands: two kinds of requests (cached, not cached; queued, not queued) that a percentile mixes.",
         ),
-        heatmap(
+        _heatmap_of(
             "ITL",
-            "s",
-            About(
-                "How many gaps between tokens had which length; a row is a factor of 2.",
-                "increase of the buckets at whole powers of 2",
-                "a second band far above the first: prefills of others interrupt decoding.",
-                "no steady window yet",
-            ),
-            query(f"sum by (le) (increase({ITL}_bucket{{{RUN},{octaves(-13, 5)}}}[{RATE}]))", "{{le}}").format(
-                PromQueryFormat.HEATMAP
-            ),
-            width=8,
+            ITL,
+            octaves(-13, 5),
+            "gaps between tokens had which length",
+            "a second band far above the first: prefills of others interrupt decoding.",
         ),
         timeseries(
             "Worst stall",
@@ -356,7 +194,7 @@ def _latency() -> list[object]:
 
 def build() -> dashboard.Dashboard:
     content: Rows = [
-        ("Verdict", _verdict()),
+        ("Verdict", headline.panels()),
         ("Load and response", _load()),
         ("Latency", _latency()),
         ("Engine: vLLM and the simulator", engine.vllm()),
@@ -374,7 +212,7 @@ def build() -> dashboard.Dashboard:
             choice("slo_ttft", "TTFT limit (s)", "The line in the TTFT panel.", limits, "2"),
             choice("slo_itl", "ITL limit (s)", "The line in the panels of ITL and TPOT.", limits, "0.2"),
         ],
-        annotations("$run_id"),
+        run_annotations("$run_id"),
         content,
         refresh="5s",
         since="now-15m",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 
 from grafana import generator
-from grafana.frame import Rows, annotations, assemble, run, started
+from grafana.frame import Rows, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
 from grafana.queries import E2E, ITL, RATE, RUN, TTFT, mean, rate, recent
 
@@ -113,7 +113,8 @@ def _latency() -> list[Builder]:
     ]
 
 
-def _counts() -> list[Builder]:
+def _tokens() -> list[Builder]:
+    """What was generated."""
     return [
         timeseries(
             "Output tokens",
@@ -144,6 +145,12 @@ def _counts() -> list[Builder]:
                 (_since_start("vllm:generation_tokens_total"), "engine"),
             ),
         ),
+    ]
+
+
+def _requests() -> list[Builder]:
+    """What was asked."""
+    return [
         timeseries(
             "Requests in the system",
             "short",
@@ -194,6 +201,10 @@ def _counts() -> list[Builder]:
             width=12,
         ),
     ]
+
+
+def _counts() -> list[Builder]:
+    return [*_tokens(), *_requests()]
 
 
 def _missing() -> list[Builder]:
@@ -254,7 +265,7 @@ def build() -> dashboard.Dashboard:
         "D · Client and server",
         "What the client measured beside what the engine says, and how good the measurement itself is.",
         [run(), started()],
-        annotations("$run_id"),
+        run_annotations("$run_id"),
         content,
         refresh="10s",
         since="now-15m",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
-from grafana.frame import Rows, annotations, assemble, choice, run, started
+from grafana.frame import Rows, assemble, choice, run, run_annotations, started
 from grafana.panels import GREEN, RED, YELLOW, About, Builder, lines, now, rows, stat, states, table, timeseries
 from grafana.queries import E2E, ITL, RUN, TPOT, TTFT, rate, recent
 
@@ -21,8 +21,11 @@ OUTPUT_5M = rate("tokenswarm_output_tokens_streamed_total", RUN, "5m")
 
 
 def baseline(expr: str) -> str:
-    """The mean of an expression over the baseline hour: `@` takes the start as a number, the offset goes on from it."""
-    return f"avg_over_time(({expr})[1h:1m] @ $started offset -$settle)"
+    """The mean of an expression over the baseline hour: `@` takes the start as a number, the offset goes on from it.
+
+    `>= 0` leaves NaN out (a quantile while nothing happened): one would make the whole mean NaN.
+    """
+    return f"avg_over_time((({expr}) >= 0)[1h:1m] @ $started offset -$settle)"
 
 
 def ratio(expr: str) -> str:
@@ -40,7 +43,8 @@ def _signals() -> list[tuple[str, str]]:
     ]
 
 
-def _drift() -> list[Builder]:
+def _drift_now() -> list[Builder]:
+    """Each signal now against the first hour."""
     tiles = [
         stat(
             f"{name} against the first hour",
@@ -72,9 +76,12 @@ def _drift() -> list[Builder]:
         words=((0, 0, "none", GREEN),),
         width=4,
     )
+    return [*tiles, alerts]
+
+
+def _over_time() -> list[Builder]:
+    """The same as lines."""
     return [
-        *tiles,
-        alerts,
         timeseries(
             "Everything against the first hour",
             "percentunit",
@@ -108,6 +115,12 @@ def _drift() -> list[Builder]:
             width=12,
             height=10,
         ),
+    ]
+
+
+def _by_the_hour() -> list[Builder]:
+    """Output by the hour, errors, goodput."""
+    return [
         timeseries(
             "Output by the hour",
             "cps",
@@ -140,7 +153,12 @@ def _drift() -> list[Builder]:
     ]
 
 
-def _growth() -> list[Builder]:
+def _drift() -> list[Builder]:
+    return [*_drift_now(), *_over_time(), *_by_the_hour()]
+
+
+def _memory_growth() -> list[Builder]:
+    """What grows, how fast, and until when."""
     engine = 'tokenswarm_process_resident_memory_bytes{role="engine"}'
     worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
     left = "clamp_min(tokenswarm:gpu_memory_total:bytes - tokenswarm:gpu_memory_used:bytes, 0)"
@@ -177,6 +195,14 @@ def _growth() -> list[Builder]:
             log=True,
             width=12,
         ),
+    ]
+
+
+def _resources() -> list[Builder]:
+    """What the engine and the workers hold."""
+    engine = 'tokenswarm_process_resident_memory_bytes{role="engine"}'
+    worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
+    return [
         timeseries(
             "Memory",
             "bytes",
@@ -218,6 +244,10 @@ def _growth() -> list[Builder]:
             ),
         ),
     ]
+
+
+def _growth() -> list[Builder]:
+    return [*_memory_growth(), *_resources()]
 
 
 def _hardware() -> list[Builder]:
@@ -306,7 +336,7 @@ def build() -> dashboard.Dashboard:
         "C · Soak",
         "A long run: every signal against its first steady hour, what grows, what throttles, what alarms.",
         [run(), started(), choice("settle", "Baseline ends after", settle, ("1h", "65m", "90m", "2h"), "65m")],
-        annotations("$run_id"),
+        run_annotations("$run_id"),
         content,
         refresh="30s",
         since="now-24h",

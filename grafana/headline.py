@@ -1,0 +1,198 @@
+"""The first row of the live dashboard: the run in a dozen numbers, and whether to believe them."""
+
+from __future__ import annotations
+
+from grafana.panels import GREEN, RED, YELLOW, About, Builder, now, stat
+from grafana.queries import ENERGY_PER_TOKEN, LOOP_LAG, RUN, SEND_LAG, STREAMED, quantile, rate
+
+NO_RUN = "no run is chosen, or its exporter is not scraped"
+FEW = "too few requests in 10 s for this percentile, or the run is over"
+UNJUDGED = "no request was judged: the run has no SLO, or no steady window yet"
+
+DOUBTS = (
+    f"histogram_quantile(0.99, sum by (le) ({LOOP_LAG}_bucket{{{RUN}}})) > 0.01",
+    f"histogram_quantile(0.99, sum by (le) ({SEND_LAG}_bucket{{{RUN}}})) > 0.005",
+    f"max(tokenswarm_worker_cpu_ratio{{{RUN}}}) > 0.7",
+    f'sum(tokenswarm_workers{{{RUN},state="missing"}}) > 0',
+    f"max(tokenswarm_run_last_push_age_seconds{{{RUN}}} unless on (run_id) tokenswarm_run_end_timestamp_seconds) > 10",
+)
+BELIEVABLE = (
+    "(" + " + ".join(f"(count({doubt}) or vector(0))" for doubt in DOUBTS) + f") * max(tokenswarm_run_info{{{RUN}}})"
+)
+SLO_MET = rate("tokenswarm_slo_requests_total", f'{RUN},met="yes"')
+FAILED = rate("tokenswarm_requests_total", f'{RUN},outcome="error"')
+ENDED = rate("tokenswarm_requests_total", f'{RUN},outcome=~"ok|error"')
+
+
+def _state() -> list[Builder]:
+    """Where the run stands, and whether to believe it."""
+    return [
+        stat(
+            "Phase",
+            "short",
+            About(
+                "The phase that the run is in.",
+                "the one tokenswarm_run_phase that is 1",
+                "warmup for longer than the profile says: the target does not answer.",
+                "not begun, or over",
+            ),
+            now(f"max by (phase) (tokenswarm_run_phase{{{RUN}}}) == 1", "{{phase}}"),
+            names=True,
+            width=3,
+        ),
+        stat(
+            "Can it be believed?",
+            "short",
+            About(
+                "How many signs there are that the load generator, not the server, made the numbers.",
+                "1 for each: event-loop lag p99 above 10 ms, send lag p99 above 5 ms, a worker above 70 % of a core, a "
+                "worker missing, no push for 10 s",
+                "anything but yes: latencies are too high or the load is not the one intended; see the last row.",
+                NO_RUN,
+            ),
+            now(BELIEVABLE),
+            thresholds=((1, RED),),
+            words=((0, 0, "yes", GREEN), (1, 99, "doubtful", RED)),
+            width=3,
+        ),
+        stat(
+            "Verdict",
+            "short",
+            About(
+                "What the run itself concluded.",
+                "the one tokenswarm_run_verdict that is 1",
+                "INVALID: do not quote the numbers. The report names the reasons.",
+                "still running",
+            ),
+            now(f"max by (status) (tokenswarm_run_verdict{{{RUN}}}) == 1", "{{status}}"),
+            names=True,
+            width=2,
+        ),
+    ]
+
+
+def _output_now() -> list[Builder]:
+    """How much comes back."""
+    return [
+        stat(
+            "In flight",
+            "short",
+            About(
+                "Requests that wait for an answer or read one.",
+                "sum of tokenswarm_requests_in_flight",
+                "below the target users in a closed loop without think time: the client lags.",
+                NO_RUN,
+            ),
+            now(f"sum(tokenswarm_requests_in_flight{{{RUN}}})"),
+            width=2,
+        ),
+        stat(
+            "Requests",
+            "reqps",
+            About(
+                "Successful requests a second.",
+                "rate of tokenswarm_requests_total{outcome=ok}",
+                "below the offered rate: the server does not keep up.",
+                NO_RUN,
+            ),
+            now(rate("tokenswarm_requests_total", f'{RUN},outcome="ok"')),
+            decimals=1,
+            width=2,
+        ),
+        stat(
+            "Output",
+            "cps",
+            About(
+                "Content events a second, counted while streams run; one is a token unless the server joins tokens.",
+                "rate of tokenswarm_output_tokens_streamed_total",
+                "flat while the batch grows: saturated.",
+                NO_RUN,
+            ),
+            now(STREAMED),
+            decimals=0,
+            width=2,
+        ),
+    ]
+
+
+def _quality_now() -> list[Builder]:
+    """How quickly."""
+    return [
+        stat(
+            "TTFT p99",
+            "s",
+            About(
+                "Time to the first token, 99th percentile of the last 10 s.",
+                "the exporter's quantile (at most 0.55 % off)",
+                "above the SLO limit: users wait.",
+                FEW,
+            ),
+            now(quantile("ttft", "0.99")),
+            thresholds=((1, YELLOW), (2, RED)),
+            width=2,
+        ),
+        stat(
+            "ITL p99",
+            "s",
+            About(
+                "Gap between tokens, 99th percentile of the last 10 s.",
+                "the exporter's quantile (at most 0.55 % off)",
+                "above 0.2 s: the text stutters.",
+                FEW,
+            ),
+            now(quantile("itl", "0.99")),
+            thresholds=((0.1, YELLOW), (0.2, RED)),
+            width=2,
+        ),
+    ]
+
+
+def _outcome_now() -> list[Builder]:
+    """How well, and at what cost."""
+    return [
+        stat(
+            "Goodput",
+            "percentunit",
+            About(
+                "Share of judged requests that met every limit of the SLO.",
+                "rate of slo_requests_total{met=yes} / rate of all",
+                "below 95 %, whatever the medians say.",
+                UNJUDGED,
+            ),
+            now(f"{SLO_MET} / {rate('tokenswarm_slo_requests_total')}"),
+            decimals=1,
+            width=2,
+        ),
+        stat(
+            "Errors",
+            "percentunit",
+            About(
+                "Share of the requests that ended in an error.",
+                "rate of requests_total{outcome=error} / rate of those that ended ok or in an error",
+                "above 1 %.",
+                "no request ended in the last minute",
+            ),
+            now(f"{FAILED} / {ENDED}"),
+            thresholds=((0.001, YELLOW), (0.01, RED)),
+            decimals=2,
+            width=2,
+        ),
+        stat(
+            "Energy per token",
+            "joule",
+            About(
+                "Energy of all GPUs for one output token.",
+                "power of the GPUs / output tokens a second",
+                "rises while the load does not: throttling, or a batch too small.",
+                "no GPU exporter, or nothing is generated",
+            ),
+            now(ENERGY_PER_TOKEN),
+            decimals=2,
+            width=2,
+        ),
+    ]
+
+
+def panels() -> list[Builder]:
+    """The row."""
+    return [*_state(), *_output_now(), *_quality_now(), *_outcome_now()]
