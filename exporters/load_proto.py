@@ -85,7 +85,8 @@ def _bound(key: int, schema: int) -> bytes:
     return _float(2, float(le(key, schema)))
 
 
-def _histogram(histogram: Histogram, sketch: Sketch) -> bytes:
+def histogram_message(histogram: Histogram, sketch: Sketch) -> bytes:
+    """The Histogram message: classic and native buckets of one sketch."""
     keys = histogram.keys
     classic = zip(keys, sketch.cumulative(histogram.schema, keys[0], keys[-1]), strict=True)
     parts = [_number(1, sketch.n), _float(2, sketch.sum)]
@@ -162,7 +163,7 @@ def page(runs: Mapping[str, Run], now_ns: int) -> bytes:
         parts.append(family(name, text, "summary", metrics))
     for name, text in HISTOGRAM_HELP.items():
         metrics = [
-            _labels((*constant, *histogram.labels)) + _bytes(7, _histogram(histogram, sketch))
+            _labels((*constant, *histogram.labels)) + _bytes(7, histogram_message(histogram, sketch))
             for run, constant, _ in current
             for owner, histogram, sketch in run.readings.histograms
             if owner == name
