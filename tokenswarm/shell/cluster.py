@@ -79,6 +79,12 @@ class Cluster:
         else:
             runner.send_message(kind.value, data)
 
+    def begin(self) -> None:
+        """Forget what members did in an earlier run of this process."""
+        self.closed = False
+        for member in self.members.values():
+            member.index, member.prepared, member.done, member.rows, member.lost = -1, False, False, 0, ""
+
     def broadcast(self, kind: ToWorker, data: Any) -> None:
         for member in self.in_run:
             if not member.lost:

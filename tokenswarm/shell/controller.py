@@ -138,6 +138,7 @@ class Controller:
         )
 
     def _gather(self, workers: int) -> None:
+        self._cluster.begin()
         deadline_ns = monotonic_ns() + int(JOIN_S * NS_PER_S)
         while len(self._cluster.members) < workers:
             self._raise_failure()

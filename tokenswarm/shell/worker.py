@@ -99,6 +99,8 @@ class Worker:
             self._tell(ToMaster.FAILED, {"code": int(ExitCode.TARGET), "sentence": error.sentence})
 
     def _open(self, data: dict[str, Any]) -> None:
+        self.draining.clear()  # the web UI may start several runs in one process
+        self.stage, self.phase, self._acks = 0, "warmup", 0
         self.profile = profile = profiles.decode(data["profile"])
         self.index, count = int(data["index"]), int(data["count"])
         self._library = self._load_library(profile)
@@ -250,8 +252,9 @@ class Worker:
             gevent.sleep(0.02)
 
     def _finish(self) -> None:
+        self.ready.clear()
         if self._reporter is not None:
-            self._reporter.kill(block=False)
+            self._reporter.kill()  # and wait: a report behind the final one would undo it
         self._probes.stop()
         runner = self._environment.runner
         if isinstance(runner, WorkerRunner):

@@ -1,0 +1,69 @@
+"""Locust's web UI starts and stops runs, has a tab of token latencies, and Locust's own rows stay as they are."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from running import SAMPLES, free_port, locust, program
+from simulator_process import simulator
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=90) as answer:
+        return answer.read().decode()
+
+
+def post(url: str, **form: str) -> dict[str, Any]:
+    data = urllib.parse.urlencode(form).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=90) as answer:
+        return json.load(answer)
+
+
+def test_two_runs_from_the_web_ui(tmp_path: Path) -> None:
+    port = str(free_port())
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as engine:
+        words = (
+            "--web-host",
+            "127.0.0.1",
+            "--web-port",
+            port,
+            "--host",
+            engine.url,
+            "--max-tokens",
+            "10",
+            "--warmup",
+            "1s",
+        )
+        with program(locust("chat.py", *words, "--dataset", str(SAMPLES / "sharegpt.json")), tmp_path) as started:
+            started.await_output("Starting web interface")
+            time.sleep(1)
+            page = get(f"http://127.0.0.1:{port}/")
+            counts = []
+            for _ in range(2):
+                assert post(f"http://127.0.0.1:{port}/swarm", user_count="5", spawn_rate="5", host=engine.url)[
+                    "success"
+                ]
+                time.sleep(4)
+                stats = json.loads(get(f"http://127.0.0.1:{port}/stats/requests"))
+                post(f"http://127.0.0.1:{port}/stop")
+                time.sleep(2.5)  # Locust keeps this answer for 2 s
+                counts.append(
+                    int(json.loads(get(f"http://127.0.0.1:{port}/stats/requests"))["stats"][-1]["num_requests"])
+                )
+            results = sorted((tmp_path / "results").glob("2*/summary.json"))
+            total = engine.truth()["totals"]["received"]
+
+    assert "Token latency" in page
+    table = {row["name"]: row for row in stats["extended_stats"][0]["data"]}
+    assert {"ttft", "itl", "tpot", "e2e"} <= set(table)
+    assert 0.015 < table["ttft"]["p50"] / 1000 < 0.2
+    assert {row["name"] for row in stats["stats"]} == {"sim", "Aggregated"}
+    summaries = [json.loads(path.read_bytes()) for path in results]
+    assert [summary["partial"] for summary in summaries] == [False, False], started.output[-3000:]
+    assert [summary["requests"]["sent"] for summary in summaries] == counts
+    assert sum(counts) == total
