@@ -215,10 +215,20 @@ def _layers(config: dict[str, Any], layers: int, origin: str, notes: list[str]) 
         for name in _UNKNOWN_HYBRIDS:
             if config.get(name):
                 raise ConfigError(f"{origin}: `{name}`: how many layers have attention is not known for this model")
-        full, sliding = (0, layers) if window else (layers, 0)
+        sliding = _sliding(config, layers) if window else 0
+        full = layers - sliding
     if sliding:
         notes.append(f"{sliding} of {layers} layers hold a window of {window} tokens at most")
     return full, sliding, window if sliding else None
+
+
+def _sliding(config: dict[str, Any], layers: int) -> int:
+    """Layers with a window where no list names them: all, those from a layer on (Qwen2), all but each n-th (Gemma)."""
+    pattern = config.get("sliding_window_pattern", 2 if config.get("model_type") == "gemma2" else None)
+    if isinstance(pattern, int) and pattern > 1:
+        return layers - layers // pattern
+    first = config.get("max_window_layers")
+    return max(0, layers - first) if config.get("use_sliding_window") and isinstance(first, int) else layers
 
 
 def _dtype(
