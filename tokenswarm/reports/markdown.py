@@ -15,7 +15,7 @@ from tokenswarm.reports.numbers import harmless
 from tokenswarm.summary import Summary
 
 _MARKS = {"VALID": "✅", "DEGRADED": "⚠️", "INVALID": "❌", "pass": "✅", "fail": "❌", "inconclusive": "❔"}
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>&@$])|(?<=\w)(://)|(?<=www)(\.)")
+_SPECIAL = re.compile(r"[\\`*\[\]#|~<>&@$]|(?<!\w)_|_(?!\w)|(?<=\w)://|(?<=www)\.")
 
 
 def escape(text: str) -> str:
