@@ -1,0 +1,167 @@
+"""report.html: one self-contained file, pictures first. No script, no network: its policy forbids both.
+
+Numbers are those of summary.json; what only single requests tell (distributions, what happened when) comes from
+requests.jsonl, read once in bounded memory. A chart without data is left out, and the page says why. The document is
+well-formed XML, too, so that strict parsers can check it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tokenswarm.reports import html_run, html_sweep, html_tables, rows
+from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name
+from tokenswarm.reports.html_figure import render as render_figure
+from tokenswarm.reports.html_rows import read
+from tokenswarm.reports.html_svg import escape
+from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
+from tokenswarm.summary import Part, Summary
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+_SIGNS = {"VALID": "✓", "DEGRADED": "!", "INVALID": "✗"}
+
+
+def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Iterable[Mapping[str, Any]] | None) -> str:
+    """The page. `manifest` as of `manifest.finish`; `requests`: the path of requests.jsonl, or its rows as dicts."""
+    data = Data(summary, read(requests, summary.duration_s))
+    sweep = html_sweep.figures(data)
+    body = [
+        _banner(summary, manifest),
+        _tiles(summary),
+        _charts("sweep", "The sweep", sweep, _legend(data)),
+        _charts("distributions", "How latencies are distributed", html_run.distributions(data), _legend(data)),
+        _charts("time", "Over the run", html_run.times(data), ""),
+        _section("gates", "Gates", html_tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
+        _section("doubts", "Reasons to doubt", html_tables.doubts(summary) or "<p>None was found.</p>"),
+        _section("failures", "Failures by kind", html_tables.failures(summary) or "<p>No request failed.</p>"),
+        _section("stages", "Stages", html_tables.stages(summary)),
+        _section("latency", "Latency", _latency(summary)),
+        _section("instrument", "The instrument", html_tables.instrument(summary) + html_tables.reported(summary)),
+        _section("conventions", "In other tools' words", _conventions(summary)),
+        _section("repeat", "Repeat it", html_tables.repeat(manifest)),
+        _section("definitions", "Definitions", _definitions(data)),
+    ]
+    return _page(f"tokenswarm: {summary.run_id}", "".join(body))
+
+
+def _page(title: str, body: str) -> str:
+    style = resources.files("tokenswarm.reports").joinpath("html_style.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        '<meta name="referrer" content="no-referrer"/><meta name="color-scheme" content="light dark"/>'
+        f'<link rel="icon" href="data:,"/><title>{escape(title)}</title><style>{style}</style></head>'
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+def _section(name: str, title: str, inside: str) -> str:
+    return f'<section id="{name}"><h2>{escape(title)}</h2>{inside}</section>' if inside else ""
+
+
+def _charts(name: str, title: str, figures: Sequence[Figure], legend: str) -> str:
+    """The drawn figures in a grid, then one sentence for each that is left out; those of one reason together."""
+    drawn = [figure for figure in figures if figure.draw is not None]
+    reasons: dict[str, list[str]] = {}
+    for figure in figures:
+        if figure.draw is None:
+            reasons.setdefault(figure.reason, []).append(figure.title)
+    absent = "".join(
+        f'<p class="absent">Not shown: {escape("; ".join(titles))}, because {escape(reason)}.</p>'
+        for reason, titles in reasons.items()
+    )
+    grid = f'{legend}<div class="grid">{"".join(map(render_figure, drawn))}</div>' if drawn else ""
+    return _section(name, title, grid + absent)
+
+
+def _legend(data: Data) -> str:
+    """The stages' colours, in words."""
+    if len(data.stages) < 2:
+        return ""
+    items = [f'<li class="{data.colour(s.stage)}"><i></i>{escape(load_name(s))}</li>' for s in data.stages]
+    return f'<ul class="legend" aria-label="stages">{"".join(items)}</ul>'
+
+
+def _banner(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    status = summary.verdict.status
+    severities = [doubt.severity for doubt in summary.verdict.doubts]
+    counted = [f"{severities.count(word)} {word}" for word in ("invalid", "degraded", "note") if word in severities]
+    results = [gate.result for gate in summary.gates]
+    passed = f"{results.count('pass')} of {len(results)} gates pass" if results else "no gates"
+    engine = manifest.get("engine")
+    model = engine.get("model") if isinstance(engine, Mapping) else None
+    about = [f"run {summary.run_id}", *([f"model {model}"] if model else []), rows.facts(summary)]
+    partial = '<span class="partial">partial: the run was cut short</span>' if summary.partial else ""
+    reasons = f'<a href="#doubts">{escape(", ".join(counted))}</a>' if counted else "no doubts"
+    return (
+        f'<header class="verdict {escape((status or "none").lower())}"><p class="brand">tokenswarm</p>'
+        f'<h1><b aria-hidden="true">{_SIGNS.get(status or "", "?")}</b>{escape(status or "not judged")}</h1>{partial}'
+        f'<p>{reasons} · <a href="#gates">{escape(passed)}</a></p><p class="about">{escape(" · ".join(about))}</p>'
+        "</header>"
+    )
+
+
+def _tiles(summary: Summary) -> str:
+    """The numbers that one asks for first: of the knee where there is a sweep, else of the run."""
+    knee = html_sweep.knee(summary.stages)
+    tiles: list[tuple[str, str, str]] = []
+    if knee is None:
+        part: Part = summary
+        rates = summary.throughput
+        tiles.append(("output tokens/s", quantity(rates.output_tokens_per_s), "in the steady windows"))
+        tiles.append(("requests/s", quantity(rates.requests_per_s), f"{summary.requests_steady.ok} ok"))
+        where = ""
+    else:
+        part = knee
+        best = max(summary.stages, key=html_sweep.tokens_per_s)
+        tiles.append(("best throughput", quantity(html_sweep.tokens_per_s(best)), f"tokens/s, {load_name(best)}"))
+        tiles.append(("knee", load_name(knee), f"{quantity(html_sweep.tokens_per_s(knee))} tokens/s"))
+        where = f", {load_name(knee)}"
+    for field, name in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
+        stat = getattr(part.latency, field)
+        which = best_percentile([stat], among=("p99", "p95", "p90", "p50", "mean"))
+        middle = f"p50 {duration(stat.p50)}, " if stat.p50 is not None and which != "p50" else ""
+        value = duration(getattr(stat, which)) if which else MISSING
+        label = f"{name} {PERCENTILE_NAMES[which]}" if which else name
+        tiles.append((label, value, f"{middle}{stat.n} samples{where}" if stat.n else "no sample"))
+    counts = summary.requests
+    ended = counts.ok + counts.failed + counts.censored
+    tiles.append(("failed", ratio(counts.failed / ended) if ended else MISSING, f"{counts.failed} of {ended} requests"))
+    if summary.throughput.goodput_ratio is not None:
+        tiles.append(("goodput", ratio(summary.throughput.goodput_ratio), "requests that met the SLO"))
+    items = "".join(
+        f"<li><span>{escape(name)}</span><b>{escape(value)}</b><small>{escape(more)}</small></li>"
+        for name, value, more in tiles
+    )
+    return f'<ul class="tiles">{items}</ul>'
+
+
+def _latency(summary: Summary) -> str:
+    found = html_tables.latencies(summary)
+    if not found:
+        return "<p>No successful request of a steady window: there is no latency to tell.</p>"
+    pooled = "<p>All stages together; read each stage above.</p>" if len(summary.stages) > 1 else ""
+    return pooled + found + html_tables.footnote(summary)
+
+
+def _conventions(summary: Summary) -> str:
+    found = html_tables.conventions(summary)
+    if not found:
+        return ""
+    return (
+        "<p>Other tools use other formulas under the same names, and the whole run: they cut no warm-up. "
+        "Ours is the steady windows only. docs/metrics.md has every formula.</p>" + found
+    )
+
+
+def _definitions(data: Data) -> str:
+    damaged = ""
+    if data.rows.unreadable:
+        damaged = f'<p class="absent">{data.rows.unreadable} lines of requests.jsonl are no rows and are not drawn.</p>'
+    more = "<p>Field names as in summary.json; docs/metrics.md gives each its formula and what bad looks like.</p>"
+    return html_tables.definitions() + more + damaged

@@ -1,0 +1,277 @@
+"""The charts of a sweep: throughput over users and over the measured batch, latency over users, latency over throughput.
+
+Points are the stages of summary.json. A percentile that a stage has too few samples for is not drawn there, and the
+caption says so; the faint points behind are single requests, which need no sample size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenswarm.reports.html_figure import (
+    PERCENTILE_NAMES,
+    Data,
+    Drawing,
+    Figure,
+    best_percentile,
+    left_out,
+    load_label,
+    load_name,
+    load_of,
+)
+from tokenswarm.reports.html_svg import (
+    Axis,
+    Point,
+    at_values,
+    clipped,
+    cloud,
+    dot,
+    end_labels,
+    frame,
+    line,
+    linear,
+    logarithmic,
+    number,
+    plot_height,
+    seconds,
+    upright,
+)
+from tokenswarm.reports.numbers import duration, quantity
+from tokenswarm.summary import Stage, Stat
+
+KNEE_RATIO = 0.9
+"""The knee: the fewest users with so much of the best throughput. The dashboards use the same rule."""
+
+LOG_FROM = 8.0  # a sweep over so large a range of users gets a logarithmic axis, or its first stages fall together
+
+_NO_SWEEP = "the run has one stage, and this takes a sweep of two or more"
+
+
+def figures(data: Data) -> list[Figure]:
+    """The charts of the sweep, or why they are left out."""
+    return [
+        _throughput_over_load(data),
+        _throughput_over_batch(data),
+        _latency_over_load(data, "ttft_s", "ttft_s", "TTFT", "time to first token"),
+        _latency_over_load(data, "itl_s", "itl_mean_s", "ITL", "gaps between tokens"),
+        _latency_over_throughput(data),
+        _speed_over_batch(data),
+    ]
+
+
+def knee(stages: Sequence[Stage]) -> Stage | None:
+    """The stage with the fewest users among those with 90 % of the best throughput; None without a sweep."""
+    known = [(load, stage) for stage in stages if (load := load_of(stage)) is not None and tokens_per_s(stage)]
+    if len(known) < 2:
+        return None
+    enough = KNEE_RATIO * max(tokens_per_s(stage) for _, stage in known)
+    return min((item for item in known if tokens_per_s(item[1]) >= enough), key=lambda item: item[0])[1]
+
+
+def tokens_per_s(stage: Stage) -> float:
+    return stage.throughput.output_tokens_per_s or 0.0
+
+
+def _reason(data: Data, values: int) -> str:
+    if len(data.stages) < 2:
+        return _NO_SWEEP
+    return "" if values > 1 else "fewer than two stages have a value for it"
+
+
+def _throughput_over_load(data: Data) -> Figure:
+    title, name = "Throughput over concurrency", "throughput-over-concurrency"
+    known = sorted(((load, s) for s in data.stages if (load := load_of(s)) and tokens_per_s(s)), key=lambda p: p[0])
+    if reason := _reason(data, len(known)):
+        return left_out(name, title, reason)
+    loads = [load for load, _ in known]
+    log = loads[-1] / loads[0] >= LOG_FROM
+    ideal = tokens_per_s(known[0][1]) / loads[0]
+
+    def draw(width: float, height: float) -> Drawing:
+        x = at_values(load_label(data.stages), loads, number, log=log)
+        return _throughput(data, known, ideal, x, width, height, log=log)
+
+    return Figure(name=name, title=title, caption=_throughput_caption(data, known[0][1]), draw=draw)
+
+
+def _throughput_over_batch(data: Data) -> Figure:
+    title, name = "Throughput over measured batch", "throughput-over-batch"
+    known = sorted(((s.batch_mean, s) for s in data.stages if s.batch_mean and tokens_per_s(s)), key=lambda p: p[0])
+    if reason := _reason(data, len(known)):
+        return left_out(name, title, reason)
+    ideal = tokens_per_s(known[0][1]) / known[0][0]
+
+    def draw(width: float, height: float) -> Drawing:
+        x = linear("requests in flight, mean", known[-1][0] * 1.02, width * 0.8, number, every_px=70)
+        return _throughput(data, known, ideal, x, width, height, log=False)
+
+    caption = (
+        "The same against the batch that was really there: the mean number of requests in flight in the steady window "
+        "(batch_mean). Points that stop moving right although users grow: the client, or a queue in front, is the limit."
+    )
+    return Figure(name=name, title=title, caption=caption, draw=draw)
+
+
+def _throughput(
+    data: Data,
+    known: Sequence[tuple[float, Stage]],
+    ideal: float,
+    x: Axis,
+    width: float,
+    height: float,
+    *,
+    log: bool,
+) -> Drawing:
+    """Points and line of the stages, the ideal line (throughput of the first stage × load), the knee."""
+    values = [tokens_per_s(stage) for _, stage in known]
+    label, pixels = "output tokens/s", plot_height(height)
+    y = logarithmic(label, [*values, max(values) * 1.6], pixels, number) if log else linear(
+        label, max(values) * 1.05, pixels, number
+    )  # fmt: skip
+    f = frame(width, height, x, y)
+    points: list[Point] = [(at, tokens_per_s(stage)) for at, stage in known]
+    start, top = (x.low, min(x.high, y.high / ideal))
+    marks = [clipped(f, line(f, [(start, ideal * start), (top, ideal * top)], "ideal")), line(f, points, "main")]
+    marks.append(end_labels(f, [(top, ideal * top, "ideal", "faint")]) if f.px(top) + 50 < width else "")
+    best = knee(data.stages)
+    marks += [upright(f, at, f"knee: {load_name(stage)}") for at, stage in known if stage is best]
+    for at, stage in known:
+        title = f"{load_name(stage)}, {quantity(stage.batch_mean)} in flight: {quantity(tokens_per_s(stage))} tokens/s"
+        marks.append(dot(f, at, tokens_per_s(stage), title, data.colour(stage.stage)))
+    return f, marks
+
+
+def _throughput_caption(data: Data, first: Stage) -> str:
+    best, last = knee(data.stages), max(data.stages, key=lambda stage: load_of(stage) or 0.0)
+    end = " It is the last stage: the sweep ended before the server was saturated." if best is last else ""
+    return (
+        f"Ideal: {quantity(tokens_per_s(first))} tokens/s of {load_name(first)}, times the users. "
+        f"The knee is the fewest users with {KNEE_RATIO:.0%} of the best throughput: beyond it, more users mostly wait "
+        f"longer.{end}"
+    )
+
+
+Series = tuple[str, str, list[tuple[float, float, Stage]]]  # label, classes, (x, y, stage)
+
+
+def _latency_over_load(data: Data, field: str, row_field: str, short: str, words: str) -> Figure:
+    title, name = f"{short} over concurrency", f"{short.lower()}-over-concurrency"
+    known = sorted(((load, s) for s in data.stages if (load := load_of(s))), key=lambda p: p[0])
+    stats = [(load, stage, _stat(stage, field)) for load, stage in known if _stat(stage, field).n]
+    if reason := _reason(data, len(stats)):
+        return left_out(name, title, reason)
+    high = best_percentile([stat for *_, stat in stats])
+    wanted = [("mean", "mean")] if high is None else [("p50", "p50"), (high, "tail")]
+    wanted += [("p50", "p50")] if high is None else []
+    series: list[Series] = []
+    for which, style in wanted:
+        points = [(load, value, stage) for load, stage, stat in stats if (value := getattr(stat, which)) is not None]
+        series += [(PERCENTILE_NAMES[which], style, points)] if points else []
+    clouds = [
+        (load, data.colour(stage.stage), data.rows.stages[stage.stage].points[row_field].items)
+        for load, stage, _ in stats
+        if stage.stage in data.rows.stages
+    ]
+    drawn = {label for label, _, points in series if len(points) == len(stats)}
+    missing = [word for word in ("p50", "p99") if word not in drawn]
+    caption = f"{words[0].upper()}{words[1:]} of each stage." + _few_samples(missing)
+    if clouds:
+        caption += " Faint points: " + (
+            "single requests." if field == row_field else "the mean gap of single requests."
+        )
+
+    def draw(width: float, height: float) -> Drawing:
+        log = known[-1][0] / known[0][0] >= LOG_FROM
+        x = at_values(load_label(data.stages), [load for load, _ in known], number, log=log)
+        behind = [value for *_, points in clouds for value in points]
+        return _series(data, series, x, width, height, short, behind=behind, clouds=clouds)
+
+    return Figure(name=name, title=title, caption=caption, draw=draw)
+
+
+def _few_samples(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    return f" {' and '.join(missing)}: not drawn where a stage has too few samples (the tables say how many it takes)."
+
+
+def _stat(stage: Stage, field: str) -> Stat:
+    found: Stat = getattr(stage.latency, field)
+    return found
+
+
+def _series(
+    data: Data,
+    series: Sequence[Series],
+    x: Axis,
+    width: float,
+    height: float,
+    what: str,
+    *,
+    behind: Sequence[float] = (),
+    clouds: Sequence[tuple[float, str, Sequence[float]]] = (),
+) -> Drawing:
+    """Lines over stages with a label at each end, single requests behind them, a logarithmic y axis of seconds."""
+    values = [value for _, _, points in series for _, value, _ in points]
+    y = logarithmic(f"{what}, logarithmic", [*values, *behind], plot_height(height), seconds)
+    f = frame(width, height, x, y, [label for label, *_ in series])
+    marks = [cloud(f, [(at, value) for value in points], style, jitter_px=9) for at, style, points in clouds]
+    ends = []
+    for label, style, points in series:
+        marks.append(line(f, [(at, value) for at, value, _ in points], style))
+        for at, value, stage in points:
+            marks.append(dot(f, at, value, f"{load_name(stage)}: {label} {duration(value)}", data.colour(stage.stage)))
+        at, value, _ = points[-1]
+        ends.append((at, value, label, style))
+    return f, [*marks, end_labels(f, ends)]
+
+
+def _latency_over_throughput(data: Data) -> Figure:
+    title, name = "Latency over throughput", "latency-over-throughput"
+    stages = sorted((s for s in data.stages if tokens_per_s(s)), key=lambda s: load_of(s) or 0.0)
+    series: list[Series] = []
+    for field, short, style in (("ttft_s", "TTFT", "p50"), ("itl_s", "ITL", "tail")):
+        stats = [_stat(stage, field) for stage in stages]
+        which = best_percentile(stats, max(len(stages), 2), ("p99", "p95", "p90", "p50", "mean"))
+        if which is not None:
+            points = [(tokens_per_s(s), getattr(stat, which), s) for s, stat in zip(stages, stats, strict=True)]
+            series.append((f"{short} {PERCENTILE_NAMES[which]}", style, points))
+    if reason := _reason(data, max((len(points) for *_, points in series), default=0)):
+        return left_out(name, title, reason)
+
+    def draw(width: float, height: float) -> Drawing:
+        high = max(at for _, _, points in series for at, *_ in points) * 1.02
+        x = linear("output tokens/s", high, width * 0.8, number, every_px=70)
+        return _series(data, series, x, width, height, "latency")
+
+    caption = (
+        "What throughput costs, stage by stage: work left of the bend. Where the line rises without going right, more "
+        "users only wait. Each line is the highest percentile that every stage has enough samples for."
+    )
+    return Figure(name=name, title=title, caption=caption, draw=draw)
+
+
+def _speed_over_batch(data: Data) -> Figure:
+    title, name = "Speed of each user over measured batch", "speed-over-batch"
+    known = sorted(((s.batch_mean, s) for s in data.stages if s.batch_mean and _speed(s)), key=lambda p: p[0])
+    if reason := _reason(data, len(known)):
+        return left_out(name, title, reason)
+
+    def draw(width: float, height: float) -> Drawing:
+        x = linear("requests in flight, mean", known[-1][0] * 1.02, width * 0.8, number, every_px=70)
+        y = linear("tokens/s of a user", max(_speed(s) for _, s in known) * 1.05, plot_height(height), number)
+        f = frame(width, height, x, y)
+        marks = [line(f, [(at, _speed(stage)) for at, stage in known], "main")]
+        for at, stage in known:
+            text = f"{load_name(stage)}: {quantity(_speed(stage))} tokens/s each"
+            marks.append(dot(f, at, _speed(stage), text, data.colour(stage.stage)))
+        return f, marks
+
+    caption = "1 / mean TPOT: how fast an answer streams once it has begun. People read about 5 to 10 tokens/s."
+    return Figure(name=name, title=title, caption=caption, draw=draw)
+
+
+def _speed(stage: Stage) -> float:
+    """Output tokens/s that one user gets while his answer streams."""
+    mean = stage.latency.tpot_s.mean
+    return 1.0 / mean if mean else 0.0
