@@ -1,0 +1,246 @@
+"""The import rules of docs/architecture.md, read from the source: who may import whom, and who may ask the world.
+
+ruff's TID251 says the same while one types; it can't tell a folder from another folder's point of view, so it is this
+test that decides. A rule is a row of RULES; `violations` is a pure function, tested below on sources that break it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+ROOTS = ("tokenswarm", "exporters", "locustfiles")
+PATHS = [path for root in ROOTS for path in sorted(REPO.glob(f"{root}/**/*.py"))]
+SOURCES = {str(path.relative_to(REPO)): path.read_text("utf-8") for path in PATHS}
+
+parse = functools.cache(ast.parse)
+
+LOOPS = ("asyncio", "gevent", "locust", "select", "selectors", "threading")
+NETWORK = ("aiohttp", "flask", "http", "httptools", "prometheus_client", "socket", "ssl", "urllib.request", "zmq")
+MACHINE = ("ctypes", "multiprocessing", "psutil", "pynvml", "signal", "subprocess", "time")
+WORLD = frozenset({*LOOPS, *NETWORK, *MACHINE})
+"""What the core must not know: sockets, processes, clocks, event loops."""
+
+OUTSIDE = ("tokenswarm.shell", "tokenswarm.simulator", "tokenswarm.cli")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Files of `folders` (but not of `but`) import nothing of `banned`, nor, with `only`, anything else of ours."""
+
+    name: str
+    folders: tuple[str, ...]
+    banned: frozenset[str]
+    but: tuple[str, ...] = ()
+    only: frozenset[str] | None = None  # names that stand for themselves and what is below them
+
+
+NOT_CORE = ("tokenswarm/shell/", "tokenswarm/simulator/", "tokenswarm/cli.py")
+LEAVES = ("tokenswarm/clock.py", "tokenswarm/errors.py", "tokenswarm/framing.py", "tokenswarm/record.py",
+          "tokenswarm/sketch.py", "tokenswarm/statistics.py")  # fmt: skip
+
+RULES = (
+    Rule("the core is pure", ("tokenswarm/",), WORLD | {*OUTSIDE, "exporters"}, but=(*NOT_CORE, "tokenswarm/clock.py")),
+    Rule("the clock is the one file with `time`", ("tokenswarm/clock.py",), WORLD - {"time"}),
+    Rule("leaves know nothing of ours", LEAVES, frozenset(), only=frozenset({"tokenswarm.clock"})),
+    Rule(
+        "a dialect knows prompts and records",
+        ("tokenswarm/engines/",),
+        frozenset(),
+        only=frozenset({"tokenswarm.engines", "tokenswarm.prompts", "tokenswarm.record"}),
+    ),
+    Rule(
+        "prompts know the profile in one file",
+        ("tokenswarm/prompts/",),
+        frozenset(),
+        but=("tokenswarm/prompts/from_profile.py",),
+        only=frozenset({"tokenswarm.prompts", "tokenswarm.errors"}),
+    ),
+    Rule(
+        "what measures knows nothing of what is told",
+        ("tokenswarm/timeline.py", "tokenswarm/recorder.py", "tokenswarm/snapshot.py", "tokenswarm/summary.py"),
+        frozenset({"tokenswarm.reports", "tokenswarm.rules", "tokenswarm.verdict", "tokenswarm.gates"}),
+    ),
+    Rule("reports read results", ("tokenswarm/reports/",), frozenset({*OUTSIDE, "tokenswarm.recorder", "exporters"})),
+    Rule("exporters read pushes", ("exporters/",), frozenset({*OUTSIDE, "tokenswarm.reports", "gevent", "locust"})),
+    Rule("the simulator is a server", ("tokenswarm/simulator/",), frozenset({"tokenswarm.shell", "gevent", "locust"})),
+    Rule("a locustfile is a workload", ("locustfiles/",), frozenset(), only=frozenset({"tokenswarm.shell", "locust"})),
+)
+
+THIRD_PARTY = {
+    "msgspec": ("tokenswarm/", "exporters/"),
+    "yaml": ("tokenswarm/typed_yaml.py", "tokenswarm/profile.py", "tokenswarm/shell/"),
+    "rich": ("tokenswarm/reports/", "tokenswarm/shell/", "tokenswarm/cli.py"),
+    "gevent": ("tokenswarm/shell/",),
+    "locust": ("tokenswarm/shell/", "locustfiles/"),
+    "flask": ("tokenswarm/shell/web_tab.py",),
+    "httptools": ("tokenswarm/shell/transport.py",),
+    "psutil": ("tokenswarm/shell/probes.py", "exporters/"),
+    "aiohttp": ("tokenswarm/simulator/", "exporters/"),
+    "prometheus_client": ("exporters/",),
+    "pynvml": ("exporters/",),
+}
+"""Each dependency, and where it may be imported."""
+
+ENVIRONMENT = {
+    "tokenswarm/profile.py": "reads it",
+    "tokenswarm/shell/launch.py": "hands it on, whole, to the worker processes that it starts",
+}
+
+WALL_CLOCK = {
+    "tokenswarm/shell/conclusion.py": "names the moment of a run, in the shell",
+    "tokenswarm/simulator/routes.py": "plays a server that states dates",
+}
+
+
+def imports(tree: ast.AST, modules: set[str], *, at_import: bool = False) -> Iterator[tuple[str, int]]:
+    """(dotted name of each module imported, line); with `at_import`, only those that importing the file imports."""
+    for node in _outside_functions(tree) if at_import else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in modules else base, node.lineno
+
+
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _outside_functions(node)
+
+
+def below(name: str, roots: frozenset[str] | tuple[str, ...]) -> bool:
+    return any(name == root or name.startswith(root + ".") for root in roots)
+
+
+def module_of(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def violations(sources: dict[str, str], rule: Rule) -> list[str]:
+    """`path:line imports name` for each import that the rule forbids."""
+    modules = {module_of(path) for path in sources}
+    found = []
+    for path, source in sources.items():
+        if not path.startswith(rule.folders) or path.startswith(rule.but or ("\0",)):
+            continue
+        for name, line in imports(parse(source), modules):
+            ours = below(name, ("tokenswarm", "exporters")) or name.startswith(".")
+            foreign = rule.only is not None and ours and not below(name, rule.only)
+            if below(name, rule.banned) or foreign:
+                found.append(f"{path}:{line} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_layers(rule: Rule) -> None:
+    assert not violations(SOURCES, rule), rule.name
+    assert any(path.startswith(rule.folders) for path in SOURCES), "the rule is about files that are gone"
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("tokenswarm/summary.py", "import time"),
+        ("tokenswarm/timeline.py", "from gevent import socket"),
+        ("tokenswarm/engines/x.py", "import socket as s"),
+        ("tokenswarm/rules/x.py", "def f():\n    from locust.env import Environment"),
+        ("tokenswarm/gates.py", "from tokenswarm import shell"),
+        ("tokenswarm/verdict.py", "from tokenswarm.shell.users import ReplayUser"),
+        ("tokenswarm/clock.py", "import socket"),
+        ("tokenswarm/clock.py", "from tokenswarm import profile"),
+        ("tokenswarm/engines/x.py", "from tokenswarm.profile import Engine"),
+        ("tokenswarm/engines/x.py", "from ..profile import Engine"),
+        ("tokenswarm/prompts/alpaca.py", "import tokenswarm.profile"),
+        ("tokenswarm/recorder.py", "from tokenswarm.reports import jsonl"),
+        ("tokenswarm/reports/x.py", "import tokenswarm.shell.transport"),
+        ("exporters/x.py", "from tokenswarm.shell import push"),
+        ("tokenswarm/simulator/x.py", "import gevent"),
+        ("locustfiles/x.py", "from tokenswarm.profile import load"),
+    ],
+)
+def test_a_broken_layer_is_found(path: str, source: str) -> None:
+    sources = {**SOURCES, path: source}
+    assert [text for rule in RULES for text in violations(sources, rule) if text.startswith(f"{path}:")]
+
+
+def test_dependencies_are_imported_where_they_belong() -> None:
+    modules = {module_of(path) for path in SOURCES}
+    for path, source in SOURCES.items():
+        for name, line in imports(parse(source), modules):
+            root = name.split(".")[0]
+            if root in sys.stdlib_module_names or root in ("tokenswarm", "exporters"):
+                continue
+            assert path.startswith(THIRD_PARTY.get(root, ("\0",))), f"{path}:{line} imports {name}"
+
+
+def environment_reads(tree: ast.AST) -> Iterator[int]:
+    """Lines that touch os.environ, os.environb, os.getenv, os.putenv, by whatever name os has."""
+    names = {"environ", "environb", "getenv", "putenv", "unsetenv"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name):
+            yield node.lineno
+        if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names}:
+            yield node.lineno
+
+
+def test_the_environment_is_read_in_the_profile_alone() -> None:
+    found = {path for path, source in SOURCES.items() if any(environment_reads(parse(source)))}
+    assert found == set(ENVIRONMENT)
+
+
+def wall_clock_reads(tree: ast.AST) -> Iterator[int]:
+    """Lines that ask the datetime or date class for now."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today"):
+            asked = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            if asked in ("datetime", "date"):
+                yield node.lineno
+
+
+def test_nobody_asks_what_time_it_is_but_the_shell_and_the_simulator() -> None:
+    found = {path for path, source in SOURCES.items() if any(wall_clock_reads(parse(source)))}
+    assert found == set(WALL_CLOCK)
+
+
+@pytest.mark.parametrize(
+    "source", ["import os\nos.environ['A']", "import os as o\no.getenv('A')", "from os import environ"]
+)
+def test_a_look_at_the_environment_is_found(source: str) -> None:
+    assert list(environment_reads(parse(source)))
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle of imports, as the modules on it; [] where there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        found = next(filter(None, (visit(other, [*trail, name]) for other in sorted(graph[name]))), [])
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name, []) for name in sorted(graph))), [])
+
+
+def test_no_import_cycles() -> None:
+    modules = {module_of(path) for path in SOURCES}
+    graph = {
+        module_of(path): {name for name, _ in imports(parse(source), modules, at_import=True) if name in modules}
+        for path, source in SOURCES.items()
+    }
+    assert cycle(graph) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
