@@ -243,6 +243,7 @@ def test_targets_that_are_refused(url: str, said: str) -> None:
         ('engine: {headers: {"a b": c}}', "`a b` is no valid header"),
         ("engine: {headers: {Content-Length: 5}}", "or one that tokenswarm sets itself"),
         ("telemetry: {push: http://u:hunter2@a}", "without user, password or query"),
+        ("telemetry: {gpu_exporters: [http://a, http://u:hunter2@a]}", "`telemetry.gpu_exporters` must be URLs"),
         ("telemetry: {push_token_env: hunter2-x}", "names an environment variable; it is not the token itself"),
     ],
 )

@@ -271,8 +271,10 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 for url in urls:
                     check_url(url)
             except ValueError:
-                example = "base URL such as http://127.0.0.1:9646" if name == "push" else f"URL, not {url}"
-                raise ValueError(f"`telemetry.{name}` must be a {example}, without user, password or query") from None
+                example = (
+                    "a base URL such as http://127.0.0.1:9646" if name == "push" else "URLs (http://gpu:9647/metrics)"
+                )
+                raise ValueError(f"`telemetry.{name}` must be {example}, without user, password or query") from None
         if not 0.1 <= self.interval <= 60:
             raise ValueError("`telemetry.interval` must lie between 100ms and 1m")
         if min(self.price_per_gpu_hour or 0.0, (self.gpus or 1) - 1) < 0:
