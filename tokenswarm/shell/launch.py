@@ -6,6 +6,7 @@ and are waited for by process id.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import secrets
@@ -72,6 +73,7 @@ def run_worker(master_host: str, master_port: int, token: str) -> int:
     """Join a master and serve its run; returns the exit code."""
     environment = make_environment()
     runner = environment.create_worker_runner(master_host, master_port)
+    environment.parsed_options = argparse.Namespace()  # else the first users' start builds Locust's parser: 100 ms
     worker = Worker(environment, token)
     environment.tokenswarm_worker = worker
     signals = [gevent.signal_handler(s, worker.gone.set) for s in (signal.SIGTERM, signal.SIGINT)]
