@@ -277,7 +277,7 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"`telemetry.{name}` must be {example}, without user, password or query") from None
         if not 0.1 <= self.interval <= 60:
             raise ValueError("`telemetry.interval` must lie between 100ms and 1m")
-        if min(self.price_per_gpu_hour or 0.0, (self.gpus or 1) - 1) < 0:
+        if (self.price_per_gpu_hour or 0.0) < 0 or (self.gpus is not None and self.gpus < 1):
             raise ValueError("`telemetry.price_per_gpu_hour` must not be negative, `telemetry.gpus` 1 or more")
 
     def push_headers(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -1,0 +1,427 @@
+"""The poller against real servers: the embedded engine, the GPU exporter, an Ollama, and servers that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import exporter_process
+import gevent
+import pytest
+import sample_runs
+from raw_server import CLOSE, RESET, head, raw_server
+from simulator_process import Server, exchange, request_bytes, simulator
+
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile import Engine, Profile, Telemetry
+from tokenswarm.shell import telemetry
+from tokenswarm.shell.telemetry import Poller
+from tokenswarm.summary import Summary
+from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
+
+REPO = Path(__file__).resolve().parent.parent
+RECORD = REPO / "tests" / "nvml" / "h200_constructed.json"
+GPU = "GPU-c0257700-0000-4000-8000-000000000200"
+
+PAGE = b"".join(
+    f"vllm:{name} 1\n".encode()
+    for name in ("num_requests_running", "num_requests_waiting", "prompt_tokens_total", "generation_tokens_total")
+)
+
+
+def profile(*targets: str, engine: Engine | None = None, **more: Any) -> Profile:
+    return sample_runs.profile(
+        target=targets, engine=engine or Engine(), telemetry=Telemetry(**{"interval": 0.1, **more})
+    )
+
+
+def poller(made: Profile, version: dict[str, str] | None = None) -> tuple[Poller, list[str]]:
+    said: list[str] = []
+    return telemetry.of_run(made, {"engine": {"version": version or {"/version": "0.33.0"}}}, said.append), said
+
+
+def answer(body: bytes, content_type: str = "text/plain", status: str = "200 OK") -> bytes:
+    return head(content_type, f"content-length: {len(body)}", status=status, chunked=False) + body
+
+
+def summary_of(stages: int = 1) -> Summary:
+    return sample_runs.summary(sample_runs.run(ok=100, stages=stages))
+
+
+def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+    """Let the hub run until it holds."""
+    end_s = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end_s, "it never came true"
+        gevent.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Server]:
+    with simulator("--preset", "paced") as server:
+        yield server
+
+
+class Load:
+    """Requests of 20 tokens, one after another, in threads beside the hub."""
+
+    def __init__(self, server: Server, users: int) -> None:
+        self._server = server
+        self._stop = threading.Event()
+        self.done = 0
+        self._threads = [threading.Thread(target=self._go) for _ in range(users)]
+
+    def _go(self) -> None:
+        while not self._stop.is_set():
+            exchange(self._server, request_bytes("chat", tokens=20))
+            self.done += 1
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_the_engines_counts_over_a_window_are_those_of_its_truth(engine: Server) -> None:
+    """Tokens, batch and latencies of the steady window only, to what the engine says that it really did."""
+    it, said = poller(profile(engine.url))
+    with it, Load(engine, users=4) as load:
+        it.phase(0, "warmup", 4, 1.0)
+        until(lambda: load.done >= 4)
+        it.phase(0, "steady", 4, 2.0)
+        gevent.sleep(2.0)
+        it.phase(0, "drain", 0, 1.0)
+        until(lambda: not it.pages[0].watch.waits)
+    summary = summary_of()
+    it.finish(summary)
+    watch = it.pages[0].watch
+    assert isinstance(watch, EngineWatch)
+    piece = watch.by_stage[0]._best
+    assert piece is not None
+    stamps = [at for row in json.loads(engine.get("/sim/truth?tokens=1"))["requests"] for at in row["tokens_mono_ns"]]
+
+    def sent(first: int, last: int) -> int:
+        return sum(first <= at < last for at in stamps)
+
+    first, last = piece.first, piece.last
+    fewest = sent(first.at_ns + first.slack_ns, last.at_ns - last.slack_ns)
+    most = sent(first.at_ns - first.slack_ns, last.at_ns + last.slack_ns)
+    block = summary.stages[0].server["metrics"]
+    assert fewest <= block["generation_tokens"] <= most
+    assert fewest > 100
+    assert 3.5 <= block["running"]["mean"] <= 4.0
+    assert block["running"]["max"] == 4
+    assert block["finished"]["length"] >= 8
+    assert block["coverage"]["window_s"] == pytest.approx(2.0, abs=0.5)
+    assert block["coverage"]["gaps"] == {}
+    low, high = block["latency"]["itl_s"]["ranges"]["p50"]
+    assert low <= 0.02 <= high
+    low, high = block["latency"]["ttft_s"]["ranges"]["p50"]
+    assert low <= 0.1 <= high
+    assert summary.server["metrics"]["sources"][0]["version"] == "0.33.0"
+    assert said == []
+
+
+def test_each_stage_has_its_own_window(engine: Server) -> None:
+    it, _ = poller(profile(engine.url))
+    with it:
+        for stage, requests in enumerate((2, 3)):
+            it.phase(stage, "warmup", 1, 0.0)
+            it.phase(stage, "steady", 1, 1.0)
+            until(lambda stage=stage: it.pages[0].watch.by_stage[stage]._samples >= 1)  # type: ignore[misc, union-attr]
+            thread = threading.Thread(
+                target=lambda n=requests: [exchange(engine, request_bytes("chat", tokens=3)) for _ in range(n)]
+            )
+            thread.start()
+            until(lambda thread=thread: not thread.is_alive())  # type: ignore[misc]
+            gevent.sleep(0.15)
+        it.phase(1, "drain", 0, 1.0)
+        summary = summary_of(stages=2)
+        it.finish(summary)
+    tokens = [stage.server["metrics"]["generation_tokens"] for stage in summary.stages]
+    assert tokens == [6, 9]
+    assert summary.server["metrics"]["generation_tokens"] == 15
+
+
+def test_the_last_reading_is_waited_for_even_where_the_drain_takes_no_time(engine: Server) -> None:
+    it, _ = poller(profile(engine.url, interval=30.0))
+    with it:
+        until(lambda: it.pages[0].watch.good == 1)
+        it.phase(0, "steady", 1, 1.0)
+        until(lambda: it.pages[0].watch.good == 2)
+        gevent.sleep(0.1)
+        it.phase(0, "drain", 0, 1.0)
+        summary = summary_of()
+        it.finish(summary)
+    cover = summary.server["metrics"]["coverage"]
+    assert (cover["samples"], cover["empty_windows"]) == (2, 0)
+
+
+# -- servers that misbehave ------------------------------------------------------------------------------------------
+
+FAULTS: dict[str, tuple[str, list[Any]]] = {
+    "silent": ("timeout", [5.0]),
+    "drips": ("timeout", [head("text/plain", chunked=False), *[b"# drip\n", 0.3] * 20]),
+    "html": ("not_metrics", [answer(b"<html>\n<body>login</body></html>\n", "text/html"), CLOSE]),
+    "cut at a line, no length": (
+        "incomplete",
+        [head("text/plain", chunked=False) + PAGE[: PAGE.index(b"vllm:generation")], CLOSE],
+    ),
+    "cut inside a line, no length": ("truncated", [head("text/plain", chunked=False) + PAGE[:-3], CLOSE]),
+    "cut before its length": ("closed_early", [answer(PAGE)[:-20], CLOSE]),
+    "reset": ("closed_early", [answer(PAGE)[:-20], RESET]),
+    "closed at once": ("closed_early", [CLOSE]),
+    "no http": ("http_framing", [b"SSH-2.0-OpenSSH_9.2\r\n", CLOSE]),
+    "an error": ("http_status", [answer(b"busy\n", status="503 Service Unavailable"), CLOSE]),
+    "a redirect": ("http_status", [answer(b"", status="302 Found"), CLOSE]),
+    "no number": ("malformed", [answer(PAGE.replace(b"total 1", b"total NaN")), CLOSE]),
+    "another exporter": ("not_metrics", [answer(b"go_goroutines 7\n"), CLOSE]),
+    "endless": ("too_large", [head("text/plain", chunked=False), *[b"# x\n" * 250_000] * 8]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_answer_is_a_gap_with_its_reason_and_the_next_page_counts(fault: str) -> None:
+    reason, script = FAULTS[fault]
+    good = [answer(PAGE), CLOSE]
+    with raw_server(good, script, good) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        watch = it.pages[0].watch
+        assert isinstance(watch, EngineWatch)
+        with it, ticking() as ticks:
+            it.phase(0, "steady", 1, 1.0)
+            until(lambda: watch.good >= 3)
+            assert watch.gaps == {reason: 1}
+            assert watch.by_stage[0].totals(0).gaps == {reason: 1}
+            assert longest(ticks) < 0.3  # the hub went on while the server did what it did
+        assert it.pages[0].watch.newest.counters["generation_tokens"] == 1  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def ticking() -> Iterator[list[float]]:
+    """Stamps of a greenlet that wakes each 5 ms."""
+    stamps: list[float] = []
+
+    def tick() -> None:
+        while True:
+            stamps.append(time.monotonic())
+            gevent.sleep(0.005)
+
+    greenlet = gevent.spawn(tick)
+    yield stamps
+    greenlet.kill()
+
+
+def longest(stamps: list[float]) -> float:
+    assert len(stamps) > 5
+    return max(b - a for a, b in itertools.pairwise(stamps))
+
+
+def test_nobody_there_is_a_gap_and_is_said_once() -> None:
+    with raw_server([CLOSE]) as server:
+        port = server.port
+    it, said = poller(profile(f"http://127.0.0.1:{port}"))
+    with it:
+        until(lambda: it.pages[0].watch.looks >= 5)  # goes on: the server may come
+        summary = summary_of()
+        it.finish(summary)
+    assert it.pages[0].watch.gaps.keys() == {"connect"}
+    (sentence,) = said
+    assert sentence.startswith(f"no telemetry from http://127.0.0.1:{port}/metrics: can't connect")
+
+
+def test_a_target_without_metrics_is_left_alone_after_three_looks() -> None:
+    with raw_server([answer(b"{}", "application/json", "404 Not Found"), CLOSE]) as server:
+        it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: not it.pages[0].running)
+            it.phase(0, "steady", 1, 1.0)
+            it.finish(summary_of())
+        assert server.connections == telemetry.TRIES
+    assert "/metrics answered HTTP 404 (there is no such page)" in said[0]
+
+
+def test_an_address_that_was_given_is_asked_to_the_end() -> None:
+    with raw_server([answer(b"", status="404 Not Found"), CLOSE]) as server:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        it, _ = poller(profile("http://127.0.0.1:9", engine_metrics=(url,)))
+        with it:
+            until(lambda: server.connections > telemetry.TRIES + 2)
+
+
+def test_a_restart_of_the_engine_cuts_the_window() -> None:
+    def script(tokens: int) -> list[Any]:
+        return [answer(PAGE.replace(b"generation_tokens_total 1", b"generation_tokens_total %d" % tokens)), CLOSE]
+
+    scripts = [script(n) for n in (1000, 1010, 1020, 1030, 1040, 5, 15)]
+    with raw_server(*scripts, script(25)) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            it.phase(0, "steady", 1, 1.0)
+            until(lambda: server.connections >= 8)
+            it.phase(0, "drain", 1, 1.0)
+            summary = summary_of()
+            it.finish(summary)
+    block = summary.server["metrics"]
+    assert block["coverage"]["resets"] == 1
+    assert block["generation_tokens"] == 40
+
+
+# -- other pages -----------------------------------------------------------------------------------------------------
+
+
+def test_ollama_is_asked_which_models_are_loaded() -> None:
+    loaded = {"models": [{"name": "llama3.2:latest", "size": 4000, "size_vram": 3000, "context_length": 4096}]}
+    with raw_server([answer(json.dumps(loaded).encode(), "application/json"), CLOSE]) as server:
+        made = profile(f"http://127.0.0.1:{server.port}/", engine=Engine(kind="ollama"))
+        it, _ = poller(made, {"/api/version": "0.33.0"})
+        with it:
+            it.phase(0, "steady", 1, 1.0)
+            until(lambda: it.pages[0].watch.good >= 3)
+            it.phase(0, "drain", 1, 1.0)
+            summary = summary_of()
+            it.finish(summary)
+        assert server.requests[0].startswith(b"GET /api/ps HTTP/1.1\r\n")
+    block = summary.server["metrics"]
+    assert block["models_loaded"] == {"mean": 1.0, "max": 1.0}
+    assert block["vram_ratio_mean"] == 0.75
+    assert block["sources"][0]["facts"] == {"model.llama3.2:latest": "context 4096"}
+    assert block["running"] == {"mean": None, "max": None}
+
+
+def test_the_gpu_exporter_with_a_recorded_session(tmp_path: Path) -> None:
+    """Constant 640 W, 70 % busy, 1.9 GHz, for ever; what the poller makes of it is exactly that."""
+    record = json.loads(RECORD.read_text())
+    answers = record["answers"]
+    record["seconds"] = 600
+    answers["0/field.83"] = [[0, 1_000_000]] + [[n, 1_000_000 + n * 640_000] for n in range(1, 600)]
+    answers["0/utilization"] = [[0, {"gpu": 70, "memory": 20}]]
+    answers["0/clock.sm"] = [[0, 1900]]
+    answers["0/temperature"] = [[0, 61]]
+    answers["0/memory"] = answers["0/memory"][-1:]
+    answers["0/memory"][0][0] = 0
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    options = ("--gpu-backend", f"replay:{path}", "--interval", "0.2")
+    with exporter_process.running("gpu", *options) as exporter:
+        exporter.wait_for(lambda samples: exporter_process.value(samples, "tokenswarm_gpus") == 1)
+        it, said = poller(
+            profile(
+                "http://127.0.0.1:9", engine_metrics=("off",), gpu_exporters=(exporter.url,), price_per_gpu_hour=3.6
+            )
+        )
+        with it:
+            until(lambda: it.pages[0].watch.good >= 2)
+            it.phase(0, "steady", 1, 1.0)
+            gevent.sleep(4.0)
+            it.phase(0, "drain", 1, 1.0)
+            summary = summary_of()
+            it.finish(summary)
+    assert said == []
+    (gpu,) = summary.gpu["gpus"]
+    assert (gpu["gpu"], gpu["name"], gpu["backend"]) == (GPU, "NVIDIA H200", "replay")
+    assert gpu["energy_j"] % 640 == pytest.approx(0.0, abs=1e-6)  # the record's steps are a second each
+    assert gpu["power_w_mean"] == pytest.approx(640, abs=640 / 3)  # a step more or less in 4 s
+    assert gpu["utilization_ratio_mean"] == pytest.approx(0.7)
+    assert gpu["clock_sm_hz_min"] == 1.9e9
+    assert gpu["temperature_c_max"] == 61
+    assert gpu["memory_used_bytes_max"] == 143881404416
+    assert gpu["observed_s"] == pytest.approx(4.0, abs=0.7)
+    rate = summary.throughput.output_tokens_per_s
+    assert rate is not None
+    assert summary.gpu["output_tokens_per_j"] == pytest.approx(rate / gpu["power_w_mean"])
+    assert summary.gpu["cost_per_million_output_tokens"] == pytest.approx(1e6 / rate * 0.001)
+
+
+def test_a_token_opens_a_guarded_exporter_and_secrets_go_to_the_target_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_TOKEN", "open-sesame")
+    monkeypatch.setenv("KEY", "Bearer engine-key")
+    good = [answer(PAGE), CLOSE]
+    with raw_server(good) as own, raw_server(good) as other, raw_server(good) as gpu:
+        urls = [f"http://127.0.0.1:{server.port}" for server in (own, other, gpu)]
+        made = profile(
+            urls[0],
+            engine=Engine(headers_from_env={"Authorization": "KEY"}),
+            engine_metrics=("auto", urls[1]),
+            gpu_exporters=(urls[2],),
+            gpu_token_env="GPU_TOKEN",
+        )
+        it, _ = poller(made)
+        with it:
+            until(lambda: all(server.requests for server in (own, other, gpu)))
+        assert b"Authorization: Bearer engine-key" in own.requests[0]
+        assert b"engine-key" not in other.requests[0] + gpu.requests[0]
+        assert b"authorization: Bearer open-sesame" in gpu.requests[0]
+        assert b"open-sesame" not in own.requests[0] + other.requests[0]
+        assert all(request.startswith(b"GET /metrics ") for request in (*own.requests, *other.requests, *gpu.requests))
+
+
+def test_what_is_watched_follows_from_the_profile() -> None:
+    it, _ = poller(profile("http://a:1", "http://b:2/base/"))
+    assert [page.watch.url for page in it.pages] == ["http://a:1/metrics", "http://b:2/base/metrics"]
+    it, _ = poller(profile("http://a:1"), {"/api/version": "0.9"})
+    assert [page.watch.url for page in it.pages] == ["http://a:1/api/ps"]
+    both = {"/api/version": "0.1", "/version": "0.1"}  # the embedded engine speaks all
+    it, _ = poller(profile("http://a:1", engine=Engine(kind="ollama")), both)
+    assert [page.watch.url for page in it.pages] == ["http://a:1/metrics"]
+    it, _ = poller(profile("http://a:1", engine_metrics=("off",), gpu_exporters=("http://g:9647", "http://h:1/m")))
+    assert [page.watch.url for page in it.pages] == ["http://g:9647/metrics", "http://h:1/m"]
+    assert all(isinstance(page.watch, GpuWatch) for page in it.pages)
+
+
+def test_mistakes_in_the_profile_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH", raising=False)
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    cases = [
+        ({"gpu_exporters": ("http://g",), "gpu_token_env": "NO_SUCH"}, "NO_SUCH (telemetry.gpu_token_env) is not set"),
+        ({"model_config": str(config)}, "has no `num_hidden_layers`"),
+        ({"model_config": str(tmp_path / "no.json")}, "no.json: no such file"),
+    ]
+    for more, sentence in cases:
+        with pytest.raises(ConfigError) as error:
+            poller(profile("http://a:1", **more))
+        assert sentence in str(error.value)
+    for more in (
+        {"engine_metrics": ("on",)},
+        {"engine_metrics": ("off", "auto")},
+        {"gpu_exporters": ("auto",)},
+        {"gpu_exporters": ("http://u:p@g/metrics",)},
+        {"interval": 0.0},
+        {"price_per_gpu_hour": -1.0},
+        {"gpus": 0},
+        {"gpu_token_env": "a b"},
+    ):
+        with pytest.raises(ValueError):
+            Telemetry(**more)  # type: ignore[arg-type]
+
+
+def test_a_poller_without_pages_does_nothing(engine: Server) -> None:
+    it, said = poller(profile(engine.url, engine_metrics=("off",)))
+    with it:
+        it.phase(0, "steady", 1, 1.0)
+        summary = summary_of()
+        it.finish(summary)
+    assert (it.pages, said, summary.gpu, summary.server) == ([], [], {}, {})
+
+
+def test_looks_come_at_the_interval_and_do_not_pile_up() -> None:
+    slow = [0.25, answer(PAGE), CLOSE]  # slower than the interval
+    with raw_server(slow) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            for _ in range(20):
+                it.phase(0, "steady", 1, 1.0)  # edges ask at once, but not for several at a time
+                gevent.sleep(0.05)
+        assert 2 <= server.connections <= 6
