@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenswarm.reports import html_run, html_sweep, html_tables, rows
-from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name
+from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name, load_of
 from tokenswarm.reports.html_figure import render as render_figure
 from tokenswarm.reports.html_rows import read
 from tokenswarm.reports.html_svg import escape
@@ -34,7 +34,7 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         _tiles(summary),
         _charts("sweep", "The sweep", sweep, _legend(data)),
         _charts("distributions", "How latencies are distributed", html_run.distributions(data), _legend(data)),
-        _charts("time", "Over the run", html_run.times(data), ""),
+        _charts("time", "Over the run", html_run.times(data), _legend(data)),
         _section("gates", "Gates", html_tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
         _section("doubts", "Reasons to doubt", html_tables.doubts(summary) or "<p>None was found.</p>"),
         _section("failures", "Failures by kind", html_tables.failures(summary) or "<p>No request failed.</p>"),
@@ -120,7 +120,9 @@ def _tiles(summary: Summary) -> str:
         part = knee
         best = max(summary.stages, key=html_sweep.tokens_per_s)
         tiles.append(("best throughput", quantity(html_sweep.tokens_per_s(best)), f"tokens/s, {load_name(best)}"))
-        tiles.append(("knee", load_name(knee), f"{quantity(html_sweep.tokens_per_s(knee))} tokens/s"))
+        last = knee is max(summary.stages, key=lambda stage: load_of(stage) or 0.0)
+        more = "the last stage: not saturated yet" if last else f"{quantity(html_sweep.tokens_per_s(knee))} tokens/s"
+        tiles.append(("knee", load_name(knee), more))
         where = f", {load_name(knee)}"
     for field, name in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
         stat = getattr(part.latency, field)
@@ -128,7 +130,7 @@ def _tiles(summary: Summary) -> str:
         middle = f"p50 {duration(stat.p50)}, " if stat.p50 is not None and which != "p50" else ""
         value = duration(getattr(stat, which)) if which else MISSING
         label = f"{name} {PERCENTILE_NAMES[which]}" if which else name
-        tiles.append((label, value, f"{middle}{stat.n} samples{where}" if stat.n else "no sample"))
+        tiles.append((label, value, f"{middle}{_count(stat.n)} samples{where}" if stat.n else "no sample"))
     counts = summary.requests
     ended = counts.ok + counts.failed + counts.censored
     tiles.append(("failed", ratio(counts.failed / ended) if ended else MISSING, f"{counts.failed} of {ended} requests"))
@@ -139,6 +141,10 @@ def _tiles(summary: Summary) -> str:
         for name, value, more in tiles
     )
     return f'<ul class="tiles">{items}</ul>'
+
+
+def _count(n: int) -> str:
+    return str(n) if n < 10_000 else quantity(n)
 
 
 def _latency(summary: Summary) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Drawing, Figure, left_out, load_name
+from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Drawing, Figure, left_out, load_name, load_of
 from tokenswarm.reports.html_rows import ROLLING_BINS, cdf
 from tokenswarm.reports.html_svg import (
     Frame,
@@ -22,15 +22,17 @@ from tokenswarm.reports.html_svg import (
     plot_height,
     seconds,
     shade,
-    span,
-    span_label,
+    span_labels,
+    stairs,
     steps,
+    time,
 )
 from tokenswarm.reports.numbers import duration, quantity
 from tokenswarm.sketch import Sketch
 from tokenswarm.statistics import enough
 from tokenswarm.summary import PERCENTILES
 
+_LEFT_PX, _ENDS = 56.0, ("p99",)  # the same margins for all charts over time, so that their axes line up
 HOVERS_MAX = 200
 ROLLING_OVER = 3  # a rolling percentile looks at so many neighbouring bins
 
@@ -60,10 +62,12 @@ def _distribution(data: Data, field: str, short: str, caption: str) -> Figure:
         )
 
     def draw(width: float, height: float) -> Drawing:
-        x = logarithmic("logarithmic", [at for _, points in curves for at, _ in points], width * 0.8, seconds, 56)
+        x = logarithmic(
+            f"{short}, logarithmic", [at for _, points in curves for at, _ in points], width * 0.8, seconds, 56
+        )
         y = linear("requests", 1.0, plot_height(height), percent)
         f = frame(width, height, x, y)
-        return f, [line(f, points, f"curve {colour}") for colour, points in curves]
+        return f, [stairs(f, points, f"curve {colour}") for colour, points in curves]
 
     return Figure(name=name, title=title, caption=caption, draw=draw)
 
@@ -99,13 +103,13 @@ def _over_time(
     data: Data, name: str, title: str, unit: str, values: Sequence[float], style: str, caption: str
 ) -> Figure:
     def draw(width: float, height: float) -> Drawing:
-        x = span("time since the start", data.rows.duration_s, width, _clock)
+        x = time("time since the start", data.rows.duration_s, width)
         y = linear(unit, max(values), plot_height(height), number)
-        f = frame(width, height, x, y)
+        f = frame(width, height, x, y, _ENDS, _LEFT_PX)
         marks = [*_stages(data, f), steps(f, values, data.rows.bin_s, style), *_failures(data, f)]
         if len(values) <= HOVERS_MAX and width > 600:
             marks.append(hovers(f, values, data.rows.bin_s, lambda value: f"{quantity(value)} {unit}"))
-        return f, [*marks, *_stage_names(data, f)]
+        return f, [*marks, _stage_names(data, f)]
 
     return Figure(name=name, title=title, caption=caption, draw=draw, wide=True)
 
@@ -121,13 +125,13 @@ def _ttft_over_time(data: Data) -> Figure:
     lines = _rolling(rows.rolling, rows.rolling_s)
 
     def draw(width: float, height: float) -> Drawing:
-        x = span("time since the start (when it was sent)", rows.duration_s, width, _clock)
+        x = time("time since the start (when it was sent)", rows.duration_s, width)
         y = logarithmic("TTFT, logarithmic", [value for _, value, _ in points], plot_height(height), seconds)
-        f = frame(width, height, x, y, [label for label, *_ in lines])
+        f = frame(width, height, x, y, _ENDS, _LEFT_PX)
         clouds = [cloud(f, found, f"clear {data.colour(stage)}") for stage, found in sorted(by_stage.items())]
         drawn = [clipped(f, *(line(f, found, style) for _, style, found in lines))]
         ends = end_labels(f, [(*found[-1], label, style) for label, style, found in lines])
-        return f, [*_stages(data, f), *clouds, *drawn, *_failures(data, f), *_stage_names(data, f), ends]
+        return f, [*_stages(data, f), *clouds, *drawn, *_failures(data, f), _stage_names(data, f), ends]
 
     shown = f"A sample of {len(points)} of {rows.ttft.n} requests" if rows.ttft.n > len(points) else "Each request"
     caption = f"{shown}, coloured by stage."
@@ -159,30 +163,23 @@ def _rolling(bins: Sequence[Sketch], width_s: float) -> list[Rolling]:
 
 
 def _stages(data: Data, f: Frame) -> list[str]:
-    return [shade(f, start, end, data.colour(number_)) for number_, start, end, _ in _windows(data)]
+    return [shade(f, start, end, style) for start, end, _, style in _windows(data)]
 
 
-def _stage_names(data: Data, f: Frame) -> list[str]:
-    return [span_label(f, start, end, text, data.colour(number_)) for number_, start, end, text in _windows(data)]
+def _stage_names(data: Data, f: Frame) -> str:
+    return span_labels(f, _windows(data))
 
 
-def _windows(data: Data) -> list[tuple[int, float, float, str]]:
-    """(stage, start, end, name) of each steady window, s since the start."""
+def _windows(data: Data) -> list[tuple[float, float, tuple[str, str], str]]:
+    """(start, end, names, colour) of each steady window, s since the start."""
     found = []
     for stage in data.stages:
-        start, end = stage.steady_window.start_s, stage.steady_window.end_s
+        start, end, load = stage.steady_window.start_s, stage.steady_window.end_s, load_of(stage)
         if start is not None and end is not None:
-            found.append((stage.stage, start, end, load_name(stage)))
+            name = load_name(stage)
+            found.append((start, end, (name, name if load is None else number(load)), data.colour(stage.stage)))
     return found
 
 
 def _failures(data: Data, f: Frame) -> list[str]:
     return [cross(f, at, f.bottom - 7, f"{duration(at)}: {kind}") for at, kind in data.rows.failures.items]
-
-
-def _clock(value: float) -> str:
-    """0, 30s, 5min, 2h: a time since the start."""
-    for length, unit in ((3600, "h"), (60, "min")):
-        if value >= length and value % (length / 4) == 0:
-            return f"{value / length:g} {unit}"
-    return "0" if value == 0 else f"{value:g} s"

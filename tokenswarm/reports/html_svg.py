@@ -16,8 +16,24 @@ import msgspec
 from tokenswarm.reports.numbers import harmless, of_limit
 
 FONT_PX = 12
-_LETTER_PX = 6.6  # mean width of a letter of a 12 px sans-serif font; digits of most are 6.7
-_TOP, _BOTTOM, _EDGE = 30, 40, 8
+_LETTER_PX = 7.7  # a digit of DejaVu Sans at 12 px, the widest of the fonts that the style sheet names
+_TOP, _BOTTOM, _EDGE = 34, 40, 8
+
+_MANTISSAS: tuple[tuple[tuple[float, ...], int], ...] = (
+    ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), 1),
+    ((1, 1.5, 2, 3, 4, 5, 7), 1),
+    ((1, 2, 5), 1),
+    ((1, 3), 1),
+    ((1,), 1),
+    ((1,), 2),
+    ((1,), 3),
+)
+"""Ticks of a decade and every how many decades, finest first."""
+
+_TIME_STEPS = (
+    0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200,
+    *(days * 86_400.0 for days in (1, 2, 5, 10, 20, 50, 100)),
+)  # fmt: skip
 
 Point = tuple[float, float]
 Text = Callable[[float], str]
@@ -70,19 +86,28 @@ def linear(label: str, high: float, pixels: float, text: Text, low: float = 0.0,
     return Axis(label, values[0], values[-1], tuple((value, text(value)) for value in values))
 
 
-def span(label: str, high: float, pixels: float, text: Text) -> Axis:
-    """As `linear` from 0, but ending exactly at `high`: time of a run."""
-    axis = linear(label, high, pixels, text, every_px=80)
-    return Axis(label, 0.0, high or 1.0, tuple(tick for tick in axis.ticks if tick[0] <= high * (1 + 1e-9)))
+def time(label: str, end_s: float, pixels: float, every_px: float = 90) -> Axis:
+    """Seconds from 0 to exactly `end_s`, ticks at round seconds, minutes, hours or days."""
+    step = next((step for step in _TIME_STEPS if end_s / step <= pixels / every_px), 2.0 ** math.ceil(math.log2(end_s)))
+    ticks = [index * step for index in range(int(end_s / step * (1 + 1e-9)) + 1)]
+    return Axis(label, 0.0, end_s, tuple((tick, clock(tick)) for tick in ticks))
+
+
+def clock(value: float) -> str:
+    """A time since the start: 0, 30 s, 5 min, 1.5 h, 2 d."""
+    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if value >= length and value % (length / 2) == 0:
+            return f"{value / length:g} {unit}"
+    return "0" if value == 0 else f"{value:g} s"
 
 
 def logarithmic(label: str, values: Iterable[float], pixels: float, text: Text, every_px: float = 44) -> Axis:
-    """Around the positive `values`, ticks at 1, 2, 5 (or 1, or every few decades) as there is room."""
+    """Around the positive `values`, ticks at 1, 2, 5 (or more, or fewer) of each decade as there is room."""
     positive = [value for value in values if value > 0]
     low, high = (min(positive) / 1.12, max(positive) * 1.12) if positive else (0.5, 2.0)
     decades = math.log10(high / low)
     room = max(1.0, pixels / every_px)
-    for mantissas, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+    for mantissas, stride in _MANTISSAS:
         if decades * len(mantissas) / stride <= room:
             break
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -133,9 +158,9 @@ def plot_height(height: float) -> float:
     return height - _TOP - _BOTTOM
 
 
-def frame(width: float, height: float, x: Axis, y: Axis, ends: Sequence[str] = ()) -> Frame:
+def frame(width: float, height: float, x: Axis, y: Axis, ends: Sequence[str] = (), left_min: float = 0.0) -> Frame:
     """Margins as wide as the tick labels and the labels at the ends of lines (`ends`) need."""
-    left = _EDGE + max((text_px(text) for _, text in y.ticks), default=0.0) + 6
+    left = max(left_min, *(text_px(text) + 8 for _, text in y.ticks), 8)
     last = max((text_px(text) / 2 for _, text in x.ticks[-1:]), default=0.0)
     right = width - max(_EDGE + 4, last, *(text_px(text) + 14 for text in ends), 0)
     return Frame(width, height, left, right, x, y)
@@ -178,7 +203,7 @@ def _axes(f: Frame) -> str:
             parts.append(_text(x, f.bottom + 17, text, "tick mid"))
             free_from = x + half + 6
     parts.append(f'<path class="axis" d="M{_n(f.left)} {_n(f.bottom)}H{_n(f.right)}"/>')
-    parts.append(_text(_EDGE, 13, f.y.label, "name"))
+    parts.append(_text(0, 13, f.y.label, "name"))
     parts.append(_text(f.right, f.height - 5, f.x.label, "name end"))
     return "".join(parts)
 
@@ -186,6 +211,13 @@ def _axes(f: Frame) -> str:
 def line(f: Frame, points: Sequence[Point], style: str) -> str:
     """A polyline; `style` are classes."""
     return f'<path class="line {style}" d="{_path(f, points)}"/>' if len(points) > 1 else ""
+
+
+def stairs(f: Frame, points: Sequence[Point], style: str) -> str:
+    """A line that stays level up to each x and jumps there to its y: an empirical distribution."""
+    out = [f"M{_n(f.px(points[0][0]))} {_n(f.py(points[0][1]))}"]
+    out += [f"H{_n(f.px(x))}V{_n(f.py(y))}" for x, y in points[1:]]
+    return f'<path class="line {style}" d="{"".join(out)}"/>'
 
 
 def steps(f: Frame, values: Sequence[float], width: float, style: str) -> str:
@@ -207,7 +239,7 @@ def hovers(f: Frame, values: Sequence[float], width: float, text: Text) -> str:
     out = []
     for index, value in enumerate(values):
         left, right = f.px(index * width), f.px(min((index + 1) * width, f.x.high))
-        title = f"{seconds(index * width) if index else '0s'}: {text(value)}"
+        title = f"{index * width:g} s: {text(value)}"
         out.append(
             f'<rect class="hover" x="{_n(left)}" y="{_n(f.top)}" width="{_n(right - left)}" '
             f'height="{_n(f.bottom - f.top)}" data-x="{index * width!r}" data-y="{value!r}">'
@@ -260,11 +292,19 @@ def upright(f: Frame, x: float, text: str) -> str:
     return f'<path class="knee" d="M{_n(at)} {_n(f.top)}V{_n(f.bottom)}"/>{label}'
 
 
-def span_label(f: Frame, start: float, end: float, text: str, style: str) -> str:
-    """A text in the middle of a span at the top of the plot area, if it fits in."""
-    left, right = f.px(start), f.px(end)
-    fits = text_px(text) <= right - left
-    return _text((left + right) / 2, f.top + 12, text, f"mid stage {style}") if fits else ""
+def span_labels(f: Frame, spans: Sequence[tuple[float, float, Sequence[str], str]]) -> str:
+    """A text above each span (start, end, texts, style): the first text with which all fit, else what fits."""
+    choices = range(min((len(texts) for _, _, texts, _ in spans), default=0))
+
+    def fits(start: float, end: float, text: str) -> bool:
+        return text_px(text) <= f.px(end) - f.px(start)
+
+    choice = next((i for i in choices if all(fits(a, b, texts[i]) for a, b, texts, _ in spans)), -1)
+    return "".join(
+        _text((f.px(start) + f.px(end)) / 2, f.top - 4, texts[choice], f"mid stage {style}")
+        for start, end, texts, style in spans
+        if fits(start, end, texts[choice])
+    )
 
 
 def end_labels(f: Frame, ends: Sequence[tuple[float, float, str, str]]) -> str:
@@ -283,11 +323,6 @@ def end_labels(f: Frame, ends: Sequence[tuple[float, float, str, str]]) -> str:
     return "".join(
         _text(x + 9, y + 4, text, f"note {style}") for (_, x, text, style), y in zip(places, heights, strict=True)
     )
-
-
-def note(f: Frame, x: float, y: float, text: str) -> str:
-    """A small text left of and above a place in the plot area."""
-    return _text(f.px(x), f.py(y), text, "note faint")
 
 
 def _text(x: float, y: float, text: str, style: str) -> str:

@@ -1,4 +1,4 @@
-"""The charts of a sweep: throughput over users and over the measured batch, latency over users, latency over throughput.
+"""The charts of a sweep: throughput over users and measured batch, latency over users, latency over throughput.
 
 Points are the stages of summary.json. A percentile that a stage has too few samples for is not drawn there, and the
 caption says so; the faint points behind are single requests, which need no sample size.
@@ -107,7 +107,7 @@ def _throughput_over_batch(data: Data) -> Figure:
 
     caption = (
         "The same against the batch that was really there: the mean number of requests in flight in the steady window "
-        "(batch_mean). Points that stop moving right although users grow: the client, or a queue in front, is the limit."
+        "(batch_mean). Points that stop moving right although users grow: the client or a queue in front is the limit."
     )
     return Figure(name=name, title=title, caption=caption, draw=draw)
 
@@ -176,9 +176,8 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
     missing = [word for word in ("p50", "p99") if word not in drawn]
     caption = f"{words[0].upper()}{words[1:]} of each stage." + _few_samples(missing)
     if clouds:
-        caption += " Faint points: " + (
-            "single requests." if field == row_field else "the mean gap of single requests."
-        )
+        what = "single requests" if field == row_field else "the mean gap of single requests"
+        caption += f" Faint points: {what}."
 
     def draw(width: float, height: float) -> Drawing:
         log = known[-1][0] / known[0][0] >= LOG_FROM

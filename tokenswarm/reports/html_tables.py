@@ -56,7 +56,7 @@ _DEFINITIONS = (
     ("in flight", "batch_mean", "mean number of requests in flight in the steady window: the measured batch"),
     ("goodput", "throughput.goodput_ratio", "share of the requests that met every limit of the SLO"),
     ("steady window", "steady_window", "what is measured: after warm-up or settling, before users change again"),
-    ("too few samples", "n_effective", "a percentile is left out rather than guessed; requests in one queue count less"),
+    ("too few samples", "n_effective", "a percentile is left out, not guessed; requests in one queue count for less"),
 )  # fmt: skip
 
 
