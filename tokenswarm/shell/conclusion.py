@@ -12,7 +12,7 @@ import platform
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,12 +26,13 @@ from tokenswarm import gates, verdict
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.profile import Profile
 from tokenswarm.reports import console as terminal
+from tokenswarm.reports import html, markdown
 from tokenswarm.reports import manifest as manifests
-from tokenswarm.reports import markdown
-from tokenswarm.reports.folder import ResultsFolder, new_run_id
+from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder, new_run_id
 from tokenswarm.rules.evidence import Evidence
-from tokenswarm.shell import preflight
-from tokenswarm.shell.controller import RunEnd
+from tokenswarm.shell import preflight, push, telemetry
+from tokenswarm.shell.cluster import Member
+from tokenswarm.shell.controller import RunEnd, Watcher
 from tokenswarm.summary import StagePlan, Summary, summarize, to_json
 
 PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
@@ -45,11 +46,6 @@ class Run(msgspec.Struct):
     manifest: dict[str, Any]
     console: Console
     progress: terminal.Progress
-
-
-class Conclusion(msgspec.Struct):
-    code: ExitCode
-    summary: Summary
 
 
 def say(sentence: str) -> None:
@@ -81,10 +77,33 @@ def open_run(profile: Profile, results: str, command: Sequence[str]) -> Run:
     return Run(profile, folder, manifest, console, terminal.Progress(Console(stderr=True)))
 
 
-def conclude(run: Run, end: RunEnd) -> Conclusion:
+class Company:
+    """What goes along with a run: live progress, the push to an exporter, the poller of the engine's own metrics."""
+
+    def __init__(self, run: Run, members: Callable[[], Iterable[Member]]) -> None:
+        self._run = run
+        self._push = push.of_run(run.profile, run.manifest, members, say)
+        self._poller = telemetry.of_run(run.profile, run.manifest, say)
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        return [self._run.progress, self._push, self._poller]
+
+    def accompany(self, go: Callable[[], RunEnd]) -> ExitCode:
+        """Be there while `go` runs, then conclude. Raises UserError where no load could be sent."""
+        with self._push, self._poller:
+            with self._run.progress:
+                end = go()
+            code, summary = conclude(self._run, end, self._poller.finish)
+            self._push.finish(end.merged, summary.verdict)
+        return code
+
+
+def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) -> tuple[ExitCode, Summary]:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
     summary = summarize(end.merged, plan=plan, partial=end.interrupted)
+    add_telemetry(summary)
     summary.gates = gates.evaluate(run.profile.slo, summary, end.merged)
     summary.verdict = verdict.judge(_evidence(run, end), summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
@@ -93,7 +112,7 @@ def conclude(run: Run, end: RunEnd) -> Conclusion:
     if problem is not None:
         say(str(problem))
         code = ExitCode.RESULTS
-    return Conclusion(code, summary)
+    return code, summary
 
 
 def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
@@ -106,6 +125,9 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     }
     steps: list[Callable[[], object]] = [run.folder.close_rows]
     steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
+    steps.append(
+        lambda: run.folder.write_text("report.html", html.render(summary, manifest, run.folder.path / ROWS_NAME))
+    )
     steps.append(run.folder.link_latest)
     problem: ResultsError | None = None
     for step in steps:

@@ -17,10 +17,9 @@ from tokenswarm.prompts.from_profile import data_settings
 from tokenswarm.prompts.library import open_library
 from tokenswarm.shell import options
 from tokenswarm.shell.cluster import Cluster
-from tokenswarm.shell.conclusion import Run, conclude, open_run, say
+from tokenswarm.shell.conclusion import Company, Run, open_run, say
 from tokenswarm.shell.controller import Controller
 from tokenswarm.shell.launch import LocalWorkers, make_environment, new_token
-from tokenswarm.shell.push import of_run as push_of_run
 
 
 def run_profile(given: dict[str, Any]) -> int:
@@ -75,8 +74,8 @@ def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> in
     environment = make_environment()
     runner = environment.create_master_runner(host, port)
     cluster = Cluster(environment, token)
-    push = push_of_run(run.profile, run.manifest, lambda: cluster.in_run, say)
-    controller = Controller(environment, cluster, run.profile, run.folder, [run.progress, push])
+    company = Company(run, lambda: cluster.in_run)
+    controller = Controller(environment, cluster, run.profile, run.folder, company.watchers)
     signals = [
         gevent.signal_handler(number, lambda: _interrupt(controller)) for number in (signal.SIGINT, signal.SIGTERM)
     ]
@@ -84,12 +83,7 @@ def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> in
     workers = LocalWorkers(0 if remote else count, runner.server.port, token)
     workers.watch(controller.process_ended)
     try:
-        with push:
-            with run.progress:
-                end = controller.run(count, start_users=True)
-            conclusion = conclude(run, end)
-            push.finish(end.merged, conclusion.summary.verdict)
-        return int(conclusion.code)
+        return int(company.accompany(lambda: controller.run(count, start_users=True)))
     finally:
         runner.quit()
         workers.stop()

@@ -23,9 +23,8 @@ from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile import Profile
 from tokenswarm.shell import options, web_tab
 from tokenswarm.shell.cluster import Cluster
-from tokenswarm.shell.conclusion import Run, conclude, open_run, say
-from tokenswarm.shell.controller import Controller, Watcher
-from tokenswarm.shell.push import of_run as push_of_run
+from tokenswarm.shell.conclusion import Company, Run, open_run, say
+from tokenswarm.shell.controller import Controller
 from tokenswarm.shell.worker import Worker
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
@@ -121,15 +120,10 @@ class Plugin:
         try:
             run = self._run or open_run(self._profile(), self._options["results"], command=sys.argv)
             self._run = None  # a second run from the web UI gets a folder of its own
-            push = push_of_run(run.profile, run.manifest, lambda: cluster.in_run, say)
-            watchers: list[Watcher] = [run.progress, push, *([self._tab] if self._tab else [])]
-            self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
-            with push:
-                with run.progress:
-                    end = self._controller.run(self._count_workers(), start_users=False)
-                conclusion = conclude(run, end)
-                push.finish(end.merged, conclusion.summary.verdict)
-            code = conclusion.code
+            company = Company(run, lambda: cluster.in_run)
+            watchers = [*company.watchers, *([self._tab] if self._tab else [])]
+            controller = self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
+            code = company.accompany(lambda: controller.run(self._count_workers(), start_users=False))
         except UserError as error:
             say(str(error))
             code = error.exit_code
