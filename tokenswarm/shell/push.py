@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
@@ -23,10 +23,12 @@ from tokenswarm.envelope import Envelope, Judgement, Parts, RunState
 from tokenswarm.profile import Profile
 from tokenswarm.record import Outcome
 from tokenswarm.shell import preflight
-from tokenswarm.shell.cluster import Member
 from tokenswarm.shell.transport import Response, Target, TransportError, open_connection
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import StagePlan, Verdict
+
+if TYPE_CHECKING:
+    from tokenswarm.shell.cluster import Member  # at run time it would bring all of Locust along
 
 INTERVAL_S = 1.0
 PATIENCE_S = 2.0  # for one push, from connecting to the answer

@@ -1,0 +1,285 @@
+"""The run's side of a push: it arrives, it never holds the run up, and it says once that it does not arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.server
+import pytest
+from exporter_process import Exporter, Samples, names, running, value
+from load_run import SyntheticRun
+
+from tokenswarm import envelope
+from tokenswarm import profile as profiles
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile import Profile
+from tokenswarm.record import Outcome
+from tokenswarm.shell import push
+from tokenswarm.shell.push import Push, of_run, post
+from tokenswarm.shell.transport import TransportError, make_target
+from tokenswarm.summary import Doubt, Verdict
+
+MANIFEST = {
+    "run_id": "run-pushed",
+    "engine": {"version": {"/version": "0.33.0"}},
+    "git_revision": "0123456789abcdef",
+}
+
+
+def profile(url: str | None, more: str = "") -> Profile:
+    lines = f"""
+target: http://127.0.0.1:1
+name: nightly
+engine: {{model: small}}
+dataset: {{format: synthetic}}
+load: {{stages: [{{users: 4}}, {{users: 8}}]}}
+telemetry: {{push: {url or "null"}{more}}}
+"""
+    return profiles.load(lines, "test")
+
+
+class Said:
+    """What the user was told; what the cluster looks like."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+        self.members = [SimpleNamespace(prepared=True, done=False, lost="") for _ in range(2)]
+
+    def push(self, url: str | None, more: str = "") -> Push:
+        return of_run(profile(url, more), MANIFEST, lambda: self.members, self.sentences.append)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    monkeypatch.setattr(push, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(push, "PATIENCE_S", 0.3)
+    return Said()
+
+
+@pytest.fixture(scope="module")
+def exporter() -> Iterator[Exporter]:
+    with running("load") as started:
+        yield started
+
+
+def base(exporter: Exporter) -> str:
+    return exporter.url.removesuffix("/metrics")
+
+
+def of_this(samples: Samples, name: str, **labels: str) -> float | None:
+    return value(samples, name, run_id="run-pushed", engine="openai", model="small", scenario="nightly", **labels)
+
+
+def wait_for_push(pushing: Push, more: int = 1) -> None:
+    """Until that many pushes that begin from now on have arrived (one may be on its way already)."""
+    wanted = pushing.pushed + more + 1
+    with gevent.Timeout(10):
+        while pushing.pushed < wanted:
+            gevent.sleep(0.01)
+
+
+def test_a_run_is_pushed_from_its_begin_to_its_verdict(said: Said, exporter: Exporter) -> None:
+    played = SyntheticRun("run-pushed")
+    with said.push(base(exporter)) as pushing:
+        wait_for_push(pushing)
+        samples = exporter.samples()
+        assert of_this(samples, "tokenswarm_requests_total", outcome="ok") == 0
+        assert of_this(samples, "tokenswarm_workers", state="ready") == 2
+        pushing.phase(0, "steady", 4, 30.0)
+        played.advance()
+        pushing.tick(played.inbox.merged())
+        pushing.note("nothing comes of notes")
+        wait_for_push(pushing)
+        samples = exporter.samples()
+        assert of_this(samples, "tokenswarm_requests_started_total") == 60
+        assert of_this(samples, "tokenswarm_run_phase", phase="steady") == 1
+        assert of_this(samples, "tokenswarm_target_users") == 4
+        assert of_this(samples, "tokenswarm_workers", state="running") == 2
+        said.members[0].lost = "its heartbeat stopped"
+        said.members[1].done = True
+        merged = played.play()
+        pushing.finish(
+            merged, Verdict(status="DEGRADED", doubts=[Doubt(code="loop-lag", severity="degraded", message="")])
+        )
+    samples = exporter.samples()
+    assert of_this(samples, "tokenswarm_requests_started_total") == sum(block.sent for block in merged.blocks)
+    assert of_this(samples, "tokenswarm_run_verdict", status="DEGRADED") == 1
+    assert of_this(samples, "tokenswarm_run_doubt", code="loop-lag", severity="degraded") == 1
+    assert of_this(samples, "tokenswarm_workers", state="missing") == 1
+    assert of_this(samples, "tokenswarm_workers", state="done") == 1
+    started = of_this(samples, "tokenswarm_run_start_timestamp_seconds")
+    ended = of_this(samples, "tokenswarm_run_end_timestamp_seconds")
+    assert started is not None
+    assert ended is not None
+    assert 0 < ended - started < 60
+    info = next(dict(labels) for name, labels in samples if name == "tokenswarm_run_info")
+    assert (info["engine_version"], info["git_revision"], info["dataset"]) == ("0.33.0", "0123456789ab", "synthetic")
+    assert (pushing.dropped, said.sentences) == (0, [])
+
+
+def test_a_run_that_fails_on_the_way_still_says_that_it_is_over(said: Said, exporter: Exporter) -> None:
+    def fail() -> None:
+        with said.push(base(exporter)) as pushing:
+            wait_for_push(pushing)
+            raise ConfigError("no worker came")
+
+    with pytest.raises(ConfigError):
+        fail()
+    samples = exporter.samples()
+    assert of_this(samples, "tokenswarm_run_end_timestamp_seconds") is not None
+    assert of_this(samples, "tokenswarm_run_verdict", status="VALID") == 0
+
+
+def test_a_user_who_wants_out_does_not_wait_for_a_push(said: Said) -> None:
+    with deaf() as url:
+        pushing = said.push(url)
+        with pytest.raises(SystemExit), pushing:
+            raise SystemExit(13)
+        assert (pushing.pushed, pushing.dropped) == (0, 0)  # no last push was tried
+
+
+def test_without_an_exporter_the_run_goes_on_and_says_so_once(said: Said) -> None:
+    with said.push("http://127.0.0.1:1") as pushing:
+        with gevent.Timeout(10):
+            while pushing.dropped < 5:
+                gevent.sleep(0.01)
+        pushing.finish(SyntheticRun("run-pushed").inbox.merged())
+    assert len(said.sentences) == 1
+    assert "http://127.0.0.1:1" in said.sentences[0]
+    assert "refused" in said.sentences[0]
+
+
+def test_without_a_target_nothing_is_done(said: Said) -> None:
+    with said.push(None) as pushing:
+        gevent.sleep(0.1)
+        pushing.finish(SyntheticRun("run-pushed").inbox.merged())
+    assert (pushing.pushed, pushing.dropped, said.sentences) == (0, 0, [])
+
+
+@contextlib.contextmanager
+def deaf(answer: bytes = b"") -> Iterator[str]:
+    """A server that takes everything and answers with `answer`, or never."""
+
+    def serve(sock: Any, _: Any) -> None:
+        with contextlib.suppress(OSError):
+            sock.recv(65_536)
+            if answer:
+                sock.sendall(answer)
+                sock.recv(1)
+            else:
+                gevent.sleep(30)
+
+    server = gevent.server.StreamServer(("127.0.0.1", 0), serve)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.stop(timeout=0)
+
+
+def test_a_slow_exporter_costs_the_run_nothing_and_drops_are_counted(said: Said) -> None:
+    ticks = 0
+    with deaf() as url, said.push(url) as pushing:
+        end_s = time.monotonic() + 1.0
+        while time.monotonic() < end_s:
+            pushing.tick(SyntheticRun("run-pushed").inbox.merged())
+            gevent.sleep(0.005)
+            ticks += 1
+        assert 2 <= pushing.dropped <= 4  # 0.3 s each, one after the other
+    assert ticks > 50
+    assert "no answer within 0.3 s" in said.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 422 x\r\ncontent-length: 11\r\n\r\nold version", "HTTP 422, old version"),
+        (b"HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n", "HTTP 404, no reason given"),
+        (b"<html>hello</html>\r\n\r\n", "framing"),
+    ],
+)
+def test_a_server_that_is_no_exporter_is_named_with_its_answer(said: Said, answer: bytes, words: str) -> None:
+    with deaf(answer) as url, said.push(url) as pushing, gevent.Timeout(10):
+        while not pushing.dropped:
+            gevent.sleep(0.01)
+    assert words in said.sentences[0]
+
+
+def test_the_token_comes_from_the_environment_and_shows_nowhere(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    with running("load", "--token-file", str(tmp_path / "token")) as guarded:
+        monkeypatch.setenv("PUSH_TOKEN", "s3cret")
+        told = profile(base(guarded), ", push_token_env: PUSH_TOKEN")
+        monkeypatch.setattr(push.profiles.Telemetry.push_headers, "__defaults__", ({"PUSH_TOKEN": "s3cret"},))
+        with of_run(told, MANIFEST, list, said.sentences.append) as pushing:
+            wait_for_push(pushing)
+        page = guarded.text(Authorization="Bearer s3cret")
+        assert "tokenswarm_run_info" in page
+        assert "s3cret" not in page
+        assert b"s3cret" not in profiles.encode(told)
+        with said.push(base(guarded)) as refused:
+            gevent.sleep(0.2)
+        assert refused.dropped
+        assert "HTTP 401" in said.sentences[0]
+
+
+@pytest.mark.parametrize(("environ"), [{}, {"PUSH_TOKEN": ""}, {"PUSH_TOKEN": "two\nlines"}, {"PUSH_TOKEN": "é"}])
+def test_a_token_that_is_not_there_is_a_sentence_before_the_load(environ: dict[str, str]) -> None:
+    told = profile("http://127.0.0.1:1", ", push_token_env: PUSH_TOKEN")
+    with pytest.raises(ConfigError) as caught:
+        told.telemetry.push_headers(environ)
+    assert "PUSH_TOKEN" in str(caught.value)
+    assert told.telemetry.push_headers({"PUSH_TOKEN": "abc"}) == {"authorization": "Bearer abc"}
+
+
+@pytest.mark.parametrize(
+    "telemetry",
+    ["push: ftp://x", "push: http://user:pw@x:9646", "push: 'http://x:9646/?q=1'", "push_token_env: 'Bearer abc'"],
+)
+def test_a_wrong_telemetry_section_is_one_sentence_that_repeats_no_secret(telemetry: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        profiles.load(f"target: http://x\ndataset: {{format: synthetic}}\ntelemetry: {{{telemetry}}}\n", "p.yaml")
+    assert "p.yaml:3" in str(caught.value)
+    assert "telemetry." in str(caught.value)
+    assert "pw" not in str(caught.value)
+    assert "Bearer" not in str(caught.value)
+
+
+def test_post_gives_up_in_time_wherever_it_hangs() -> None:
+    with deaf() as url:
+        target = make_target(url, profiles.Tls())
+        for size in (10, 50_000_000):  # waiting for the answer; sending to one who does not read
+            began = time.monotonic()
+            with pytest.raises(TransportError) as caught:
+                post(target, envelope.PATH, {}, bytes(size), 0.2)
+            assert caught.value.outcome is Outcome.TIMEOUT
+            assert time.monotonic() - began < 5
+
+
+def test_parts_of_blocks_that_did_not_change_are_the_same_bytes() -> None:
+    played, parts = SyntheticRun("run-pushed"), envelope.Parts()
+    first = parts.of(played.inbox.merged())
+    for _ in range(3):
+        played.advance()
+    before = parts.of(played.inbox.merged())
+    played.advance()
+    after = parts.of(played.inbox.merged())
+    assert len(first) == 1
+    assert before[0] is after[0]  # the warm-up is over
+    assert before[1] is not after[1]
+    push_of = envelope.Envelope(seq=1, run=played.state, merged=after)
+    merged, _ = envelope.join(envelope.decode(envelope.encode(push_of)), {})
+    assert merged == played.inbox.merged()
+
+
+def test_names_of_metrics_do_not_depend_on_the_run(exporter: Exporter) -> None:
+    assert all(name.startswith("tokenswarm_") for name in names(exporter.samples()))
