@@ -18,6 +18,7 @@ usage: tokenswarm COMMAND [options]
   simulate           the embedded engine: vLLM's and Ollama's wire formats, a batching model, the truth
   data fetch NAME    download sharegpt or alpaca (resumes, verifies)
   data info FILE     what a data set holds, what is kept, what is dropped and why
+  kv CONFIG_JSON     KV-cache of a model: bytes a token, what fits, from its config.json
   report DIR         print the tables of a finished run again
 
 tokenswarm COMMAND --help explains each; plain `locust -f locustfiles/chat.py` works, too.
@@ -97,6 +98,12 @@ def _demo(words: list[str]) -> int:
     return demo.main(words)
 
 
+def _kv(words: list[str]) -> int:
+    from tokenswarm.shell import kv_command
+
+    return kv_command.main(words)
+
+
 def _report(words: list[str]) -> int:
     from rich.console import Console
 
@@ -117,6 +124,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "simulate": _simulate,
     "data": _data,
+    "kv": _kv,
     "report": _report,
 }
 
