@@ -28,13 +28,16 @@ _SIGNS = {"VALID": "✓", "DEGRADED": "!", "INVALID": "✗"}
 def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Iterable[Mapping[str, Any]] | None) -> str:
     """The page. `manifest` as of `manifest.finish`; `requests`: the path of requests.jsonl, or its rows as dicts."""
     data = Data(summary, read(requests, summary.duration_s))
-    sweep = html_sweep.figures(data)
+    charts = [
+        ("sweep", "The sweep", html_sweep.figures(data)),
+        ("distributions", "How latencies are distributed", html_run.distributions(data)),
+        ("time", "Over the run", html_run.times(data)),
+    ]
+    charts.sort(key=lambda chart: all(figure.draw is None for figure in chart[2]))  # pictures before absent ones
     body = [
         _banner(summary, manifest),
         _tiles(summary),
-        _charts("sweep", "The sweep", sweep, _legend(data)),
-        _charts("distributions", "How latencies are distributed", html_run.distributions(data), _legend(data)),
-        _charts("time", "Over the run", html_run.times(data), _legend(data)),
+        *(_charts(name, title, figures, _legend(data)) for name, title, figures in charts),
         _section("gates", "Gates", html_tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
         _section("doubts", "Reasons to doubt", html_tables.doubts(summary) or "<p>None was found.</p>"),
         _section("failures", "Failures by kind", html_tables.failures(summary) or "<p>No request failed.</p>"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -29,6 +29,9 @@ METRICS = ("ttft_s", "itl_mean_s", "tpot_s", "e2e_s")
 
 T = TypeVar("T")
 
+Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+"""Neither NaN nor so large that a coordinate overflows: a damaged row is refused here, not drawn."""
+
 
 class ChartRow(msgspec.Struct, gc=False):
     """The fields of a row (reports/jsonl.py) that are drawn."""
@@ -36,16 +39,16 @@ class ChartRow(msgspec.Struct, gc=False):
     stage: int
     phase: str
     outcome: str
-    intended_s: float
-    sent_s: float | None = None
-    first_s: float | None = None
-    last_s: float | None = None
-    done_s: float | None = None
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2e_s: float | None = None
-    itl_mean_s: float | None = None
-    output_tokens: int = 0
+    intended_s: Seconds
+    sent_s: Seconds | None = None
+    first_s: Seconds | None = None
+    last_s: Seconds | None = None
+    done_s: Seconds | None = None
+    ttft_s: Seconds | None = None
+    tpot_s: Seconds | None = None
+    e2e_s: Seconds | None = None
+    itl_mean_s: Seconds | None = None
+    output_tokens: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
     error_kind: str | None = None
 
 

@@ -50,8 +50,8 @@ def seconds(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """A tick or label of a count or rate: 0, 250, 1.5k."""
-    return "0" if value == 0 else of_limit("_per_s", value)
+    """A tick or label of a count or rate: 0, 0.0025, 250, 1.5k."""
+    return f"{value:g}" if abs(value) < 1 else of_limit("_per_s", value)
 
 
 def percent(value: float) -> str:
