@@ -19,11 +19,12 @@ import gevent
 from locust.env import Environment
 from locust.event import Events
 
-from tokenswarm.errors import ExitCode
+from tokenswarm.errors import ExitCode, TargetError
 from tokenswarm.shell.users import ReplayUser
 from tokenswarm.shell.worker import Worker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+WAITING_S = 3.0  # before a worker says that it still waits
 STOP_S = 5.0  # for a worker to end after it was asked to
 
 
@@ -70,9 +71,15 @@ class LocalWorkers:
 
 
 def run_worker(master_host: str, master_port: int, token: str) -> int:
-    """Join a master and serve its run; returns the exit code."""
+    """Join a master and serve its run; returns the exit code. Raises TargetError where no master answers."""
     environment = make_environment()
-    runner = environment.create_worker_runner(master_host, master_port)
+    waiting = gevent.spawn_later(WAITING_S, print, f"waiting for the master at {master_host}:{master_port}", flush=True)
+    try:
+        runner = environment.create_worker_runner(master_host, master_port)
+    except ConnectionError:
+        raise TargetError(f"no master answered at {master_host}:{master_port} within 5 minutes") from None
+    finally:
+        waiting.kill()
     environment.parsed_options = argparse.Namespace()  # else the first users' start builds Locust's parser: 100 ms
     worker = Worker(environment, token)
     environment.tokenswarm_worker = worker
