@@ -12,7 +12,7 @@ import yaml
 from prometheus_server import tool
 
 from exporters import gpu_table, host, ollama
-from exporters.load_table import FAMILIES, HISTOGRAM_HELP, SUMMARIES
+from exporters.load_table import FAMILIES, HISTOGRAM_HELP, HISTOGRAMS, OWN_FAMILIES, REASONS, SUMMARIES
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
@@ -123,3 +123,26 @@ def test_the_configuration_for_3_x_differs_by_native_histograms_only() -> None:
     assert load.pop("scrape_native_histograms") is True
     assert load.pop("always_scrape_classic_histograms") is True  # the dashboards' queries name the buckets
     assert new == old
+
+
+DOC = Path(__file__).resolve().parent.parent / "docs" / "prometheus.md"
+
+
+def test_the_page_names_every_metric_of_the_load_exporter_with_its_labels_and_help() -> None:
+    page = DOC.read_text().replace("| |", "|  |")
+    for name, family in {**FAMILIES, **OWN_FAMILIES}.items():
+        assert f"| `{name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |" in page
+    for name, (text, labels) in SUMMARIES.items():
+        assert f"| `{name}` | summary | {', '.join((*labels, 'quantile'))} | {text} |" in page
+    for name, text in HISTOGRAM_HELP.items():
+        first = HISTOGRAMS[name][0]
+        buckets = f"Buckets 2^(k/{2**first.schema}), 2^{first.first} … 2^{first.last}."
+        assert any(f"`{name}`" in line and f"{text} {buckets}" in line for line in page.splitlines())
+    for reason in REASONS:
+        assert f"| `{reason}` |" in page
+
+
+def test_the_page_names_every_rule() -> None:
+    page = DOC.read_text().replace("`:", "`tokenswarm:latency_seconds:")
+    for rule in rules():
+        assert f"`{rule.get('record') or rule.get('alert')}`" in page
