@@ -104,11 +104,12 @@ def test_a_hole_is_left_out_of_means_and_counters_go_on_over_it() -> None:
     it.gap("timeout", s(4))
     offer(it, 5, 20, 50)  # 4 s without a reading: who knows what it was
     offer(it, 6, 20, 60)
-    it.close(s(6))
-    it.gap("timeout", s(7))  # after the end
+    offer(it, 7, 20, 70)
+    it.close(s(7))
+    it.gap("timeout", s(8))  # after the end
     total = it.totals(0)
-    assert total.counters == {"generation_tokens": 60}
-    assert total.levels["running"].mean == pytest.approx((10 * 1 + 20 * 1) / 2)
+    assert total.counters == {"generation_tokens": 70}
+    assert total.levels["running"].mean == pytest.approx((10 * 1 + 20 * 2) / 3)
     assert total.gaps == {"timeout": 2, "http_status": 1}
     assert total.hole_ns == s(4)
 

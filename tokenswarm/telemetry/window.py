@@ -188,14 +188,12 @@ def one_after_another(parts: Iterable[Totals]) -> Totals:
 def side_by_side(parts: Iterable[Totals]) -> Totals:
     """The same window of several replicas as one: levels add. `planned_ns` and `covered_ns` are means of theirs.
 
-    Where a replica has no readings there are no sums: those of the others would look like all.
+    What one of them lacks, the sum lacks, all of it where one has no readings: the others' would look like all.
     """
     given = list(parts)
     total = _common(given)
     for name in ("planned_ns", "covered_ns", "edges_ns"):
         setattr(total, name, getattr(total, name) // max(1, len(given)))
-    if total.empty:
-        return total
     for name in set.intersection(*(set(part.levels) for part in given)) if given else ():
         levels = [part.levels[name] for part in given]
         span_ns = min(level.span_ns for level in levels)

@@ -1,0 +1,154 @@
+"""Rules about telemetry: did the engine and the GPUs tell all the time what they did, and did they stay what they were?
+
+They look at `server.metrics` and `gpu` of the summary and are silent where nothing was watched. The client's own times
+do not depend on telemetry, so nothing here makes a run INVALID: what can't be known is null in the blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenswarm.rules.evidence import Evidence, Rule, Severity, doubt
+from tokenswarm.summary import Doubt, Summary
+from tokenswarm.telemetry.window import HOLE_INTERVALS
+
+UNCOVERED_SHARE = 0.1  # one hole of this share of the windows: means are those of another time
+TOKENS_DIFFER = 0.05  # beyond the tolerance: counts that differ by more are of another load
+THROTTLED_SHARE = 0.01  # of the time; less is a blip at the start of a stage
+POWER_REASONS = frozenset({"sw_power_cap", "sync_boost"})  # a card at its power limit does what it was built for
+
+
+def engine_gaps(evidence: Evidence, summary: Summary) -> Doubt | None:
+    metrics = summary.server.get("metrics")
+    if not metrics:
+        return None
+    silent = _silent(metrics["sources"])
+    if silent and evidence.profile.telemetry.engine_metrics == ("auto",) and len(silent) == len(metrics["sources"]):
+        return None  # not every server has metrics: `auto` that finds none was only a try
+    found = _missing(evidence, silent, metrics["coverage"])
+    return None if found is None else doubt("engine-telemetry-gaps", found[0], f"The engine{found[1]}", **found[2])
+
+
+def gpu_gaps(evidence: Evidence, summary: Summary) -> Doubt | None:
+    if not summary.gpu.get("sources"):
+        return None
+    coverage = summary.gpu["coverage"]
+    found = _missing(evidence, _silent(summary.gpu["sources"]), coverage)
+    if found is None and coverage["resets"]:
+        told = "'s counters began again inside a steady window: its energy is that of the longest piece."
+        found = ("note", told, {"resets": coverage["resets"]})
+    return None if found is None else doubt("gpu-telemetry-gaps", found[0], f"A GPU exporter{found[1]}", **found[2])
+
+
+def _silent(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [source for source in sources if not source["good"]]
+
+
+def _missing(
+    evidence: Evidence, silent: list[dict[str, Any]], coverage: dict[str, Any]
+) -> tuple[Severity, str, dict[str, Any]] | None:
+    """A source that never answered, a window without readings, or a hole: severity, rest of the sentence, evidence."""
+    if silent:
+        url, problem = silent[0]["url"][:120], silent[0]["problem"][:120]
+        told = f" gave no metrics at {url} ({problem}): that part of the result is empty. Check `telemetry` and it."
+        return "degraded", told, {"url": url, "problem": problem}
+    window_s, hole_s = coverage["window_s"], coverage["hole_s"]
+    empty = coverage["empty_windows"]
+    if not window_s or not (empty or hole_s > HOLE_INTERVALS * evidence.profile.telemetry.interval):
+        return None
+    gaps = ", ".join(f"{n} × {reason}" for reason, n in coverage["gaps"].items()) or "no look failed"
+    told = (
+        f" gave no metrics for up to {hole_s:.1f} s of the steady windows ({gaps}): means are those of the rest. Look "
+        f"at the load of that machine, and at the network."
+    )
+    severity: Severity = "degraded" if empty or hole_s > UNCOVERED_SHARE * window_s else "note"
+    return severity, told, {"hole_s": hole_s, "empty_windows": empty, "gaps": coverage["gaps"]}
+
+
+def engine_restarted(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    metrics = summary.server.get("metrics")
+    resets = metrics["coverage"]["resets"] if metrics else 0
+    if not resets:
+        return None
+    return doubt(
+        "engine-restarted",
+        "degraded",
+        f"The engine's counters began again {resets} time{'s' * (resets != 1)} inside a steady window: it restarted, "
+        f"or its metrics changed. Its numbers are those of the longest piece; read its log.",
+        resets=resets,
+    )
+
+
+def tokens_disagree(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    metrics = summary.server.get("metrics") or {}
+    compared = metrics.get("output_tokens_compared")
+    if not compared or compared["agree"]:
+        return None
+    difference = compared["difference_ratio"]
+    more = difference > 0
+    return doubt(
+        "server-tokens-disagree",
+        "degraded" if abs(difference) > TOKENS_DIFFER + compared["tolerance_ratio"] else "note",
+        f"The engine counted {abs(difference):.1%} {'more' if more else 'fewer'} output tokens a second than the "
+        f"client (up to {compared['tolerance_ratio']:.1%} would be nothing). "
+        + ("See whether it serves somebody else, too." if more else "See whether it is one of several replicas."),
+        **compared,
+    )
+
+
+def gpu_lost(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    lost = [one for one in summary.gpu.get("gpus", []) if one["lost"]]
+    if not lost:
+        return None
+    return doubt(
+        "gpu-lost",
+        "degraded",
+        f"{len(lost)} of {len(summary.gpu['gpus'])} GPUs did not answer throughout the steady windows: sums over GPUs "
+        f"are left out, and throughput may be that of the others. Look for XIDs in the kernel's log.",
+        gpus=[one["gpu"] for one in lost],
+    )
+
+
+def gpu_error(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    found = {one["gpu"]: one["xids"] for one in summary.gpu.get("gpus", []) if one["xids"]}
+    if not found:
+        return None
+    codes = ", ".join(sorted({xid for xids in found.values() for xid in xids}, key=lambda xid: (len(xid), xid))[:8])
+    return doubt(
+        "gpu-error",
+        "degraded",
+        f"The driver reported critical errors (XID {codes}) inside a steady window. NVIDIA's list of XIDs says whether "
+        f"it was the program, the card or its memory.",
+        xids=found,
+    )
+
+
+def gpu_throttled(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    shares: dict[str, float] = {}
+    for one in summary.gpu.get("gpus", []):
+        for reason, seconds in one["throttle_s"].items():
+            if one["observed_s"]:
+                shares[reason] = max(shares.get(reason, 0.0), seconds / one["observed_s"])
+    beyond = {reason: share for reason, share in sorted(shares.items()) if share > THROTTLED_SHARE}
+    if not beyond:
+        return None
+    hot = beyond.keys() - POWER_REASONS
+    told = ", ".join(f"{reason} {share:.0%}" for reason, share in beyond.items())
+    advice = "Cool it better" if hot else "At its power limit a card is as fast as it gets; compare with equal limits"
+    return doubt(
+        "gpu-throttled",
+        "degraded" if hot else "note",
+        f"The clocks of a GPU were held down for a part of the steady windows ({told}). {advice}.",
+        throttled_ratio=beyond,
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    engine_gaps,
+    engine_restarted,
+    tokens_disagree,
+    gpu_gaps,
+    gpu_lost,
+    gpu_error,
+    gpu_throttled,
+)
