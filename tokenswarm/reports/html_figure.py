@@ -15,7 +15,7 @@ from tokenswarm.reports.html_svg import Frame, escape, svg
 from tokenswarm.reports.numbers import quantity
 from tokenswarm.summary import Stage, Stat, Summary
 
-HALF, WIDE, PHONE = (560.0, 320.0), (1140.0, 250.0), (350.0, 270.0)
+HALF, WIDE, PHONE = (560.0, 320.0), (1000.0, 240.0), (350.0, 270.0)
 """Width and height (px) of a chart of half the page, of the whole page, and on a phone."""
 
 COLOURS = 12

@@ -82,8 +82,9 @@ def times(data: Data) -> list[Figure]:
     else:
         what = f"Mean of each {seconds(rows.bin_s)}. Shaded: the steady windows; between them users change and settle."
         if rows.failures.n:
-            shown = f", {len(rows.failures.items)} of {rows.failures.n} shown" if rows.failures.n > 250 else ""
-            what += f" Crosses: failed requests, when they ended{shown}."
+            shown = len(rows.failures.items)
+            some = f", {shown} of {rows.failures.n} shown" if rows.failures.n > shown else ""
+            what += f" Crosses: failed requests, when they ended{some}."
         figures.append(_over_time(data, "time-in-flight", "Requests in flight", "requests", in_flight, "flight", what))
     if not any(tokens):
         reason = rows.reason or "no request succeeded"

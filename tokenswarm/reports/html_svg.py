@@ -16,7 +16,7 @@ import msgspec
 from tokenswarm.reports.numbers import harmless, of_limit
 
 FONT_PX = 12
-_LETTER_PX = 7.7  # a digit of DejaVu Sans at 12 px, the widest of the fonts that the style sheet names
+_LETTER_PX, _WIDE_PX = 7.7, 11.7  # a digit and a % of DejaVu Sans at 12 px, the widest font of the style sheet
 _TOP, _BOTTOM, _EDGE = 34, 40, 8
 
 _MANTISSAS: tuple[tuple[tuple[float, ...], int], ...] = (
@@ -79,7 +79,7 @@ class Axis(msgspec.Struct, frozen=True):
 
 def linear(label: str, high: float, pixels: float, text: Text, low: float = 0.0, every_px: float = 48) -> Axis:
     """From `low` to a round number at or above `high`, a tick about each `every_px`."""
-    span = high - low if high > low else abs(high) or 1.0
+    span = max(high - low, 1e-9)
     step = _round_step(span / max(1.0, pixels / every_px))
     first, last = math.floor(low / step + 1e-9), math.ceil((low + span) / step - 1e-9)
     values = [round(index * step, 12) for index in range(first, last + 1)]
@@ -105,6 +105,7 @@ def logarithmic(label: str, values: Iterable[float], pixels: float, text: Text, 
     """Around the positive `values`, ticks at 1, 2, 5 (or more, or fewer) of each decade as there is room."""
     positive = [value for value in values if value > 0]
     low, high = (min(positive) / 1.12, max(positive) * 1.12) if positive else (0.5, 2.0)
+    low = max(low, high * 1e-9)  # beyond nine decades there is damage, not data
     decades = math.log10(high / low)
     room = max(1.0, pixels / every_px)
     for mantissas, stride in _MANTISSAS:
@@ -167,8 +168,8 @@ def frame(width: float, height: float, x: Axis, y: Axis, ends: Sequence[str] = (
 
 
 def text_px(text: str) -> float:
-    """About how wide a text is."""
-    return _LETTER_PX * len(text)
+    """At most about how wide a text is."""
+    return sum(_WIDE_PX if letter in "%mMW" else _LETTER_PX for letter in text)
 
 
 def svg(f: Frame, marks: Iterable[str], label: str, variant: str) -> str:
