@@ -278,7 +278,7 @@ def raw_push(exporter: Exporter, head: str, body: bytes = b"", *, close: bool = 
             sock.shutdown(socket.SHUT_WR)
         told = b""
         with contextlib.suppress(ConnectionError):
-            while piece := sock.recv(65_536):
+            while b"\r\n\r\n" not in told and (piece := sock.recv(65_536)):
                 told += piece
         return told
 
