@@ -96,8 +96,8 @@ def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
     return doubt(
         "not-steady",
         "note" if _is_short(summary) else severity,
-        f"Stage {block.stage + 1} was not steady: the median of {metric} changed by {change:+.0%} from the first half of "
-        f"its window to the second, and MSER-5 calls {cut:.0%} of it a transient. Use a longer warm-up, "
+        f"Stage {block.stage + 1} was not steady: the median of {metric} changed by {change:+.0%} from the first half "
+        f"of its window to the second, and MSER-5 calls {cut:.0%} of it a transient. Use a longer warm-up, "
         f"or a lower load if the server falls behind.",
         stage=block.stage,
         metric=f"{metric}_s",
