@@ -22,7 +22,8 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.profile import Profile
 from tokenswarm.record import Outcome
 from tokenswarm.shell import push
-from tokenswarm.shell.push import Push, of_run, post
+from tokenswarm.shell.page import request
+from tokenswarm.shell.push import Push, of_run
 from tokenswarm.shell.transport import TransportError, make_target
 from tokenswarm.summary import Doubt, Verdict
 
@@ -254,13 +255,13 @@ def test_a_wrong_telemetry_section_is_one_sentence_that_repeats_no_secret(teleme
     assert "Bearer" not in str(caught.value)
 
 
-def test_post_gives_up_in_time_wherever_it_hangs() -> None:
+def test_a_request_gives_up_in_time_wherever_it_hangs() -> None:
     with deaf() as url:
         target = make_target(url, profiles.Tls())
         for size in (10, 50_000_000):  # waiting for the answer; sending to one who does not read
             began = time.monotonic()
             with pytest.raises(TransportError) as caught:
-                post(target, envelope.PATH, {}, bytes(size), 0.2)
+                request(target, "POST", envelope.PATH, {}, bytes(size), timeout_s=0.2)
             assert caught.value.outcome is Outcome.TIMEOUT
             assert time.monotonic() - began < 5
 

@@ -360,7 +360,7 @@ def test_a_token_opens_a_guarded_exporter_and_secrets_go_to_the_target_only(monk
         it, _ = poller(made)
         with it:
             until(lambda: all(server.requests for server in (own, other, gpu)))
-        assert b"Authorization: Bearer engine-key" in own.requests[0]
+        assert b"authorization: Bearer engine-key" in own.requests[0]
         assert b"engine-key" not in other.requests[0] + gpu.requests[0]
         assert b"authorization: Bearer open-sesame" in gpu.requests[0]
         assert b"open-sesame" not in own.requests[0] + other.requests[0]

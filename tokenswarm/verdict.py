@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenswarm.errors import ExitCode
-from tokenswarm.rules import accounting, instrument, sample
+from tokenswarm.rules import accounting, instrument, sample, telemetry
 from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule
 from tokenswarm.summary import Gate, Summary, Verdict
 
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
-RULES: tuple[Rule, ...] = (*accounting.RULES, *instrument.RULES, *sample.RULES)
+RULES: tuple[Rule, ...] = (*accounting.RULES, *instrument.RULES, *sample.RULES, *telemetry.RULES)
 
 
 def judge(evidence: Evidence, summary: Summary) -> Verdict:

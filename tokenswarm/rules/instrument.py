@@ -176,13 +176,11 @@ def clock_step(_evidence: Evidence, summary: Summary) -> Doubt | None:
 def user_stamps(evidence: Evidence, summary: Summary) -> Doubt | None:
     if _stamped_by_kernel(summary):
         return None
-    tls = any(url.startswith("https:") for url in evidence.profile.target)
     return doubt(
         "user-stamps",
         "note",
         "Tokens were stamped when the client read them, not when they arrived"
-        + (", as always with TLS" if tls else "")
-        + ": under load they are late by the event loop's lag. See `instrument.loop_lag_s`.",
+        ": under load they are late by the event loop's lag, see `instrument.loop_lag_s`. Linux has the kernel's stamps.",
         kernel_stamp_ratio=summary.instrument.kernel_stamp_ratio,
         loop_lag_p99_s=summary.instrument.loop_lag_s.p99,
         reads=everything(evidence).reads,

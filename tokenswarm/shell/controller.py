@@ -203,8 +203,8 @@ class Controller:
                 here = self._environment.runner.user_count
                 self._remark(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
                 return
-            if all(m.lost for m in self._cluster.in_run):
-                return
+            if any(m.lost for m in self._cluster.in_run):
+                return  # its users will not come
 
     def _announce(self, stage: int, phase: str, users: int, seconds: float) -> None:
         self._cluster.broadcast(ToWorker.PHASE, {"stage": stage, "phase": phase})

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gevent
 import msgspec
-from gevent.event import Event
 
-from tokenswarm import __version__
 from tokenswarm.engines import Dialect, NotAnEvent
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import error_message
 from tokenswarm.errors import ConfigError, TargetError
 from tokenswarm.profile import Profile, secret_headers
-from tokenswarm.shell.transport import Connection, Response, Target, TransportError, make_target, open_connection
+from tokenswarm.shell.page import Page, request
+from tokenswarm.shell.transport import Target, TransportError, make_target
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
-BODY_BYTES_MAX = 8 << 20
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -29,31 +26,9 @@ class Findings(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-def get(target: Target, path: str, headers: dict[str, str]) -> tuple[Response, bytes]:
-    """GET a small document. Raises TransportError; a body over the bound is cut."""
-    connection = open_connection(target, ANSWER_S)
-    try:
-        return _get(connection, target, path, headers)
-    finally:
-        connection.close()
-
-
-def _get(connection: Connection, target: Target, path: str, headers: dict[str, str]) -> tuple[Response, bytes]:
-    lines = {"host": target.host_header, "user-agent": f"tokenswarm/{__version__}", "accept": "application/json"}
-    lines.update({"accept-encoding": "identity", "connection": "close", **headers})
-    head = f"GET {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    response, done = Response(), Event()
-    connection.send(f"{head}\r\n".encode("latin-1"), ANSWER_S)
-    connection.receive(response, done.set, lambda: None)  # the loop below drains
-    body = b""
-    with gevent.Timeout(ANSWER_S, False):
-        while not done.wait(0.05) and len(body) < BODY_BYTES_MAX:
-            body += b"".join(response.drain()[1])
-            connection.resume()
-    body += b"".join(response.drain()[1])
-    if response.error is not None:
-        raise response.error
-    return response, body
+def get(target: Target, path: str, headers: dict[str, str]) -> Page:
+    """GET a small document. Raises TransportError."""
+    return request(target, "GET", path, {"accept": "application/json", **headers}, timeout_s=ANSWER_S)
 
 
 def check(profile: Profile) -> Findings:
@@ -77,33 +52,31 @@ def make_checked_target(profile: Profile, url: str) -> Target:
 def _check_target(profile: Profile, url: str, dialect: Dialect, headers: dict[str, str]) -> Findings:
     target = make_checked_target(profile, url)
     try:
-        response, body = get(target, dialect.models_path, headers)
+        page = get(target, dialect.models_path, headers)
     except TransportError as error:
         raise TargetError(f"{url}: {error.sentence}; is the server running there?") from None
     notes: list[str] = []
-    models = _models(url, dialect, response, body, notes)
+    models = _models(url, dialect, page, notes)
     model = _choose(url, profile.engine.model, models)
     return Findings(model=model, models=models[:100], version=_version(target, headers), notes=notes)
 
 
-def _models(url: str, dialect: Dialect, response: Response, body: bytes, notes: list[str]) -> list[str]:
-    path, status = dialect.models_path, response.status
-    if not status:
-        raise TargetError(f"{url}{path}: no answer within {ANSWER_S:g} s")
+def _models(url: str, dialect: Dialect, page: Page, notes: list[str]) -> list[str]:
+    path, status = dialect.models_path, page.status
     if status in (401, 403):
         raise TargetError(
             f"{url}{path}: HTTP {status}, the server wants a key; name its variable under `engine.headers_from_env`"
         )
     if status == 200:
         try:
-            return dialect.models(body)
+            return dialect.models(page.body)
         except NotAnEvent:
-            kind = response.content_type.split(";")[0] or "no content type"
+            kind = page.content_type.split(";")[0] or "no content type"
             raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}); wrong host?") from None
     if 300 <= status < 400:
         raise TargetError(f"{url}{path}: HTTP {status}, a redirect; give the final address as target")
     notes.append(f"{path} answered HTTP {status}, so the model's name could not be checked")
-    if status == 404 and error_message(body, response.content_type) == "":
+    if status == 404 and error_message(page.body, page.content_type) == "":
         notes.append(f"{path} is unknown there; is this a {dialect.kind} server?")
     return []
 
@@ -124,8 +97,8 @@ def _version(target: Target, headers: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in ("/version", "/api/version"):
         try:
-            response, body = get(target, path, headers)
-            answer: Any = msgspec.json.decode(body) if response.status == 200 else None
+            page = get(target, path, headers)
+            answer: Any = msgspec.json.decode(page.body) if page.status == 200 else None
         except (TransportError, msgspec.DecodeError):
             continue
         if isinstance(answer, dict) and isinstance(answer.get("version"), str):

@@ -14,16 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent.event import Event
 
 from tokenswarm import __version__, envelope
 from tokenswarm import profile as profiles
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.envelope import Envelope, Judgement, Parts, RunState
 from tokenswarm.profile import Profile
-from tokenswarm.record import Outcome
 from tokenswarm.shell import preflight
-from tokenswarm.shell.transport import Response, Target, TransportError, open_connection
+from tokenswarm.shell.page import request
+from tokenswarm.shell.transport import Target, TransportError
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import StagePlan, Verdict
 
@@ -33,26 +32,6 @@ if TYPE_CHECKING:
 INTERVAL_S = 1.0
 PATIENCE_S = 2.0  # for one push, from connecting to the answer
 TEXT_MAX = 512  # of a name in the envelope
-
-
-def post(target: Target, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> tuple[int, str]:
-    """POST, and the status and text of the answer. Raises TransportError, at the latest after `timeout_s`."""
-    lines = {"host": target.host_header, "user-agent": f"tokenswarm/{__version__}", "connection": "close", **headers}
-    lines["content-length"] = str(len(body))
-    head = f"POST {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    late = TransportError(Outcome.TIMEOUT, f"no answer within {timeout_s:g} s", "timeout")
-    with gevent.Timeout(timeout_s, late):
-        connection = open_connection(target, timeout_s)
-        try:
-            connection.send(f"{head}\r\n".encode("latin-1") + body, timeout_s)
-            response, done = Response(), Event()
-            connection.receive(response, done.set, done.set)  # an answer of megabytes is none of an exporter
-            done.wait()
-        finally:
-            connection.close()
-    if response.error is not None:
-        raise response.error
-    return response.status, b"".join(response.drain()[1]).decode(errors="replace").strip()
 
 
 class Push:
@@ -141,8 +120,9 @@ class Push:
         parts = self._parts.of(self._merged)
         body = envelope.encode(Envelope(seq=self._seq, run=self._state, merged=parts))
         try:
-            status, text = post(self._target, envelope.PATH, self._headers, body, PATIENCE_S)
-            problem = "" if status == 204 else f"HTTP {status}, {text[:200] or 'no reason given'}"
+            page = request(self._target, "POST", envelope.PATH, self._headers, body, timeout_s=PATIENCE_S)
+            text = page.body.decode(errors="replace").strip()
+            problem = "" if page.status == 204 else f"HTTP {page.status}, {text[:200] or 'no reason given'}"
         except TransportError as error:
             problem = error.sentence
         if not problem:

@@ -16,14 +16,15 @@ from urllib.parse import urlsplit
 import gevent
 from gevent.event import Event
 
-from tokenswarm import __version__, kv_cache
+from tokenswarm import kv_cache
 from tokenswarm import profile as profiles
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.kv_cache import KvShape
 from tokenswarm.profile import Profile
 from tokenswarm.record import Outcome
 from tokenswarm.shell import preflight
-from tokenswarm.shell.transport import Response, Target, TransportError, open_connection
+from tokenswarm.shell.page import request
+from tokenswarm.shell.transport import Target, TransportError
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import Summary
 from tokenswarm.telemetry import engines, join, ollama
@@ -31,6 +32,7 @@ from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
 
 PATIENCE_S = 1.0  # for one page, from connecting to the last byte
+ACCEPT = {"accept": "text/plain; version=0.0.4, application/json"}
 TRIES = 3  # a target without metrics, found by `auto`, is asked so often and then left alone
 REASONS = {
     Outcome.TIMEOUT: "timeout",
@@ -47,28 +49,6 @@ HINTS = {
     404: "there is no such page",
     501: "llama.cpp serves it with --metrics only",
 }
-
-
-def fetch(target: Target, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    """GET, and the status and whole body of the answer. Raises TransportError, after PATIENCE_S at the latest."""
-    lines = {"host": target.host_header, "user-agent": f"tokenswarm/{__version__}", "connection": "close"}
-    lines |= {"accept": "text/plain; version=0.0.4, application/json", "accept-encoding": "identity", **headers}
-    head = f"GET {path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    late = TransportError(Outcome.TIMEOUT, f"no whole answer within {PATIENCE_S:g} s", "timeout")
-    with gevent.Timeout(PATIENCE_S, late):
-        connection = open_connection(target, PATIENCE_S)
-        try:
-            connection.send(f"{head}\r\n".encode("latin-1"), PATIENCE_S)
-            response, done = Response(), Event()
-            connection.receive(response, done.set, done.set)  # `full`: megabytes are no page of metrics
-            done.wait()
-        finally:
-            connection.close()
-    if response.error is not None:
-        raise response.error
-    if not response.complete:
-        raise TransportError(Outcome.OVERSIZE, "the page has more than 4 MiB", "too large")
-    return response.status, b"".join(response.drain()[1])
 
 
 class Page:
@@ -113,16 +93,22 @@ class Page:
     def _poll(self, began_ns: int) -> bool:
         """One look. True where the server answered, whatever it said."""
         try:
-            status, body = fetch(self._target, self._path, self._headers)
+            answer = request(
+                self._target,
+                "GET",
+                self._path.removeprefix(self._target.base_path),
+                {**ACCEPT, **self._headers},
+                timeout_s=PATIENCE_S,
+            )
         except TransportError as error:
             self.watch.gap(REASONS.get(error.outcome, "connect"), error.sentence, monotonic_ns())
             return False
         now_ns = monotonic_ns()
-        if status != 200:
-            hint = f" ({HINTS[status]})" if status in HINTS else ""
-            self.watch.gap("http_status", f"{self._path} answered HTTP {status}{hint}", now_ns)
+        if answer.status != 200:
+            hint = f" ({HINTS[answer.status]})" if answer.status in HINTS else ""
+            self.watch.gap("http_status", f"{self._path} answered HTTP {answer.status}{hint}", now_ns)
             return True
-        self.watch.page(body, (began_ns + now_ns) // 2, (now_ns - began_ns) // 2)
+        self.watch.page(answer.body, (began_ns + now_ns) // 2, (now_ns - began_ns) // 2)
         return True
 
 

@@ -1,0 +1,50 @@
+"""One small request and its whole answer, over the same connections as the load: model lists, metrics pages, pushes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import gevent
+import msgspec
+from gevent.event import Event
+
+from tokenswarm import __version__
+from tokenswarm.record import Outcome
+from tokenswarm.shell.transport import PAUSE_BYTES, Response, Target, TransportError, open_connection
+
+
+class Page(msgspec.Struct, frozen=True):
+    status: int
+    content_type: str
+    body: bytes
+
+
+def request(
+    target: Target, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, timeout_s: float
+) -> Page:
+    """The answer, whole. Raises TransportError: after `timeout_s` at the latest, or for more than 4 MiB."""
+    lines = {
+        "host": target.host_header,
+        "user-agent": f"tokenswarm/{__version__}",
+        "accept-encoding": "identity",
+        "connection": "close",
+        **{name.lower(): value for name, value in headers.items()},
+    }
+    if method == "POST":
+        lines["content-length"] = str(len(body))
+    head = f"{method} {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    late = TransportError(Outcome.TIMEOUT, f"no answer within {timeout_s:g} s", "timeout")
+    response, done = Response(), Event()
+    with gevent.Timeout(timeout_s, late):
+        connection = open_connection(target, timeout_s)
+        try:
+            connection.send(f"{head}\r\n".encode("latin-1") + body, timeout_s)
+            connection.receive(response, done.set, done.set)  # `full`: more than anybody asks for here
+            done.wait()
+        finally:
+            connection.close()
+    if response.error is not None:
+        raise response.error
+    if not response.complete:
+        raise TransportError(Outcome.OVERSIZE, f"the answer has more than {PAUSE_BYTES >> 20} MiB", "too large")
+    return Page(response.status, response.content_type, b"".join(response.drain()[1]))
