@@ -184,7 +184,7 @@ def test_every_text_is_read_back_by_a_strict_reader(dialect: Dialect, text: str)
     assert has_surrogate or sent["model"] == text
 
 
-# --- decode: the shapes that servers send --------------------------------------------------------------------------------------
+# --- decode: the shapes that servers send ----------------------------------------------------------------------------
 
 
 def chunk(delta: object, **rest: object) -> dict[str, object]:

@@ -180,7 +180,7 @@ def user_stamps(evidence: Evidence, summary: Summary) -> Doubt | None:
         "user-stamps",
         "note",
         "Tokens were stamped when the client read them, not when they arrived"
-        ": under load they are late by the event loop's lag, see `instrument.loop_lag_s`. Linux has the kernel's stamps.",
+        ": under load they are late by the event loop's lag (`instrument.loop_lag_s`). On Linux the kernel stamps.",
         kernel_stamp_ratio=summary.instrument.kernel_stamp_ratio,
         loop_lag_p99_s=summary.instrument.loop_lag_s.p99,
         reads=everything(evidence).reads,
