@@ -1,0 +1,199 @@
+"""`tokenswarm observe` with real processes: a run shows in Prometheus, every failure leaves the rest, nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import prometheus_server
+import pytest
+import yaml
+from prometheus_server import Prometheus
+from running import Program, children, eventually, program, tokenswarm
+from simulator_process import simulator
+
+from tokenswarm.errors import ConfigError
+from tokenswarm.shell import observe
+
+MAIN = tokenswarm("observe")
+SMALL = (
+    "--set",
+    "load.stages=[{users: 2, duration: 2s}]",
+    "--set",
+    "phases={warmup: 500ms, drain: 10s}",
+    "--workers",
+    "1",
+)
+LONG = (
+    "--set",
+    "load.stages=[{users: 2, duration: 60s}]",
+    "--set",
+    "phases={warmup: 500ms, drain: 10s}",
+    "--workers",
+    "1",
+)
+
+
+@contextlib.contextmanager
+def taken(*ports: int) -> Iterator[None]:
+    """These ports are in use, by us or by somebody else."""
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                sock.listen()
+        yield
+
+
+def addresses(output: str) -> dict[str, str]:
+    """Where Prometheus and those exporters are that did not get their usual port."""
+    return dict(re.findall(r"(Prometheus|load|gpu|ollama)(?: exporter)? is at (http://[\d.:]+)", output))
+
+
+def descendants(pid: int) -> list[int]:
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def is_gone(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def end(started: Program, number: int = signal.SIGINT) -> int:
+    """Ask for the end, and make sure that no process is left."""
+    pids = descendants(started.process.pid)
+    started.process.send_signal(number)
+    code = started.process.wait(timeout=40)
+    assert eventually(lambda: all(is_gone(pid) for pid in pids)), started.output
+    return code
+
+
+def leftovers(home: Path) -> list[Path]:
+    return sorted((home / "tmp").iterdir())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "tmp").mkdir()
+    return tmp_path
+
+
+def test_a_run_shows_in_prometheus_though_ports_are_taken(home: Path) -> None:
+    prometheus_server.tool("prometheus")
+    ports = (observe.PROMETHEUS_PORT, *observe.PORTS.values())
+    with taken(*ports), program([*MAIN, *SMALL, "--data", "kept"], home, TMPDIR=str(home / "tmp")) as started:
+        started.await_output("the run is over", 60)
+        where = addresses(started.output)
+        assert set(where) == {"Prometheus", "load", "gpu", "ollama"}
+        assert not {int(url.rsplit(":", 1)[1]) for url in where.values()} & set(ports)
+        server = Prometheus(where["Prometheus"])
+        summary = json.loads((home / "results" / "latest" / "summary.json").read_bytes())
+        run = f'run_id="{summary["run_id"]}"'
+        assert eventually(
+            lambda: server.value(f"sum(tokenswarm_requests_total{{{run}}})") == summary["requests"]["sent"]
+        )
+        assert server.value(f"count(tokenswarm_run_info{{{run}}})") == 1
+        jobs = {"tokenswarm-load", "tokenswarm-gpu", "tokenswarm-ollama", "vllm"}
+        assert eventually(lambda: {dict(labels)["job"] for labels in server.query("up == 1")} == jobs, 20)
+        assert server.query("up == 0") == {}
+        assert server.query("vllm:generation_tokens_total")
+        assert server.query("tokenswarm_host_cpu_seconds_total")
+        assert end(started) == 0
+        assert leftovers(home) == []
+        assert (home / "kept" / "wal").is_dir()
+
+
+def test_without_prometheus_the_run_goes_on(home: Path) -> None:
+    with program([*MAIN, *SMALL, "--for", "0s"], home, TMPDIR=str(home / "tmp"), PATH="/nonexistent") as started:
+        done = started.finish(60)
+    assert done.code == 0
+    assert re.search(
+        r"Prometheus is not installed .*; the run goes on, and so do http://127\.0\.0\.1:\d+/metrics", done.out
+    )
+    assert (home / "results" / "latest" / "summary.json").is_file()
+    assert leftovers(home) == []
+
+
+def test_a_prometheus_that_fails_is_left_out_with_its_words(home: Path) -> None:
+    fake = home / "bin" / "prometheus"
+    fake.parent.mkdir()
+    fake.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'prometheus, version 3.9.1' && exit 0\necho no space\nexit 1\n"
+    )
+    fake.chmod(0o755)
+    path = f"{fake.parent}:/usr/bin:/bin"
+    with program([*MAIN, *SMALL, "--for", "0s"], home, TMPDIR=str(home / "tmp"), PATH=path) as started:
+        done = started.finish(60)
+    assert done.code == 0
+    assert "Prometheus does not start (no space); the run and the exporters go on without it" in done.out
+
+
+def test_an_interrupt_ends_the_run_in_order(home: Path) -> None:
+    with program([*MAIN, *LONG], home, TMPDIR=str(home / "tmp"), PATH="/nonexistent") as started:
+        started.await_output("stage 1 steady", 60)
+        assert end(started) == 13
+        assert "Traceback" not in started.output
+    summary = json.loads((home / "results" / "latest" / "summary.json").read_bytes())
+    assert summary["partial"] is True
+    assert leftovers(home) == []
+
+
+def test_a_given_host_is_used_and_no_engine_started(home: Path) -> None:
+    words = [*SMALL, "--for", "0s", "--dataset-format", "synthetic"]
+    with simulator() as engine:
+        command = [*MAIN, *words, "--host", engine.url]
+        with program(command, home, TMPDIR=str(home / "tmp"), PATH="/nonexistent") as started:
+            started.await_output("stage 1 steady", 60)
+            commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(started.process.pid)]
+            assert not any(b"simulator" in command for command in commands)
+            assert started.finish(60).code == 0
+        assert engine.truth()["totals"]["received"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["nothing.yaml"], 15, "nothing.yaml: no such file"),
+        (["--for", "soon"], 15, "--for"),
+        (["--data", "file"], 16, "file: can't make the folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_left(words: list[str], code: int, sentence: str, home: Path) -> None:
+    (home / "file").write_text("")
+    with program([*MAIN, *words], home, TMPDIR=str(home / "tmp")) as started:
+        done = started.finish(30)
+    assert done.code == code
+    assert sentence in done.out
+    assert len(done.out.splitlines()) == 1
+    assert leftovers(home) == []
+
+
+def test_options_of_a_run_are_passed_on(tmp_path: Path) -> None:
+    profile = tmp_path / "p.yaml"
+    profile.write_text("")
+    wanted = observe.parse([str(profile), "--workers", "3", "--for", "2m", "--host", "http://h:1", "--set", "name=x"])
+    assert wanted == observe.Wanted(str(profile), "http://h:1", None, 120.0, ["--workers", "3", "--set", "name=x"])
+    assert observe.parse(["--workers", "3"]) == observe.Wanted(None, None, None, None, ["--workers", "3"])
+    with pytest.raises(ConfigError):
+        observe.parse(["--for"])
+
+
+@pytest.mark.parametrize(("version", "native"), [((2, 42), False), ((3, 7), False), ((3, 8), True), ((4, 0), True)])
+def test_the_configuration_has_the_addresses(version: tuple[int, int], native: bool, tmp_path: Path) -> None:
+    found = {"load": "http://127.0.0.1:1111", "gpu": "http://127.0.0.1:2222"}
+    path = observe.configure(tmp_path / "made", version, found, "http://127.0.0.1:9")
+    jobs = {job["job_name"]: job for job in yaml.safe_load(path.read_text())["scrape_configs"]}
+    assert jobs["tokenswarm-load"]["static_configs"] == [{"targets": ["127.0.0.1:1111"]}]
+    assert jobs["tokenswarm-gpu"]["static_configs"] == [{"targets": ["127.0.0.1:2222"]}]
+    assert ("scrape_native_histograms" in jobs["tokenswarm-load"]) == native
+    assert list((tmp_path / "made" / "rules").glob("*.yml"))
