@@ -144,7 +144,7 @@ FAILURES: dict[str, tuple[Outcome, tuple[Step, ...]]] = {
     "stall after a token": (Outcome.STALLED, (head(), chunk(content("a")), 5.0)),
     "pings do not reset the stall": (
         Outcome.STALLED,
-        (head(), chunk(content("a")), *([0.2, chunk(b": ping\n\n")] * 10)),
+        (head(), chunk(content("a")), *([0.02, chunk(b": ping\n\n")] * 150)),
     ),
     "404": (
         Outcome.HTTP_4XX,

@@ -1,7 +1,7 @@
 """When streams are decoded: in bounded slices of the hub, one a loop iteration, so that reading never waits long.
 
-Every `SWEEP_S` the sweep queues what has arrived on open streams (so memory stays bounded and live counters move) and
-checks the time-outs; a stream that has ended is queued at once and its greenlet woken when it is decoded. There is no
+Every `SWEEP_S` the sweep queues all open streams, so that memory stays bounded, live counters move and time-outs are
+checked; a stream that has ended is queued at once and its greenlet woken when it is decoded. There is no
 timer a request and no greenlet switch a read.
 """
 
@@ -97,14 +97,14 @@ class Decoder:
             raise
         if not done:
             self.queue(stream)
-        elif stream.ended and stream in self._streams:
+            return
+        stream.check_time(monotonic_ns())  # only now: a token that waits to be decoded is no silence
+        if stream.ended and stream in self._streams:
             self._streams.discard(stream)
             stream.wake()
 
     def _on_sweep(self) -> None:
-        now_ns = monotonic_ns()
         for stream in list(self._streams):
-            stream.check_time(now_ns)
             self.queue(stream)
 
 

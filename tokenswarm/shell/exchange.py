@@ -102,8 +102,8 @@ class Exchange:
         self.connection.stop()
 
     def check_time(self, now_ns: int) -> None:
-        """Time-outs count tokens, not bytes: comments and pings don't reset them. A waiting backlog is heard first."""
-        if self.ended or self.response.reads or self._next_read < len(self._reads):
+        """Time-outs count tokens, not bytes: pings don't reset them. Call it when nothing is left to decode."""
+        if self.ended:
             return
         limits, sent_ns, token_ns = self._timeouts, self.timeline.sent_ns, self.timeline.last_token_ns
         if now_ns - sent_ns > limits.total * NS_PER_S:
