@@ -4,10 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo observe test check format bench lock clean
 
 help:
 	@echo "make demo    replay the bundled conversations against the embedded engine: table, verdict, results folder"
+	@echo "make observe the demo with Prometheus and the exporters around it, until Ctrl-C"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   lint, types, layers"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
@@ -28,6 +29,9 @@ $(VENV)/dev: requirements-dev.lock $(VENV)/base
 
 demo: $(VENV)/base
 	@$(BIN)/tokenswarm demo
+
+observe: $(VENV)/base
+	@$(BIN)/tokenswarm observe
 
 test: $(VENV)/dev
 	@.ci/packages

@@ -15,6 +15,7 @@ usage: tokenswarm COMMAND [options]
   run PROFILE        replay a profile: master and workers on this machine, verdict, results folder
   worker             join the master of a run from another machine
   demo               a short sweep of the bundled conversations against the embedded engine
+  observe [PROFILE]  the same or your own profile, with Prometheus and all exporters around it, without Docker
   simulate           the embedded engine: vLLM's and Ollama's wire formats, a batching model, the truth
   data fetch NAME    download sharegpt or alpaca (resumes, verifies)
   data info FILE     what a data set holds, what is kept, what is dropped and why
@@ -104,6 +105,12 @@ def _kv(words: list[str]) -> int:
     return kv_command.main(words)
 
 
+def _observe(words: list[str]) -> int:
+    from tokenswarm.shell import observe
+
+    return observe.main(words)
+
+
 def _report(words: list[str]) -> int:
     from rich.console import Console
 
@@ -122,6 +129,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "worker": _worker,
     "demo": _demo,
+    "observe": _observe,
     "simulate": _simulate,
     "data": _data,
     "kv": _kv,
