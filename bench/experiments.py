@@ -22,6 +22,7 @@ Say = Callable[[str], None]
 
 STAMP_STREAMS = 400
 PROFILE_LINES = 12
+WAITING = ("sleep", "_attempt", "get", "wait", "joinall")  # where greenlets switch away: their time is the hub's
 
 
 class Plan(NamedTuple):
@@ -155,13 +156,13 @@ class Profiled(NamedTuple):
 
 
 def profile(plan: Plan, streams: int, say: Say) -> Profiled:
-    """Where the client's time goes. The profiler more than doubles it, so only shares are told."""
+    """Where the client's Python time goes. The profiler more than doubles it, so only shares are told."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile"
         done = run("tokenswarm", plan.pace, streams, plan.seconds, "--profile", str(path))
         entries = pstats.Stats(str(path)).stats.items()  # type: ignore[attr-defined]  # documented, not typed
     say(f"profiled {streams} streams")
-    busy = [(place, calls, own) for place, (_, calls, own, _, _) in entries if "poll" not in place[2]]
+    busy = [(place, calls, own) for place, (_, calls, own, _, _) in entries if place[2] not in WAITING]
     whole_s = sum(own for _, _, own in busy)
     busy.sort(key=lambda entry: -entry[2])
     events = done.result["events"]

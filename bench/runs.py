@@ -14,7 +14,7 @@ from bench.clients.measure import waited_ns
 from bench.sender import BenchError, Pace, started
 
 REPO = Path(__file__).resolve().parent.parent
-DISTURBED = 0.02  # share of the time that a process waited for its core, from which on a row says so
+DISTURBED = 0.05  # share of the time that a process waited for its core, from which on a row says so
 OVERLOAD_S = 60.0  # how much longer than planned a client that can't keep up may take
 
 

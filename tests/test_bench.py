@@ -202,8 +202,15 @@ def test_report_does_not_believe_a_late_sender() -> None:
 def test_report_gives_ratios_of_the_same_round() -> None:
     rounds = accuracy_of(made_up("tokenswarm", 400, cpu_s=0.25))
     text = render(QUICK, {"accuracy": rounds}, [], 1.0)
-    assert "| tokenswarm | 10000 | 25 | 25.0 | 1.00 | **no** |" in text
+    assert "| tokenswarm | 10000 | 25 | 25.0 | 1.00 | **no** | 1 of 1 |" in text
     assert "| aiohttp | 10000 | 10 | 10.0 | 0.40 | – |" in text
+
+
+def test_cpu_of_a_disturbed_round_does_not_count() -> None:
+    cheap = made_up("tokenswarm", 400, cpu_s=0.01)
+    cheap.result["waited_s"] = 0.5
+    text = render(QUICK, {"accuracy": accuracy_of(cheap)}, [], 1.0)
+    assert "| tokenswarm | 10000 | 1 | 1.0 | 1.00 | not usable | 0 of 1 |" in text
 
 
 def test_report_names_lost_events() -> None:

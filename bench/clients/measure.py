@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TICK_S = 0.05
 RAMP_S_MAX = 1.5
@@ -80,7 +80,7 @@ class Tally:
         self.error_ns = array("q")  # of single stamps, with --stamps
         self.events = self.requests = self.errors = 0
         self.open = 0  # requests sent and not ended
-        self.extra: dict[str, object] = {}
+        self.extra: dict[str, Any] = {}
         self._window: list[tuple[int, int, int]] = []  # (now, CPU, events) at its start and, so far, its end
         self._rss_full = 0
         gc.collect()

@@ -45,6 +45,7 @@ def main() -> None:
     calm_garbage_collection()
     probes.start()
     tally = Tally(chosen)
+    tally.extra["merged_events"] = 0
     with tempfile.TemporaryFile(buffering=1 << 18) as spool:
 
         def on_record(record: RequestRecord) -> None:
@@ -72,7 +73,7 @@ def main() -> None:
     gevent.killall([ticker, reporter])
     probes.stop()
     tally.events = recorder.live_output_tokens
-    tally.extra = {
+    tally.extra |= {
         "loop_lag_max_ns": recorder.instrument.loop_lag_ns_max,
         "rx_lag_p99_ns": int((recorder.instrument.rx_lag.quantile(0.99) or 0) * 1e9),
     }
@@ -97,6 +98,7 @@ def _user(number: int, chosen: Options, tally: Tally, client: Client) -> None:
 def _note(tally: Tally, record: RequestRecord) -> None:
     tally.requests += 1
     tally.errors += not record.ok
+    tally.extra["merged_events"] += record.merged_events
     if record.ttft_ns is not None:
         tally.ttft_ns.append(record.ttft_ns)
     tally.itl_ns.extend(record.gaps_ns)
