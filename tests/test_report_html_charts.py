@@ -1,10 +1,12 @@
-"""The pieces of report.html: bins, samples and distributions of rows, and axes, for every input."""
+"""The pieces of report.html: bins, samples and distributions of rows, axes for every input, colours."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 import sample_runs
@@ -110,3 +112,29 @@ def test_time_ticks_have_room(end_s: float, pixels: int) -> None:
 )
 def test_times_since_the_start_read_well(value: float, text: str) -> None:
     assert clock(value) == text
+
+
+STYLE = (Path(html_figure.__file__).parent / "html_style.css").read_text(encoding="utf-8")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_colours_can_be_read(theme: int) -> None:
+    """WCAG: 4.5:1 for text, 3:1 for marks; stages also differ in lightness alone, in order."""
+    blocks = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    colours = dict(re.findall(r"--([\w]+): (#[0-9a-f]{6});", blocks[theme]))
+    card = luminance(colours["card"])
+
+    def contrast(name: str) -> float:
+        high, low = sorted((luminance(colours[name]), card), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    assert [name for name in ("ink", "soft", "p50", "tail", "bad", "good", "warn") if contrast(name) < 4.5] == []
+    stages = [f"k{i}" for i in range(html_figure.COLOURS)]
+    assert [name for name in stages if contrast(name) < 3] == []
+    assert [luminance(colours[name]) for name in stages] == sorted(luminance(colours[name]) for name in stages)

@@ -43,7 +43,8 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         _section("failures", "Failures by kind", html_tables.failures(summary) or "<p>No request failed.</p>"),
         _section("stages", "Stages", html_tables.stages(summary)),
         _section("latency", "Latency", _latency(summary)),
-        _section("instrument", "The instrument", html_tables.instrument(summary) + html_tables.reported(summary)),
+        _section("instrument", "The instrument", html_tables.instrument(summary)),
+        _section("reported", "What engine and GPU report", html_tables.reported(summary)),
         _section("conventions", "In other tools' words", _conventions(summary)),
         _section("repeat", "Repeat it", html_tables.repeat(manifest)),
         _section("definitions", "Definitions", _definitions(data)),
@@ -133,7 +134,7 @@ def _tiles(summary: Summary) -> str:
         middle = f"p50 {duration(stat.p50)}, " if stat.p50 is not None and which != "p50" else ""
         value = duration(getattr(stat, which)) if which else MISSING
         label = f"{name} {PERCENTILE_NAMES[which]}" if which else name
-        tiles.append((label, value, f"{middle}{_count(stat.n)} samples{where}" if stat.n else "no sample"))
+        tiles.append((label, value, f"{middle}{html_tables.count(stat.n)} samples{where}" if stat.n else "no sample"))
     counts = summary.requests
     ended = counts.ok + counts.failed + counts.censored
     tiles.append(("failed", ratio(counts.failed / ended) if ended else MISSING, f"{counts.failed} of {ended} requests"))
@@ -144,10 +145,6 @@ def _tiles(summary: Summary) -> str:
         for name, value, more in tiles
     )
     return f'<ul class="tiles">{items}</ul>'
-
-
-def _count(n: int) -> str:
-    return str(n) if n < 10_000 else quantity(n)
 
 
 def _latency(summary: Summary) -> str:

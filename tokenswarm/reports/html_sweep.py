@@ -160,7 +160,7 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
     stats = [(load, stage, _stat(stage, field)) for load, stage in known if _stat(stage, field).n]
     if reason := _reason(data, len(stats)):
         return left_out(name, title, reason)
-    high = best_percentile([stat for *_, stat in stats])
+    high = best_percentile([stat for *_, stat in stats], least=2)  # one point makes no line
     wanted = [("mean", "mean")] if high is None else [("p50", "p50"), (high, "tail")]
     wanted += [("p50", "p50")] if high is None else []
     series: list[Series] = []

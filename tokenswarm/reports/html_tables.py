@@ -6,7 +6,7 @@ Each function gives the HTML of a section's inside, or "" where there is nothing
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,8 @@ from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
 from tokenswarm.summary import Summary
 
 FAILURES_SHOWN = 20
+REPORTED_MAX = 80
+_HOW_READ = {"sources", "coverage", "gaps", "notes", "finished", "rejected"}  # summary.json has them
 
 _CONCEPTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("TTFT", "ttft_s", {
@@ -146,14 +148,32 @@ def reported(summary: Summary) -> str:
     """What the engine and the GPU said of themselves: distributions and single numbers, whatever their names."""
     cells = []
     for origin, block in (("engine", summary.server), ("gpu", summary.gpu)):
-        for name, value in msgspec.to_builtins(block).items():
-            show = duration if name.endswith("_s") and not name.endswith("_per_s") else quantity
-            if isinstance(value, dict) and "n" in value:
-                found = [show(value.get(key)) for key in ("mean", "p50", "p99", "max")]
-                cells.append([f"{origin}: {name}", quantity(value["n"]), *found])
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                cells.append([f"{origin}: {name}", "", show(value), "", "", ""])
-    return table(("as reported", "n", "mean", "p50", "p99", "max"), cells) if cells else ""
+        for path, value in _numbers(msgspec.to_builtins(block), ()):
+            show = duration if path[-1].endswith("_s") and not path[-1].endswith("_per_s") else quantity
+            show = ratio if path[-1].endswith(("_ratio", "_usage")) else show
+            name = " ".join((origin, *(word for word in path if word != "metrics")))
+            if isinstance(value, dict):
+                n = value.get("n")
+                found = [show(_number(value.get(key))) for key in ("mean", "p50", "p99", "max")]
+                cells.append([name, "" if n is None else count(n), *found])
+            else:
+                cells.append([name, "", show(value), "", "", ""])
+    return table(("as reported", "n", "mean", "p50", "p99", "max"), cells[:REPORTED_MAX]) if cells else ""
+
+
+def _numbers(block: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(names on the way, value) of the distributions (dicts with a mean) and numbers inside, but how they were read."""
+    for name, value in block.items():
+        if name in _HOW_READ:
+            continue
+        if isinstance(value, Mapping) and "mean" not in value:
+            yield from _numbers(value, (*path, name))
+        elif isinstance(value, Mapping) or _number(value) is not None:
+            yield (*path, name), value
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def conventions(summary: Summary) -> str:
@@ -219,6 +239,11 @@ def repeat(manifest: Mapping[str, Any]) -> str:
     ]
     shown = f"<pre><code>{escape(shlex.join(command), 8_000)}</code></pre>" if command else ""
     return f"{shown}<dl>{''.join(cells)}</dl>" if shown or cells else ""
+
+
+def count(n: int) -> str:
+    """Of samples: exact up to four digits."""
+    return str(n) if n < 10_000 else quantity(n)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
