@@ -143,3 +143,17 @@ class Cluster:
             return
         self.refused.append(f"a worker on {member.host} (pid {member.pid}) was refused: {reason}")
         self.send(member, ToWorker.REFUSED, {"sentence": f"the master refused this worker: {reason}"})
+        self._evict(client_id)
+
+    def evict_strangers(self) -> None:
+        """Take Locust workers that never said hello out of the dispatch: they'd be given users that never send."""
+        runner = self._environment.runner
+        for client in list(runner.clients.all) if isinstance(runner, MasterRunner) else []:
+            if client.id not in self.members:
+                self.refused.append(f"the worker {client.id} is none of tokenswarm and gets no load")
+                self._evict(client.id)
+
+    def _evict(self, client_id: str) -> None:
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner) and runner.clients.get(client_id) is not None:
+            del runner.clients[client_id]

@@ -140,18 +140,21 @@ class Controller:
     def _gather(self, workers: int) -> None:
         self._cluster.begin()
         deadline_ns = monotonic_ns() + int(JOIN_S * NS_PER_S)
+        told = 0
         while len(self._cluster.members) < workers:
             self._raise_failure()
-            if self._cluster.refused:
-                raise ConfigError(self._cluster.refused[0])
+            for sentence in self._cluster.refused[told:]:  # a stray of another run must not end this one
+                told += 1
+                for watcher in self._watchers:
+                    watcher.note(sentence)
             if monotonic_ns() > deadline_ns:
-                here = len(self._cluster.members)
-                raise TargetError(
-                    f"only {here} of {workers} workers came within {JOIN_S:g} s; start the others, or fewer"
-                )
+                here, refused = len(self._cluster.members), self._cluster.refused
+                why = f"; {refused[0]}" if refused else "; start the others, or fewer"
+                raise TargetError(f"only {here} of {workers} workers came within {JOIN_S:g} s{why}")
             if self._stop.wait(0.02):
                 return
         self._cluster.closed = True
+        self._cluster.evict_strangers()
 
     def _prepare(self) -> None:
         members = list(self._cluster.members.values())

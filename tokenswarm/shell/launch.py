@@ -89,6 +89,7 @@ def run_worker(master_host: str, master_port: int, token: str) -> int:
     worker.gone.wait()
     if worker.message:
         print(f"tokenswarm worker: {worker.message}", file=sys.stderr, flush=True)
+    environment.events.quitting.fire(environment=environment, reverse=True)  # tells the master, if it is there
     runner.quit()
     for watcher in signals:
         watcher.cancel()

@@ -169,6 +169,7 @@ class Plugin:
 
 def _on_init(environment: Environment, **_: Any) -> None:
     try:
+        options.refuse_secrets(sys.argv[1:])
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
     except UserError as error:
