@@ -23,7 +23,8 @@ from tokenswarm.record import Outcome, RequestRecord, TokenSource
 from tokenswarm.recorder import Recorder
 from tokenswarm.shell.decoding import Decoder
 from tokenswarm.shell.exchange import Client, Request
-from tokenswarm.shell.transport import PAUSE_BYTES, Pool, TransportError, make_target, resolve
+from tokenswarm.shell.response import TransportError
+from tokenswarm.shell.transport import PAUSE_BYTES, Pool, make_target, resolve
 from tokenswarm.typed_yaml import Seconds
 
 PROMPT = Prompt("p", (Message("user", "hello"),), "hello", "c", 0)

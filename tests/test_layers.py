@@ -81,7 +81,7 @@ THIRD_PARTY = {
     "gevent": ("tokenswarm/shell/",),
     "locust": ("tokenswarm/shell/", "locustfiles/"),
     "flask": ("tokenswarm/shell/web_tab.py",),
-    "httptools": ("tokenswarm/shell/transport.py",),
+    "httptools": ("tokenswarm/shell/response.py",),
     "psutil": ("tokenswarm/shell/probes.py", "exporters/"),
     "aiohttp": ("tokenswarm/simulator/", "exporters/"),
     "prometheus_client": ("exporters/",),

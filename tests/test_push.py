@@ -24,7 +24,8 @@ from tokenswarm.record import Outcome
 from tokenswarm.shell import push
 from tokenswarm.shell.page import request
 from tokenswarm.shell.push import Push, of_run
-from tokenswarm.shell.transport import TransportError, make_target
+from tokenswarm.shell.response import TransportError
+from tokenswarm.shell.transport import make_target
 from tokenswarm.summary import Doubt, Verdict
 
 MANIFEST = {

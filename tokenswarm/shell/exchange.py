@@ -25,7 +25,8 @@ from tokenswarm.prompts import Prompt
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.recorder import Recorder
 from tokenswarm.shell.decoding import Decoder
-from tokenswarm.shell.transport import Connection, Pool, Response, TransportError
+from tokenswarm.shell.response import Response, TransportError
+from tokenswarm.shell.transport import Connection, Pool
 from tokenswarm.timeline import Timeline
 
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake

@@ -10,7 +10,8 @@ from gevent.event import Event
 
 from tokenswarm import __version__
 from tokenswarm.record import Outcome
-from tokenswarm.shell.transport import PAUSE_BYTES, Response, Target, TransportError, open_connection
+from tokenswarm.shell.response import Response, TransportError
+from tokenswarm.shell.transport import PAUSE_BYTES, Target, open_connection
 
 
 class Page(msgspec.Struct, frozen=True):

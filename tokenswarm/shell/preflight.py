@@ -12,7 +12,8 @@ from tokenswarm.engines.failure import error_message
 from tokenswarm.errors import ConfigError, TargetError
 from tokenswarm.profile import Profile, secret_headers
 from tokenswarm.shell.page import Page, request
-from tokenswarm.shell.transport import Target, TransportError, make_target
+from tokenswarm.shell.response import TransportError
+from tokenswarm.shell.transport import Target, make_target
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
 

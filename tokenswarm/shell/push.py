@@ -22,7 +22,8 @@ from tokenswarm.envelope import Envelope, Judgement, Parts, RunState
 from tokenswarm.profile import Profile
 from tokenswarm.shell import preflight
 from tokenswarm.shell.page import request
-from tokenswarm.shell.transport import Target, TransportError
+from tokenswarm.shell.response import TransportError
+from tokenswarm.shell.transport import Target
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import StagePlan, Verdict
 

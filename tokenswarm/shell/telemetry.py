@@ -24,7 +24,8 @@ from tokenswarm.profile import Profile
 from tokenswarm.record import Outcome
 from tokenswarm.shell import preflight
 from tokenswarm.shell.page import request
-from tokenswarm.shell.transport import Target, TransportError
+from tokenswarm.shell.response import TransportError
+from tokenswarm.shell.transport import Target
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import Summary
 from tokenswarm.telemetry import engines, join, ollama

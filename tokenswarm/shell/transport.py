@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-import httptools
 import msgspec
 from gevent import socket
 from gevent.hub import get_hub
@@ -24,6 +23,7 @@ from gevent.hub import get_hub
 from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.profile import Tls, check_url
 from tokenswarm.record import Outcome
+from tokenswarm.shell.response import Response, TransportError
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name for it
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
@@ -32,16 +32,6 @@ PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading wait
 _READ = 1  # libev's EV_READ
 
 _unpack_timespec = struct.Struct("qq").unpack
-
-
-class TransportError(Exception):
-    """A failure at the edge, mapped once: the outcome, a sentence, a bounded word for grouping."""
-
-    def __init__(self, outcome: Outcome, sentence: str, kind: str) -> None:
-        super().__init__(sentence)
-        self.outcome = outcome
-        self.sentence = sentence
-        self.kind = kind
 
 
 class Target(msgspec.Struct):
@@ -82,126 +72,6 @@ def resolve(target: Target) -> None:
     except OSError as error:
         sentence = f"the host name {target.host} has no address ({error.strerror or error})"
         raise TransportError(Outcome.DNS, sentence, "dns") from None
-
-
-class Response:
-    """The receiving side of one exchange: llhttp's callbacks and the stamped reads, until somebody drains them.
-
-    `reads` holds (recv_ns, lag_ns, pieces so far) for each read since the last drain, `pieces` the body bytes.
-    """
-
-    __slots__ = (
-        "bytes_received",
-        "closed_by_peer",
-        "complete",
-        "content_encoding",
-        "content_type",
-        "error",
-        "framed",
-        "head_done",
-        "headers_ns",
-        "keep_alive",
-        "last_read_ns",
-        "on_body",
-        "parser",
-        "pending_bytes",
-        "pieces",
-        "reads",
-        "retry_after",
-        "status",
-        "trailing",
-    )
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.on_body = self.pieces.append  # llhttp calls list.append itself: no Python frame a chunk
-        self.reads: list[tuple[int, int, int]] = []
-        self.pending_bytes = 0
-        self.bytes_received = 0
-        self.headers_ns = 0
-        self.last_read_ns = 0
-        self.status = 0
-        self.content_type = ""
-        self.content_encoding = ""
-        self.retry_after = ""
-        self.framed = False  # content-length or chunked: an early end is a broken connection
-        self.head_done = False
-        self.complete = False
-        self.closed_by_peer = False
-        self.keep_alive = False
-        self.trailing = False  # bytes behind the end of the answer: the connection can't be used again
-        self.error: TransportError | None = None
-        self.parser = httptools.HttpResponseParser(self)
-
-    def on_message_begin(self) -> None:
-        self.trailing = self.complete  # a second answer that nobody asked for
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        key = name.lower()
-        if key == b"content-type":
-            self.content_type = value.decode("latin-1").lower()
-        elif key == b"content-encoding":
-            self.content_encoding = value.decode("latin-1").strip().lower()
-        elif key == b"retry-after":
-            self.retry_after = value.decode("latin-1")[:40]
-        elif key in (b"transfer-encoding", b"content-length"):
-            self.framed = True
-
-    def on_headers_complete(self) -> None:
-        self.status = self.parser.get_status_code()
-        if self.status >= 200:
-            self.head_done = True
-
-    def on_message_complete(self) -> None:
-        if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self.framed = False
-            return
-        self.complete = True
-        self.keep_alive = self.parser.should_keep_alive()
-
-    def feed(self, data: bytes, recv_ns: int, lag_ns: int) -> bool:
-        """Take one read. True when this response has ended (complete, or broken)."""
-        if self.complete:
-            self.trailing = True
-            return True
-        self.bytes_received += len(data)
-        self.pending_bytes += len(data)
-        self.last_read_ns = recv_ns
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            # llhttp refuses a second answer behind a final one; the first is whole and counts.
-            if self.complete:
-                self.trailing = True
-            else:
-                sentence = f"the answer breaks HTTP/1.1 framing: {error}"
-                self.error = TransportError(Outcome.PROTOCOL, sentence[:200], "http framing")
-        except httptools.HttpParserUpgrade:
-            self.error = TransportError(Outcome.PROTOCOL, "the server switched protocols", "http upgrade")
-        if self.head_done and not self.headers_ns:
-            self.headers_ns = recv_ns
-        self.reads.append((recv_ns, lag_ns, len(self.pieces)))
-        return self.complete or self.error is not None
-
-    def end_of_stream(self, recv_ns: int) -> None:
-        """The peer closed. Only an answer without content-length and chunks ends so by right."""
-        self.closed_by_peer = True
-        if self.complete:
-            return
-        if self.head_done and not self.framed:
-            self.complete = True
-            self.last_read_ns = recv_ns
-            return
-        where = "inside the answer" if self.bytes_received else "before the answer"
-        self.error = TransportError(Outcome.RESET, f"the server closed the connection {where}", "closed early")
-
-    def drain(self) -> tuple[list[tuple[int, int, int]], list[bytes]]:
-        """Hand over what was read since the last call."""
-        reads, pieces = self.reads, self.pieces[:]
-        self.reads = []
-        self.pieces.clear()  # in place: the parser holds this list's append
-        self.pending_bytes = 0
-        return reads, pieces
 
 
 class Connection:

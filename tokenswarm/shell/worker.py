@@ -41,7 +41,8 @@ from tokenswarm.shell.decoding import Decoder
 from tokenswarm.shell.exchange import Client, Exchange, Request
 from tokenswarm.shell.preflight import make_checked_target
 from tokenswarm.shell.probes import Probes, calm_garbage_collection
-from tokenswarm.shell.transport import Pool, TransportError, resolve
+from tokenswarm.shell.response import TransportError
+from tokenswarm.shell.transport import Pool, resolve
 
 REPORT_S = 1.0
 DEAD_MAN_S = 10.0  # without the master's heartbeat for so long, a worker stops its load
