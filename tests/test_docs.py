@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tokenswarm import cli, profile
-from tokenswarm.shell import options
+from tokenswarm.shell import observe, options
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = {str(path.relative_to(REPO)): path.read_text("utf-8") for path in [REPO / "README.md", *REPO.glob("docs/*.md")]}
@@ -155,6 +155,8 @@ def test_command(
             check_options(("python", "-m", words[2]), words[3:])
     elif words[1] == "demo":
         check_options(("tokenswarm", "run"), words[2:])
+    elif words[1] == "observe":
+        check_options(("tokenswarm", "run"), observe.parse(words[2:]).words)
     else:
         given = parse(words[1:], monkeypatch, capsys)
         if words[1] == "run":
