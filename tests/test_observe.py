@@ -17,7 +17,6 @@ from prometheus_server import Prometheus
 from running import Program, children, eventually, program, tokenswarm
 from simulator_process import simulator
 
-from tokenswarm.errors import ConfigError
 from tokenswarm.shell import observe
 
 MAIN = tokenswarm("observe")
@@ -165,6 +164,9 @@ def test_a_given_host_is_used_and_no_engine_started(home: Path) -> None:
     [
         (["nothing.yaml"], 15, "nothing.yaml: no such file"),
         (["--for", "soon"], 15, "--for"),
+        (["--wrokers", "2"], 15, "--wrokers"),
+        (["--set", "load.stagse=[]"], 15, "stagse"),
+        (["--api-key", "x"], 15, "secrets don't go on the command line"),
         (["--data", "file"], 16, "file: can't make the folder"),
     ],
 )
@@ -179,13 +181,15 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(words: list[str], code: i
 
 
 def test_options_of_a_run_are_passed_on(tmp_path: Path) -> None:
-    profile = tmp_path / "p.yaml"
-    profile.write_text("")
-    wanted = observe.parse([str(profile), "--workers", "3", "--for", "2m", "--host", "http://h:1", "--set", "name=x"])
-    assert wanted == observe.Wanted(str(profile), "http://h:1", None, 120.0, ["--workers", "3", "--set", "name=x"])
-    assert observe.parse(["--workers", "3"]) == observe.Wanted(None, None, None, None, ["--workers", "3"])
-    with pytest.raises(ConfigError):
-        observe.parse(["--for"])
+    own = tmp_path / "p.yaml"
+    own.write_text("dataset: {format: synthetic}")
+    wanted = observe.parse(["--workers", "3", "--for", "2m", "--set", "name=x", str(own), "--host", "http://h:1"])
+    passed = ["--results", "results", "--workers", "3", "--set", "name=x"]
+    assert wanted == observe.Wanted(str(own), "http://h:1", None, 120.0, passed)
+    demo = observe.parse([])
+    assert demo.profile.endswith("configs/profiles/demo.yaml")
+    assert demo.words[-2] == "--dataset"
+    assert (demo.host, demo.data, demo.keep_s) == (None, None, None)
 
 
 @pytest.mark.parametrize(("version", "native"), [((2, 42), False), ((3, 7), False), ((3, 8), True), ((4, 0), True)])

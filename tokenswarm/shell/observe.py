@@ -23,11 +23,14 @@ from pathlib import Path
 import msgspec
 
 from tokenswarm import profile as profiles
-from tokenswarm.errors import ConfigError, ExitCode, ResultsError
+from tokenswarm import typed_yaml
+from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.shell import options
 from tokenswarm.shell.demo import configs
 from tokenswarm.shell.services import Service
 
+RUN_OPTIONS = ("--slo", "--results", "--workers")
+EXAMPLE = "http://127.0.0.1:8000"  # stands for the engine while the profile is checked
 PORTS = {"load": 9646, "gpu": 9647, "ollama": 9648}
 PROMETHEUS_PORT = 9090
 NATIVE_FROM = (3, 8)  # the Prometheus that knows the options of prometheus-3.yml
@@ -70,7 +73,7 @@ class Beside(msgspec.Struct):
 class Wanted(msgspec.Struct, frozen=True):
     """What the user asked for. `words` go on to `tokenswarm run`."""
 
-    profile: str | None
+    profile: str
     host: str | None
     data: str | None
     keep_s: float | None  # None: until Ctrl-C
@@ -112,19 +115,26 @@ def main(words: list[str]) -> int:
 
 
 def parse(words: list[str]) -> Wanted:
-    """Options of our own; the others are for `tokenswarm run`. Raises ConfigError."""
-    profile = words[0] if words and not words[0].startswith("-") else None
+    """Our own options and those of `tokenswarm run`, checked as far as they can be. Raises ConfigError."""
     parser = options.parser_of("observe")
-    parser.usage = "tokenswarm observe [PROFILE] [--host URL] [--data DIR] [--for TIME] [options of `tokenswarm run`]"
-    parser.add_argument("--host", metavar="URL", help="the engine to test; without it the embedded one is started")
-    parser.add_argument(
-        "--data", metavar="DIR", help="where Prometheus keeps its data; without it they go with the end"
-    )
-    parser.add_argument("--for", metavar="TIME", dest="keep", help="how long all stays up after the run (else: Ctrl-C)")
-    given, others = parser.parse_known_args(words[1:] if profile else words)
-    if profile and not Path(profile).is_file():
-        raise ConfigError(f"{profile}: no such file")
+    add = parser.add_argument
+    add("profile", nargs="?", help="the profile, a YAML file (default: the demo's)")
+    add("--host", metavar="URL", help="the engine to test; without it the embedded one is started")
+    add("--data", metavar="DIR", help="where Prometheus keeps its data; without it they go with the end")
+    add("--for", metavar="TIME", dest="keep", help="how long all of it stays up after the run (default: until Ctrl-C)")
+    add("--workers", metavar="N", help="worker processes on this machine")
+    options.add_arguments(parser, locust=False)
+    options.refuse_secrets(words)
+    given = parser.parse_args(words)
     keep_s = None if given.keep is None else profiles.seconds(given.keep, "--for")
+    profile = given.profile or str(configs() / "profiles" / "demo.yaml")
+    passed = [(option, getattr(given, option[2:].replace("-", "_"))) for option in (*options.OPTIONS, *RUN_OPTIONS)]
+    others = [word for option, value in passed if value is not None for word in (option, value)]
+    others += [word for pair in given.set for word in ("--set", pair)]
+    if given.profile is None and given.dataset is None:
+        others += ["--dataset", str(configs() / "samples" / "sharegpt.json")]
+    target = ("target", typed_yaml.literal(given.host or EXAMPLE, "--host"))
+    options.read_profile(profile, vars(given), [target])
     return Wanted(profile, given.host, given.data, keep_s, others)
 
 
@@ -250,12 +260,8 @@ def configure(folder: Path, version: tuple[int, int], addresses: dict[str, str],
 
 def _run(wanted: Wanted, target: str, push: str | None, stopping: Stopping) -> int:
     """`tokenswarm run` as a process, so that signals stay ours; the first one interrupts it in order."""
-    folder = configs()
-    command = [sys.executable, "-m", "tokenswarm.cli", "run", wanted.profile or str(folder / "profiles" / "demo.yaml")]
-    command += ["--host", target]
-    if wanted.profile is None:
-        command += ["--dataset", str(folder / "samples" / "sharegpt.json")]
-    command += ["--push", push] if push else []
+    command = [sys.executable, "-m", "tokenswarm.cli", "run", wanted.profile, "--host", target]
+    command += ["--push", push] if push and "--push" not in wanted.words else []
     with subprocess.Popen([*command, *wanted.words], start_new_session=True) as run:
         told = 0
         while run.poll() is None:
