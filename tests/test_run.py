@@ -284,9 +284,12 @@ def test_the_report_can_be_printed_again(engine: Server, tmp_path: Path) -> None
     finished = run(
         tokenswarm("run", profile(tmp_path), "--host", engine.url, "--set", "load.stages.1.duration=1s"), tmp_path
     )
+    page = (tmp_path / "results/latest/report.html").read_text(encoding="utf-8")
+    (tmp_path / "results/latest/report.html").unlink()
     again = run(tokenswarm("report", "results/latest"), tmp_path)
 
-    assert again.code == 0
+    assert again.code == 0, again.out
+    assert (tmp_path / "results/latest/report.html").read_text(encoding="utf-8") == page
     table = [line for line in again.out.splitlines() if "TTFT" in line]
     assert table
     assert all(line in finished.out for line in table)

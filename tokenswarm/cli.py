@@ -20,7 +20,7 @@ usage: tokenswarm COMMAND [options]
   data fetch NAME    download sharegpt or alpaca (resumes, verifies)
   data info FILE     what a data set holds, what is kept, what is dropped and why
   kv CONFIG_JSON     KV-cache of a model: bytes a token, what fits, from its config.json
-  report DIR         print the tables of a finished run again
+  report DIR         print the tables of a finished run again, and write its report.html again
 
 tokenswarm COMMAND --help explains each; plain `locust -f locustfiles/chat.py` works, too.
 """
@@ -115,13 +115,16 @@ def _report(words: list[str]) -> int:
     from rich.console import Console
 
     from tokenswarm.reports import console as terminal
-    from tokenswarm.reports.saved import read_summary
+    from tokenswarm.reports.saved import read_summary, write_page
     from tokenswarm.shell import options
 
     parser = options.parser_of("report")
     parser.add_argument("folder", help="a results folder, for example results/latest")
     folder = Path(parser.parse_args(words).folder)
-    Console().print(terminal.report(read_summary(folder), str(folder)))
+    summary = read_summary(folder)
+    if folder.is_dir():
+        write_page(folder, summary)
+    Console().print(terminal.report(summary, str(folder)))
     return int(ExitCode.OK)
 
 

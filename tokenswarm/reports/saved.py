@@ -1,4 +1,4 @@
-"""A finished run, read back from its results folder. Raises ConfigError in one sentence."""
+"""A finished run, read back from its results folder, and its page made again. Errors are one sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from tokenswarm.errors import ConfigError
+from tokenswarm.errors import ConfigError, ResultsError
+from tokenswarm.reports import html
+from tokenswarm.reports.folder import ROWS_NAME
 from tokenswarm.summary import SCHEMA_VERSION, Summary, from_json
 
 
@@ -30,3 +32,17 @@ def read_summary(folder: Path) -> Summary:
         return from_json(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no summary of a run: {error}") from None
+
+
+def write_page(folder: Path, summary: Summary) -> None:
+    """report.html again, from the files of the run. Raises ConfigError, ResultsError."""
+    path = folder / "manifest.json"
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=dict) if path.exists() else {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no manifest of a run: {error}") from None
+    rows = folder / ROWS_NAME
+    try:
+        (folder / "report.html").write_text(html.render(summary, manifest, rows if rows.exists() else None), "utf-8")
+    except OSError as error:
+        raise ResultsError(f"{folder / 'report.html'}: can't be written: {error.strerror}") from None
