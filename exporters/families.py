@@ -50,21 +50,18 @@ class Tally:
     """Counters that never run backwards, whatever their source does.
 
     `advance` follows a raw counter of the source: it starts at the first raw value and adds every forward step. A
-    step backwards is a restart of the source and adds nothing, except with `wrap`: then a fall from the upper half
-    of the range is one turn of a counter that holds `wrap` values.
+    step backwards is a restart of the source and adds nothing.
     """
 
     def __init__(self) -> None:
         self._total: dict[tuple[str, ...], float] = {}
         self._raw: dict[tuple[str, ...], float] = {}
 
-    def advance(self, key: tuple[str, ...], raw: float, wrap: int = 0) -> float:
+    def advance(self, key: tuple[str, ...], raw: float) -> float:
         before = self._raw.get(key)
         self._raw[key] = raw
         if before is None:
             return self.add(key, raw if key not in self._total else 0.0)
-        if raw < before and before >= wrap / 2 > 0 and raw < wrap:
-            return self.add(key, raw + wrap - before)
         return self.add(key, max(0.0, raw - before))
 
     def add(self, key: tuple[str, ...], amount: float) -> float:

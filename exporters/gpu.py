@@ -1,16 +1,15 @@
 """`python -m exporters.gpu`: NVML and host metrics on http://127.0.0.1:9647/metrics. Needs no GPU: it then says so.
 
-Two plain threads sample once a second, one the GPUs, one the host; a third waits for XIDs; scrapes get the newest
-sample. If an NVML call hangs, the GPU series are dropped after 10 s and the host's go on. `--record` writes what NVML
-answers to a file that `--gpu-backend replay:FILE` serves again. Exit 0 after SIGTERM; 15 for a mistake, 14 if NVML
-was required and is missing.
+Two plain threads sample once a second, one the GPUs, one the host; others wait for XIDs and count PCIe bytes. Scrapes
+get the newest sample. If an NVML call hangs, the GPU series are dropped after 10 s and the host's go on. `--record`
+writes what NVML answers to a file that `--gpu-backend replay:FILE` serves again. Exit 0 after SIGTERM; 15 for a
+mistake, 14 if NVML was required and is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import threading
 import time
@@ -21,13 +20,16 @@ from exporters import gpu_table, host, replay, serving
 from exporters.families import Readings, render
 from exporters.gpu_readings import STARTING, GpuReader, Sample
 from exporters.nvml import GPU_LOST, LIBRARY_LOST, UNSUPPORTED, Driver, NvmlError, Session
+from exporters.pcie import PcieWatch
 from exporters.sampling import Sampler
+from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, TargetError
 
 PORT = 9647
 PROG = "python -m exporters.gpu"
 FAMILIES = {**gpu_table.FAMILIES, **host.FAMILIES, **serving.FAMILIES}
 EVENT_WAIT_S = 1.0
+PROGRESS_S = 10.0
 OFF = Sample(Readings(), {}, "off")
 
 
@@ -73,7 +75,9 @@ class XidWatch:
 class GpuWatch:
     """The reader, its thread, and the eye on that thread."""
 
-    def __init__(self, session: Session, reader: GpuReader, interval_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, session: Session, reader: GpuReader, pcie: PcieWatch | None, interval_s: float, timeout_s: float
+    ) -> None:
         self.timed_out = False
         self.timeouts = 0
         self.sampler = Sampler("nvml", reader.read, interval_s, serving.end_this_process)
@@ -81,8 +85,18 @@ class GpuWatch:
         self._reader = reader
         self._timeout_s = timeout_s
         self._xids = XidWatch(session, reader.note_xid, reader.note_event_error)
-        reader.on_open = self._xids.start
-        reader.on_close = self._xids.stop
+        self.pcie = pcie
+        reader.on_open = self._opened
+        reader.on_close = self._closing
+
+    def _opened(self, gpus: int) -> None:
+        self._xids.start()
+        if self.pcie is not None:
+            self.pcie.start(gpus)
+
+    def _closing(self) -> bool:
+        stopped = [self._xids.stop(), self.pcie is None or self.pcie.stop()]
+        return all(stopped)
 
     def look(self) -> None:
         """Notice that a call hangs, or that it came back. Called by the host's thread, so that no scrape is needed."""
@@ -97,10 +111,18 @@ class GpuWatch:
         if not timed_out:
             readings.extend(sample.readings)
         readings.extend(self._reader.health(sample, timeouts=self.timeouts, timed_out=timed_out))
+        if self.pcie is not None:
+            readings.add("tokenswarm_gpu_exporter_calls_total", self.pcie.looks, "pcie")
+            readings.add("tokenswarm_gpu_exporter_call_seconds_total", self.pcie.look_ns / NS_PER_S, "pcie")
         return readings
 
     def stop(self) -> None:
-        if self.sampler.stop() and self._xids.stop():
+        if self.sampler.stop():
+            self.close()
+
+    def close(self) -> None:
+        """End the side threads and the session; a session that one of them is stuck in stays open."""
+        if self._closing():
             self._session.close()
 
 
@@ -122,6 +144,7 @@ def _options() -> serving.Parser:
         help="drop the GPU series when NVML has not answered for so long (default %(default)s)",
     )
     add("--gpm", action="store_true", help="also read SM, tensor and DRAM activity (Hopper and newer)")
+    add("--no-pcie", action="store_true", help="do not count PCIe bytes, which takes about 30 readings a second")
     add("--engine-pid", metavar="PID", type=int, help="watch this process and its children as the engine")
     add("--engine-name", metavar="NAME", help="the same, by name or by a word of the command line, e.g. vllm")
     add("--record", metavar="FILE", type=Path, help="do not serve; write what NVML answers to FILE")
@@ -172,8 +195,10 @@ async def _serve(args: argparse.Namespace) -> int:
     gpu: GpuWatch | None = None
     if session is not None:
         pids = (lambda: engine.pids) if engine is not None else tuple
-        reader = GpuReader(session, args.interval, gpm=args.gpm, engine_pids=pids)
-        gpu = GpuWatch(session, reader, args.interval, args.gpu_timeout)
+        pcie = None if args.no_pcie else PcieWatch(session)
+        traffic = (lambda _uuid: None) if pcie is None else pcie.traffic
+        reader = GpuReader(session, args.interval, gpm=args.gpm, engine_pids=pids, pcie=traffic)
+        gpu = GpuWatch(session, reader, pcie, args.interval, args.gpu_timeout)
     host_reader = host.HostReader(engine)
 
     def read_host() -> Readings:
@@ -219,16 +244,20 @@ def _record(args: argparse.Namespace) -> int:
         raise ConfigError("--record needs a GPU backend; leave --gpu-backend out")
     recorder = replay.Recorder(session)
     reader = GpuReader(recorder, args.interval, gpm=args.gpm)
-    end_s = time.monotonic() + args.seconds
+    watch = GpuWatch(recorder, reader, None if args.no_pcie else PcieWatch(recorder), args.interval, args.gpu_timeout)
+    began_s = told_s = time.monotonic()
     sample = reader.read()
-    while time.monotonic() < end_s and sample.known:
+    while (now_s := time.monotonic()) < began_s + args.seconds and sample.known:
+        if now_s - told_s >= PROGRESS_S:
+            told_s = now_s
+            print(f"{PROG}: recorded {now_s - began_s:.0f} of {args.seconds:g} s", file=sys.stderr, flush=True)
         time.sleep(args.interval)
         sample = reader.read()
-    session.close()
+    watch.close()
     if not sample.known:
         raise TargetError(f"NVML does not answer ({sample.reason}); nothing was recorded")
     try:
-        args.record.write_text(json.dumps(recorder.record("recorded by exporters.gpu --record"), indent=0), "utf-8")
+        args.record.write_text(replay.text(recorder.record("recorded by exporters.gpu --record")), "utf-8")
     except OSError as error:
         raise ResultsError(f"{args.record} can't be written: {error.strerror}") from None
     print(f"recorded {args.seconds:g} s of {len(sample.known)} GPUs to {args.record}")

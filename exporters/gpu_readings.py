@@ -14,7 +14,8 @@ from functools import partial
 
 from exporters.families import Readings, Tally
 from exporters.gpu_table import ASKED_ONCE, FAMILIES, FIELDS, GPM_ROWS, ROWS, THROTTLE_BITS, Row, Source
-from exporters.nvml import GPU_LOST, LIBRARY_LOST, SYSTEM, UNSUPPORTED, Json, NvmlError, Session, number
+from exporters.nvml import GPU_LOST, LIBRARY_LOST, RESTING, SYSTEM, UNSUPPORTED, Json, NvmlError, Session, number
+from exporters.pcie import Traffic
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
 
 REOPEN_MAX_S = 30.0
@@ -25,8 +26,6 @@ ASK_AGAIN_S = 60.0
 
 GAP_INTERVALS = 5
 """A longer silence of a GPU is a gap: its last utilization says nothing about it, so neither busy nor observed grow."""
-
-RESTING = UNSUPPORTED | {"NO_PERMISSION", "INVALID_ARGUMENT", "NOT_FOUND"}
 
 
 @dataclass
@@ -62,16 +61,18 @@ class GpuReader:
         *,
         gpm: bool = False,
         engine_pids: Callable[[], Collection[int]] = tuple,
+        pcie: Callable[[str], Traffic | None] = lambda _uuid: None,
         clock: Clock = monotonic_ns,
         wall: Clock = realtime_ns,
     ) -> None:
         self.reason = "STARTING"
-        self.on_open: Callable[[], None] = lambda: None
+        self.on_open: Callable[[int], None] = lambda _gpus: None
         self.on_close: Callable[[], bool] = lambda: True
         self._session = session
         self._rows = ROWS + (GPM_ROWS if gpm else ())
         self._gap_ns = int(GAP_INTERVALS * interval_s * NS_PER_S)
         self._engine_pids = engine_pids
+        self._pcie = pcie
         self._clock = clock
         self._wall = wall
         self._host = socket.gethostname()
@@ -116,7 +117,7 @@ class GpuReader:
                 readings.add("tokenswarm_gpu_up", 0, f"index-{index}")
         if self._announce and self._usable:  # not before the names of the GPUs are known: an XID needs one
             self._announce = False
-            self.on_open()
+            self.on_open(len(self._gpus))
         self._known = known
         self._collects += 1
         if self._gpus and all(known.values()) and not strangers:
@@ -181,6 +182,7 @@ class GpuReader:
                 self._read_row(index, gpu, row, readings)
             self._integrate(index, gpu, readings)
             self._read_processes(index, gpu, readings)
+            self._read_pcie(gpu, readings)
         except NvmlError as error:
             if error.name not in GPU_LOST | LIBRARY_LOST:
                 raise
@@ -260,7 +262,7 @@ class GpuReader:
                     continue
                 value = min(value, 1.0)
             if FAMILIES[row.family].kind == "counter":
-                value = self._tally.advance((gpu.uuid, row.family, *row.labels), value, row.wrap)
+                value = self._tally.advance((gpu.uuid, row.family, *row.labels), value)
             readings.add(row.family, value, gpu.uuid, *row.labels)
             return
 
@@ -338,6 +340,14 @@ class GpuReader:
             told = [used for used in members if used is not None]
             if len(told) == len(members):
                 readings.add("tokenswarm_gpu_process_memory_bytes", sum(told), gpu.uuid, pid_class)
+
+    def _read_pcie(self, gpu: _Gpu, readings: Readings) -> None:
+        traffic = self._pcie(gpu.uuid)
+        if traffic is None:
+            return
+        for direction, total in traffic.bytes.items():
+            readings.add("tokenswarm_gpu_pcie_bytes_total", total, gpu.uuid, direction)
+        readings.add("tokenswarm_gpu_pcie_observed_seconds_total", traffic.observed_ns / NS_PER_S, gpu.uuid)
 
     # What the exporter says about itself.
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from exporters.families import Family
 
-PCIE_WRAP = 2**32
-"""The PCIe byte counters are read as 32-bit values on some drivers; a fall from their upper half is one turn."""
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -25,12 +22,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One series a GPU: its family, the label values after `gpu`, its sources, the range of a counter that wraps."""
+    """One series a GPU: its family, the label values after `gpu`, its sources."""
 
     family: str
     labels: tuple[str, ...]
     sources: tuple[Source, ...]
-    wrap: int = 0
 
 
 GPU = ("gpu",)
@@ -89,7 +85,14 @@ FAMILIES = {
         "gauge", "Temperature at which the card slows down, stops, or must stay below.", ("gpu", "limit")
     ),
     "tokenswarm_gpu_pcie_bytes_total": Family(
-        "counter", "Bytes over PCIe, seen from the GPU (tx: GPU to host).", ("gpu", "direction")
+        "counter",
+        "Bytes over PCIe, packet headers included, seen from the GPU (tx: to the host).",
+        ("gpu", "direction"),
+    ),
+    "tokenswarm_gpu_pcie_observed_seconds_total": Family(
+        "counter",
+        "Time that pcie_bytes covers; a piece too long for the card's 32-bit counter is left out of both.",
+        GPU,
     ),
     "tokenswarm_gpu_pcie_replays_total": Family("counter", "PCIe transfers that had to be repeated.", GPU),
     "tokenswarm_gpu_pcie_link_generation": Family("gauge", "PCIe generation of the link now.", GPU),
@@ -135,8 +138,8 @@ FAMILIES = {
 }
 
 
-def _row(family: str, *sources: Source, labels: tuple[str, ...] = (), wrap: int = 0) -> Row:
-    return Row(f"tokenswarm_gpu_{family}", labels, sources, wrap)
+def _row(family: str, *sources: Source, labels: tuple[str, ...] = ()) -> Row:
+    return Row(f"tokenswarm_gpu_{family}", labels, sources)
 
 
 def _field(number: int, scale: float = 1.0) -> Source:
@@ -178,8 +181,6 @@ ROWS = (
         _row("temperature_limit_celsius", Source(f"temperature_limit.{limit}"), labels=(limit,))
         for limit in ("shutdown", "slowdown", "memory_max", "gpu_max")
     ),
-    _row("pcie_bytes_total", _field(197), labels=("tx",), wrap=PCIE_WRAP),
-    _row("pcie_bytes_total", _field(198), labels=("rx",), wrap=PCIE_WRAP),
     _row("pcie_replays_total", _field(94), Source("pcie_replays")),
     _row("pcie_link_generation", Source("pcie_link", "generation")),
     _row("pcie_link_width", Source("pcie_link", "width")),

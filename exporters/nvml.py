@@ -25,6 +25,9 @@ GPU_LOST = frozenset({"GPU_IS_LOST", "GPU_NOT_FOUND", "RESET_REQUIRED"})
 UNSUPPORTED = frozenset({"NOT_SUPPORTED", "FUNCTION_NOT_FOUND", "ARGUMENT_VERSION_MISMATCH", "DEPRECATED"})
 """This card, driver or binding has no such answer: the metric is absent, which is no error."""
 
+RESTING = UNSUPPORTED | {"NO_PERMISSION", "INVALID_ARGUMENT", "NOT_FOUND"}
+"""Asking again at once is no use."""
+
 SUM_OF_LINKS = 0xFFFFFFFF
 SCOPES = {138: SUM_OF_LINKS, 139: SUM_OF_LINKS}
 """Fields that need a scope: NVLink data counters, summed over the links of the GPU."""
@@ -131,9 +134,9 @@ def _processes(handle: Any) -> Json:
     return [{"pid": process.pid, "used": process.usedGpuMemory} for process in found]
 
 
-def _pcie_link(handle: Any) -> Json:
-    generation = _function("nvmlDeviceGetCurrPcieLinkGeneration")(handle)
-    return {"generation": generation, "width": _function("nvmlDeviceGetCurrPcieLinkWidth")(handle)}
+def _pcie_link(handle: Any, which: str) -> Json:
+    generation = _function(f"nvmlDeviceGet{which}PcieLinkGeneration")(handle)
+    return {"generation": generation, "width": _function(f"nvmlDeviceGet{which}PcieLinkWidth")(handle)}
 
 
 def _mig(handle: Any) -> Json:
@@ -194,7 +197,8 @@ DEVICE_CALLS: dict[str, Callable[[Any], Json]] = {
     "violation.power": lambda handle: _function("nvmlDeviceGetViolationStatus")(handle, 0).violationTime,
     "violation.thermal": lambda handle: _function("nvmlDeviceGetViolationStatus")(handle, 1).violationTime,
     "violation.sync_boost": lambda handle: _function("nvmlDeviceGetViolationStatus")(handle, 2).violationTime,
-    "pcie_link": _pcie_link,
+    "pcie_link": lambda handle: _pcie_link(handle, "Curr"),
+    "pcie_link_max": lambda handle: _pcie_link(handle, "Max"),
     "pcie_replays": _plain("nvmlDeviceGetPcieReplayCounter"),
     "processes": _processes,
 }
@@ -206,7 +210,7 @@ SYSTEM_CALLS: dict[str, Callable[[], Json]] = {
 
 
 class Driver:
-    """The NVML of this machine. One thread at a time, except `event`."""
+    """The NVML of this machine. GPM is for one thread (two at a time have crashed kernels); the rest is thread-safe."""
 
     backend = "nvml"
 

@@ -51,6 +51,13 @@ def _is_timed(entries: Json) -> bool:
     return all(a[0] < b[0] for a, b in itertools.pairwise(entries))
 
 
+def text(record: Mapping[str, Json]) -> str:
+    """The file of a record: JSON with one call a line, so that people can read it and versions can be compared."""
+    answers = ",\n".join(f" {json.dumps(key)}: {json.dumps(entries)}" for key, entries in record["answers"].items())
+    rest = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "answers")
+    return f'{{{rest},\n"answers": {{\n{answers}\n}}}}\n'
+
+
 class Replay:
     """A session that answers from a record, by the time since it was made."""
 

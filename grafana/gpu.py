@@ -116,14 +116,15 @@ def _links() -> list[Builder]:
             "PCIe and NVLink",
             "Bps",
             About(
-                "Bytes a second over PCIe and over all NVLinks, by direction as the GPU sees it.",
-                "rate of tokenswarm_gpu_pcie_bytes_total and tokenswarm_gpu_nvlink_bytes_total",
+                "Bytes a second over PCIe (headers included) and over all NVLinks, by direction as the GPU sees it.",
+                "rate of tokenswarm_gpu_pcie_bytes_total by the time that it covers; rate of …_nvlink_bytes_total",
                 "PCIe busy with one GPU: the KV cache or weights are swapped to the host.",
                 OURS,
             ),
             lines(
                 (
-                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_pcie_bytes_total[{RATE}]))",
+                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_pcie_bytes_total[{RATE}]))"
+                    f" / on (gpu) group_left sum by (gpu) (rate(tokenswarm_gpu_pcie_observed_seconds_total[{RATE}]))",
                     f"PCIe {{{{direction}}}} {NAME}",
                 ),
                 (

@@ -90,6 +90,20 @@ def test_every_kind_of_answer_is_understood(library: Path, tmp_path: Path) -> No
         assert exporter.stop() == 0
 
 
+def test_pcie_bytes_are_true_while_the_counter_turns_over_ten_times_a_second(library: Path, tmp_path: Path) -> None:
+    name = "tokenswarm_gpu_pcie"
+    with running("gpu", "--interval", "0.1", env=stub(library, tmp_path / "lost")) as exporter:
+        page = exporter.wait_for(lambda page: (gpu(page, 0, "pcie_observed_seconds_total") or 0) > 1)
+        seconds = gpu(page, 0, "pcie_observed_seconds_total") or 0
+        assert gpu(page, 0, "pcie_bytes_total", direction="tx") == pytest.approx(40e9 * seconds, rel=0.02)
+        assert gpu(page, 0, "pcie_bytes_total", direction="rx") == pytest.approx(4e9 * seconds, rel=0.02)
+        assert gpu(page, 1, "pcie_bytes_total", direction="tx") is None
+        assert (value(page, "tokenswarm_gpu_exporter_calls_total", call="pcie") or 0) > 20
+    with running("gpu", "--interval", "0.1", "--no-pcie", env=stub(library, tmp_path / "lost")) as exporter:
+        page = exporter.wait_for(lambda page: gpu(page, 0, "observed_seconds_total"))
+        assert not [key for key in page if key[0].startswith(f"{name}_bytes") or ("call", "pcie") in key[1]]
+
+
 def lost_and_found(exporter: Exporter, lost: Path) -> None:
     exporter.wait_for(lambda page: gpu(page, 0, "up") == 1)
     lost.touch()
@@ -119,7 +133,7 @@ def test_a_session_can_be_recorded_and_replayed(library: Path, tmp_path: Path) -
     subprocess.run([sys.executable, *command], check=True, cwd=REPO, env=env, capture_output=True)
     with running("gpu", "--interval", "0.1", "--gpu-backend", f"replay:{record}") as exporter:
         replayed = exporter.wait_for(lambda page: gpu(page, 0, "busy_seconds_total"))
-    timed = ("busy_seconds", "observed_seconds", "throttle_seconds", "_exporter_", "_xid_", "_host_", "_info")
+    timed = ("busy_seconds", "_pcie_", "observed_seconds", "throttle_seconds", "_exporter_", "_xid_", "_host_", "_info")
 
     def lasting(page: dict[object, float]) -> dict[object, float]:
         return {key: value for key, value in page.items() if not any(part in key[0] for part in timed)}  # type: ignore[index]

@@ -89,7 +89,7 @@ def _config(folder: Path, **ports: str) -> dict[str, Any]:
         for group in rules["groups"]:
             group["interval"] = "1s"
         (folder / "rules" / path.name).write_text(yaml.safe_dump(rules))
-    jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in ports.items()]
+    jobs = [{"job_name": job, "static_configs": [{"targets": given.split(",")}]} for job, given in ports.items()]
     for job in jobs:
         job["job_name"] = str(job["job_name"]).replace("_", "-")
     return {
@@ -155,13 +155,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(simulator("--preset", "h200-8b"))
         load = stack.enter_context(running("load"))
-        replay = f"replay:{REPO / 'tests' / 'nvml' / 'h200_constructed.json'}"
-        watched = ("--engine-pid", str(engine.process.pid))
-        gpu = stack.enter_context(running("gpu", "--gpu-backend", replay, "--gpm", "--interval", "0.5", *watched))
+        watched = ("--gpm", "--interval", "0.5", "--engine-pid", str(engine.process.pid))
+        gpus = [
+            stack.enter_context(running("gpu", "--gpu-backend", f"replay:{REPO / 'tests' / 'nvml' / record}", *watched))
+            for record in ("h100_recorded.json", "h200_constructed.json")  # the second one has NVLink
+        ]
         ollama = stack.enter_context(running("ollama", "--ollama", engine.url, "--interval", "1"))
         addresses = {
             "tokenswarm_load": f"127.0.0.1:{load.port}",
-            "tokenswarm_gpu": f"127.0.0.1:{gpu.port}",
+            "tokenswarm_gpu": ",".join(f"127.0.0.1:{gpu.port}" for gpu in gpus),
             "tokenswarm_ollama": f"127.0.0.1:{ollama.port}",
             "vllm": engine.url.removeprefix("http://"),
             "vllm_elsewhere": stack.enter_context(_elsewhere()),

@@ -3,6 +3,7 @@
  * driver would. While the file $STUB_LOST exists, GPU 0 is lost. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef struct { int index; } Device;
@@ -80,6 +81,14 @@ int nvmlDeviceGetFieldValues(Device *d, int count, Field *f) {
       case 82: f[i].type = 5; f[i].v.i = -3; break;             /* signed */
       case 138: f[i].v.ull = f[i].scope == 0xFFFFFFFFu ? 7 : 1; break; /* KiB, needs the scope */
       case 94: f[i].v.ull = ~0ull; break;                       /* a sentinel */
+      case 197: case 198: { /* PCIe bytes, 32 bits: 40 GB/s out, 4 GB/s in, for GPU 0 */
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        double sent = (t.tv_sec + t.tv_nsec * 1e-9) * (f[i].id == 197 ? 40e9 : 4e9);
+        f[i].type = 1; f[i].v.u = (unsigned)(unsigned long long)sent;
+        if (d->index == 1) f[i].result = NOT_SUPPORTED;
+        break;
+      }
       case 3: f[i].type = 0; f[i].v.d = 2.0; break;             /* double */
       case 4: f[i].type = 77; break;                            /* a type that the binding does not know */
       default: f[i].result = NOT_SUPPORTED;
