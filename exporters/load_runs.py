@@ -19,6 +19,7 @@ from exporters.load_table import (
     DROPPED,
     ERROR_TYPES,
     HISTOGRAMS,
+    KV_CACHE,
     METRICS,
     OUTCOMES,
     QUANTILES,
@@ -51,6 +52,8 @@ _LIVE = {
     "tokenswarm_workers",
     "tokenswarm_worker_cpu_ratio",
     "tokenswarm_worker_resident_memory_bytes",
+    "tokenswarm_kv_cache_predicted_bytes",
+    "tokenswarm_kv_cache_used_bytes",
 }
 
 
@@ -183,6 +186,12 @@ class Run:
         status = state.verdict.status if state.verdict else None
         for each in envelopes.STATUSES:
             readings.add("tokenswarm_run_verdict", int(each == status), each)
+        if state.kv_cache is not None:
+            for family, name in KV_CACHE.items():
+                readings.add(family, getattr(state.kv_cache, name))
+            for source in ("predicted", "engine"):
+                size = getattr(state.kv_cache, f"{source}_bytes_per_token")
+                readings.add("tokenswarm_kv_cache_bytes_per_token", size, source)
         doubts = Readings()
         for code, severity in state.verdict.doubts.items() if state.verdict else ():
             doubts.add("tokenswarm_run_doubt", 1, code, severity)

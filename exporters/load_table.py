@@ -137,6 +137,17 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_last_report_timestamp_seconds": Family("gauge", "When a new report of the worker came.", ("worker",)),
     "tokenswarm_worker_cpu_ratio": Family("gauge", "CPU use of a worker, of one core.", ("worker",)),
     "tokenswarm_worker_resident_memory_bytes": Family("gauge", "Resident memory of a worker.", ("worker",)),
+    "tokenswarm_kv_cache_bytes_per_token": Family(
+        "gauge", "KV-cache that a token takes, predicted from config.json and as the engine tells it.", ("source",)
+    ),
+    "tokenswarm_kv_cache_predicted_bytes": Family(
+        "gauge", "KV-cache that the batch should hold now: batch, mean context, bytes a token."
+    ),
+    "tokenswarm_kv_cache_used_bytes": Family("gauge", "KV-cache in use, as the engine tells it, all replicas."),
+    "tokenswarm_kv_cache_capacity_bytes": Family("gauge", "KV-cache that the engine has, all replicas."),
+    "tokenswarm_kv_cache_batch_at_full": Family(
+        "gauge", "Requests of the run's mean context that fill the KV-cache: a larger batch is preempted."
+    ),
     "tokenswarm_stage_info": Family("gauge", "A stage that has begun, always 1.", ("stage", "target_concurrency")),
     "tokenswarm_stage_concurrency": Family("gauge", "Users that the stage asked for.", ("stage",)),
     "tokenswarm_stage_batch": Family("gauge", "Requests in flight, mean over the stage's window.", ("stage",)),
@@ -144,6 +155,14 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_stage_requests_per_second": Family("gauge", "Requests that ended in the stage's window.", ("stage",)),
     "tokenswarm_stage_goodput_ratio": Family("gauge", "Share of the stage's requests that met the SLO.", ("stage",)),
 }
+
+KV_CACHE = {
+    "tokenswarm_kv_cache_predicted_bytes": "predicted_bytes",
+    "tokenswarm_kv_cache_used_bytes": "used_bytes",
+    "tokenswarm_kv_cache_capacity_bytes": "capacity_bytes",
+    "tokenswarm_kv_cache_batch_at_full": "batch_at_full",
+}
+"""Name → field of the pushed state."""
 
 SUMMARIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tokenswarm_latency_quantile_seconds": (

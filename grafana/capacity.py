@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
+from grafana.engine import NO_CONFIG
 from grafana.frame import Rows, assemble, choice, run, run_annotations
-from grafana.panels import About, Builder, joined, query, rows, table, transformation, xy
+from grafana.panels import About, Builder, joined, now, query, rows, stat, table, transformation, xy
 from grafana.queries import ENERGY_PER_TOKEN, RUN, stage
 
 CONCURRENCY = stage("tokenswarm_stage_concurrency")
@@ -222,11 +223,71 @@ def _stages() -> list[Builder]:
     return [table("Stages", about, targets, [column[:3] for column in columns], steps)]
 
 
+def _cache() -> list[Builder]:
+    """What bounds the batch from above."""
+
+    def last(name: str, more: str = "") -> str:
+        return f"max(last_over_time({name}{{{RUN}{more}}}[$__range]))"
+
+    return [
+        stat(
+            "KV-cache full at a batch of",
+            "short",
+            About(
+                "Requests of the run's mean context that fill the KV-cache.",
+                "capacity / (bytes a token · (prompt + half of the answer)); also: tokenswarm kv",
+                "below the users of a stage: that stage preempts, and its throughput falls.",
+                NO_CONFIG,
+            ),
+            now(last("tokenswarm_kv_cache_batch_at_full")),
+            decimals=0,
+            width=6,
+        ),
+        stat(
+            "KV-cache of a token",
+            "bytes",
+            About(
+                "What one token takes in the KV-cache.",
+                "predicted: 2 · layers · kv_heads · head_dim · bytes of the model's config.json",
+                "not what the engine tells: the cache has another dtype than the model (--kv-cache-dtype).",
+                NO_CONFIG,
+            ),
+            now(last("tokenswarm_kv_cache_bytes_per_token", ',source="predicted"')),
+            width=6,
+        ),
+        stat(
+            "KV-cache of the engine",
+            "bytes",
+            About(
+                "The KV-cache that the engine has, all replicas.",
+                "tokenswarm_kv_cache_capacity_bytes: as the engine tells it, else its tokens · predicted bytes",
+                "far below the free memory of the GPU: gpu_memory_utilization leaves some of it unused.",
+                NO_CONFIG,
+            ),
+            now(last("tokenswarm_kv_cache_capacity_bytes")),
+            width=6,
+        ),
+        stat(
+            "KV-cache in use, most",
+            "percentunit",
+            About(
+                "The largest share of the KV-cache that was in use.",
+                "max over the time range of tokenswarm:server_kv_cache:ratio",
+                "100 %: the cache, not the GPU, ended the growth of the batch.",
+                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+            ),
+            now("max(max_over_time(tokenswarm:server_kv_cache:ratio[$__range]))"),
+            thresholds=((0.95, "red"),),
+            width=6,
+        ),
+    ]
+
+
 def build() -> dashboard.Dashboard:
     content: Rows = [
         ("The curve: one point a stage", _curves()),
         ("Live: one point a moment", _live()),
-        ("Numbers", _stages()),
+        ("Numbers", [*_cache(), *_stages()]),
     ]
     text = "The percentile of the panels that say so. High ones need many requests a stage: 0.99 needs 1000 or more."
     return assemble(

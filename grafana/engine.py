@@ -8,6 +8,8 @@ from __future__ import annotations
 from grafana.panels import RED, About, Builder, lines, timeseries
 from grafana.queries import RATE, RUN, mean, rate
 
+NO_CONFIG = "no run is chosen, or it has neither telemetry.model_config nor an engine that tells its cache in bytes"
+
 NO_VLLM = "no vLLM server is scraped (job vllm)"
 NO_OLLAMA = "the run is not against Ollama, or its exporter is not scraped"
 
@@ -35,6 +37,7 @@ def _batch() -> list[Builder]:
                 ("sum(tokenswarm:server_requests_waiting:sum)", "waiting"),
                 ("sum by (reason) (vllm:num_requests_waiting_by_reason) > 0", "waiting: {{reason}}"),
             ),
+            width=6,
         ),
         timeseries(
             "KV cache in use",
@@ -48,6 +51,23 @@ def _batch() -> list[Builder]:
             lines(("max(tokenswarm:server_kv_cache:ratio)", "KV cache")),
             thresholds=((0.95, RED),),
             high=1,
+            width=6,
+        ),
+        timeseries(
+            "KV cache: predicted and in use",
+            "bytes",
+            About(
+                "What the batch should hold by the model's config.json, what the engine has in use, and in all.",
+                "2 · layers · batch · kv_heads · mean context · head_dim · bytes; use · capacity",
+                "in use far above predicted: another's requests, or half-empty blocks. Far below: prefix caching.",
+                NO_CONFIG,
+            ),
+            lines(
+                (f"max(tokenswarm_kv_cache_predicted_bytes{{{RUN}}})", "predicted"),
+                (f"max(tokenswarm_kv_cache_used_bytes{{{RUN}}})", "in use"),
+                (f"max(tokenswarm_kv_cache_capacity_bytes{{{RUN}}})", "capacity"),
+            ),
+            width=6,
         ),
         timeseries(
             "Preemptions and refusals",
@@ -62,6 +82,7 @@ def _batch() -> list[Builder]:
                 (rate("vllm:num_preemptions_total", ""), "preemptions"),
                 (rate("vllm:admission_rejections_total", ""), "refused"),
             ),
+            width=6,
         ),
     ]
 

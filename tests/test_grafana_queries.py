@@ -99,10 +99,22 @@ def _config(folder: Path, **ports: str) -> dict[str, Any]:
     }
 
 
+MODEL = {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "dtype": "bfloat16",
+}
+"""The config.json of what the engine's preset h200-8b pretends to serve."""
+
+
 def _run(folder: Path, engine: str, exporter: str, *options: str) -> dict[str, Any]:
     """A real run of the demo's profile with two workers; its summary. That short stages are doubted is no matter."""
     command = [sys.executable, "-m", "tokenswarm.cli", "run", "configs/profiles/demo.yaml", "--host", engine]
     command += ["--push", exporter, "--max-tokens", "12", "--results", str(folder), *options]
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    command += ["--set", f"telemetry.model_config={folder}"]
     for setting in ("phases={warmup: 1s, settle: 500ms, drain: 10s}", "slo={ttft_s: {p99: 5}, tpot_s: {p99: 1}}"):
         command += ["--set", setting]
     told = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=90, check=False)

@@ -26,7 +26,9 @@ from tokenswarm.shell.page import request
 from tokenswarm.shell.push import Push, of_run
 from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import make_target
+from tokenswarm.snapshot import Merged
 from tokenswarm.summary import Doubt, Verdict
+from tokenswarm.telemetry.kv import KvBlock
 
 MANIFEST = {
     "run_id": "run-pushed",
@@ -54,8 +56,9 @@ class Said:
         self.sentences: list[str] = []
         self.members = [SimpleNamespace(prepared=True, done=False, lost="") for _ in range(2)]
 
-    def push(self, url: str | None, more: str = "") -> Push:
-        return of_run(profile(url, more), MANIFEST, lambda: self.members, self.sentences.append)
+    def push(self, url: str | None, more: str = "", **options: Any) -> Push:
+        manifest = {**MANIFEST, "run_id": options.pop("run_id", MANIFEST["run_id"])}
+        return of_run(profile(url, more), manifest, lambda: self.members, self.sentences.append, **options)
 
 
 @pytest.fixture
@@ -75,8 +78,8 @@ def base(exporter: Exporter) -> str:
     return exporter.url.removesuffix("/metrics")
 
 
-def of_this(samples: Samples, name: str, **labels: str) -> float | None:
-    return value(samples, name, run_id="run-pushed", engine="openai", model="small", scenario="nightly", **labels)
+def of_this(samples: Samples, name: str, run_id: str = "run-pushed", **labels: str) -> float | None:
+    return value(samples, name, run_id=run_id, engine="openai", model="small", scenario="nightly", **labels)
 
 
 def wait_for_push(pushing: Push, more: int = 1) -> None:
@@ -285,3 +288,30 @@ def test_parts_of_blocks_that_did_not_change_are_the_same_bytes() -> None:
 
 def test_names_of_metrics_do_not_depend_on_the_run(exporter: Exporter) -> None:
     assert all(name.startswith("tokenswarm_") for name in names(exporter.samples()))
+
+
+def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exporter: Exporter) -> None:
+    told = KvBlock(
+        predicted_bytes_per_token=131_072.0, predicted_bytes_mean=5e8, capacity_bytes=2e9, batch_at_full=16.5
+    )
+    asked = []
+
+    def kv(merged: Merged) -> KvBlock:
+        asked.append(merged)
+        return told
+
+    with said.push(base(exporter), kv=kv, run_id="run-kv") as pushing:
+        wait_for_push(pushing)
+        samples = exporter.samples()
+        assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="predicted") == 131_072
+        assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="engine") is None
+        assert of_this(samples, "tokenswarm_kv_cache_predicted_bytes", "run-kv") == 5e8
+        assert of_this(samples, "tokenswarm_kv_cache_capacity_bytes", "run-kv") == 2e9
+        assert of_this(samples, "tokenswarm_kv_cache_batch_at_full", "run-kv") == 16.5
+        assert "tokenswarm_kv_cache_used_bytes" not in names(samples)
+        told.used_bytes_mean, told.bytes_per_token = 4e8, 65_536.0
+        wait_for_push(pushing)
+        samples = exporter.samples()
+        assert of_this(samples, "tokenswarm_kv_cache_used_bytes", "run-kv") == 4e8
+        assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="engine") == 65_536
+    assert all(isinstance(merged, Merged) for merged in asked)

@@ -11,7 +11,8 @@ from tokenswarm import kv_cache
 from tokenswarm.profile import Telemetry
 from tokenswarm.telemetry.engines import VLLM
 from tokenswarm.telemetry.gpu import Gpu, GpuBlock
-from tokenswarm.telemetry.join import KvBlock, Source
+from tokenswarm.telemetry.join import Source
+from tokenswarm.telemetry.kv import KvBlock
 from tokenswarm.telemetry.server import LATENCIES, Covered, ServerBlock, TokensCompared
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "telemetry.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import sample_runs
 from tokenswarm import kv_cache
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.summary import Summary, from_json, to_json
-from tokenswarm.telemetry import engines, join
+from tokenswarm.telemetry import engines, join, kv
 from tokenswarm.telemetry.exposition import PageError
 from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.histogram import Histogram
@@ -406,6 +406,29 @@ def test_without_a_config_only_what_the_engine_tells_is_known() -> None:
     kv = summary.server["metrics"]["kv_cache"]
     assert (kv["capacity_tokens"], kv["used_tokens_max"]) == (16_000, 8000.0)
     assert kv["predicted_bytes_per_token"] is kv["capacity_bytes"] is kv["batch_at_full"] is None
+
+
+def test_the_cache_right_now_by_the_newest_readings() -> None:
+    both = [watched(72.0), watched(72.0)]
+    found = kv.now(both, SHAPE, decoding=99, prompt=40.0, answer=9.0)
+    assert found.capacity_tokens == 32_000
+    assert found.predicted_bytes_mean == 8 * 44.5 * 131_072, "the batch is the engines', 4 each"
+    assert found.used_bytes_mean == 0.5 * 32_000 * 131_072
+    assert found.batch_at_full == pytest.approx(32_000 / 44.5)
+    early = kv.now(both, SHAPE, decoding=0, prompt=None, answer=None)
+    assert (early.predicted_bytes_per_token, early.predicted_bytes_mean) == (131_072, None)
+
+
+def test_an_engine_that_tells_no_batch_has_the_clients() -> None:
+    silent = EngineWatch("http://h:1/metrics", 1.0, engines.read)
+    found = kv.now([silent], SHAPE, decoding=3, prompt=40.0, answer=9.0)
+    assert found.predicted_bytes_mean == 3 * 44.5 * 131_072
+    assert found.notes[-1] == kv.CLIENTS_BATCH
+    assert found.capacity_bytes is found.used_bytes_mean is found.batch_at_full is None
+    one_of_two = kv.now([watched(72.0), silent], SHAPE, decoding=3, prompt=40.0, answer=9.0)
+    assert one_of_two.used_bytes_mean is None, "the other's would look like all"
+    assert one_of_two.capacity_bytes is None
+    assert one_of_two.predicted_bytes_mean == 3 * 44.5 * 131_072
 
 
 # -- GPUs ------------------------------------------------------------------------------------------------------------

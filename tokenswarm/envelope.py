@@ -31,6 +31,7 @@ INFO_LABELS = ("engine_version", "dataset", "arrival", "config_hash", "git_revis
 
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 Timestamp = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 
 
 class EnvelopeError(ValueError):
@@ -46,6 +47,17 @@ class Judgement(msgspec.Struct, frozen=True):
 
     status: Literal["VALID", "DEGRADED", "INVALID"]
     doubts: dict[Annotated[str, msgspec.Meta(max_length=64)], Annotated[str, msgspec.Meta(max_length=16)]] = {}
+
+
+class KvState(msgspec.Struct, frozen=True, kw_only=True):
+    """The KV-cache now, all replicas: telemetry/kv.py. None: nobody tells."""
+
+    predicted_bytes_per_token: Amount | None = None
+    engine_bytes_per_token: Amount | None = None
+    predicted_bytes: Amount | None = None
+    used_bytes: Amount | None = None
+    capacity_bytes: Amount | None = None
+    batch_at_full: Amount | None = None
 
 
 class RunState(msgspec.Struct, kw_only=True):
@@ -64,6 +76,7 @@ class RunState(msgspec.Struct, kw_only=True):
     end_timestamp_s: Timestamp | None = None
     verdict: Judgement | None = None
     info: Annotated[dict[Text, Text], msgspec.Meta(max_length=64)] = {}
+    kv_cache: KvState | None = None
     pushes_dropped: Count = 0  # that never reached an exporter
 
 

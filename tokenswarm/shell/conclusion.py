@@ -83,8 +83,8 @@ class Company:
 
     def __init__(self, run: Run, members: Callable[[], Iterable[Member]]) -> None:
         self._run = run
-        self._push = push.of_run(run.profile, run.manifest, members, say)
         self._poller = telemetry.of_run(run.profile, run.manifest, say)
+        self._push = push.of_run(run.profile, run.manifest, members, say, self._poller.kv)
 
     @property
     def watchers(self) -> list[Watcher]:

@@ -18,7 +18,7 @@ import gevent
 from tokenswarm import __version__, envelope
 from tokenswarm import profile as profiles
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.envelope import Envelope, Judgement, Parts, RunState
+from tokenswarm.envelope import Envelope, Judgement, KvState, Parts, RunState
 from tokenswarm.profile import Profile
 from tokenswarm.shell import preflight
 from tokenswarm.shell.page import request
@@ -26,6 +26,7 @@ from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import Target
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import StagePlan, Verdict
+from tokenswarm.telemetry.kv import KvBlock
 
 if TYPE_CHECKING:
     from tokenswarm.shell.cluster import Member  # at run time it would bring all of Locust along
@@ -45,6 +46,7 @@ class Push:
         headers: Mapping[str, str],
         members: Callable[[], Iterable[Member]],
         say: Callable[[str], None],
+        kv: Callable[[Merged], KvBlock | None] = lambda _: None,
     ) -> None:
         self.pushed = 0
         self._state = state
@@ -52,6 +54,7 @@ class Push:
         self._headers = {"content-type": envelope.CONTENT_TYPE, **headers}
         self._members = members
         self._say = say
+        self._kv = kv
         self._said = False
         self._merged = Merged(run_id=state.run_id)
         self._parts = Parts()
@@ -118,6 +121,7 @@ class Push:
         assert self._target is not None  # else nothing is started
         self._seq += 1
         self._state.workers = _count(self._members(), begun=self._state.stage >= 0)
+        self._state.kv_cache = _kv_state(self._kv(self._merged))
         parts = self._parts.of(self._merged)
         body = envelope.encode(Envelope(seq=self._seq, run=self._state, merged=parts))
         try:
@@ -135,6 +139,19 @@ class Push:
             self._say(f"nothing is pushed to {self._target.url}: {problem}; the run goes on without it")
 
 
+def _kv_state(block: KvBlock | None) -> KvState | None:
+    if block is None:
+        return None
+    return KvState(
+        predicted_bytes_per_token=block.predicted_bytes_per_token,
+        engine_bytes_per_token=block.bytes_per_token,
+        predicted_bytes=block.predicted_bytes_mean,
+        used_bytes=block.used_bytes_mean,
+        capacity_bytes=block.capacity_bytes,
+        batch_at_full=block.batch_at_full,
+    )
+
+
 def _count(members: Iterable[Member], *, begun: bool) -> dict[str, int]:
     """Workers by state."""
     counts = dict.fromkeys(envelope.WORKER_STATES, 0)
@@ -149,6 +166,7 @@ def of_run(
     manifest: Mapping[str, Any],
     members: Callable[[], Iterable[Member]],
     say: Callable[[str], None],
+    kv: Callable[[Merged], KvBlock | None] = lambda _: None,
 ) -> Push:
     """What pushes this run. Raises ConfigError where the token's variable is not set or the CA file is unusable."""
     versions = (manifest.get("engine") or {}).get("version") or {}
@@ -171,4 +189,4 @@ def of_run(
     )
     url = profile.telemetry.push
     target = None if url is None else preflight.make_checked_target(profile, url)
-    return Push(state, target, profile.telemetry.push_headers(), members, say)
+    return Push(state, target, profile.telemetry.push_headers(), members, say, kv)

@@ -7,7 +7,7 @@ are the kernel's. `finish` puts what was seen into the summary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,10 +26,12 @@ from tokenswarm.shell import preflight
 from tokenswarm.shell.page import request
 from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import Target
+from tokenswarm.sketch import Sketch
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import Summary
-from tokenswarm.telemetry import engines, join, ollama
+from tokenswarm.telemetry import engines, join, kv, ollama
 from tokenswarm.telemetry.gpu import Price
+from tokenswarm.telemetry.kv import KvBlock
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
 
 PATIENCE_S = 1.0  # for one page, from connecting to the last byte
@@ -143,6 +145,19 @@ class Poller:
 
     # The run.
 
+    def kv(self, merged: Merged) -> KvBlock | None:
+        """The KV-cache now, for whoever shows it live; None where nothing is watched or known of it."""
+        engines = [page.watch for page in self.pages if isinstance(page.watch, EngineWatch)]
+        if not engines and self._shape is None:
+            return None
+        return kv.now(
+            engines,
+            self._shape,
+            decoding=sum(worker.decoding for worker in merged.workers),
+            prompt=_mean(block.prompt_len for block in merged.blocks),
+            answer=_mean(block.output_len for block in merged.blocks),
+        )
+
     def __enter__(self) -> Poller:
         for page in self.pages:
             page.start()
@@ -170,6 +185,13 @@ class Poller:
         for page in self.pages:
             if not page.watch.good and page.watch.looks:
                 self._say(f"no telemetry from {page.watch.url}: {page.watch.problem}")
+
+
+def _mean(sketches: Iterable[Sketch]) -> float | None:
+    n, total = 0, 0.0
+    for sketch in sketches:
+        n, total = n + sketch.n, total + sketch.sum
+    return total / n if n else None
 
 
 def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], None]) -> Poller:
