@@ -228,6 +228,7 @@ class Run:
         if plan.stage > state.stage:
             return readings
         readings.add("tokenswarm_stage_info", 1, name, "" if plan.concurrency is None else str(plan.concurrency))
+        readings.add("tokenswarm_stage_start_timestamp_seconds", state.stage_starts.get(plan.stage), name)
         readings.add("tokenswarm_stage_concurrency", plan.concurrency, name)
         if plan.stage < state.stage or state.phase in ("drain", "ended"):
             block = next((b for b in merged.blocks if (b.stage, b.phase) == (plan.stage, "steady")), None)

@@ -149,6 +149,7 @@ FAMILIES: dict[str, Family] = {
         "gauge", "Requests of the run's mean context that fill the KV-cache: a larger batch is preempted."
     ),
     "tokenswarm_stage_info": Family("gauge", "A stage that has begun, always 1.", ("stage", "target_concurrency")),
+    "tokenswarm_stage_start_timestamp_seconds": Family("gauge", "When the stage began, its warm-up.", ("stage",)),
     "tokenswarm_stage_concurrency": Family("gauge", "Users that the stage asked for.", ("stage",)),
     "tokenswarm_stage_batch": Family("gauge", "Requests in flight, mean over the stage's window.", ("stage",)),
     "tokenswarm_stage_output_tokens_per_second": Family("gauge", "Output tokens in the stage's window.", ("stage",)),

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from grafana.engine import NO_CONFIG
 from grafana.frame import Rows, assemble, choice, run, run_annotations
-from grafana.panels import About, Builder, joined, now, query, rows, stat, table, transformation, xy
+from grafana.panels import About, Builder, joined, now, query, rows, stat, table, xy
 from grafana.queries import ENERGY_PER_TOKEN, RUN, stage
 
 CONCURRENCY = stage("tokenswarm_stage_concurrency")
@@ -82,7 +82,7 @@ def _throughput_curves() -> list[Builder]:
         _curve(
             "TTFT over throughput",
             ("cps", "s"),
-            ("output tokens/s", "TTFT p$quantile"),
+            ("output tokens/s", "TTFT, the percentile chosen"),
             About(
                 "What throughput costs in latency: the chosen percentile of TTFT of each stage.",
                 "tokenswarm_stage_latency_seconds{metric=ttft} over tokenswarm_stage_output_tokens_per_second",
@@ -218,8 +218,7 @@ def _stages() -> list[Builder]:
         NO_STAGE + ". A column that is missing: no stage has enough requests for it, or there is no SLO",
     )
     targets = [rows(expr, field[-1]) for field, _, _, expr in columns if expr]
-    steps = [transformation("joinByField", byField="stage", mode="outer")]
-    steps += [transformation("sortBy", fields={}, sort=[{"field": "Value #A"}])]
+    steps = joined("stage", sort="Value #A")
     return [table("Stages", about, targets, [column[:3] for column in columns], steps)]
 
 

@@ -81,8 +81,8 @@ def _delta(of: Callable[[str], str], title: str, unit: str, about: About) -> Bui
         ("Value #B", "Run B", unit),
         ("Value #C", "B against A", "percentunit"),
     )
-    steps = [transformation("joinByField", byField="what", mode="outer")]
-    return table(title, about, [rows(a, "A"), rows(b, "B"), rows(change, "C")], columns, steps, width=12, height=12)
+    answers = [rows(a, "A"), rows(b, "B"), rows(change, "C")]
+    return table(title, about, answers, columns, joined("what"), width=12, height=12)
 
 
 def _numbers() -> list[Builder]:
@@ -117,7 +117,7 @@ def _cdf(title: str, histogram: str, what: str) -> Builder:
         buckets = f'sum by (le) (last_over_time({histogram}_bucket{{{run_},le!="+Inf"}}[$__range]))'
         return f"{buckets} / scalar(sum(last_over_time({histogram}_count{{{run_}}}[$__range])))"
 
-    steps = joined("le", mode="outer")
+    steps = joined("le")
     numeric = [{"targetField": "le", "destinationType": "number"}]
     steps += [transformation("convertFieldType", fields={}, conversions=numeric)]
     steps += [transformation("sortBy", fields={}, sort=[{"field": "le"}])]
@@ -132,7 +132,7 @@ def _cdf(title: str, histogram: str, what: str) -> Builder:
             GONE,
         ),
         [rows(share(A), "A"), rows(share(B), "B")],
-        [("run A", "le", "Value #A"), ("run B", "le", "Value #B")],
+        [("A", "le", "Value #A"), ("B", "le", "Value #B")],
         steps,
         log=True,
     )
@@ -142,8 +142,8 @@ def _curve(title: str, unit: str, label: str, about: About, of: str, **labels: s
     users = "tokenswarm_stage_concurrency"
     targets = [rows(stage(users, A), "A"), rows(stage(of, A, **labels), "B")]
     targets += [rows(stage(users, B), "C"), rows(stage(of, B, **labels), "D")]
-    drawn = [("run A", "Value #A", "Value #B"), ("run B", "Value #C", "Value #D")]
-    return xy(title, ("short", unit), ("users", label), about, targets, drawn, joined("stage", mode="outer"), log=True)
+    drawn = [("A", "Value #A", "Value #B"), ("B", "Value #C", "Value #D")]
+    return xy(title, ("short", unit), ("users", label), about, targets, drawn, joined("stage"), log=True)
 
 
 def _curves() -> list[Builder]:

@@ -40,8 +40,9 @@ def run(name: str = "run_id", label: str = "Run") -> Builder:
 
 
 def started() -> Builder:
-    """The second at which the run began, for `@`; hidden."""
-    expr = f"query_result(max(last_over_time(tokenswarm_run_start_timestamp_seconds{{{RUN}}}[$__range])))"
+    """The second at which the run began, for `@`; hidden. 0 without a run: an empty one would be a syntax error."""
+    begin = f"max(last_over_time(tokenswarm_run_start_timestamp_seconds{{{RUN}}}[$__range]))"
+    expr = f"query_result({begin} or vector(0))"
     variable = _from_prometheus("started", "Start", "When the run began, seconds since 1970.", expr)
     return variable.regex(r"/ ([0-9.]+) [0-9.]+$/").hide(dashboard.VariableHide.HIDE_VARIABLE)
 
@@ -60,10 +61,14 @@ def _annotation(name: str, color: str, expr: str, title: str, tags: str = "", *,
 
 
 def run_annotations(*runs: str) -> list[Builder]:
-    """Start, end, phases and stages of the runs ($NAME each), and alerts. Grafana's default step is 60 s: too long."""
+    """Start, end, stages and phases of the runs ($NAME each), and alerts.
+
+    Marks are at the value of a timestamp: on a long range the step of the query is longer than any event.
+    """
     of_runs = 'run_id=~"' + "|".join(runs) + '"'
     begin, end = (f"tokenswarm_run_{what}_timestamp_seconds{{{of_runs}}}" for what in ("start", "end"))
-    stage = f"tokenswarm_stage_info{{{of_runs}}}"
+    stage = f"tokenswarm_stage_start_timestamp_seconds{{{of_runs}}} * 1000"
+    users = f" * on (run_id, stage) group_left (target_concurrency) tokenswarm_stage_info{{{of_runs}}}"
     phase = f'tokenswarm_run_phase{{{of_runs},phase=~"warmup|drain"}} == 1'
     return [
         _annotation("Run start", "green", f"{begin} * 1000", "run {{run_id}} begins", "run_id", at_value=True),
@@ -72,9 +77,10 @@ def run_annotations(*runs: str) -> list[Builder]:
         _annotation(
             "Stages",
             "purple",
-            f"{stage} unless {stage} offset 10s",
+            stage + users,
             "stage {{stage}}: {{target_concurrency}} users",
-            "stage",
+            "run_id,stage",
+            at_value=True,
         ),
         _annotation(
             "Alerts", "red", 'ALERTS{alertname=~"LLM.*",alertstate="firing"}', "{{alertname}}", "alertname,severity"

@@ -1,8 +1,8 @@
 """What Grafana does between a panel's JSON and the picture, as far as our dashboards need it.
 
-Variables are substituted, targets asked of a Prometheus, answers made into frames, transformations applied. After
-grafana-data: table frames name the value `Value #REF` where a panel has several targets; joinByField keeps the order of
-the first frame (inner) or adds the rest (outer), and an absent series is an absent column.
+Variables are substituted, targets asked of a Prometheus, answers made into frames, transformations applied. As
+@grafana/data 12.4 and 13.2 do: table frames name the value `Value #REF` where a panel has several targets, and a label
+that a series lacks is empty; joinByField sorts keys that are numbers, and an absent series is an absent column.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def table_frame(prometheus: Prometheus, expr: str, at: float, name: str) -> Fram
     if not found:
         return {}
     frame: Frame = {"Time": [float(one["value"][0]) for one in found]}
-    frame |= {label: [one["metric"].get(label) for one in found] for label in labels}
+    frame |= {label: [one["metric"].get(label, "") for one in found] for label in labels}
     return {**frame, name: [value(one["value"][1]) for one in found]}
 
 
@@ -78,23 +78,30 @@ def time_frames(prometheus: Prometheus, target: dict[str, Any], expr: str, start
     return frames
 
 
-def join(frames: list[Frame], by: str, mode: str) -> Frame:
-    """The transformation joinByField. Columns with the same name get numbers, as Time does."""
+def join(frames: list[Frame], by: str) -> Frame:
+    """The transformation joinByField, outer. Columns that several frames have get numbers, from 1."""
     with_key = [frame for frame in frames if by in frame]
-    if not with_key or (mode == "inner" and len(with_key) < len(frames)):
-        return {}
     keys = list(dict.fromkeys(key for frame in with_key for key in frame[by]))
-    if mode == "inner":
-        keys = [key for key in keys if all(key in frame[by] for frame in with_key)]
-    out: Frame = {by: keys}
-    for number, frame in enumerate(with_key):
+    if all(_is_number(key) for key in keys):  # sorted by their difference, which text has none
+        keys.sort(key=float)
+    names = [name for frame in with_key for name in frame if name != by]
+    out: Frame = {by: keys} if with_key else {}
+    taken: dict[str, int] = {}
+    for frame in with_key:
         index = {key: row for row, key in enumerate(frame[by])}
         for name, column in frame.items():
             if name != by:
-                out[f"{name} {number}" if name in out or name == "Time" else name] = [
-                    column[index[key]] if key in index else None for key in keys
-                ]
+                taken[name] = taken.get(name, 0) + 1
+                shown = f"{name} {taken[name]}" if names.count(name) > 1 else name
+                out[shown] = [column[index[key]] if key in index else None for key in keys]
     return out
+
+
+def _is_number(key: Any) -> bool:
+    try:
+        return math.isfinite(float(key))
+    except ValueError:
+        return False
 
 
 def transform(frames: list[Frame], steps: list[dict[str, Any]]) -> Frame:
@@ -102,7 +109,8 @@ def transform(frames: list[Frame], steps: list[dict[str, Any]]) -> Frame:
     for step in steps:
         options = step["options"]
         if step["id"] == "joinByField":
-            frames = [join(frames, options["byField"], options["mode"])]
+            assert options["mode"] == "outer"
+            frames = [join(frames, options["byField"])]
             continue
         assert len(frames) == 1, f"{step['id']} of {len(frames)} frames"
         (frame,) = frames

@@ -119,7 +119,7 @@ def play_a_second(played: SyntheticRun, url: str) -> None:
 def assert_gauges_are_equal(prometheus: Prometheus, summary: Summary) -> None:
     """The quantile gauges, to the digit that Prometheus' API prints."""
     found = prometheus.query(f'tokenswarm_latency_quantile_seconds{{run_id="{summary.run_id}",window="run"}}')
-    shown = {(dict(labels)["metric"], dict(labels)["quantile"]): value for labels, value in found.items()}
+    shown = {(dict(labels)["metric"], f"{float(dict(labels)['quantile']):g}"): value for labels, value in found.items()}
     expected = {
         (metric, quantile): value
         for metric in LATENCIES

@@ -106,6 +106,10 @@ def test_a_run_is_pushed_from_its_begin_to_its_verdict(said: Said, exporter: Exp
         assert of_this(samples, "tokenswarm_requests_started_total") == 60
         assert of_this(samples, "tokenswarm_run_phase", phase="steady") == 1
         assert of_this(samples, "tokenswarm_target_users") == 4
+        began = of_this(samples, "tokenswarm_stage_start_timestamp_seconds", stage="0")
+        assert began is not None
+        assert 0 <= time.time() - began < 60
+        assert of_this(samples, "tokenswarm_stage_start_timestamp_seconds", stage="1") is None, "it has not begun"
         assert of_this(samples, "tokenswarm_workers", state="running") == 2
         said.members[0].lost = "its heartbeat stopped"
         said.members[1].done = True

@@ -72,6 +72,7 @@ class RunState(msgspec.Struct, kw_only=True):
     stage: Annotated[int, msgspec.Meta(ge=-1)] = -1  # -1: none has begun
     target_users: Count = 0
     stages: Annotated[list[StagePlan], msgspec.Meta(max_length=10_000)] = []  # all that are planned
+    stage_starts: Annotated[dict[int, Timestamp], msgspec.Meta(max_length=10_000)] = {}  # of those that have begun
     workers: Annotated[dict[str, Count], msgspec.Meta(max_length=16)] = {}  # by WORKER_STATES
     end_timestamp_s: Timestamp | None = None
     verdict: Judgement | None = None
