@@ -12,7 +12,12 @@ from tokenswarm.profile import Dataset, Profile, Slo
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
 from tokenswarm.recorder import Recorder
 from tokenswarm.snapshot import Inbox, Merged
-from tokenswarm.summary import StagePlan, Summary, summarize
+from tokenswarm.summary import Part, StagePlan, Summary, summarize
+from tokenswarm.telemetry.gpu import Gpu, GpuBlock
+from tokenswarm.telemetry.histogram import Split
+from tokenswarm.telemetry.join import Source
+from tokenswarm.telemetry.kv import KvBlock
+from tokenswarm.telemetry.server import LATENCIES, Covered, LevelBlock, ServerBlock, TokensCompared, to_dict
 
 RUN_ID = "20261124-001500-ab12"
 MS = NS_PER_S // 1000
@@ -150,3 +155,105 @@ def summary(merged: Merged, *, users: int = 8, partial: bool = False) -> Summary
     numbers = sorted({block.stage for block in merged.blocks})
     plan = [StagePlan(stage=number, concurrency=users << number) for number in numbers]
     return summarize(merged, plan=plan, partial=partial)
+
+
+def watched(summary: Summary) -> Summary:
+    """The summary with what an engine and two GPUs would have said: other numbers in each stage and of the run."""
+    summary.server["metrics"] = {"sources": to_dict([_engine_page()]), **_engine_block(summary, 27.5)}
+    summary.gpu = {"sources": to_dict([_gpu_page()]), **_gpu_block(summary, 401.5)}
+    for n, stage in enumerate(summary.stages):
+        stage.server["metrics"] = _engine_block(stage, min(0.9 * (stage.concurrency or 0), 30.0 + n))
+        stage.gpu = _gpu_block(stage, 300.25 + 70 * n)
+    return summary
+
+
+def _engine_page() -> Source:
+    return Source(
+        url="http://gpu:8000/metrics", kind="vllm", version="0.33.1", looks=450, good=447, gaps={"timeout": 3},
+        problem="did not answer within 1 s", facts={"num_gpu_blocks": "2179", "cache_dtype": "fp8"},
+    )  # fmt: skip
+
+
+def _gpu_page() -> Source:
+    return Source(url="http://gpu:9647/metrics", kind="gpu", looks=451, good=449, gaps={"connect": 2}, problem="gone")
+
+
+def _engine_block(part: Part, running: float) -> dict[str, Any]:
+    """Everything that vLLM tells, with the batch given and all else in proportion to it."""
+    client_per_s = part.throughput.output_tokens_per_s or 1.0
+    use, preemptions = min(0.02 * running, 0.97), round(running / 9)
+    block = ServerBlock(
+        coverage=Covered(
+            window_s=100.5 + running, covered_s=99.25 + running, samples=round(10 * running), gaps={"timeout": 1},
+            hole_s=2.75 + running / 100, resets=round(running / 7), empty_windows=round(running / 12),
+        ),
+        running=LevelBlock(mean=running, max=running + 3),
+        waiting=LevelBlock(mean=running / 4, max=running / 2),
+        kv_cache_usage=LevelBlock(mean=use, max=use + 0.025),
+        preemptions=preemptions,
+        prefix_cache_hit_ratio=running / 128,
+        prompt_tokens=round(1000 * running),
+        generation_tokens=round(2000 * running),
+        prompt_tokens_per_s=11.5 * running,
+        generation_tokens_per_s=22.5 * running,
+        output_tokens_compared=TokensCompared(
+            server_per_s=22.5 * running, client_per_s=client_per_s, difference_ratio=running / 1000,
+            tolerance_ratio=0.02 + running / 1e5, agree=running < 25,
+        ),
+        tokens_per_step_mean=running * 1.75,
+        finished={"length": round(30 * running), "stop": round(4 * running), "abort": 0},
+        rejected={"max_num_queued_reqs": round(running / 3)},
+        latency={name: _split((k + 1) * running / 1000) for k, name in enumerate(LATENCIES)},
+        models_loaded=LevelBlock(mean=running / 20, max=running / 10),
+        vram_ratio_mean=running / 64,
+    )  # fmt: skip
+    kv = KvBlock(
+        capacity_tokens=34_864, capacity_bytes=4.0e9, bytes_per_token=114_731.5, used_tokens_mean=use * 34_864,
+        used_tokens_max=(use + 0.025) * 34_864, used_bytes_mean=use * 4e9, predicted_bytes_per_token=114_688.0,
+        predicted_bytes_mean=use * 3.8e9, context_tokens_mean=44.5 + running, context_tokens_end=49.0 + running,
+        batch_at_full=40.5 + running / 10, batch_at_full_end=36.5 + running / 10, notes=["layers with a window"],
+    )  # fmt: skip
+    return {**to_dict(block), "kv_cache": to_dict(kv)}
+
+
+def _split(mean: float) -> Split:
+    """p50 in the lowest bucket, p90 in one of the others, p99 beyond the highest."""
+    n, bounds = round(1e6 * mean), (mean / 2, 2 * mean)
+    return Split(
+        n=n, mean=mean, p90=1.5 * mean, ranges={"p50": (0.0, mean / 2), "p90": bounds, "p99": (3 * mean, None)}
+    )
+
+
+def _gpu_block(part: Part, power_w: float) -> dict[str, Any]:
+    gpus = [_gpu(n, power_w / 2 - 10 + 20 * n) for n in (0, 1)]
+    per_s = part.throughput.output_tokens_per_s or 1.0
+    block = GpuBlock(
+        coverage=Covered(
+            window_s=100.5 + power_w, covered_s=98.5 + power_w, samples=round(power_w), gaps={"connect": 2},
+            hole_s=3.25, resets=round(power_w / 90), empty_windows=round(power_w / 200),
+        ),
+        count=2,
+        gpus=gpus,
+        energy_j=power_w * 100,
+        power_w_mean=power_w,
+        utilization_ratio_mean=power_w / 800,
+        memory_used_bytes_max=power_w * 2**28,
+        output_tokens_per_j=per_s / power_w,
+        output_tokens_per_s_per_w=per_s / power_w,
+        j_per_output_token=power_w / per_s,
+        cost_per_million_output_tokens=2 * 3.5 / 3600 * 1e6 / per_s,
+        price_per_gpu_hour=3.5,
+        currency="EUR",
+    )  # fmt: skip
+    return to_dict(block)
+
+
+def _gpu(n: int, power_w: float) -> Gpu:
+    return Gpu(
+        gpu=f"GPU-{n}ab", index=str(n), name="NVIDIA H200", backend="nvml", observed_s=100.25 + n,
+        energy_j=power_w * 100, power_w_mean=power_w, power_w_max=power_w + 31.5, utilization_ratio_mean=0.875 + n / 20,
+        memory_used_bytes_max=power_w * 2**27, memory_total_bytes=(140.5 + n) * 2**30,
+        clock_sm_hz_min=1.755e9 + n * 1e8, clock_mem_hz_min=3.201e9 + n * 1e8,
+        temperature_c_max=64.0 + n, temperature_memory_c_max=81.0 + n,
+        throttle_s={"sw_power_cap": 12.5 + n, "hw_thermal": 1.5 + n, "sync_boost": 0.0}, xids={"79": 1 + n},
+    )  # fmt: skip

@@ -163,26 +163,6 @@ def test_every_latency_of_the_summary_is_in_the_table(page: ElementTree.Element)
     assert cells[0][1] == "2800"
 
 
-def test_what_engine_and_gpu_report_is_shown_whatever_its_shape() -> None:
-    summary = sweep(stages=1)
-    summary.server = {
-        "load_s": {"n": 3, "mean": 0.25, "p50": None, "p99": None},
-        "metrics": {"running": {"mean": 27.75, "max": 64.0}, "kv_cache": {"capacity_tokens": 34_900}, "agree": True,
-                    "sources": [{"url": "x"}], "coverage": {"samples": 34}, "prefix_cache_hit_ratio": 0.5},
-    }  # fmt: skip
-    summary.gpu = {"energy_j": 1234.0}
-    page = parse(html.render(summary, {}, None))
-    cells = [[cell.text or "" for cell in line] for line in page.findall(".//section[@id='reported']//tbody/tr")]
-    assert cells == [
-        ["engine load_s", "3", "250ms", "–", "–", "–"],
-        ["engine running", "", "27.8", "–", "–", "64.0"],
-        ["engine kv_cache capacity_tokens", "", "34.9k", "", "", ""],
-        ["engine prefix_cache_hit_ratio", "", "50.0%", "", "", ""],
-        ["gpu energy_j", "", "1.23k", "", "", ""],
-    ]
-    assert parse(html.render(sweep(stages=1), {}, None)).find(".//section[@id='reported']") is None
-
-
 def test_stages_have_their_colour_in_every_chart(page: ElementTree.Element) -> None:
     legend = page.find(".//ul[@class='legend']")
     assert legend is not None

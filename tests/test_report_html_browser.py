@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import sample_runs
 from test_report_html import CORPUS, rows, sweep
 
 from tokenswarm.record import Outcome
@@ -29,6 +30,9 @@ addEventListener("load", () => {
   const bad = [];
   const wide = document.documentElement.scrollWidth, room = document.documentElement.clientWidth;
   if (wide > room) bad.push(`the page is ${wide} px wide, the window ${room}`);
+  const boxes = [...document.querySelectorAll("#engine .scroll, #kv-cache .scroll, #gpus .scroll, #sources .scroll")];
+  const scrolled = boxes.filter((box) => box.scrollWidth > box.clientWidth)
+    .map((box) => `${box.closest("section").id}: ${box.querySelector("tr").textContent}`);
   let texts = 0;
   for (const chart of document.querySelectorAll("svg.chart")) {
     const frame = chart.getBoundingClientRect();
@@ -47,7 +51,7 @@ addEventListener("load", () => {
         bad.push(`${name} is too small to read`);
     }
   }
-  document.title = JSON.stringify({bad, texts});
+  document.title = JSON.stringify({bad, texts, scrolled});
 });
 </script>
 """
@@ -143,7 +147,8 @@ def test_the_theme_follows_the_system(theme: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [1280, 800, 390])
 @pytest.mark.parametrize("stages", [1, 4])
 def test_no_text_is_clipped_or_covered(width: int, stages: int, tmp_path: Path) -> None:
-    page = html.render(sweep(stages, ends={Outcome.HTTP_5XX: 3}), {}, rows(200, stages, failed=3))
+    summary = sample_runs.watched(sweep(stages, ends={Outcome.HTTP_5XX: 3}))
+    page = html.render(summary, {}, rows(200, stages, failed=3))
     measured = page.replace("default-src", "script-src 'unsafe-inline'; default-src").replace(
         "</head>", f"{MEASURE}</head>"
     )
@@ -154,3 +159,4 @@ def test_no_text_is_clipped_or_covered(width: int, stages: int, tmp_path: Path) 
     result = json.loads(found[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
     assert result["texts"] > 40
     assert result["bad"] == []
+    assert bool(result["scrolled"]) == (width < 1000), result["scrolled"]

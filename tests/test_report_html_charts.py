@@ -134,7 +134,9 @@ def test_colours_can_be_read(theme: int) -> None:
         high, low = sorted((luminance(colours[name]), card), reverse=True)
         return (high + 0.05) / (low + 0.05)
 
-    assert [name for name in ("ink", "soft", "p50", "tail", "bad", "good", "warn") if contrast(name) < 4.5] == []
+    assert [
+        name for name in ("ink", "soft", "p50", "tail", "bad", "good", "warn", "tokens") if contrast(name) < 4.5
+    ] == []
     stages = [f"k{i}" for i in range(html_figure.COLOURS)]
     assert [name for name in stages if contrast(name) < 3] == []
     assert [luminance(colours[name]) for name in stages] == sorted(luminance(colours[name]) for name in stages)

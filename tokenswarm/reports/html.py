@@ -12,7 +12,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tokenswarm.reports import html_run, html_sweep, html_tables, rows
+from tokenswarm.reports import (
+    html_engine,
+    html_gpu,
+    html_kv_cache,
+    html_run,
+    html_sources,
+    html_sweep,
+    html_tables,
+    html_telemetry,
+    rows,
+)
 from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name, load_of
 from tokenswarm.reports.html_figure import render as render_figure
 from tokenswarm.reports.html_rows import read
@@ -30,6 +40,7 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
     data = Data(summary, read(requests, summary.duration_s))
     charts = [
         ("sweep", "The sweep", html_sweep.figures(data)),
+        ("telemetry", "Engine and GPUs over the sweep", html_telemetry.figures(data)),
         ("distributions", "How latencies are distributed", html_run.distributions(data)),
         ("time", "Over the run", html_run.times(data)),
     ]
@@ -43,8 +54,11 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         _section("failures", "Failures by kind", html_tables.failures(summary) or "<p>No request failed.</p>"),
         _section("stages", "Stages", html_tables.stages(summary)),
         _section("latency", "Latency", _latency(summary)),
+        _section("engine", "What the engine reports", html_engine.engine_tables(summary)),
+        _section("kv-cache", "KV-cache: reported and predicted", html_kv_cache.kv_tables(summary)),
+        _section("gpus", "What the GPUs report", html_gpu.gpu_tables(summary)),
+        _section("sources", "How engine and GPUs were read", html_sources.sources(summary)),
         _section("instrument", "The instrument", html_tables.instrument(summary)),
-        _section("reported", "What engine and GPU report", html_tables.reported(summary)),
         _section("conventions", "In other tools' words", _conventions(summary)),
         _section("repeat", "Repeat it", html_tables.repeat(manifest)),
         _section("definitions", "Definitions", _definitions(data)),

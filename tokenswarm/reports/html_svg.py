@@ -293,6 +293,13 @@ def upright(f: Frame, x: float, text: str) -> str:
     return f'<path class="knee" d="M{_n(at)} {_n(f.top)}V{_n(f.bottom)}"/>{label}'
 
 
+def level(f: Frame, y: float, end: float, text: str) -> str:
+    """A dotted horizontal line up to x = `end`, where the labels of lines begin, with its own label at the left."""
+    at = f.py(y)
+    label = _text(f.left + 6, at - 5, text, "note faint")
+    return f'<path class="knee" d="M{_n(f.left)} {_n(at)}H{_n(f.px(end))}"/>{label}'
+
+
 def span_labels(f: Frame, spans: Sequence[tuple[float, float, Sequence[str], str]]) -> str:
     """A text above each span (start, end, texts, style): the first text with which all fit, else what fits."""
     choices = range(min((len(texts) for _, _, texts, _ in spans), default=0))

@@ -1,4 +1,4 @@
-"""The charts of a sweep: throughput over users and measured batch, latency over users, latency over throughput.
+"""The charts of a sweep: throughput over users and batch, latency over users, latency over throughput.
 
 Points are the stages of summary.json. A percentile that a stage has too few samples for is not drawn there, and the
 caption says so; the faint points behind are single requests, which need no sample size.
@@ -6,23 +6,25 @@ caption says so; the faint points behind are single requests, which need no samp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from tokenswarm.reports import html_lines, html_reported
 from tokenswarm.reports.html_figure import (
     PERCENTILE_NAMES,
     Data,
+    Draw,
     Drawing,
     Figure,
     best_percentile,
     left_out,
-    load_label,
     load_name,
     load_of,
 )
+from tokenswarm.reports.html_lines import Series, load_axis, reason
 from tokenswarm.reports.html_svg import (
     Axis,
+    Frame,
     Point,
-    at_values,
     clipped,
     cloud,
     dot,
@@ -41,10 +43,6 @@ from tokenswarm.summary import Stage, Stat
 
 KNEE_RATIO = 0.9
 """The knee: the fewest users with so much of the best throughput. The dashboards use the same rule."""
-
-LOG_FROM = 8.0  # a sweep over so large a range of users gets a logarithmic axis, or its first stages fall together
-
-_NO_SWEEP = "the run has one stage, and this takes a sweep of two or more"
 
 
 def figures(data: Data) -> list[Figure]:
@@ -72,44 +70,67 @@ def tokens_per_s(stage: Stage) -> float:
     return stage.throughput.output_tokens_per_s or 0.0
 
 
-def _reason(data: Data, values: int) -> str:
-    if len(data.stages) < 2:
-        return _NO_SWEEP
-    return "" if values > 1 else "fewer than two stages have a value for it"
-
-
 def _throughput_over_load(data: Data) -> Figure:
     title, name = "Throughput over concurrency", "throughput-over-concurrency"
     known = sorted(((load, s) for s in data.stages if (load := load_of(s)) and tokens_per_s(s)), key=lambda p: p[0])
-    if reason := _reason(data, len(known)):
-        return left_out(name, title, reason)
+    if why := reason(data, len(known)):
+        return left_out(name, title, why)
     loads = [load for load, _ in known]
-    log = loads[-1] / loads[0] >= LOG_FROM
     ideal = tokens_per_s(known[0][1]) / loads[0]
 
     def draw(width: float, height: float) -> Drawing:
-        x = at_values(load_label(data.stages), loads, number, log=log)
-        return _throughput(data, known, ideal, x, width, height, log=log)
+        x = load_axis(data, loads)
+        return _throughput(data, known, ideal, x, width, height, log=x.log)
 
     return Figure(name=name, title=title, caption=_throughput_caption(data, known[0][1]), draw=draw)
 
 
 def _throughput_over_batch(data: Data) -> Figure:
-    title, name = "Throughput over measured batch", "throughput-over-batch"
-    known = sorted(((s.batch_mean, s) for s in data.stages if s.batch_mean and tokens_per_s(s)), key=lambda p: p[0])
-    if reason := _reason(data, len(known)):
-        return left_out(name, title, reason)
+    """Against the client's view of the batch: every run has it."""
+    title, name = "Throughput over requests in flight", "throughput-over-batch"
+    known = _over_batch(data.stages, {stage.stage: stage.batch_mean or 0.0 for stage in data.stages})
+    if why := reason(data, len(known)):
+        return left_out(name, title, why)
+    caption = (
+        "The same against the batch as the client sees it: the mean number of requests in flight in the steady window "
+        "(batch_mean), those that the server queues included. Points that stop moving right although users grow: the "
+        "client or a queue in front is the limit."
+    )
+    return Figure(name=name, title=title, caption=caption, draw=_batch_drawing(data, known, "requests in flight, mean"))
+
+
+def throughput_over_engine_batch(data: Data) -> Figure:
+    """Against what the engine says it runs."""
+    title, name = "Throughput over the engine's batch", "throughput-over-engine-batch"
+    given = [stage for stage in data.stages if tokens_per_s(stage)]
+    batch = html_reported.batch_of(given)
+    if why := "" if batch else html_reported.why_no_engine(data.summary, "requests in its batch"):
+        return left_out(name, title, why)
+    known = _over_batch(given, batch or {})
+    if why := reason(data, len(known)):
+        return left_out(name, title, why)
+    caption = (
+        "Against the requests that the engine says it runs at a time (server.metrics.running), its queue not included. "
+        "Points that fall together although users grow: the batch is full, and whoever comes on top waits."
+    )
+    label = "requests in the engine's batch, mean"
+    return Figure(name=name, title=title, caption=caption, draw=_batch_drawing(data, known, label))
+
+
+def _over_batch(stages: Sequence[Stage], batch: Mapping[int, float]) -> list[tuple[float, Stage]]:
+    """(batch, stage) of the stages with tokens, in order of the batch."""
+    known = [(batch[stage.stage], stage) for stage in stages if batch.get(stage.stage) and tokens_per_s(stage)]
+    return sorted(known, key=lambda point: point[0])
+
+
+def _batch_drawing(data: Data, known: Sequence[tuple[float, Stage]], label: str) -> Draw:
     ideal = tokens_per_s(known[0][1]) / known[0][0]
 
     def draw(width: float, height: float) -> Drawing:
-        x = linear("requests in flight, mean", known[-1][0] * 1.02, width * 0.8, number, every_px=70)
+        x = linear(label, known[-1][0] * 1.02, width * 0.8, number, every_px=70)
         return _throughput(data, known, ideal, x, width, height, log=False)
 
-    caption = (
-        "The same against the batch that was really there: the mean number of requests in flight in the steady window "
-        "(batch_mean). Points that stop moving right although users grow: the client or a queue in front is the limit."
-    )
-    return Figure(name=name, title=title, caption=caption, draw=draw)
+    return draw
 
 
 def _throughput(
@@ -151,15 +172,12 @@ def _throughput_caption(data: Data, first: Stage) -> str:
     )
 
 
-Series = tuple[str, str, list[tuple[float, float, Stage]]]  # label, classes, (x, y, stage)
-
-
 def _latency_over_load(data: Data, field: str, row_field: str, short: str, words: str) -> Figure:
     title, name = f"{short} over concurrency", f"{short.lower()}-over-concurrency"
     known = sorted(((load, s) for s in data.stages if (load := load_of(s))), key=lambda p: p[0])
     stats = [(load, stage, _stat(stage, field)) for load, stage in known if _stat(stage, field).n]
-    if reason := _reason(data, len(stats)):
-        return left_out(name, title, reason)
+    if why := reason(data, len(stats)):
+        return left_out(name, title, why)
     high = best_percentile([stat for *_, stat in stats], least=2)  # one point makes no line
     wanted = [("mean", "mean")] if high is None else [("p50", "p50"), (high, "tail")]
     wanted += [("p50", "p50")] if high is None else []
@@ -180,10 +198,14 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
         caption += f" Faint points: {what}."
 
     def draw(width: float, height: float) -> Drawing:
-        log = known[-1][0] / known[0][0] >= LOG_FROM
-        x = at_values(load_label(data.stages), [load for load, _ in known], number, log=log)
-        behind = [value for *_, points in clouds for value in points]
-        return _series(data, series, x, width, height, short, behind=behind, clouds=clouds)
+        x = load_axis(data, [load for load, _ in known])
+        drawn = [value for *_, points in series for _, value, _ in points]
+        drawn += [value for *_, points in clouds for value in points]
+        y = logarithmic(f"{short}, logarithmic", drawn, plot_height(height), seconds)
+        return html_lines.draw(data, series, x, y, width, height, duration, behind)
+
+    def behind(f: Frame) -> list[str]:
+        return [cloud(f, [(at, value) for value in points], style, jitter_px=9) for at, style, points in clouds]
 
     return Figure(name=name, title=title, caption=caption, draw=draw)
 
@@ -199,32 +221,6 @@ def _stat(stage: Stage, field: str) -> Stat:
     return found
 
 
-def _series(
-    data: Data,
-    series: Sequence[Series],
-    x: Axis,
-    width: float,
-    height: float,
-    what: str,
-    *,
-    behind: Sequence[float] = (),
-    clouds: Sequence[tuple[float, str, Sequence[float]]] = (),
-) -> Drawing:
-    """Lines over stages with a label at each end, single requests behind them, a logarithmic y axis of seconds."""
-    values = [value for _, _, points in series for _, value, _ in points]
-    y = logarithmic(f"{what}, logarithmic", [*values, *behind], plot_height(height), seconds)
-    f = frame(width, height, x, y, [label for label, *_ in series])
-    marks = [cloud(f, [(at, value) for value in points], style, jitter_px=9) for at, style, points in clouds]
-    ends = []
-    for label, style, points in series:
-        marks.append(line(f, [(at, value) for at, value, _ in points], style))
-        for at, value, stage in points:
-            marks.append(dot(f, at, value, f"{load_name(stage)}: {label} {duration(value)}", data.colour(stage.stage)))
-        at, value, _ = points[-1]
-        ends.append((at, value, label, style))
-    return f, [*marks, end_labels(f, ends)]
-
-
 def _latency_over_throughput(data: Data) -> Figure:
     title, name = "Latency over throughput", "latency-over-throughput"
     stages = sorted((s for s in data.stages if tokens_per_s(s)), key=lambda s: load_of(s) or 0.0)
@@ -235,13 +231,15 @@ def _latency_over_throughput(data: Data) -> Figure:
         if which is not None:
             points = [(tokens_per_s(s), getattr(stat, which), s) for s, stat in zip(stages, stats, strict=True)]
             series.append((f"{short} {PERCENTILE_NAMES[which]}", style, points))
-    if reason := _reason(data, max((len(points) for *_, points in series), default=0)):
-        return left_out(name, title, reason)
+    if why := reason(data, max((len(points) for *_, points in series), default=0)):
+        return left_out(name, title, why)
 
     def draw(width: float, height: float) -> Drawing:
         high = max(at for _, _, points in series for at, *_ in points) * 1.02
         x = linear("output tokens/s", high, width * 0.8, number, every_px=70)
-        return _series(data, series, x, width, height, "latency")
+        drawn = [value for *_, points in series for _, value, _ in points]
+        y = logarithmic("latency, logarithmic", drawn, plot_height(height), seconds)
+        return html_lines.draw(data, series, x, y, width, height, duration)
 
     caption = (
         "What throughput costs, stage by stage: work left of the bend. Where the line rises without going right, more "
@@ -251,13 +249,18 @@ def _latency_over_throughput(data: Data) -> Figure:
 
 
 def _speed_over_batch(data: Data) -> Figure:
+    """Over the engine's batch where every stage has one, else over the client's."""
     title, name = "Speed of each user over measured batch", "speed-over-batch"
-    known = sorted(((s.batch_mean, s) for s in data.stages if s.batch_mean and _speed(s)), key=lambda p: p[0])
-    if reason := _reason(data, len(known)):
-        return left_out(name, title, reason)
+    given = [stage for stage in data.stages if stage.batch_mean and _speed(stage)]
+    engine = html_reported.batch_of(given)
+    batch = engine or {stage.stage: stage.batch_mean or 0.0 for stage in given}
+    known = sorted(((batch[stage.stage], stage) for stage in given), key=lambda point: point[0])
+    if why := reason(data, len(known)):
+        return left_out(name, title, why)
 
     def draw(width: float, height: float) -> Drawing:
-        x = linear("requests in flight, mean", known[-1][0] * 1.02, width * 0.8, number, every_px=70)
+        label = "requests in the engine's batch, mean" if engine else "requests in flight, mean"
+        x = linear(label, known[-1][0] * 1.02, width * 0.8, number, every_px=70)
         y = linear("tokens/s of a user", max(_speed(s) for _, s in known) * 1.05, plot_height(height), number)
         f = frame(width, height, x, y)
         marks = [line(f, [(at, _speed(stage)) for at, stage in known], "main")]
@@ -266,7 +269,10 @@ def _speed_over_batch(data: Data) -> Figure:
             marks.append(dot(f, at, _speed(stage), text, data.colour(stage.stage)))
         return f, marks
 
-    caption = "1 / mean TPOT: how fast an answer streams once it has begun. People read about 5 to 10 tokens/s."
+    whose = "The batch is the engine's own count." if engine else "The batch is the client's: requests in flight."
+    caption = (
+        f"1 / mean TPOT: how fast an answer streams once it has begun. People read about 5 to 10 tokens/s. {whose}"
+    )
     return Figure(name=name, title=title, caption=caption, draw=draw)
 
 

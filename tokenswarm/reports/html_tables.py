@@ -6,7 +6,7 @@ Each function gives the HTML of a section's inside, or "" where there is nothing
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,8 +18,6 @@ from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
 from tokenswarm.summary import Summary
 
 FAILURES_SHOWN = 20
-REPORTED_MAX = 80
-_HOW_READ = {"sources", "coverage", "gaps", "notes", "finished", "rejected"}  # summary.json has them
 
 _CONCEPTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("TTFT", "ttft_s", {
@@ -55,25 +53,69 @@ _DEFINITIONS = (
     ("E2E", "latency.e2e_s", "from sending to the last byte of the answer"),
     ("worst gap", "latency.stall_s", "the longest gap between tokens of a request: the stutter that users notice"),
     ("tokens/s, req/s", "throughput.output_tokens_per_s", "what arrived in the steady windows / their length"),
-    ("in flight", "batch_mean", "mean number of requests in flight in the steady window: the measured batch"),
+    ("in flight", "batch_mean", "requests in flight in the steady window, mean: the batch as the client sees it"),
+    ("in the batch", "server.metrics.running", "mean number of requests that the engine runs: the measured batch"),
+    ("waiting", "server.metrics.waiting", "mean number of requests in the engine's queue"),
+    ("KV-cache in use", "server.metrics.kv_cache_usage", "share of the cache that holds keys and values of tokens"),
+    ("J/token", "gpu.j_per_output_token", "power of all GPUs / output tokens a second; idle GPUs are paid for, too"),
+    ("tokens/s/W", "gpu.output_tokens_per_s_per_w", "its inverse, which is tokens a joule, too"),
     ("goodput", "throughput.goodput_ratio", "share of the requests that met every limit of the SLO"),
     ("steady window", "steady_window", "what is measured: after warm-up or settling, before users change again"),
     ("too few samples", "n_effective", "a percentile is left out, not guessed; requests in one queue count for less"),
 )  # fmt: skip
 
 
-def table(head: Sequence[str], cells: Sequence[Sequence[str]], texts: Sequence[int] = (0,)) -> str:
+Cell = str | tuple[str, ...]
+"""A text, or one with smaller lines below."""
+
+Filled = tuple[str, list[str]]
+"""A table, and the names of the columns that it lacks."""
+
+
+def table(head: Sequence[Cell], cells: Sequence[Sequence[Cell]], texts: Sequence[int] = (0,)) -> str:
     """A table that scrolls sideways where it must. `texts`: columns that are left-aligned. Cells are escaped."""
 
-    def row(values: Sequence[str], tag: str) -> str:
+    def inside(cell: Cell) -> str:
+        first, *more = (cell,) if isinstance(cell, str) else cell
+        return escape(first, 2_000) + "".join(f"<small>{escape(text, 2_000)}</small>" for text in more if text)
+
+    def row(values: Sequence[Cell], tag: str) -> str:
         parts = []
         for index, value in enumerate(values):
             style = ' class="text"' if index in texts else ""
-            parts.append(f"<{tag}{style}>{escape(value, 2_000)}</{tag}>")
+            parts.append(f"<{tag}{style}>{inside(value)}</{tag}>")
         return f"<tr>{''.join(parts)}</tr>"
 
     body = "".join(row(values, "td") for values in cells)
     return f'<div class="scroll"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+def filled(head: Sequence[Cell], cells: Sequence[Sequence[Cell]], texts: Sequence[int] = (0,)) -> Filled:
+    """(the table without the columns that hold no value, the names of these); no table where only the first is left."""
+
+    def first(cell: Cell) -> str:
+        return cell if isinstance(cell, str) else cell[0]
+
+    kept = [0, *(i for i in range(1, len(head)) if any(first(line[i]) != MISSING for line in cells))]
+    missing = [first(head[i]) for i in range(len(head)) if i not in kept]
+    if len(kept) == 1:
+        return "", missing
+    lines = [[line[i] for i in kept] for line in cells]
+    return table([head[i] for i in kept], lines, [new for new, i in enumerate(kept) if i in texts]), missing
+
+
+def titled(title: str, found: Filled, note: str = "") -> Filled:
+    """The table with its title above and a note below."""
+    shown, missing = found
+    below = f'<p class="small">{escape(note, 1_000)}</p>' if note else ""
+    return (f"<h3>{escape(title)}</h3>{shown}{below}" if shown else "", missing)
+
+
+def joined(*given: Filled, missing: str) -> str:
+    """The tables, and one sentence on what they lack, which begins with `missing`."""
+    names = dict.fromkeys(name for _, names in given for name in names)
+    told = f'<p class="small">{missing}: {escape(", ".join(names), 1_000)}.</p>' if names else ""
+    return "".join(shown for shown, _ in given) + told
 
 
 def gates(summary: Summary) -> str:
@@ -142,38 +184,6 @@ def instrument(summary: Summary) -> str:
         ["workers", str(len(own.workers))],
     ]
     return table(("the client itself", ""), cells)
-
-
-def reported(summary: Summary) -> str:
-    """What the engine and the GPU said of themselves: distributions and single numbers, whatever their names."""
-    cells = []
-    for origin, block in (("engine", summary.server), ("gpu", summary.gpu)):
-        for path, value in _numbers(msgspec.to_builtins(block), ()):
-            show = duration if path[-1].endswith("_s") and not path[-1].endswith("_per_s") else quantity
-            show = ratio if path[-1].endswith(("_ratio", "_usage")) else show
-            name = " ".join((origin, *(word for word in path if word != "metrics")))
-            if isinstance(value, dict):
-                n = value.get("n")
-                found = [show(_number(value.get(key))) for key in ("mean", "p50", "p99", "max")]
-                cells.append([name, "" if n is None else count(n), *found])
-            else:
-                cells.append([name, "", show(value), "", "", ""])
-    return table(("as reported", "n", "mean", "p50", "p99", "max"), cells[:REPORTED_MAX]) if cells else ""
-
-
-def _numbers(block: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(names on the way, value) of the distributions (dicts with a mean) and numbers inside, but how they were read."""
-    for name, value in block.items():
-        if name in _HOW_READ:
-            continue
-        if isinstance(value, Mapping) and "mean" not in value:
-            yield from _numbers(value, (*path, name))
-        elif isinstance(value, Mapping) or _number(value) is not None:
-            yield (*path, name), value
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def conventions(summary: Summary) -> str:
