@@ -211,6 +211,24 @@ def test_a_size_that_the_engine_does_not_tell_is_a_prediction() -> None:
     assert [cell.text for cell in cells][3:6] == ["its size", "–", "3.73 GiB"]
 
 
+def test_a_prediction_alone_is_shown_alone() -> None:
+    """Ollama with a model's configuration: the client's streams stand for the batch."""
+    summary = watched()
+    for part in (summary, *summary.stages):
+        block = metrics(part)
+        block["running"] = block["kv_cache_usage"] = {"mean": None, "max": None}
+        block["preemptions"] = None
+        notes = ["the engine does not tell its batch"]
+        block["kv_cache"] = {"predicted_bytes_per_token": 131_072.0, "predicted_bytes_mean": 2.0**30, "notes": notes}
+    page = parse(html.render(summary, {}, None))
+    cells = [cell.text for cell in page.iterfind(".//section[@id='kv-cache']/div[@class='narrow']//td")]
+    assert cells == ["bytes a token", "–", "131,072"]
+    assert table(page, "kv-cache", "")["8 users"] == {"": ["8 users"], "predicted for the mean batch": ["1.00 GiB"]}
+    told = text(page, "kv-cache")
+    assert "Note: the engine does not tell its batch." in told
+    assert "The engine does not say how large its cache is" in told
+
+
 def test_the_gpus_tables_by_value(page: ElementTree.Element) -> None:
     assert table(page, "gpus", "Energy and cost")["32 users"] == {
         "": ["32 users"], "power mean, all GPUs": ["440 W"], "energy all GPUs": ["44.0 kJ"],

@@ -38,7 +38,8 @@ def kv_tables(summary: Summary) -> str:
             ["its size", *sizes],
             ["bytes a token", exact(kv.bytes_per_token), exact(kv.predicted_bytes_per_token)],
         ]
-        parts.append(f'<div class="narrow">{table(("the cache", "reported", "predicted"), cache)}</div>')
+        told = [row for row in cache if row[1:] != [MISSING, MISSING]]
+        parts.append(f'<div class="narrow">{table(("the cache", "reported", "predicted"), told)}</div>')
     lines = [_kv_line(name, found) for name, _, found in by_stage(summary, engine)]
     parts.append(joined(filled(_KV_HEAD, lines), missing="Not known"))
     notes = [note for _, _, found in by_stage(summary, engine) if found.kv_cache for note in found.kv_cache.notes]
