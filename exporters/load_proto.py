@@ -1,7 +1,7 @@
 """The same page as delimited protobuf (io.prometheus.client.MetricFamily): the only way to native histograms.
 
 Written by hand: a dozen fields of metrics.proto do not justify a dependency. Histograms carry both their native buckets
-(schema 3 or coarser, as the classic ones) and the classic ones, so that a scraper may keep either. Values are those of
+(of the schema of the densest classic ones) and the classic ones, so that a scraper may keep either. Values are those of
 the text page.
 """
 
@@ -88,7 +88,7 @@ def _bound(key: int, schema: int) -> bytes:
 def histogram_message(histogram: Histogram, sketch: Sketch) -> bytes:
     """The Histogram message: classic and native buckets of one sketch."""
     keys = histogram.keys
-    classic = zip(keys, sketch.cumulative(histogram.schema, keys[0], keys[-1]), strict=True)
+    classic = zip(keys, histogram.cumulative(sketch), strict=True)
     parts = [_number(1, sketch.n), _float(2, sketch.sum)]
     parts += [_bytes(3, _number(1, count) + _bound(key, histogram.schema)) for key, count in classic]
     parts += [_number(5, _zigzag(histogram.schema)), _float(6, ZERO_THRESHOLD), _number(7, sketch.zero)]

@@ -93,8 +93,7 @@ class TextRun:
             prefixes = [f'{family}_bucket{{{labels},le="{edge}"}} ' for edge in edges]
             prefixes += [f"{family}_sum{{{labels}}} ", f"{family}_count{{{labels}}} "]
             self._bucket_prefixes[family, histogram] = prefixes
-        keys = histogram.keys
-        numbers = [*sketch.cumulative(histogram.schema, keys[0], keys[-1]), sketch.n, sketch.sum, sketch.n]
+        numbers = [*histogram.cumulative(sketch), sketch.n, sketch.sum, sketch.n]
         return "".join([f"{prefix}{number!r}\n" for prefix, number in zip(prefixes, numbers, strict=True)])
 
 

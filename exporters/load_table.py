@@ -2,16 +2,23 @@
 
 All series of a run carry `run_id, engine, model, scenario` before the labels given here. The latency histograms hold
 the requests of the steady windows, as `latency` of summary.json does; the counters hold all requests, as `requests`
-does. Buckets are 2^(k/2^schema) from `first` to `last` (octaves): counted on the sketch's integer keys, exactly.
+does. Buckets are 2^(k/2^schema) from `first` to `last` (octaves): counted on the sketch's integer keys, exactly. The
+latencies have 32 an octave where percentiles of language models lie, and 4 elsewhere: where all values are much alike,
+as in a paced decode, a percentile may lie anywhere in its bucket, and 8 an octave would be up to 9 % off.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from exporters.families import Family
 from tokenswarm.record import FAILED_OUTCOMES, TokenSource
+from tokenswarm.sketch import Sketch
 from tokenswarm.snapshot import LATENCIES
+
+COARSE = 2
+"""The schema outside of the dense octaves: buckets of 19 %."""
 
 CONSTANT_LABELS = ("run_id", "engine", "model", "scenario")
 
@@ -29,6 +36,7 @@ STAGE_METRICS = ("ttft", "itl", "tpot", "e2e", "stall")
 class Histogram:
     """`source`: the field of a block (`instrument.x`: of the workers' own); `labels`: names and values of its own.
 
+    `dense`: the octaves that have 2^schema buckets each; outside of them there are 2^COARSE. None: all have.
     `engines`: only runs against these engines have it; () is all.
     """
 
@@ -37,13 +45,28 @@ class Histogram:
     first: int
     last: int
     labels: tuple[tuple[str, str], ...] = (("phase", "steady"),)
+    dense: tuple[int, int] | None = None
     engines: tuple[str, ...] = ()
 
     @property
-    def keys(self) -> range:
-        """The keys of the finite buckets."""
-        width = 1 << self.schema
-        return range(self.first * width, self.last * width + 1)
+    def keys(self) -> tuple[int, ...]:
+        """The keys of the finite buckets, in the schema."""
+        return _keys(self.schema, self.first, self.last, self.dense)
+
+    def cumulative(self, sketch: Sketch) -> list[int]:
+        """Values up to the edge of each finite bucket."""
+        keys = self.keys
+        sums = sketch.cumulative(self.schema, keys[0], keys[-1])
+        return [sums[key - keys[0]] for key in keys]
+
+
+@lru_cache
+def _keys(schema: int, first: int, last: int, dense: tuple[int, int] | None) -> tuple[int, ...]:
+    octave = 1 << schema
+    low, high = (edge * octave for edge in dense or (first, last))
+    step = 1 << schema - COARSE if dense else 1
+    every = range(first * octave, last * octave + 1)
+    return tuple(key for key in every if low <= key <= high or key % step == 0)
 
 
 HISTOGRAM_HELP = {
@@ -67,13 +90,13 @@ _OLLAMA = ("ollama",)
 
 # Token counts have octave buckets: a sketch can tell 64 from 65 tokens but not 1000 from 1005, and octaves are exact.
 HISTOGRAMS: dict[str, tuple[Histogram, ...]] = {
-    "tokenswarm_time_to_first_token_seconds": (Histogram("ttft", 3, -10, 9),),
-    "tokenswarm_inter_token_latency_seconds": (Histogram("itl", 3, -13, 5),),
-    "tokenswarm_time_per_output_token_seconds": (Histogram("tpot", 3, -13, 5),),
+    "tokenswarm_time_to_first_token_seconds": (Histogram("ttft", 5, -10, 9, dense=(-6, 5)),),
+    "tokenswarm_inter_token_latency_seconds": (Histogram("itl", 5, -13, 5, dense=(-10, -1)),),
+    "tokenswarm_time_per_output_token_seconds": (Histogram("tpot", 5, -13, 5, dense=(-10, -1)),),
     "tokenswarm_request_duration_seconds": (
-        Histogram("e2e", 3, -7, 12, (("phase", "steady"), ("outcome", "ok"))),
+        Histogram("e2e", 5, -7, 12, (("phase", "steady"), ("outcome", "ok")), dense=(-4, 7)),
         # The same buckets: a sum over outcomes of different ones would be no histogram.
-        Histogram("failed_e2e", 3, -7, 12, (("phase", "steady"), ("outcome", "error"))),
+        Histogram("failed_e2e", 5, -7, 12, (("phase", "steady"), ("outcome", "error")), dense=(-4, 7)),
     ),
     "tokenswarm_max_inter_token_gap_seconds": (Histogram("stall", 2, -10, 6),),
     "tokenswarm_schedule_lag_seconds": (Histogram("send_lag", 1, -13, 7),),

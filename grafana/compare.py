@@ -127,7 +127,7 @@ def _cdf(title: str, histogram: str, what: str) -> Builder:
         (what, "share of requests"),
         About(
             f"Share of the steady requests up to each {what}: left and up is better.",
-            "bucket / count over the whole run, buckets of 9 % width",
+            "bucket / count over the whole run, buckets of 2 % width where most lie",
             "curves that cross: better for most, worse for the rest, or the other way round.",
             GONE,
         ),

@@ -10,22 +10,21 @@ from typing import Any
 
 import pytest
 import yaml
+from agreement import (
+    HISTOGRAMS,
+    NATIVE,
+    assert_counters_are_exact,
+    assert_gauges_are_equal,
+    assert_percentiles_agree,
+    broken_rules,
+)
 from exporter_process import promtool_findings, running
 from load_run import SyntheticRun, post
 from prometheus_server import Prometheus, serving, tool
 
-from exporters.load_table import QUANTILES
-from tokenswarm.snapshot import LATENCIES
 from tokenswarm.summary import Summary, summarize
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
-HISTOGRAMS = {
-    "ttft": 'tokenswarm_time_to_first_token_seconds_bucket{phase="steady"}',
-    "itl": 'tokenswarm_inter_token_latency_seconds_bucket{phase="steady"}',
-    "tpot": 'tokenswarm_time_per_output_token_seconds_bucket{phase="steady"}',
-    "e2e": 'tokenswarm_request_duration_seconds_bucket{phase="steady",outcome="ok"}',
-}
-NATIVE = {metric: name.replace("_bucket{", "{") for metric, name in HISTOGRAMS.items()}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,36 +50,6 @@ def caught_up(prometheus: Prometheus, played: SyntheticRun, summary: Summary) ->
     prometheus.wait_for(f'tokenswarm_requests_started_total{{run_id="{run_id}"}} == {sent}')
 
 
-def assert_counters_are_exact(prometheus: Prometheus, summary: Summary) -> None:
-    run_id, requests = summary.run_id, summary.requests
-    for outcome, count in {
-        "ok": requests.ok,
-        "error": requests.failed,
-        "cancelled": requests.cancelled,
-        "censored": requests.censored,
-    }.items():
-        assert prometheus.value(f'tokenswarm_requests_total{{run_id="{run_id}",outcome="{outcome}"}}') == count
-    for error, count in requests.by_outcome.items():
-        if error not in ("ok", "cancelled", "censored"):
-            asked = f'tokenswarm_request_errors_total{{run_id="{run_id}",error_type="{error}"}}'
-            assert prometheus.value(asked) == count
-    assert prometheus.value(f'tokenswarm_slo_requests_total{{run_id="{run_id}",met="yes"}}') == summary.slo.met
-
-
-def assert_percentiles_agree(prometheus: Prometheus, summary: Summary, histograms: dict[str, str]) -> None:
-    """`histogram_quantile` over the whole run, within 3 % of the summary."""
-    compared = 0
-    for metric, series in histograms.items():
-        by_le = "sum by (le)" if "_bucket" in series else "sum"
-        for name, p in {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}.items():
-            exact = getattr(getattr(summary.latency, f"{metric}_s"), name)
-            if exact is not None:
-                asked = series.replace("}", f',run_id="{summary.run_id}"}}')
-                assert prometheus.value(f"histogram_quantile({p}, {by_le} ({asked}))") == pytest.approx(exact, rel=0.03)
-                compared += 1
-    assert compared >= 14
-
-
 def test_prometheus_stores_what_the_report_says_across_a_kill_of_the_exporter(tmp_path: Path) -> None:
     played = SyntheticRun("run-live", seconds=6, requests_per_s=160)
     with running("load") as exporter:
@@ -102,7 +71,7 @@ def test_prometheus_stores_what_the_report_says_across_a_kill_of_the_exporter(tm
                 assert post(again.url, played.body(merged))[0] == 204
                 caught_up(prometheus, played, summary)
                 assert_counters_are_exact(prometheus, summary)
-                assert_percentiles_agree(prometheus, summary, HISTOGRAMS)
+                assert_percentiles_agree(prometheus, summary)
                 assert_gauges_are_equal(prometheus, summary)
                 assert_rules_have_data(prometheus, summary)
                 assert promtool_findings(page) == ""
@@ -116,20 +85,6 @@ def play_a_second(played: SyntheticRun, url: str) -> None:
     time.sleep(max(0.0, 1.0 - (time.monotonic() - began)))
 
 
-def assert_gauges_are_equal(prometheus: Prometheus, summary: Summary) -> None:
-    """The quantile gauges, to the digit that Prometheus' API prints."""
-    found = prometheus.query(f'tokenswarm_latency_quantile_seconds{{run_id="{summary.run_id}",window="run"}}')
-    shown = {(dict(labels)["metric"], f"{float(dict(labels)['quantile']):g}"): value for labels, value in found.items()}
-    expected = {
-        (metric, quantile): value
-        for metric in LATENCIES
-        for quantile, name in QUANTILES.items()
-        if (value := getattr(getattr(summary.latency, f"{metric}_s"), name)) is not None
-    }
-    assert shown == expected
-    assert len(expected) > 25
-
-
 def assert_rules_have_data(prometheus: Prometheus, summary: Summary) -> None:
     run = f'{{run_id="{summary.run_id}"}}'
     prometheus.wait_for(f"tokenswarm:latency_seconds:run{run}")
@@ -137,13 +92,7 @@ def assert_rules_have_data(prometheus: Prometheus, summary: Summary) -> None:
         assert prometheus.wait_for(f"tokenswarm:{name}{run}"), name
     p95 = f'tokenswarm:latency_seconds:run{{run_id="{summary.run_id}",metric="ttft",quantile="0.95"}}'
     prometheus.wait_for(f"abs({p95} / {summary.latency.ttft_s.p95} - 1) < 0.03")  # rules run every 5 s
-    broken = [
-        rule["name"]
-        for group in prometheus.api("rules")["groups"]
-        for rule in group["rules"]
-        if rule["health"] == "err" or rule.get("lastError")
-    ]
-    assert broken == []
+    assert broken_rules(prometheus) == []
 
 
 def test_native_histograms_are_scraped_as_protobuf(tmp_path: Path) -> None:

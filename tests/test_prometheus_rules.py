@@ -136,7 +136,9 @@ def test_the_page_names_every_metric_of_the_load_exporter_with_its_labels_and_he
         assert f"| `{name}` | summary | {', '.join((*labels, 'quantile'))} | {text} |" in page
     for name, text in HISTOGRAM_HELP.items():
         first = HISTOGRAMS[name][0]
-        buckets = f"Buckets 2^(k/{2**first.schema}), 2^{first.first} … 2^{first.last}."
+        low, high = first.dense or (first.first, first.last)
+        buckets = f"Buckets 2^(k/{2**first.schema}), 2^{low} … 2^{high}"
+        buckets += f"; 2^(k/4) outside, 2^{first.first} … 2^{first.last}." if first.dense else "."
         assert any(f"`{name}`" in line and f"{text} {buckets}" in line for line in page.splitlines())
     for reason in REASONS:
         assert f"| `{reason}` |" in page

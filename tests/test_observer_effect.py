@@ -1,0 +1,137 @@
+"""Watching must not change what is measured: a crowd at the load exporter, good and rude, leaves the load alone.
+
+The load has a core of its own, as it should; exporter, engine and scrapers share the other one. The engine tells when
+it really sent each token, so the error of the client's gaps is known: with the crowd and without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exporter_process import REPO, Exporter, running, value
+from running import program, tokenswarm
+from simulator_process import simulator
+
+PROFILE = """
+name: observed
+target: TARGET
+engine: {kind: openai, api: chat}
+dataset: {format: synthetic, output_tokens: {fixed: 64}}
+load: {stages: [{users: 40, duration: 9s}]}
+phases: {warmup: 1s, drain: 10s}
+telemetry: {push: PUSH, engine_metrics: off}
+"""
+CROWD_S = 13
+
+
+@dataclass
+class Measured:
+    """A run and the truth about it."""
+
+    summary: dict[str, Any]
+    true_gaps_s: list[float]
+    scrapes: dict[str, int]
+    resident_bytes: list[float]  # of the exporter: once the crowd is there, and at the end
+    pushes_dropped: float
+
+    def gap_error(self, percentile: str) -> float:
+        """client / truth − 1"""
+        rank = int(float(f"0.{percentile[1:]}") * len(self.true_gaps_s))
+        return float(self.summary["latency"]["itl_s"][percentile]) / self.true_gaps_s[rank] - 1
+
+    def lag(self, name: str) -> float:
+        return float(self.summary["instrument"][name]["p99"])
+
+
+@contextlib.contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """What is started here stays on that core, where there are several and one may choose."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _resident(exporter: Exporter) -> float:
+    found = value(exporter.samples(), "tokenswarm_exporter_resident_memory_bytes", exporter="load")
+    assert found is not None
+    return found
+
+
+def _measure(home: Path, *, crowd: bool) -> Measured:
+    home.mkdir()
+    with contextlib.ExitStack() as stack:
+        with on_core(1):
+            engine = stack.enter_context(simulator("--preset", "paced"))
+            exporter = stack.enter_context(running("load"))
+        profile = home / "observed.yaml"
+        push = exporter.url.removesuffix("/metrics")
+        profile.write_text(PROFILE.replace("TARGET", engine.url).replace("PUSH", push))
+        with on_core(0):
+            run = stack.enter_context(program(tokenswarm("run", str(profile), "--results", str(home / "r")), home))
+        run.await_output("stage 1 warmup", 30)
+        rude = None
+        if crowd:
+            command = [sys.executable, str(REPO / "tests" / "rude_scrapers.py"), str(exporter.port), str(CROWD_S)]
+            with on_core(1):
+                rude = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            stack.callback(rude.kill)
+        run.await_output(r"stage 1 steady, 40 users, [5-9]/", 30)
+        resident = [_resident(exporter)]
+        finished = run.finish(60)
+        scrapes = {} if rude is None else json.loads(rude.communicate(timeout=CROWD_S + 20)[0])
+        resident.append(_resident(exporter))
+        rows = engine.truth("?tokens=1")["requests"]
+        stamps = [row["tokens_mono_ns"] for row in rows if "tokens_mono_ns" in row]
+        gaps = sorted((b - a) / 1e9 for one in stamps for a, b in itertools.pairwise(one))
+        dropped = [v for (name, _), v in exporter.samples().items() if name == "tokenswarm_run_pushes_dropped_total"]
+        return Measured(finished.summary, gaps, scrapes, resident, dropped[0])
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
+    """Quiet, with the crowd, and quiet again: so that a machine that gets slower or faster meanwhile is noticed."""
+    folder = tmp_path_factory.mktemp("observed")
+    return {name: _measure(folder / name, crowd=name == "crowd") for name in ("before", "crowd", "after")}
+
+
+def test_the_crowd_was_there_and_every_good_scrape_was_answered(measured: dict[str, Measured]) -> None:
+    scrapes = measured["crowd"].scrapes
+    assert scrapes["ok"] >= 50 * CROWD_S * 0.9
+    assert scrapes["failed"] == 0
+
+
+@pytest.mark.parametrize("percentile", ["p50", "p90", "p99"])
+def test_the_error_of_the_stamps_does_not_change(measured: dict[str, Measured], percentile: str) -> None:
+    """Beyond the sketch's 0.55 % the client's gaps are those that the engine made, which the crowd does slow down."""
+    for name, one in measured.items():
+        assert one.summary["instrument"]["stamp"] == "kernel"
+        assert one.summary["requests"]["ok"] == one.summary["requests"]["sent"] > 200
+        assert abs(one.gap_error(percentile)) < 0.02, f"{name}: {one.gap_error(percentile):+.2%}"
+
+
+@pytest.mark.parametrize("lag", ["loop_lag_s", "rx_lag_s"])
+def test_the_loop_of_the_load_is_no_later(measured: dict[str, Measured], lag: str) -> None:
+    quiet = max(measured[name].lag(lag) for name in ("before", "after"))
+    assert measured["crowd"].lag(lag) < 2 * quiet
+
+
+def test_no_push_is_lost_and_the_exporter_does_not_grow(measured: dict[str, Measured]) -> None:
+    for one in measured.values():
+        assert one.pushes_dropped == 0
+    early, late = measured["crowd"].resident_bytes
+    assert late < 1.1 * early
+    assert late < 1.25 * measured["before"].resident_bytes[-1]
