@@ -18,6 +18,11 @@ from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 
 FAMILIES = {
     "tokenswarm_host_cpu_seconds_total": Family("counter", "CPU time of the machine, over all CPUs.", ("mode",)),
+    "tokenswarm_host_core_busy_seconds_total": Family(
+        "counter",
+        "CPU time of each core but idle and waiting for I/O: one that is full holds up what runs on it.",
+        ("core",),
+    ),
     "tokenswarm_host_cpus": Family("gauge", "CPUs of the machine that are online."),
     "tokenswarm_host_memory_total_bytes": Family("gauge", "Memory of the machine."),
     "tokenswarm_host_memory_available_bytes": Family("gauge", "Memory that programs could have without swapping."),
@@ -62,6 +67,8 @@ FAMILIES = {
 
 CPU_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 """Without guest times, which Linux counts in user and nice already."""
+
+BUSY_MODES = tuple(mode for mode in CPU_MODES if mode not in ("idle", "iowait"))
 
 ROLE = "engine"
 LOOK_AGAIN_S = 5.0
@@ -113,6 +120,9 @@ class HostReader:
         for mode in CPU_MODES:
             readings.add("tokenswarm_host_cpu_seconds_total", getattr(times, mode, None), mode)
         readings.add("tokenswarm_host_cpus", psutil.cpu_count())
+        for core, one in enumerate(psutil.cpu_times(percpu=True)):
+            busy_s = sum(getattr(one, mode, 0.0) for mode in BUSY_MODES)
+            readings.add("tokenswarm_host_core_busy_seconds_total", busy_s, str(core))
 
     def _memory(self, readings: Readings) -> None:
         memory = psutil.virtual_memory()

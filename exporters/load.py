@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from exporters import families, load_proto, serving
 from exporters.load_render import Text
@@ -59,6 +58,10 @@ class Pushes:
         self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._runs = runs
         self._held = 0
+
+    def refuse(self, path: str) -> None:
+        """A request without the token came."""
+        self.refused["unauthorized"] += path == envelope.PATH
 
     async def take(self, request: web.Request) -> web.Response:
         """The handler of POST /push/v1."""
@@ -108,28 +111,6 @@ class Pushes:
 
 def _oversized() -> Refusal:
     return Refusal("oversized", f"a push has at most {envelope.BYTES_MAX} bytes")
-
-
-class LoadServer(serving.Server):
-    """The exporters' server, with protobuf for scrapers that prefer it, and refused pushes counted."""
-
-    def __init__(self, point: serving.Endpoint, text: serving.Page, proto: serving.Page, pushes: Pushes) -> None:
-        super().__init__(point, "tokenswarm load exporter", text, [web.post(envelope.PATH, pushes.take)])
-        self._proto = proto
-        self._pushes = pushes
-
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await super()._guard(request, handler)
-        self._pushes.refused["unauthorized"] += response.status == 401 and request.path == envelope.PATH
-        return response
-
-    async def _write(self, request: web.Request, response: web.StreamResponse, body: bytes, encoding: str) -> None:
-        response.headers["Vary"] = "Accept, Accept-Encoding"
-        if load_proto.wanted(request.headers.get("Accept", "")):
-            response.headers["Content-Type"] = load_proto.CONTENT_TYPE
-            body = self._proto.body(encoding)
-        await super()._write(request, response, body, encoding)
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, float]:
@@ -190,7 +171,14 @@ async def _serve(args: argparse.Namespace, keep_s: float) -> int:
             page.append(load_proto.family(name, declared[name].help, kind, metrics))
         return b"".join(page)
 
-    server = LoadServer(point, serving.Page(version, text_page), serving.Page(version, proto_page), pushes)
+    server = serving.Server(
+        point,
+        "tokenswarm load exporter",
+        serving.Page(version, text_page),
+        [web.post(envelope.PATH, pushes.take)],
+        other=(load_proto.wanted, load_proto.CONTENT_TYPE, serving.Page(version, proto_page)),
+        refused=pushes.refuse,
+    )
     await server.run(serving.stop_on_signals())
     return ExitCode.OK
 

@@ -185,14 +185,29 @@ class Page:
 
 
 class Server:
-    """Serves one page. `routes` are further routes of the exporter; `scrapes` counts requests by outcome."""
+    """Serves one page. `routes` are further routes of the exporter; `scrapes` counts requests by outcome.
 
-    def __init__(self, point: Endpoint, title: str, page: Page, routes: Sequence[web.RouteDef] = ()) -> None:
+    `other`: (does an Accept header prefer it?, its Content-Type, the page) of a second format. `refused` is told the
+    path of each request that lacks the token.
+    """
+
+    def __init__(
+        self,
+        point: Endpoint,
+        title: str,
+        page: Page,
+        routes: Sequence[web.RouteDef] = (),
+        *,
+        other: tuple[Callable[[str], bool], str, Page] | None = None,
+        refused: Callable[[str], None] = lambda _path: None,
+    ) -> None:
         self.scrapes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self._point = point
         self._title = title
         self._page = page
         self._routes = routes
+        self._other = other
+        self._refused = refused
         self._unasked: dict[RequestHandler, None] = {}
         self._answering: dict[RequestHandler, float] = {}
         self._freed = asyncio.Event()
@@ -250,6 +265,7 @@ class Server:
             said = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(said, b"Bearer " + self._point.token):
                 self.scrapes["unauthorized"] += request.path == "/metrics"
+                self._refused(request.path)
                 refusal = web.Response(
                     status=401, text="a bearer token is needed\n", headers={"WWW-Authenticate": "Bearer"}
                 )
@@ -280,10 +296,13 @@ class Server:
             self.scrapes["busy"] += 1
             return web.Response(status=503, text="too many scrapes at a time\n", headers={"Retry-After": "5"})
         encoding = "gzip" if "gzip" in request.headers.get("Accept-Encoding", "") else "identity"
-        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "Vary": "Accept-Encoding"})
+        content_type, page = CONTENT_TYPE, self._page
+        if self._other is not None and self._other[0](request.headers.get("Accept", "")):
+            _, content_type, page = self._other
+        response = web.StreamResponse(headers={"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"})
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._write(request, response, self._page.body(encoding), encoding)
+                await self._write(request, response, page.body(encoding), encoding)
             if request.transport is not None:
                 self.scrapes["ok"] += 1
             elif request.protocol in self._answering:  # else it was cut, and counted, for a newcomer

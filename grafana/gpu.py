@@ -6,6 +6,7 @@ from grafana.panels import RED, About, Builder, lines, states, timeseries
 from grafana.queries import RATE
 
 NO_GPU = "no GPU exporter is scraped (jobs tokenswarm-gpu, gpu-other)"
+NO_HOST = "the exporter for GPU and host is not scraped (job tokenswarm-gpu)"
 OURS = "needs this project's GPU exporter, and a GPU that tells it"
 NAME = "{{gpu}}"
 
@@ -152,6 +153,43 @@ def _links() -> list[Builder]:
     ]
 
 
+def _host() -> list[Builder]:
+    """The machine around the GPU: a GPU that waits for it looks like a slow one."""
+    busy = f"rate(tokenswarm_host_core_busy_seconds_total[{RATE}])"
+    stalled = f'rate(tokenswarm_host_pressure_seconds_total{{share="some"}}[{RATE}])'
+    return [
+        timeseries(
+            "CPU of the machine",
+            "percentunit",
+            About(
+                "Share of CPU time in use: mean over the cores, and the fullest one, of each machine with an exporter.",
+                "rate of tokenswarm_host_core_busy_seconds_total: avg and max",
+                "the fullest core at 100 %: a process with one thread (tokenizer, scheduler, a worker) is the limit.",
+                NO_HOST,
+            ),
+            lines(
+                (f"avg by (instance) ({busy})", "all cores {{instance}}"),
+                (f"max by (instance) ({busy})", "fullest core {{instance}}"),
+            ),
+            high=1,
+            width=12,
+        ),
+        timeseries(
+            "Waiting for CPU, memory or disk",
+            "percentunit",
+            About(
+                "Share of time in which some task of the machine waited for a resource.",
+                "rate of tokenswarm_host_pressure_seconds_total{share=some} (Linux pressure stall information)",
+                "cpu above 20 %: engine and load generator share a machine. memory or io above 0 for long: swapping.",
+                NO_HOST + ", or its kernel tells no pressure",
+            ),
+            lines((f"max by (instance, resource) ({stalled})", "{{resource}} {{instance}}")),
+            high=1,
+            width=12,
+        ),
+    ]
+
+
 def panels() -> list[Builder]:
-    """Load, memory, power, clocks, throttling, temperature, links."""
-    return [*_work(), *_speed(), *_links()]
+    """Load, memory, power, clocks, throttling, temperature, links, and the machine around them."""
+    return [*_work(), *_speed(), *_links(), *_host()]

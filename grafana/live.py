@@ -199,7 +199,7 @@ def build() -> dashboard.Dashboard:
         ("Latency", _latency()),
         ("Engine: vLLM and the simulator", engine.vllm()),
         ("Engine: Ollama", engine.ollama()),
-        ("GPU", gpu.panels()),
+        ("GPU and its machine", gpu.panels()),
         ("Load generator: should the numbers be believed?", generator.panels()),
     ]
     limits = ("0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10")

@@ -43,6 +43,24 @@ def test_every_reading_is_declared_and_the_basics_are_there() -> None:
     assert all(value == 0 for _labels, value in readings.rows["tokenswarm_host_read_errors_total"])
 
 
+def test_a_core_that_is_full_shows_among_the_others() -> None:
+    reader, cores = host.HostReader(), sorted(os.sched_getaffinity(0))
+    name, burned = "host_core_busy_seconds_total", str(cores[-1])
+    os.sched_setaffinity(0, {cores[-1]})
+    try:
+        before, used_s = value(reader.read(), name, burned), time.process_time()
+        while time.process_time() - used_s < 0.4:
+            pass
+        after = value(reader.read(), name, burned)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert before is not None
+    assert after is not None
+    assert after - before >= 0.9 * 0.4
+    told = {labels[0] for labels, _ in reader.read().rows[f"tokenswarm_{name}"]}
+    assert told == {str(core) for core in range(psutil.cpu_count() or 1)}
+
+
 Nic = namedtuple("Nic", "bytes_sent bytes_recv")
 
 

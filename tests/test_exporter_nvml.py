@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nvml_stub
 import pytest
 from exporter_process import REPO, Exporter, promtool_findings, running, value
-
-SOURCE = Path(__file__).parent / "nvml" / "stub_nvml.c"
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the stand-in for libnvidia-ml.so.1."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler (it builds the stand-in for NVML)")
-    folder = tmp_path_factory.mktemp("nvml")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(folder / "libnvidia-ml.so.1"), str(SOURCE)], check=True)
-    return folder
+    return nvml_stub.build(tmp_path_factory.mktemp("nvml"))
 
 
 def stub(library: Path, lost: Path) -> dict[str, str]:

@@ -66,6 +66,8 @@ EMPTY = {
     **{("a-live", title, "D"): "a p99.9 takes thousands of requests" for title in ("TTFT", "TPOT", "E2E")},
 }
 """Targets that rightly have no answer here."""
+if not Path("/proc/pressure").exists():
+    EMPTY["a-live", "Waiting for CPU, memory or disk", "A"] = "this kernel tells no pressure"
 
 
 @dataclass

@@ -19,6 +19,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -107,7 +108,8 @@ def main(words: list[str]) -> int:
             _tell(prometheus[1])
         if stopping.times:
             return ExitCode.INTERRUPTED
-        code = _run(wanted, target, addresses.get("load"), stopping)
+        gpus = _gpus(addresses.get("gpu"), target)
+        code = _run(wanted, target, addresses.get("load"), gpus, stopping)
         if not stopping.times:
             watched = [beside for beside, _ in (*exporters.values(), *([prometheus] if prometheus else []))]
             _stay(watched, prometheus[1] if prometheus else None, wanted.keep_s, stopping)
@@ -258,10 +260,19 @@ def configure(folder: Path, version: tuple[int, int], addresses: dict[str, str],
     return path
 
 
-def _run(wanted: Wanted, target: str, push: str | None, stopping: Stopping) -> int:
+def _gpus(exporter: str | None, target: str) -> str | None:
+    """The GPU exporter, if it sees GPUs and the engine is on this machine: they are those that it runs on."""
+    page = _page(f"{exporter}/metrics") if exporter else None
+    here = urlsplit(target).hostname in ("localhost", "127.0.0.1", "::1")
+    return exporter if here and page is not None and b"\ntokenswarm_gpu_up{" in page else None
+
+
+def _run(wanted: Wanted, target: str, push: str | None, gpus: str | None, stopping: Stopping) -> int:
     """`tokenswarm run` as a process, so that signals stay ours; the first one interrupts it in order."""
     command = [sys.executable, "-m", "tokenswarm.cli", "run", wanted.profile, "--host", target]
     command += ["--push", push] if push and "--push" not in wanted.words else []
+    # Before the user's own words: theirs win.
+    command += ["--set", f"telemetry.gpu_exporters=[{gpus}]"] if gpus else []
     with subprocess.Popen([*command, *wanted.words], start_new_session=True) as run:
         told = 0
         while run.poll() is None:
