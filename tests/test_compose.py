@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,24 @@ def test_the_image_is_built_from_pinned_parts() -> None:
     runs = " ".join(value for word, value in instructions() if word == "RUN")
     assert not re.search(r"apt|curl|wget|sudo|git ", runs)
     assert "ADD" not in {word for word, _ in instructions()}
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile(tmp_path: Path) -> None:
+    """The linter's own rules, all of them; it is in the extra `dev`."""
+    program = Path(sys.executable).parent / "hadolint"
+    if not program.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail("hadolint is not installed")
+        pytest.skip("hadolint is not installed (extra dev)")
+
+    def lint(path: Path) -> str:
+        told = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60, check=False)
+        return told.stdout + told.stderr
+
+    assert lint(REPO / "Dockerfile") == ""
+    spoilt = tmp_path / "Dockerfile"
+    spoilt.write_text(DOCKERFILE.replace("USER 10001:10001", "USER root"))
+    assert "DL3002" in lint(spoilt), "it does look"
 
 
 def test_the_last_stage_runs_nothing_and_is_not_root() -> None:
