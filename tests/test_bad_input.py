@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from raw_server import LAST_CHUNK, chunk, head, raw_server
+from raw_server import AGAIN, LAST_CHUNK, Step, chunk, head, raw_server
 from running import SAMPLES, locust, run, tokenswarm
 from simulator_process import Server, simulator
 
@@ -163,6 +163,34 @@ def test_tls_to_a_plain_port(engine: Server, tmp_path: Path) -> None:
 
     assert finished.code == 14, finished.out
     assert "TLS" in finished.out
+
+
+def test_what_a_server_says_is_told_but_for_our_key(tmp_path: Path) -> None:
+    """A server that does not know a field, and repeats the key: the report says why, and shows the key to nobody."""
+    key = "sk-very-secret-0123"
+    body = b'{"detail": "Unexpected fields: ignore_eos; your key %s is fine"}' % key.encode()
+    refusal = head("application/json", f"content-length: {len(body)}", status="422 Unprocessable", chunked=False) + body
+    models = b'{"data": [{"id": "m"}]}'
+    listed = head("application/json", f"content-length: {len(models)}", chunked=False) + models
+    (tmp_path / "p.yaml").write_text(
+        "target: http://127.0.0.1:1\nengine: {model: m, headers_from_env: {Authorization: KEY}}\n"
+        "dataset: {format: synthetic}\nload: {stages: [{users: 1, duration: 500ms}], think_time: 50ms}\n"
+        "phases: {warmup: 0s, drain: 1s}\ntelemetry: {engine_metrics: off}\n"
+    )
+    first: list[Step] = [listed, AGAIN, listed, AGAIN, listed, AGAIN]
+    with raw_server([*first, *([refusal, AGAIN] * 200)], [refusal, *([AGAIN, refusal] * 200)]) as server:
+        command = tokenswarm("run", "p.yaml", "--host", f"http://127.0.0.1:{server.port}")
+        finished = run(command, tmp_path, 60, KEY=f"Bearer {key}")
+        assert any(b"authorization: Bearer " + key.encode() in one for one in server.requests)
+
+    assert finished.code == 11, finished.out
+    assert "HTTP 422: Unexpected fields: ignore_eos; your key [hidden] is fine" in " ".join(finished.out.split())
+    assert finished.summary["requests"]["error_says"]["http 422"].startswith("HTTP 422: Unexpected fields: ignore_eos")
+    assert finished.folder is not None
+    written = b"".join(path.read_bytes() for path in finished.folder.rglob("*") if path.is_file())
+    assert b"Unexpected fields" in written
+    assert key not in finished.out
+    assert key.encode() not in written
 
 
 def test_no_master(tmp_path: Path) -> None:

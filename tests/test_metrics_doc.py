@@ -95,7 +95,7 @@ def test_the_worked_stream_gives_the_example(result: Summary, path: str) -> None
 FIELDS = {
     "latency": Latency.__struct_fields__,
     "throughput": Throughput.__struct_fields__,
-    "requests": [name for name in Requests.__struct_fields__ if not name.startswith("by_")],
+    "requests": [name for name in Requests.__struct_fields__ if not name.startswith(("by_", "error_"))],
     "tokens": ("input", "output", "per_event", "reasoning", "cached"),
     "instrument": [name for name in InstrumentReport.__struct_fields__ if name != "cpu_ratio_max"],
 }

@@ -14,7 +14,7 @@ from tokenswarm import recorder as recorders
 from tokenswarm import series
 from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord, TokenSource
 from tokenswarm.recorder import Recorder, Slo
-from tokenswarm.snapshot import Block, Snapshot
+from tokenswarm.snapshot import Block, Snapshot, total
 
 MS = 1_000_000
 S = 1000 * MS
@@ -122,6 +122,23 @@ def test_kinds_of_error_are_bounded() -> None:
     got = block(recorder).by_error
     assert len(got) == recorders.ERROR_KINDS_MAX + 1
     assert (got["kind 3"], got["other"], sum(got.values())) == (2, 69, 102)
+
+
+def test_what_was_said_of_a_kind_of_error_is_kept_and_merges_the_same_in_any_order() -> None:
+    sentences = ["HTTP 422: b", "HTTP 422: a" + "x" * 500, "", "HTTP 422: c"]
+    blocks = []
+    for order in (sentences, sentences[::-1]):
+        recorder = new()
+        for sentence in order:
+            recorder.add(answer(outcome=Outcome.HTTP_4XX, error_kind="http 422", error=sentence))
+        blocks.append(block(recorder))
+    wanted = {"http 422": ("HTTP 422: a" + "x" * 500)[:200]}
+    assert [one.error_says for one in blocks] == [wanted, wanted]
+    other = new()
+    other.add(answer(outcome=Outcome.HTTP_4XX, error_kind="http 422", error="HTTP 422: A, the first"))
+    other.add(answer(outcome=Outcome.RESET, error_kind="reset", error="gone"))
+    for pair in ([blocks[0], block(other)], [block(other), blocks[0]]):
+        assert total(pair).error_says == {"http 422": "HTTP 422: A, the first", "reset": "gone"}
 
 
 def test_latencies_of_one_request() -> None:

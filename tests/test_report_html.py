@@ -207,7 +207,7 @@ def test_failures_are_crosses_with_their_kind() -> None:
     assert len(crosses) == 12
     assert "http 503" in str(crosses[0][0].text)
     shown = page.findall(".//section[@id='failures']//tr")
-    assert [cell.text for cell in shown[0]][:2] == ["http_5xx", "12"]
+    assert [cell.text for cell in shown[0]][:2] == ["http_5xx: service unavailable", "12"]
 
 
 ABSENT = {

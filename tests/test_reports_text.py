@@ -143,7 +143,8 @@ def test_every_part_of_the_result_is_there() -> None:
         assert part in text
     assert re.search(r"tpot_s.p95 ≤ 1ms 20\.\dms fail", text)
     assert "a p99 takes 662 requests" in text
-    assert "errors: http_5xx (9)" in text
+    assert "errors: 9 × http_5xx: service unavailable" in text
+    assert "results: /some/where/results/x report: /some/where/results/x/report.html" in text
 
 
 def test_there_is_no_footnote_where_nothing_is_missing() -> None:

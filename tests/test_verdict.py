@@ -231,7 +231,7 @@ def test_each_fault_trips_its_rule_alone(fault: str) -> None:
 def test_without_a_success_the_only_reason_is_that() -> None:
     case = Case(ok=0, ends={Outcome.CONNECT: 50})
     assert [doubt.code for doubt in case.judge().doubts] == ["no-success"]
-    assert "connect (50)" in case.judge().doubts[0].message
+    assert "connect (50: service unavailable)." in case.judge().doubts[0].message
 
 
 def test_every_rule_has_a_fault() -> None:

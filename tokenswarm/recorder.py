@@ -17,6 +17,7 @@ from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestReco
 from tokenswarm.series import Series
 from tokenswarm.snapshot import Block, Instrument, Snapshot, add_into
 
+SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
 DIRTY_REPORTS = 3  # a changed block is in this many reports, so that two lost ones in a row delay nothing
 
@@ -161,8 +162,12 @@ class Recorder:
         else:
             block.failed += 1
             kind = record.error_kind or outcome.value
-            known = kind in block.by_error or len(block.by_error) < ERROR_KINDS_MAX
-            _count_one(block.by_error, kind if known else "other")
+            if kind not in block.by_error and len(block.by_error) >= ERROR_KINDS_MAX:
+                kind = "other"
+            _count_one(block.by_error, kind)
+            if record.error:
+                said = record.error[:SENTENCE_CHARS_MAX]
+                block.error_says[kind] = min(block.error_says.get(kind, said), said)
         block.slo_judged += bool(self._limits)
         block.slo_met += met
         return met

@@ -24,6 +24,7 @@ LATENCIES = ("ttft", "ttft_intended", "ttfat", "itl", "tpot", "e2e", "stall", "c
 T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Sentence = Annotated[str, msgspec.Meta(max_length=400)]
 
 
 class SnapshotError(ValueError):
@@ -50,6 +51,7 @@ class Block(msgspec.Struct, kw_only=True):
     censored: Count = 0
     by_outcome: dict[str, Count] = {}
     by_error: dict[str, Count] = {}  # at most ERROR_KINDS_MAX kinds a worker, then "other"
+    error_says: dict[str, Sentence] = {}  # by kind: the first in the alphabet of the sentences that told of it
     reconnects: Count = 0
 
     # Tokens, events, bytes. Tokens of requests that failed are in none of them.
@@ -234,6 +236,8 @@ def _add_dict(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
     for key, value in theirs.items():
         if isinstance(value, Sketch):
             mine.setdefault(key, Sketch()).merge(value)
+        elif isinstance(value, str):
+            mine[key] = min(mine.get(key, value), value)
         else:
             mine[key] = mine.get(key, 0) + value
 

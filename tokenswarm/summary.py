@@ -57,6 +57,7 @@ class Requests(msgspec.Struct, kw_only=True):
     censored: int = 0
     by_outcome: dict[str, int] = {}
     by_error: dict[str, int] = {}
+    error_says: dict[str, str] = {}  # an example of each kind: what the server, or the client, said
     reconnects: int = 0
 
 
@@ -300,8 +301,14 @@ def throughput(steady: Block) -> Throughput:
 def requests(block: Block) -> Requests:
     """Counts; the most frequent errors first."""
     errors = sorted(block.by_error.items(), key=lambda item: (-item[1], item[0]))
-    counts = {name: getattr(block, name) for name in Requests.__struct_fields__ if not name.startswith("by_")}
-    return Requests(by_outcome=dict(sorted(block.by_outcome.items())), by_error=dict(errors), **counts)
+    tables = ("by_outcome", "by_error", "error_says")
+    counts = {name: getattr(block, name) for name in Requests.__struct_fields__ if name not in tables}
+    return Requests(
+        by_outcome=dict(sorted(block.by_outcome.items())),
+        by_error=dict(errors),
+        error_says=dict(sorted(block.error_says.items())),
+        **counts,
+    )
 
 
 def tokens(block: Block) -> Tokens:

@@ -7,6 +7,7 @@ Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI: {"error": {"messa
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -30,6 +31,13 @@ def clean_line(text: str) -> str:
     text = _ANSI.sub("", text[:_SCAN_CHARS_MAX])
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MESSAGE_CHARS_MAX else line[: MESSAGE_CHARS_MAX - 1] + "…"
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """Return text with each of the secrets replaced: servers repeat a wrong key in what they say about it."""
+    for secret in secrets:
+        text = text.replace(secret, "[hidden]")
+    return text
 
 
 def error_text(body: object) -> str:

@@ -41,8 +41,8 @@ LEAVE_OUT_OF_STAGES = [rows.STAGE_HEAD.index(name) for name in ("E2E p50", "TPOT
 LEAVE_OUT_OF_LATENCIES = [rows.LATENCY_HEAD.index(name) for name in ("p99.9", "mean", "p95", "p90", "max")]
 
 
-def report(summary: Summary, path: str) -> RenderableType:
-    """The whole result of a run. `path`: the results folder."""
+def report(summary: Summary, path: str, *, written: bool = True) -> RenderableType:
+    """The whole result of a run. `path`: the results folder; `written`: report.html is in it."""
     stages, latencies = rows.stage_rows(summary), rows.latency_rows(summary)
     parts: list[RenderableType] = [Text("")]
     if len(stages) > 1:
@@ -59,6 +59,8 @@ def report(summary: Summary, path: str) -> RenderableType:
     parts += _gates(summary)
     parts += _verdict(summary)
     parts.append(Text.assemble(" results: ", (harmless(path, 4_000), "bold"), overflow="fold"))
+    if written:
+        parts.append(Text.assemble(" report:  ", (harmless(f"{path}/report.html", 4_000), "bold"), overflow="fold"))
     return Group(*parts)
 
 
@@ -93,12 +95,13 @@ class _Table:
 
 
 def _errors(summary: Summary) -> list[RenderableType]:
-    errors = list(summary.requests.by_error.items())
+    errors = rows.errors(summary.requests)
     if not errors:
         return []
-    shown = ", ".join(f"{harmless(kind, 80)} ({n})" for kind, n in errors[:ERRORS_SHOWN])
-    more = f" and {len(errors) - ERRORS_SHOWN} further kinds" if len(errors) > ERRORS_SHOWN else ""
-    return [Padding(Text.assemble(("errors: ", "bold"), f"{shown}{more}"), (0, 1))]
+    told = [f"{n} × {harmless(what, 300)}" for n, what in errors[:ERRORS_SHOWN]]
+    if len(errors) > ERRORS_SHOWN:
+        told.append(f"and {len(errors) - ERRORS_SHOWN} further kinds")
+    return [Padding(Text("errors:", style="bold"), (0, 1)), *(Padding(Text(line), (0, 1, 0, 3)) for line in told)]
 
 
 def _gates(summary: Summary) -> list[RenderableType]:

@@ -134,7 +134,7 @@ def doubts(summary: Summary) -> str:
 
 def failures(summary: Summary) -> str:
     """Kinds of failure with bars in proportion, the most frequent first."""
-    kinds = list(summary.requests.by_error.items())
+    kinds = [(what, n) for n, what in rows.errors(summary.requests)]
     if not kinds:
         return ""
     most = max(n for _, n in kinds)

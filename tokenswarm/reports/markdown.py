@@ -70,10 +70,10 @@ def _gates(summary: Summary) -> list[str]:
 
 
 def _errors(summary: Summary) -> list[str]:
-    errors = list(summary.requests.by_error.items())
+    errors = rows.errors(summary.requests)
     if not errors:
         return []
-    shown = [f"- {n} × {escape(kind)}" for kind, n in errors[:10]]
+    shown = [f"- {n} × {escape(what)}" for n, what in errors[:10]]
     if len(errors) > 10:
         shown.append(f"- and {len(errors) - 10} further kinds")
     return ["### Errors", "", *shown, ""]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
 from tokenswarm.statistics import samples_needed
-from tokenswarm.summary import Gate, Stat, Summary
+from tokenswarm.summary import Gate, Requests, Stat, Summary
 
 STAGE_HEAD = (
     "users", "req/s", "tok/s", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "TPOT p50", "E2E p50", "failed",
@@ -90,3 +90,13 @@ def facts(summary: Summary) -> str:
     if rates.goodput_ratio is not None:
         parts.append(f"goodput {of_metric('goodput_ratio', rates.goodput_ratio)}")
     return ", ".join(parts)
+
+
+def errors(counts: Requests) -> list[tuple[int, str]]:
+    """(how many, what) of each kind of failure, the most frequent first: the kind, and what was said of one of them."""
+    found = []
+    for kind, n in counts.by_error.items():
+        said = counts.error_says.get(kind, "")
+        plain = said.lower().startswith(kind.lower())  # "http 422" and "HTTP 422: …" need not both be told
+        found.append((n, kind if not said else said if plain else f"{kind}: {said}"))
+    return found

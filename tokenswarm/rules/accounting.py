@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenswarm.rules.evidence import Evidence, Rule, doubt, everything, graded, steady
-from tokenswarm.summary import Doubt, Summary
+from tokenswarm.summary import Doubt, Requests, Summary
 
 FAILED_SHARE_MAX = 0.5  # beyond this the latencies are those of the lucky few
 TRUNCATED_SHARE_MAX = 0.01  # MLPerf's audit of token counts allows no more
@@ -138,15 +138,22 @@ def interrupted(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
+def _errors(counts: Requests) -> str:
+    """The three most frequent kinds, each with what was said of one of them."""
+    said = [(kind, n, counts.error_says.get(kind, "")) for kind, n in list(counts.by_error.items())[:3]]
+    return "; ".join(f"{kind} ({n}{': ' + text if text else ''})" for kind, n, text in said)
+
+
 def no_success(evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.requests_steady.ok:
         return None
-    errors = ", ".join(f"{kind} ({n})" for kind, n in list(summary.requests.by_error.items())[:3])
+    errors = _errors(summary.requests)
     return doubt(
         "no-success",
         "invalid",
         "No request that began in a steady window succeeded, so there is nothing to report"
-        + (f"; the errors were: {errors}." if errors else "; the windows may be shorter than one answer."),
+        + (f"; the errors were: {errors}" if errors else "; the windows may be shorter than one answer")
+        + ".",
         ok=summary.requests.ok,
         failed=summary.requests.failed,
         intended_steady=steady(evidence).intended,
@@ -158,12 +165,12 @@ def mostly_failed(_evidence: Evidence, summary: Summary) -> Doubt | None:
     finished = counts.ok + counts.failed
     if not counts.ok or counts.failed <= FAILED_SHARE_MAX * finished:
         return None
-    errors = ", ".join(f"{kind} ({n})" for kind, n in list(counts.by_error.items())[:3])
+    errors = _errors(counts)
     return doubt(
         "mostly-failed",
         "invalid",
-        f"{counts.failed} of {finished} requests failed ({errors}): latencies of the rest say little. Lower the load, "
-        f"or mend the server.",
+        f"{counts.failed} of {finished} requests failed: latencies of the rest say little. Lower the load, or mend the "
+        "server." + (f" The errors were: {errors}." if errors else ""),
         failed=counts.failed,
         finished=finished,
     )

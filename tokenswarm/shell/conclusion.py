@@ -109,7 +109,7 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
     summary.verdict = verdict.judge(_evidence(run, end), summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
     problem = _write(run, end, summary)
-    run.console.print(terminal.report(summary, str(run.folder.path)))
+    run.console.print(terminal.report(summary, str(run.folder.path), written=problem is None))
     if problem is not None:
         say(str(problem))
         code = ExitCode.RESULTS

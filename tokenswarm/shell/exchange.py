@@ -18,7 +18,7 @@ from gevent.hub import Waiter, get_hub
 from tokenswarm import __version__
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Dialect, NotAnEvent, Sampling
-from tokenswarm.engines.failure import error_message, error_text
+from tokenswarm.engines.failure import error_message, error_text, hide
 from tokenswarm.framing import Framer, Oversize, ndjson, sse
 from tokenswarm.profile import Timeouts
 from tokenswarm.prompts import Prompt
@@ -253,6 +253,7 @@ class Client:
         event_bytes_max: int,
         keep_text: bool,
         on_record: Callable[[RequestRecord], None],
+        secrets: tuple[str, ...] = (),
     ) -> None:
         self.dialect = dialect
         self.pool = pool
@@ -262,6 +263,7 @@ class Client:
         self.event_bytes_max = event_bytes_max
         self.keep_text = keep_text
         self._on_record = on_record
+        self._secrets = secrets
         self._head = _request_head(dialect, pool, headers)
 
     def send(self, request: Request, sampling: Sampling) -> RequestRecord:
@@ -287,7 +289,7 @@ class Client:
                 phase=request.phase,
                 conversation=request.prompt.conversation,
                 turn=request.prompt.turn,
-                error=sentence,
+                error=hide(sentence, self._secrets),
                 error_kind=kind,
             )
             self.recorder.ended(decoding=timeline.events > 0)

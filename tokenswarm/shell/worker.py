@@ -113,7 +113,8 @@ class Worker:
         )
         self._probes = Probes(self.recorder.instrument)
         self._decoder = Decoder(self._crashed)
-        headers = {**profile.engine.headers, **profiles.secret_headers(profile)}
+        secret = profiles.secret_headers(profile)
+        headers = {**profile.engine.headers, **secret}
         dialect = DIALECTS[profile.engine.kind, profile.engine.api]
         self._clients = []
         for url in profile.target:
@@ -130,6 +131,7 @@ class Worker:
                 event_bytes_max=profile.event_bytes_max,
                 keep_text=profile.save_text or profile.dataset.history == "model",
                 on_record=self._record,
+                secrets=profiles.secret_words(secret),
             )
             self._clients.append(client)
         self._open_spool(data.get("spool"))
