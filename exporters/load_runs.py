@@ -237,6 +237,10 @@ class Run:
                 known = self._stages[plan.stage] = (block, _results(block, name))
             if block is not None and known is not None:
                 readings.extend(known[1])
+            told = state.stage_telemetry.get(plan.stage)
+            if told is not None:
+                readings.add("tokenswarm_stage_engine_batch", told.engine_batch, name)
+                readings.add("tokenswarm_stage_joules_per_output_token", told.joules_per_output_token, name)
         return readings
 
     def _worker(self, worker: WorkerState) -> Readings:

@@ -175,6 +175,12 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_stage_start_timestamp_seconds": Family("gauge", "When the stage began, its warm-up.", ("stage",)),
     "tokenswarm_stage_concurrency": Family("gauge", "Users that the stage asked for.", ("stage",)),
     "tokenswarm_stage_batch": Family("gauge", "Requests in flight, mean over the stage's window.", ("stage",)),
+    "tokenswarm_stage_engine_batch": Family(
+        "gauge", "Requests that the engine says it ran, mean over the stage's window.", ("stage",)
+    ),
+    "tokenswarm_stage_joules_per_output_token": Family(
+        "gauge", "Energy of all GPUs for an output token in the stage's window.", ("stage",)
+    ),
     "tokenswarm_stage_output_tokens_per_second": Family("gauge", "Output tokens in the stage's window.", ("stage",)),
     "tokenswarm_stage_requests_per_second": Family("gauge", "Requests that ended in the stage's window.", ("stage",)),
     "tokenswarm_stage_goodput_ratio": Family("gauge", "Share of the stage's requests that met the SLO.", ("stage",)),

@@ -11,6 +11,8 @@ from grafana.queries import ENERGY_PER_TOKEN, RUN, stage
 
 CONCURRENCY = stage("tokenswarm_stage_concurrency")
 BATCH = stage("tokenswarm_stage_batch")
+ENGINE_BATCH = stage("tokenswarm_stage_engine_batch")
+ENERGY = stage("tokenswarm_stage_joules_per_output_token")
 TOKENS = stage("tokenswarm_stage_output_tokens_per_second")
 REQUESTS = stage("tokenswarm_stage_requests_per_second")
 GOODPUT = stage("tokenswarm_stage_goodput_ratio")
@@ -66,16 +68,30 @@ def _throughput_curves() -> list[Builder]:
             True,
         ),
         _curve(
-            "Throughput over measured batch",
+            "Throughput over requests in flight",
             ("short", "cps"),
             ("requests in flight (mean)", "output tokens/s"),
             About(
-                "The same against the batch that was really there: the mean number of requests in flight.",
+                "The same against the batch as the client sees it: the mean number of requests in flight.",
                 "tokenswarm_stage_output_tokens_per_second over tokenswarm_stage_batch",
                 "points stop moving to the right although users grow: the client or a queue in front is the limit.",
                 NO_STAGE,
             ),
             BATCH,
+            TOKENS,
+            True,
+        ),
+        _curve(
+            "Throughput over the engine's batch",
+            ("short", "cps"),
+            ("requests in the engine's batch (mean)", "output tokens/s"),
+            About(
+                "The same against the batch that the engine says it runs, its queue left out.",
+                "tokenswarm_stage_output_tokens_per_second over tokenswarm_stage_engine_batch",
+                "points fall together although users grow: the batch is full, and whoever comes on top waits.",
+                NO_STAGE + "; or the engine tells no batch (telemetry.engine_metrics)",
+            ),
+            ENGINE_BATCH,
             TOKENS,
             True,
         ),
@@ -125,6 +141,20 @@ def _user_curves() -> list[Builder]:
             ),
             CONCURRENCY,
             GOODPUT,
+            True,
+        ),
+        _curve(
+            "Energy per token over concurrency",
+            ("short", "joule"),
+            ("users", "J/token"),
+            About(
+                "Energy of all GPUs for an output token, of each stage.",
+                "tokenswarm_stage_joules_per_output_token over tokenswarm_stage_concurrency",
+                "stops falling: more users do not fill the GPU better. Rises: preemption or throttling.",
+                NO_STAGE + "; or the run watches no GPU (telemetry.gpu_exporters)",
+            ),
+            CONCURRENCY,
+            ENERGY,
             True,
         ),
         xy(
@@ -201,7 +231,8 @@ def _stages() -> list[Builder]:
     columns = (
         ("stage", "Stage", "short", None),
         ("Value #A", "Users", "short", CONCURRENCY),
-        ("Value #B", "Batch (mean)", "short", BATCH),
+        ("Value #B", "In flight (mean)", "short", BATCH),
+        ("Value #K", "Batch (engine)", "short", ENGINE_BATCH),
         ("Value #C", "Output tokens/s", "cps", TOKENS),
         ("Value #D", "Requests/s", "reqps", REQUESTS),
         ("Value #E", "TTFT p50", "s", latency("ttft", "0.5")),
@@ -209,13 +240,15 @@ def _stages() -> list[Builder]:
         ("Value #G", "TPOT p50", "s", latency("tpot", "0.5")),
         ("Value #H", "ITL p$quantile", "s", latency("itl", "$quantile")),
         ("Value #I", "Goodput", "percentunit", GOODPUT),
+        ("Value #L", "J/token", "joule", ENERGY),
         ("Value #J", "Knee", "short", KNEE),
     )
     about = About(
         "The stages that are over, as in the report.",
         f"tokenswarm_stage_*; knee: the fewest users with at least {KNEE_RATIO:.0%} of the best throughput",
         "the knee is the last stage: the sweep ended before saturation.",
-        NO_STAGE + ". A column that is missing: no stage has enough requests for it, or there is no SLO",
+        NO_STAGE
+        + ". A column that is missing: no stage has enough requests for it, no SLO, or engine and GPU tell nothing",
     )
     targets = [rows(expr, field[-1]) for field, _, _, expr in columns if expr]
     steps = joined("stage", sort="Value #A")

@@ -201,7 +201,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert post(load.url, other.body())[0] == 204
         exporter = f"http://127.0.0.1:{load.port}"
         native = _run(results, engine.url, exporter, "--engine", "ollama", "--api", "chat", "--set", _stages_of(4))
-        summary = _run(results, engine.url, exporter, "--set", _stages_of(*USERS))
+        watched_gpus = ",".join(f"http://127.0.0.1:{gpu.port}" for gpu in gpus)
+        telemetry = ("--set", f"telemetry.gpu_exporters=[{watched_gpus}]")
+        summary = _run(results, engine.url, exporter, "--set", _stages_of(*USERS), *telemetry)
         end = time.time()
         prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
         time.sleep(2.5)  # so that the last scrapes and rules have seen it
@@ -315,7 +317,9 @@ def _stages(world: World, x: str, y: str) -> list[tuple[float, float]]:
 
 CURVES = {
     "Throughput over concurrency": ("concurrency", "throughput.output_tokens_per_s"),
-    "Throughput over measured batch": ("batch_mean", "throughput.output_tokens_per_s"),
+    "Throughput over requests in flight": ("batch_mean", "throughput.output_tokens_per_s"),
+    "Throughput over the engine's batch": ("server.metrics.running.mean", "throughput.output_tokens_per_s"),
+    "Energy per token over concurrency": ("concurrency", "gpu.j_per_output_token"),
     "TTFT over throughput": ("throughput.output_tokens_per_s", "latency.ttft_s.p50"),
     "Goodput over concurrency": ("concurrency", "throughput.goodput_ratio"),
 }
@@ -342,7 +346,7 @@ def test_the_stage_table_marks_the_knee(world: World) -> None:
     assert table["Output tokens/s"] == [pytest.approx(value, rel=1e-6) for value in tokens]
     knee = next(row for row, value in enumerate(tokens) if value >= 0.9 * max(tokens))
     assert table["Knee"] == [float(row == knee) for row in range(len(USERS))]
-    assert list(table)[:3] == ["Stage", "Users", "Batch (mean)"]
+    assert list(table)[:3] == ["Stage", "Users", "In flight (mean)"]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import make_target
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import Doubt, Verdict
+from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
 MANIFEST = {
@@ -300,11 +301,16 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
     )
     asked = []
 
-    def kv(merged: Merged) -> KvBlock:
-        asked.append(merged)
-        return told
+    class Teller:
+        def kv(self, merged: Merged) -> KvBlock:
+            asked.append(merged)
+            return told
 
-    with said.push(base(exporter), kv=kv, run_id="run-kv") as pushing:
+        def stages(self, _merged: Merged) -> dict[int, StageTold]:
+            return {0: StageTold(engine_batch=3.5), 1: StageTold(j_per_output_token=0.25)}
+
+    with said.push(base(exporter), teller=Teller(), run_id="run-kv") as pushing:
+        pushing.phase(1, "drain", 0, 1.0)
         wait_for_push(pushing)
         samples = exporter.samples()
         assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="predicted") == 131_072
@@ -318,4 +324,7 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
         samples = exporter.samples()
         assert of_this(samples, "tokenswarm_kv_cache_used_bytes", "run-kv") == 4e8
         assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="engine") == 65_536
+        for stage, batch, joules in (("0", 3.5, None), ("1", None, 0.25)):
+            assert of_this(samples, "tokenswarm_stage_engine_batch", "run-kv", stage=stage) == batch
+            assert of_this(samples, "tokenswarm_stage_joules_per_output_token", "run-kv", stage=stage) == joules
     assert all(isinstance(merged, Merged) for merged in asked)

@@ -198,6 +198,10 @@ def test_stages_are_what_the_report_says(world: World) -> None:
         assert got == pytest.approx(stage.throughput.output_tokens_per_s, rel=1e-9)
         p50 = f'tokenswarm_stage_latency_seconds{{{which},metric="ttft",quantile="0.5"}}'
         assert world.prometheus.value(p50) == stage.latency.ttft_s.p50
+        batch = world.prometheus.value(f"tokenswarm_stage_engine_batch{{{which}}}")
+        assert batch == pytest.approx(stage.server["metrics"]["running"]["mean"], rel=1e-9)
+        joules = world.prometheus.value(f"tokenswarm_stage_joules_per_output_token{{{which}}}")
+        assert joules == pytest.approx(stage.gpu["j_per_output_token"], rel=1e-9)
         began = world.prometheus.value(f"tokenswarm_stage_start_timestamp_seconds{{{which}}}")
         assert began is not None
         assert world.begin < began < world.end

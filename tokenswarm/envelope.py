@@ -60,6 +60,13 @@ class KvState(msgspec.Struct, frozen=True, kw_only=True):
     batch_at_full: Amount | None = None
 
 
+class StageState(msgspec.Struct, frozen=True, kw_only=True):
+    """What engine and GPUs told of a stage that is over: telemetry/join.py. None: nobody tells."""
+
+    engine_batch: Amount | None = None
+    joules_per_output_token: Amount | None = None
+
+
 class RunState(msgspec.Struct, kw_only=True):
     """What the run is (constant) and where it stands."""
 
@@ -78,6 +85,7 @@ class RunState(msgspec.Struct, kw_only=True):
     verdict: Judgement | None = None
     info: Annotated[dict[Text, Text], msgspec.Meta(max_length=64)] = {}
     kv_cache: KvState | None = None
+    stage_telemetry: Annotated[dict[int, StageState], msgspec.Meta(max_length=10_000)] = {}
     pushes_dropped: Count = 0  # that never reached an exporter
 
 

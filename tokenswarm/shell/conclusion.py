@@ -84,7 +84,7 @@ class Company:
     def __init__(self, run: Run, members: Callable[[], Iterable[Member]]) -> None:
         self._run = run
         self._poller = telemetry.of_run(run.profile, run.manifest, say)
-        self._push = push.of_run(run.profile, run.manifest, members, say, self._poller.kv)
+        self._push = push.of_run(run.profile, run.manifest, members, say, self._poller)
 
     @property
     def watchers(self) -> list[Watcher]:

@@ -11,14 +11,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 
 from tokenswarm import __version__, envelope
 from tokenswarm import profile as profiles
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.envelope import Envelope, Judgement, KvState, Parts, RunState
+from tokenswarm.envelope import Envelope, Judgement, KvState, Parts, RunState, StageState
 from tokenswarm.profile import Profile
 from tokenswarm.shell import preflight
 from tokenswarm.shell.page import request
@@ -26,6 +26,7 @@ from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import Target
 from tokenswarm.snapshot import Merged
 from tokenswarm.summary import StagePlan, Verdict
+from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 INTERVAL_S = 1.0
 PATIENCE_S = 2.0  # for one push, from connecting to the answer
 TEXT_MAX = 512  # of a name in the envelope
+
+
+class Teller(Protocol):
+    """Who knows what engine and GPUs tell while the run goes on."""
+
+    def kv(self, merged: Merged) -> KvBlock | None: ...
+    def stages(self, merged: Merged) -> Mapping[int, StageTold]: ...
 
 
 class Push:
@@ -46,7 +54,7 @@ class Push:
         headers: Mapping[str, str],
         members: Callable[[], Iterable[Member]],
         say: Callable[[str], None],
-        kv: Callable[[Merged], KvBlock | None] = lambda _: None,
+        teller: Teller | None = None,
     ) -> None:
         self.pushed = 0
         self._state = state
@@ -54,7 +62,7 @@ class Push:
         self._headers = {"content-type": envelope.CONTENT_TYPE, **headers}
         self._members = members
         self._say = say
-        self._kv = kv
+        self._teller = teller
         self._said = False
         self._merged = Merged(run_id=state.run_id)
         self._parts = Parts()
@@ -122,7 +130,12 @@ class Push:
         assert self._target is not None  # else nothing is started
         self._seq += 1
         self._state.workers = _count(self._members(), begun=self._state.stage >= 0)
-        self._state.kv_cache = _kv_state(self._kv(self._merged))
+        if self._teller is not None:
+            self._state.kv_cache = _kv_state(self._teller.kv(self._merged))
+            self._state.stage_telemetry = {
+                stage: StageState(engine_batch=told.engine_batch, joules_per_output_token=told.j_per_output_token)
+                for stage, told in self._teller.stages(self._merged).items()
+            }
         parts = self._parts.of(self._merged)
         body = envelope.encode(Envelope(seq=self._seq, run=self._state, merged=parts))
         try:
@@ -167,7 +180,7 @@ def of_run(
     manifest: Mapping[str, Any],
     members: Callable[[], Iterable[Member]],
     say: Callable[[str], None],
-    kv: Callable[[Merged], KvBlock | None] = lambda _: None,
+    teller: Teller | None = None,
 ) -> Push:
     """What pushes this run. Raises ConfigError where the token's variable is not set or the CA file is unusable."""
     versions = (manifest.get("engine") or {}).get("version") or {}
@@ -190,4 +203,4 @@ def of_run(
     )
     url = profile.telemetry.push
     target = None if url is None else preflight.make_checked_target(profile, url)
-    return Push(state, target, profile.telemetry.push_headers(), members, say, kv)
+    return Push(state, target, profile.telemetry.push_headers(), members, say, teller)

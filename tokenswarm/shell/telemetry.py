@@ -28,9 +28,10 @@ from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import Target
 from tokenswarm.sketch import Sketch
 from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Summary
+from tokenswarm.summary import Summary, throughput
 from tokenswarm.telemetry import engines, join, kv, ollama
 from tokenswarm.telemetry.gpu import Price
+from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
 
@@ -125,6 +126,7 @@ class Poller:
         self._say = say
         self._price = price
         self._shape = shape
+        self._told: dict[int, StageTold] = {}
 
     # What the controller says.
 
@@ -145,9 +147,23 @@ class Poller:
 
     # The run.
 
+    def _watches(self) -> tuple[list[EngineWatch], list[GpuWatch]]:
+        engines = [page.watch for page in self.pages if isinstance(page.watch, EngineWatch)]
+        return engines, [page.watch for page in self.pages if isinstance(page.watch, GpuWatch)]
+
+    def stages(self, merged: Merged) -> dict[int, StageTold]:
+        """What was told of the stages that are over, for whoever shows it live."""
+        for block in merged.blocks:
+            if block.phase == "steady" and block.stage not in self._told:
+                tokens_per_s = throughput(block).output_tokens_per_s
+                told = join.of_stage(*self._watches(), block.stage, monotonic_ns(), tokens_per_s)
+                if told is not None:
+                    self._told[block.stage] = told
+        return self._told
+
     def kv(self, merged: Merged) -> KvBlock | None:
         """The KV-cache now, for whoever shows it live; None where nothing is watched or known of it."""
-        engines = [page.watch for page in self.pages if isinstance(page.watch, EngineWatch)]
+        engines, _ = self._watches()
         if not engines and self._shape is None:
             return None
         return kv.now(
@@ -179,9 +195,8 @@ class Poller:
             while any(page.running and page.watch.waits for page in self.pages):
                 gevent.sleep(0.02)
         self.stop()
-        engine = [page.watch for page in self.pages if isinstance(page.watch, EngineWatch)]
-        gpus = [page.watch for page in self.pages if isinstance(page.watch, GpuWatch)]
-        join.fill(summary, engine, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
+        engines, gpus = self._watches()
+        join.fill(summary, engines, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
         for page in self.pages:
             if not page.watch.good and page.watch.looks:
                 self._say(f"no telemetry from {page.watch.url}: {page.watch.problem}")

@@ -15,6 +15,13 @@ from tokenswarm.telemetry.watch import EngineWatch, GpuWatch, Watch
 from tokenswarm.telemetry.window import Totals, one_after_another, side_by_side
 
 
+class StageTold(msgspec.Struct, frozen=True, kw_only=True):
+    """What engine and GPUs told of one stage that is over, for whoever shows it live: as in its blocks."""
+
+    engine_batch: float | None = None
+    j_per_output_token: float | None = None
+
+
 class Source(msgspec.Struct, kw_only=True):
     """One page that was asked for, over the whole run."""
 
@@ -53,6 +60,20 @@ def fill(
             stage.gpu.update(server.to_dict(one))
 
 
+def of_stage(
+    engines: Sequence[EngineWatch], gpus: Sequence[GpuWatch], stage: int, now_ns: int, output_tokens_per_s: float | None
+) -> StageTold | None:
+    """None while a reading at the end of the stage is still to come, or where nothing was watched in it."""
+    windows = [watch.by_stage[stage] for watch in engines if stage in watch.by_stage]
+    windows += [watch.by_stage[stage].overall for watch in gpus if stage in watch.by_stage]
+    if not windows or not all(window.is_over(now_ns) for window in windows):
+        return None
+    return StageTold(
+        engine_batch=server.level(_total(engines, [stage], now_ns), "running").mean if engines else None,
+        j_per_output_token=gpu.block(gpus, [stage], now_ns, output_tokens_per_s, None).j_per_output_token,
+    )
+
+
 def _source(watch: Watch, reading: Reading | None) -> Source:
     found = Source(
         url=watch.url, looks=watch.looks, good=watch.good, gaps=dict(sorted(watch.gaps.items())), problem=watch.problem
@@ -69,12 +90,7 @@ def _source(watch: Watch, reading: Reading | None) -> Source:
 def _server(
     engines: Sequence[EngineWatch], stages: Sequence[int], now_ns: int, client: Part, shape: KvShape | None
 ) -> dict[str, object]:
-    by_stage = []
-    for stage in stages:
-        parts = [watch.by_stage[stage].totals(now_ns) for watch in engines if stage in watch.by_stage]
-        if parts:
-            by_stage.append(parts[0] if len(parts) == len(engines) == 1 else side_by_side(_all(parts, len(engines))))
-    total = one_after_another(by_stage)
+    total = _total(engines, stages, now_ns)
     kinds = {watch.newest.kind for watch in engines if watch.newest is not None}
     kind = kinds.pop() if len(kinds) == 1 else ""
     found = server.to_dict(server.block(total, kind, len(engines), client))
@@ -87,6 +103,16 @@ def _server(
     )
     found["kv_cache"] = server.to_dict(kv.block(engines, seen, shape))
     return found
+
+
+def _total(engines: Sequence[EngineWatch], stages: Sequence[int], now_ns: int) -> Totals:
+    """The sums over these stages of all replicas."""
+    by_stage = []
+    for stage in stages:
+        parts = [watch.by_stage[stage].totals(now_ns) for watch in engines if stage in watch.by_stage]
+        if parts:
+            by_stage.append(parts[0] if len(parts) == len(engines) == 1 else side_by_side(_all(parts, len(engines))))
+    return one_after_another(by_stage)
 
 
 def _all(parts: list[Totals], n: int) -> list[Totals]:

@@ -107,6 +107,10 @@ class Window:
         if self.closed_ns is None:
             self.closed_ns = now_ns
 
+    def is_over(self, now_ns: int) -> bool:
+        """Closed, and nothing more will be taken."""
+        return self.closed_ns is not None and (self.done or now_ns > self.closed_ns + EDGE_NS)
+
     def offer(self, sample: Sample) -> None:
         """Take the reading if it is this window's."""
         if self.done or sample.at_ns < self.opened_ns:
