@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 HIDDEN, HEAD, LAYERS, CONTEXT = 64, 32, 2, 8192
@@ -80,6 +84,27 @@ def make_model(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def installed() -> bool:
+    """xllamacpp has wheels for some platforms only."""
+    return all(importlib.util.find_spec(name) is not None for name in ("xllamacpp", "gguf"))
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The server in a process of its own, with a model made in `folder`; its URL."""
+    command = [sys.executable, __file__, str(folder / "tiny.gguf")]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert process.stdout is not None
+            found = next((line for line in process.stdout if line.startswith("serving on ")), "")
+            assert found, (folder / "log.txt").read_text()
+            yield found.split()[-1]
+        finally:
+            process.kill()
+            process.wait()
 
 
 def serve(path: Path) -> None:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+import llamacpp
 import pytest
 from running import SAMPLES, Finished, locust, run
 
-if importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("gguf") is None:
+if not llamacpp.installed():
     pytest.skip("xllamacpp or gguf is not installed (no wheel for this platform)", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the server."""
-    folder = tmp_path_factory.mktemp("llama")
-    command = [sys.executable, str(Path(__file__).parent / "llamacpp.py"), str(folder / "tiny.gguf")]
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith("serving on "):
-                    break
-            yield line.split()[-1]
-        finally:
-            process.kill()
-            process.wait()
+    with llamacpp.running(tmp_path_factory.mktemp("llama")) as url:
+        yield url
 
 
 def generated(url: str) -> int:

@@ -27,7 +27,7 @@ from tokenswarm.shell.push import Push, of_run
 from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import make_target
 from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Doubt, Verdict
+from tokenswarm.summary import Doubt, Verdict, summarize
 from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
@@ -307,7 +307,7 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
             return told
 
         def stages(self, _merged: Merged) -> dict[int, StageTold]:
-            return {0: StageTold(engine_batch=3.5), 1: StageTold(j_per_output_token=0.25)}
+            return {0: StageTold(engine_batch=3.5), 1: StageTold(power_w_mean=700.0)}
 
     with said.push(base(exporter), teller=Teller(), run_id="run-kv") as pushing:
         pushing.phase(1, "drain", 0, 1.0)
@@ -324,7 +324,13 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
         samples = exporter.samples()
         assert of_this(samples, "tokenswarm_kv_cache_used_bytes", "run-kv") == 4e8
         assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="engine") == 65_536
-        for stage, batch, joules in (("0", 3.5, None), ("1", None, 0.25)):
-            assert of_this(samples, "tokenswarm_stage_engine_batch", "run-kv", stage=stage) == batch
-            assert of_this(samples, "tokenswarm_stage_joules_per_output_token", "run-kv", stage=stage) == joules
+        assert of_this(samples, "tokenswarm_stage_engine_batch", "run-kv", stage="0") == 3.5
+        assert of_this(samples, "tokenswarm_stage_engine_batch", "run-kv", stage="1") is None
+        assert "tokenswarm_stage_joules_per_output_token" not in names(samples), "no token yet"
+        merged = SyntheticRun("run-kv").play()
+        pushing.finish(merged)
+    tokens_per_s = summarize(merged).stages[1].throughput.output_tokens_per_s
+    assert tokens_per_s is not None
+    told_j = of_this(exporter.samples(), "tokenswarm_stage_joules_per_output_token", "run-kv", stage="1")
+    assert told_j == 700.0 / tokens_per_s
     assert all(isinstance(merged, Merged) for merged in asked)

@@ -410,14 +410,14 @@ def test_without_a_config_only_what_the_engine_tells_is_known() -> None:
 
 def test_a_stage_is_told_once_its_last_reading_is_there_and_as_the_summary_tells_it() -> None:
     it = watched(72.0, stages=2)
-    assert join.of_stage([it], [], 0, s(106), 72.0) == join.StageTold(engine_batch=4.0)
+    assert join.of_stage([it], [], 0, s(106)) == join.StageTold(engine_batch=4.0)
     it.open(7, s(300))
     it.page(vllm_page(9_000, running=2), s(301), 0)
-    assert join.of_stage([it], [], 7, s(301), 72.0) is None, "it goes on"
+    assert join.of_stage([it], [], 7, s(301)) is None, "it goes on"
     it.close(s(302))
-    assert join.of_stage([it], [], 7, s(302.1), 72.0) is None, "the reading at its end has not come"
-    assert join.of_stage([it], [], 7, s(304), 72.0) is not None, "and never comes"
-    assert join.of_stage([it], [], 8, s(304), 72.0) is None, "there was no such stage"
+    assert join.of_stage([it], [], 7, s(302.1)) is None, "the reading at its end has not come"
+    assert join.of_stage([it], [], 7, s(304)) is not None, "and never comes"
+    assert join.of_stage([it], [], 8, s(304)) is None, "there was no such stage"
 
 
 def test_the_cache_right_now_by_the_newest_readings() -> None:

@@ -33,6 +33,7 @@ from grafana import catalogue
 from tokenswarm.shell import observe
 from tokenswarm.summary import Summary, from_json
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the whole run
 RULES = [
     rule
     for path in sorted((REPO / "configs" / "prometheus" / "rules").glob("*.yml"))

@@ -64,7 +64,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True):
     """What engine and GPUs told of a stage that is over: telemetry/join.py. None: nobody tells."""
 
     engine_batch: Amount | None = None
-    joules_per_output_token: Amount | None = None
+    power_watts: Amount | None = None
 
 
 class RunState(msgspec.Struct, kw_only=True):

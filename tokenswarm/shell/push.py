@@ -133,7 +133,7 @@ class Push:
         if self._teller is not None:
             self._state.kv_cache = _kv_state(self._teller.kv(self._merged))
             self._state.stage_telemetry = {
-                stage: StageState(engine_batch=told.engine_batch, joules_per_output_token=told.j_per_output_token)
+                stage: StageState(engine_batch=told.engine_batch, power_watts=told.power_w_mean)
                 for stage, told in self._teller.stages(self._merged).items()
             }
         parts = self._parts.of(self._merged)

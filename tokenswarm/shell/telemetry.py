@@ -28,7 +28,7 @@ from tokenswarm.shell.response import TransportError
 from tokenswarm.shell.transport import Target
 from tokenswarm.sketch import Sketch
 from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Summary, throughput
+from tokenswarm.summary import Summary
 from tokenswarm.telemetry import engines, join, kv, ollama
 from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.join import StageTold
@@ -155,8 +155,7 @@ class Poller:
         """What was told of the stages that are over, for whoever shows it live."""
         for block in merged.blocks:
             if block.phase == "steady" and block.stage not in self._told:
-                tokens_per_s = throughput(block).output_tokens_per_s
-                told = join.of_stage(*self._watches(), block.stage, monotonic_ns(), tokens_per_s)
+                told = join.of_stage(*self._watches(), block.stage, monotonic_ns())
                 if told is not None:
                     self._told[block.stage] = told
         return self._told

@@ -16,10 +16,13 @@ from tokenswarm.telemetry.window import Totals, one_after_another, side_by_side
 
 
 class StageTold(msgspec.Struct, frozen=True, kw_only=True):
-    """What engine and GPUs told of one stage that is over, for whoever shows it live: as in its blocks."""
+    """What engine and GPUs told of one stage that is over, for whoever shows it live: as in its blocks.
+
+    No energy of a token: requests that are still open bring the stage's last tokens later.
+    """
 
     engine_batch: float | None = None
-    j_per_output_token: float | None = None
+    power_w_mean: float | None = None
 
 
 class Source(msgspec.Struct, kw_only=True):
@@ -60,9 +63,7 @@ def fill(
             stage.gpu.update(server.to_dict(one))
 
 
-def of_stage(
-    engines: Sequence[EngineWatch], gpus: Sequence[GpuWatch], stage: int, now_ns: int, output_tokens_per_s: float | None
-) -> StageTold | None:
+def of_stage(engines: Sequence[EngineWatch], gpus: Sequence[GpuWatch], stage: int, now_ns: int) -> StageTold | None:
     """None while a reading at the end of the stage is still to come, or where nothing was watched in it."""
     windows = [watch.by_stage[stage] for watch in engines if stage in watch.by_stage]
     windows += [watch.by_stage[stage].overall for watch in gpus if stage in watch.by_stage]
@@ -70,7 +71,7 @@ def of_stage(
         return None
     return StageTold(
         engine_batch=server.level(_total(engines, [stage], now_ns), "running").mean if engines else None,
-        j_per_output_token=gpu.block(gpus, [stage], now_ns, output_tokens_per_s, None).j_per_output_token,
+        power_w_mean=gpu.block(gpus, [stage], now_ns, None, None).power_w_mean,
     )
 
 
