@@ -113,7 +113,7 @@ def _throughput_curves() -> list[Builder]:
 
 
 def _user_curves() -> list[Builder]:
-    """What a user gets, and what it costs."""
+    """What a user gets."""
     return [
         _curve(
             "Speed of each user over concurrency",
@@ -143,6 +143,12 @@ def _user_curves() -> list[Builder]:
             GOODPUT,
             True,
         ),
+    ]
+
+
+def _energy_curves() -> list[Builder]:
+    """What a token costs."""
+    return [
         _curve(
             "Energy per token over concurrency",
             ("short", "joule"),
@@ -179,7 +185,7 @@ def _user_curves() -> list[Builder]:
 
 
 def _curves() -> list[Builder]:
-    return [*_throughput_curves(), *_user_curves()]
+    return [*_throughput_curves(), *_user_curves(), *_energy_curves()]
 
 
 def _live() -> list[Builder]:

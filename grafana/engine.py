@@ -21,7 +21,7 @@ OLD_PREFIX_HITS = (
 
 
 def _batch() -> list[Builder]:
-    """What is in the batch, and how full the cache is."""
+    """What is in the batch."""
     return [
         timeseries(
             "Running and waiting",
@@ -39,6 +39,12 @@ def _batch() -> list[Builder]:
             ),
             width=6,
         ),
+    ]
+
+
+def _cache() -> list[Builder]:
+    """How full the cache is, and what comes of a full one."""
+    return [
         timeseries(
             "KV cache in use",
             "percentunit",
@@ -131,7 +137,7 @@ def _work() -> list[Builder]:
 
 def vllm() -> list[Builder]:
     """Batch and queue, cache, preemptions, tokens a step, where the time goes."""
-    return [*_batch(), *_work()]
+    return [*_batch(), *_cache(), *_work()]
 
 
 def ollama() -> list[Builder]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_server import tool
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -101,8 +100,7 @@ def run(module: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 def promtool_findings(text: str) -> str:
     """What promtool has to say about a page: nothing, if it is well-formed and well-named."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian package prometheus)")
-    told = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
     return told.stdout + told.stderr + ("" if told.returncode == 0 else f"exit {told.returncode}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tokenswarm.engines import Delta, Dialect, NotAnEvent
 from tokenswarm.engines.counts import ms_as_ns, ns, tokens
 from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.engines.failure import clean_line, error_message
+from tokenswarm.engines.failure import clean_line, error_message, hide, secret_words
 
 CHAT = DIALECTS["openai", "chat"]
 TEXT = DIALECTS["openai", "completions"]
@@ -260,3 +261,16 @@ def test_a_huge_refusal_is_cut() -> None:
         assert len(error_message(body, "text/html")) <= 200
     assert clean_line("z" * 201) == "z" * 199 + "…"
     assert clean_line("z" * 200) == "z" * 200
+
+
+@pytest.mark.parametrize("cut", range(40))
+def test_no_part_of_a_secret_that_a_reader_could_use_is_told(cut: int) -> None:
+    """Wherever the 200 characters end: a whole key, or the beginning of one that was cut off."""
+    words = secret_words({"Authorization": "Bearer sk-0123456789abcdef", "x-short": "abc"})
+    assert words == ("Bearer sk-0123456789abcdef", "sk-0123456789abcdef"), "what is short would hide half the sentence"
+    said = clean_line("x" * (160 + cut) + "sk-0123456789abcdef is no key; abc" + "." * 60)
+    told = hide(said, words)
+    assert not re.search(r"sk-0123", told)
+    assert told.startswith("x" * 160)
+    assert hide("abc is fine", words) == "abc is fine"
+    assert hide("Bearer sk-0123456789abcdef, again sk-0123456789abcdef", words) == "[hidden], again [hidden]"

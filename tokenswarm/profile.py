@@ -390,15 +390,6 @@ def secret_headers(profile: Profile, environ: Mapping[str, str] = os.environ) ->
     return headers
 
 
-SECRET_CHARS_MIN = 6  # shorter ones would hide half of every sentence
-
-
-def secret_words(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """What no output may show of these headers' values: each whole, and what stands behind its scheme (Bearer …)."""
-    words = {word for value in headers.values() for word in (value, value.partition(" ")[2])}
-    return tuple(sorted((word for word in words if len(word) >= SECRET_CHARS_MIN), key=len, reverse=True))
-
-
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Where indexes of data sets are kept: $XDG_CACHE_HOME/tokenswarm or ~/.cache/tokenswarm."""
     root = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".cache")

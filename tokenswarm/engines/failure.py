@@ -7,10 +7,11 @@ Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI: {"error": {"messa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+SECRET_CHARS_MIN = 6  # shorter ones would hide half of every sentence
 MESSAGE_CHARS_MAX = 200  # record.py promises it: an error is a label and a log line, not a document
 
 _SCAN_CHARS_MAX = 4096  # cleaning looks at this much; a proxy's error page may be megabytes
@@ -33,10 +34,25 @@ def clean_line(text: str) -> str:
     return line if len(line) <= MESSAGE_CHARS_MAX else line[: MESSAGE_CHARS_MAX - 1] + "…"
 
 
+def secret_words(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What no output may show of these headers' values: each whole, and what stands behind its scheme (Bearer …)."""
+    words = {word for value in headers.values() for word in (value, value.partition(" ")[2])}
+    return tuple(sorted((word for word in words if len(word) >= SECRET_CHARS_MIN), key=len, reverse=True))
+
+
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """Return text with each of the secrets replaced: servers repeat a wrong key in what they say about it."""
+    """Return text with each of the secrets replaced: servers repeat a wrong key in what they say about it.
+
+    The beginning of one at the end of a text that was cut (…) counts, too.
+    """
     for secret in secrets:
         text = text.replace(secret, "[hidden]")
+        if text.endswith("…"):
+            said = text[:-1]
+            for length in range(min(len(secret), len(said)), SECRET_CHARS_MIN - 1, -1):
+                if said.endswith(secret[:length]):
+                    text = f"{said[:-length]}[hidden]…"
+                    break
     return text
 
 

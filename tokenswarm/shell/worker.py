@@ -26,6 +26,7 @@ from tokenswarm import profile as profiles
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.failure import secret_words
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.gates import request_limits
 from tokenswarm.profile import Profile
@@ -131,7 +132,7 @@ class Worker:
                 event_bytes_max=profile.event_bytes_max,
                 keep_text=profile.save_text or profile.dataset.history == "model",
                 on_record=self._record,
-                secrets=profiles.secret_words(secret),
+                secrets=secret_words(secret),
             )
             self._clients.append(client)
         self._open_spool(data.get("spool"))
