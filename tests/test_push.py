@@ -311,6 +311,7 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
 
     with said.push(base(exporter), teller=Teller(), run_id="run-kv") as pushing:
         pushing.phase(1, "drain", 0, 1.0)
+        assert pushing._state.stage_starts == {}, "a drain begins no stage"
         wait_for_push(pushing)
         samples = exporter.samples()
         assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="predicted") == 131_072

@@ -252,19 +252,15 @@ def test_percentiles_lie_in_their_bucket_and_the_lowest_has_none() -> None:
     assert (split.n, split.mean) == (100, 0.012)
     assert split.ranges["p50"] == (0.0, 0.01)
     assert split.p50 is None
-    assert histogram.shown(split, "p50") == "≤ 10 ms"
     assert split.ranges["p90"] == (0.01, 0.02)
     assert split.p90 == pytest.approx(0.01 + 0.01 * 30 / 35)  # the 90th: 30 of the 35
-    assert histogram.shown(split, "p90") == "18.6 ms"
     assert "p99" not in split.ranges  # 662 samples are needed
-    assert histogram.shown(split, "p99") == "–"
 
 
 def test_a_percentile_beyond_the_highest_bound_says_so() -> None:
     split = histogram.split(Histogram((1.0, 2.0), (10, 0, 990), 9000.0))
     assert split.p99 is None
     assert split.ranges["p99"] == (2.0, None)
-    assert histogram.shown(split, "p99") == "> 2e+03 ms"
 
 
 def test_an_empty_histogram_has_no_numbers() -> None:

@@ -80,7 +80,8 @@ class Push:
     def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:  # noqa: ARG002 - the watcher's protocol
         """Another phase begins."""
         self._state.stage, self._state.target_users = stage, users
-        self._state.stage_starts.setdefault(stage, realtime_ns() / NS_PER_S)
+        if phase != "drain":  # which an interrupted run may come to before any stage
+            self._state.stage_starts.setdefault(stage, realtime_ns() / NS_PER_S)
         self._state.phase = phase  # type: ignore[assignment]  # the controller's phases are those of the envelope
 
     def tick(self, merged: Merged) -> None:

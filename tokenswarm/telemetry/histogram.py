@@ -132,14 +132,3 @@ def _quantile(histogram: Histogram, rank: float) -> tuple[float | None, float, f
             return (low + (bound - low) * (rank - below) / count if i else None), low, bound
         below += count
     return None, histogram.bounds[-1] if histogram.bounds else 0.0, None
-
-
-def shown(split: Split, name: str) -> str:
-    """For people: "31 ms", "≤ 10 ms" in the lowest bucket, "> 2.56e+06 ms" beyond the highest, "–" if not known."""
-    if name not in split.ranges:
-        return "–"
-    low, high = split.ranges[name]
-    value = getattr(split, name)
-    if value is not None:
-        return f"{value * 1e3:.3g} ms"
-    return f"> {low * 1e3:.3g} ms" if high is None else f"≤ {high * 1e3:.3g} ms"
