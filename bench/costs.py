@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 
 from tokenswarm.engines import Delta, Usage
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import RequestRecord
-from tokenswarm.recorder import Recorder
 from tokenswarm.reports.jsonl import row
-from tokenswarm.sketch import Sketch
-from tokenswarm.timeline import Timeline
 
 REPETITIONS = 5
 TOKENS = 128

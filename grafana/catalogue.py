@@ -10,7 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from exporters import gpu, load_table, ollama, serving
+from exporters import ollama, serving
+from exporters.gpu import command as gpu
+from exporters.load import table
 
 RULES = Path(__file__).resolve().parent.parent / "configs" / "prometheus" / "rules"
 
@@ -54,10 +56,10 @@ def _parts(histogram: str) -> set[str]:
 
 def ours() -> set[str]:
     """Every series name of our exporters."""
-    names = {*load_table.FAMILIES, *load_table.OWN_FAMILIES, *gpu.FAMILIES, *ollama.FAMILIES, *serving.FAMILIES}
-    for histogram in load_table.HISTOGRAM_HELP:
+    names = {*table.FAMILIES, *table.OWN_FAMILIES, *gpu.FAMILIES, *ollama.FAMILIES, *serving.FAMILIES}
+    for histogram in table.HISTOGRAM_HELP:
         names |= _parts(histogram)
-    for summary in load_table.SUMMARIES:
+    for summary in table.SUMMARIES:
         names |= {summary, f"{summary}_sum", f"{summary}_count"}
     return names
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from prometheus_server import Prometheus
 
-from exporters.load_table import QUANTILES
-from tokenswarm.snapshot import LATENCIES
-from tokenswarm.summary import Summary
+from exporters.load.table import QUANTILES
+from tokenswarm.measure.snapshot import LATENCIES
+from tokenswarm.result.summary import Summary
 
 HISTOGRAMS = {
     "ttft": 'tokenswarm_time_to_first_token_seconds_bucket{phase="steady"}',

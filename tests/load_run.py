@@ -8,12 +8,12 @@ import urllib.request
 from itertools import pairwise
 from typing import Any
 
-from tokenswarm import envelope
-from tokenswarm.envelope import Envelope, Parts, RunState
+from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.snapshot import Inbox, Merged
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
-from tokenswarm.recorder import Recorder, Slo
-from tokenswarm.snapshot import Inbox, Merged
-from tokenswarm.summary import StagePlan
+from tokenswarm.result import envelope
+from tokenswarm.result.envelope import Envelope, Parts, RunState
+from tokenswarm.result.summary import StagePlan
 
 MS = 1_000_000
 S = 1000 * MS

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.gates import request_limits
-from tokenswarm.profile import Dataset, Profile, Slo
+from tokenswarm.judge.gates import request_limits
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.snapshot import Inbox, Merged
+from tokenswarm.profile.dataset import Dataset
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.slo import Slo
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
-from tokenswarm.recorder import Recorder
-from tokenswarm.snapshot import Inbox, Merged
-from tokenswarm.summary import Part, StagePlan, Summary, summarize
+from tokenswarm.result.summary import Part, StagePlan, Summary, summarize
 from tokenswarm.telemetry.gpu import Gpu, GpuBlock
 from tokenswarm.telemetry.histogram import Split
 from tokenswarm.telemetry.join import Source

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
-from tokenswarm import cli, profile
-from tokenswarm.shell import observe, options
+from tokenswarm import cli
+from tokenswarm.commands import observe
+from tokenswarm.profile import options, profile
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = {str(path.relative_to(REPO)): path.read_text("utf-8") for path in [REPO / "README.md", *REPO.glob("docs/*.md")]}

@@ -20,18 +20,24 @@ from raw_server import LAST_CHUNK, chunk, head, raw_server
 from simulator_process import Server, simulator
 from test_exchange import PROMPT, QUICK, SAMPLING, Setup
 
-from tokenswarm import __version__, profile, typed_yaml
+from tokenswarm import __version__
+from tokenswarm.client.exchange import Request
 from tokenswarm.clock import monotonic_ns
+from tokenswarm.commands.fetch import KNOWN
 from tokenswarm.engines import Dialect, NotAnEvent
 from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.framing import sse
 from tokenswarm.errors import ExitCode
-from tokenswarm.framing import sse
+from tokenswarm.profile import profile, typed_yaml
+from tokenswarm.profile.dataset import ROWS_MAX, Dataset
+from tokenswarm.profile.engine import CHOICES_MAX
+from tokenswarm.profile.load import STAGES_MAX
+from tokenswarm.profile.phases import Phases
+from tokenswarm.profile.slo import Slo
+from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.record import Outcome
-from tokenswarm.shell.exchange import Request
-from tokenswarm.shell.fetch import KNOWN
 from tokenswarm.simulator import faults, truth
 from tokenswarm.simulator.presets import PRESETS, Preset
-from tokenswarm.typed_yaml import Seconds
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -100,7 +106,7 @@ def fields(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, Any, An
 
 FIELDS = {key: (hint, default) for key, hint, default in fields(profile.Profile, "")}
 KEY_ROWS = {words(cells[0])[0]: cells[1:] for cells in rows(page("profile")) if len(cells) == 4 and words(cells[0])}
-TOLD_ONCE = ("dataset.answer_tokens.", *(f"slo.{name}." for name in profile.Slo.__struct_fields__ if name != "ttft_s"))
+TOLD_ONCE = ("dataset.answer_tokens.", *(f"slo.{name}." for name in Slo.__struct_fields__ if name != "ttft_s"))
 """Sections with the same keys as another one."""
 
 
@@ -130,9 +136,9 @@ def test_type_and_default_of_a_key(key: str) -> None:
     "said",
     [
         f"A file may have {typed_yaml.TEXT_BYTES_MAX >> 10} KiB and {typed_yaml.DEPTH_MAX} levels.",
-        f"{profile.STAGES_MAX} at most",
-        f"{profile.CHOICES_MAX} at most",
-        f"{profile.ROWS_MAX:,} at most".replace(",", " "),
+        f"{STAGES_MAX} at most",
+        f"{CHOICES_MAX} at most",
+        f"{ROWS_MAX:,} at most".replace(",", " "),
     ],
 )
 def test_bounds_of_the_profile(said: str) -> None:
@@ -148,7 +154,7 @@ def test_ready_made_profiles() -> None:
 
 
 def test_every_message_between_master_and_workers() -> None:
-    source = (REPO / "tokenswarm/shell/cluster.py").read_text("utf-8")
+    source = (REPO / "tokenswarm/cluster/messages.py").read_text("utf-8")
     listed = {words(c[0])[0]: c[1] for c in rows(section("architecture", "Between master and workers")) if words(c[0])}
     for name, sender in (("ToMaster", "worker"), ("ToWorker", "master")):
         kind = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == name)
@@ -166,7 +172,7 @@ def test_every_exit_code() -> None:
     assert listed == {int(code) for code in ExitCode}
 
 
-WORKER, CONTROLLER = "tokenswarm/shell/worker.py", "tokenswarm/shell/controller.py"
+WORKER, CONTROLLER = "tokenswarm/cluster/worker.py", "tokenswarm/cluster/controller.py"
 
 
 @pytest.mark.parametrize(
@@ -176,12 +182,12 @@ WORKER, CONTROLLER = "tokenswarm/shell/worker.py", "tokenswarm/shell/controller.
         ("architecture", f"A worker without a report for {constant(CONTROLLER, 'SILENCE_S'):g} s"),
         ("architecture", f"they say hello, within {constant(CONTROLLER, 'JOIN_S'):g} s"),
         ("architecture", f"in the same order with {constant(CONTROLLER, 'INTERRUPT_DRAIN_S'):g} s for open streams"),
-        ("architecture", f"models and version, {constant('tokenswarm/shell/preflight.py', 'ANSWER_S'):g} s each"),
-        ("architecture", f"the decoder takes {constant('tokenswarm/shell/decoding.py', 'SLICE_READS')} reads"),
-        ("architecture", f"are therefore up to {constant('tokenswarm/shell/decoding.py', 'SWEEP_S'):g} s late"),
-        ("architecture", f"{profile.Phases().warmup:g} s of warm-up"),
-        ("architecture", f"{profile.Phases().settle:g} s to settle"),
-        ("architecture", f"{profile.Phases().drain:g} s at most"),
+        ("architecture", f"models and version, {constant('tokenswarm/client/preflight.py', 'ANSWER_S'):g} s each"),
+        ("architecture", f"the decoder takes {constant('tokenswarm/client/decoding.py', 'SLICE_READS')} reads"),
+        ("architecture", f"are therefore up to {constant('tokenswarm/client/decoding.py', 'SWEEP_S'):g} s late"),
+        ("architecture", f"{Phases().warmup:g} s of warm-up"),
+        ("architecture", f"{Phases().settle:g} s to settle"),
+        ("architecture", f"{Phases().drain:g} s at most"),
         ("scale-out", f"11 if the master was silent for {constant(WORKER, 'DEAD_MAN_S'):g} s"),
         ("soak", f"open streams get {constant(CONTROLLER, 'INTERRUPT_DRAIN_S'):g} s"),
     ],
@@ -270,7 +276,7 @@ def test_every_reason_to_drop_a_row() -> None:
 
 
 def test_formats_sources_and_samples() -> None:
-    formats = typing.get_args(typing.get_type_hints(profile.Dataset)["format"])
+    formats = typing.get_args(typing.get_type_hints(Dataset)["format"])
     listed = [words(cells[0])[0] for cells in rows(section("data", "Formats")) if words(cells[0])]
     assert listed == [name for name in formats if name != "auto"]
     sources = section("data", "Where data comes from")

@@ -14,18 +14,19 @@ import gevent
 import pytest
 from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, RawServer, Step, chunk, content, head, raw_server, usage
 
+from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.exchange import Client, Request
+from tokenswarm.client.response import TransportError
+from tokenswarm.client.transport import PAUSE_BYTES, Pool, make_target, resolve
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.profile import Timeouts, Tls
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.profile.phases import Timeouts
+from tokenswarm.profile.target import Tls
+from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
-from tokenswarm.recorder import Recorder
-from tokenswarm.shell.decoding import Decoder
-from tokenswarm.shell.exchange import Client, Request
-from tokenswarm.shell.response import TransportError
-from tokenswarm.shell.transport import PAUSE_BYTES, Pool, make_target, resolve
-from tokenswarm.typed_yaml import Seconds
 
 PROMPT = Prompt("p", (Message("user", "hello"),), "hello", "c", 0)
 SAMPLING = Sampling(model="m", max_tokens=4)

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from exporter_process import names, parse, promtool_findings, run, running, value
 
-from exporters import gpu, gpu_table, nvml, ollama, replay
+from exporters import ollama
 from exporters.families import Readings, render
-from exporters.gpu_readings import GpuReader, Sample
+from exporters.gpu import command as gpu
+from exporters.gpu import nvml, replay, table
+from exporters.gpu.readings import GpuReader, Sample
 from tokenswarm.clock import FakeClock
 from tokenswarm.errors import ConfigError
 
@@ -523,7 +525,7 @@ def test_the_page_of_a_replay_is_clean_and_has_every_gpu_family_the_record_can_f
             lambda page: value(page, "tokenswarm_gpu_xid_errors_total", gpu="GPU-second", xid="79")
         )
         assert promtool_findings(exporter.text()) == ""
-        missing = set(gpu_table.FAMILIES) - names(page)
+        missing = set(table.FAMILIES) - names(page)
         assert missing == {
             "tokenswarm_gpu_nvml_unavailable_info",
             "tokenswarm_gpu_mig_info",
@@ -567,8 +569,8 @@ def test_record_writes_what_replay_serves(tmp_path: Path) -> None:
 
 
 def test_the_table_and_the_calls_agree() -> None:
-    calls = {source.call for row in (*gpu_table.ROWS, *gpu_table.GPM_ROWS) for source in row.sources}
+    calls = {source.call for row in (*table.ROWS, *table.GPM_ROWS) for source in row.sources}
     unknown = {call for call in calls if not call.startswith("field.") and call != "gpm"} - set(nvml.DEVICE_CALLS)
     assert unknown == set()
-    assert all(row.family in gpu_table.FAMILIES for row in (*gpu_table.ROWS, *gpu_table.GPM_ROWS))
-    assert not re.findall(r"_(ms|mib|percent|mhz)\b", " ".join(gpu_table.FAMILIES))
+    assert all(row.family in table.FAMILIES for row in (*table.ROWS, *table.GPM_ROWS))
+    assert not re.findall(r"_(ms|mib|percent|mhz)\b", " ".join(table.FAMILIES))

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from exporters import host
 from exporters.families import Readings
+from exporters.gpu import host
 from tokenswarm.clock import FakeClock
 
 

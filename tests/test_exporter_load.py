@@ -17,10 +17,11 @@ from exporter_process import Exporter, Samples, parse, promtool_findings, run, r
 from load_run import SyntheticRun, post
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporters.load_table import HISTOGRAMS, QUANTILES, REASONS
-from tokenswarm import envelope, snapshot
-from tokenswarm.snapshot import LATENCIES, Block, Merged
-from tokenswarm.summary import Summary, summarize
+from exporters.load.table import HISTOGRAMS, QUANTILES, REASONS
+from tokenswarm.measure import snapshot
+from tokenswarm.measure.snapshot import LATENCIES, Block, Merged
+from tokenswarm.result import envelope
+from tokenswarm.result.summary import Summary, summarize
 
 LABELS = {"engine": "openai", "model": "small", "scenario": "sweep"}
 

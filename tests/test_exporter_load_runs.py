@@ -15,15 +15,15 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from exporters import load_proto
-from exporters.load_render import Text
-from exporters.load_runs import RUNS_MAX, SERIES_MAX, Run, Runs, TooManyRunsError
-from exporters.load_sums import Recent, SettledSum, gain
-from exporters.load_table import HISTOGRAMS, Histogram
+from exporters.load import proto as load_proto
+from exporters.load.render import Text
+from exporters.load.runs import RUNS_MAX, SERIES_MAX, Run, Runs, TooManyRunsError
+from exporters.load.sums import Recent, SettledSum, gain
+from exporters.load.table import HISTOGRAMS, Histogram
 from tokenswarm.clock import NS_PER_S, FakeClock
-from tokenswarm.sketch import Sketch, bucket_edge
-from tokenswarm.snapshot import Block, Instrument, WorkerState, total
-from tokenswarm.summary import summarize
+from tokenswarm.measure.sketch import Sketch, bucket_edge
+from tokenswarm.measure.snapshot import Block, Instrument, WorkerState, total
+from tokenswarm.result.summary import summarize
 
 
 def served(run: Run, family: str, now_ns: int = 0) -> dict[tuple[str, ...], float]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from exporters.nvml import Json, NvmlError
-from exporters.pcie import LANE_BYTES_PER_S, TURN_BYTES, PcieWatch, Traffic
+from exporters.gpu.nvml import Json, NvmlError
+from exporters.gpu.pcie import LANE_BYTES_PER_S, TURN_BYTES, PcieWatch, Traffic
 from tokenswarm.clock import NS_PER_S, FakeClock
 
 FULL_SPEED = LANE_BYTES_PER_S[5] * 16

@@ -22,8 +22,9 @@ import psutil
 import pytest
 from exporter_process import Exporter, promtool_findings, run, running, value
 
-from exporters import gpu, ollama, serving
+from exporters import ollama, serving
 from exporters.families import Family, Readings, Sum, Tally, render
+from exporters.gpu import command as gpu
 
 
 @pytest.fixture(scope="module")

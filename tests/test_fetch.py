@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tokenswarm.commands import fetch as fetching
+from tokenswarm.commands.fetch import KNOWN, KnownDataset, fetch, licence_note
 from tokenswarm.errors import DatasetError
-from tokenswarm.shell import fetch as fetching
-from tokenswarm.shell.fetch import KNOWN, KnownDataset, fetch, licence_note
 
 BODY = bytes(range(256)) * 4000  # 1 MB that differs at every offset of a block
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm.framing import Framer, Oversize, ndjson, sse
+from tokenswarm.engines.framing import Framer, Oversize, ndjson, sse
 
 LIMIT = 1 << 20
 

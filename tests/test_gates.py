@@ -10,12 +10,12 @@ import sample_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm import recorder
-from tokenswarm.gates import evaluate, request_limits
-from tokenswarm.profile import Percentiles, Slo
+from tokenswarm.judge.gates import evaluate, request_limits
+from tokenswarm.measure import recorder
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
-from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Gate
+from tokenswarm.result.summary import Gate
 
 
 def judge(slo: Slo, merged: Merged) -> dict[str, Gate]:

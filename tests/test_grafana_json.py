@@ -256,8 +256,8 @@ def test_the_dashboards_can_follow_any_gpu_exporter() -> None:
 
 
 def test_heatmaps_ask_for_edges_that_the_exporter_has() -> None:
-    from exporters.load_render import le
-    from exporters.load_table import HISTOGRAMS
+    from exporters.load.render import le
+    from exporters.load.table import HISTOGRAMS
 
     found = 0
     for _, panel, target in TARGETS:

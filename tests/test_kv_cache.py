@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tokenswarm import kv_cache
+from tokenswarm.commands import kv
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.kv_cache import read_config, shape_of
-from tokenswarm.shell import kv_command
 
 GIB = 1024**3
 
@@ -174,14 +174,14 @@ def rows(text: str) -> dict[str, str]:
 
 def test_the_command_prints_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_8B))
-    assert kv_command.main([str(tmp_path), "--batch", "64", "--context", "2_048", "--memory", "40GiB"]) == ExitCode.OK
+    assert kv.main([str(tmp_path), "--batch", "64", "--context", "2_048", "--memory", "40GiB"]) == ExitCode.OK
     table = rows(capsys.readouterr().out)
     assert table["a token"] == "131,072 bytes (128 KiB)"
     assert table["a request of 2,048 tokens"] == "268,435,456 bytes (256 MiB)"
     assert table["a batch of 64 of them"] == "17,179,869,184 bytes (16 GiB)"
     assert table["42,949,672,960 bytes (40 GiB) hold"] == "327,680 tokens"
     assert table["full at a batch of"] == "160"
-    assert kv_command.main([str(tmp_path / "config.json"), "--dtype", "fp8", "--memory", "40GiB"]) == ExitCode.OK
+    assert kv.main([str(tmp_path / "config.json"), "--dtype", "fp8", "--memory", "40GiB"]) == ExitCode.OK
     table = rows(capsys.readouterr().out)
     assert table["a request of 8,192 tokens"] == "536,870,912 bytes (512 MiB)"
     assert table["full at a batch of"] == "80"
@@ -203,7 +203,7 @@ def test_mistakes_are_one_sentence(words: list[str], sentence: str, tmp_path: Pa
     file = tmp_path / "config.json"
     file.write_text(json.dumps(LLAMA_3_8B))
     with pytest.raises(ConfigError) as error:
-        kv_command.main([str(file) if word == "CONFIG" else word for word in words])
+        kv.main([str(file) if word == "CONFIG" else word for word in words])
     assert sentence in str(error.value)
 
 
@@ -212,4 +212,4 @@ def test_mistakes_are_one_sentence(words: list[str], sentence: str, tmp_path: Pa
     [("40GiB", 40 * GIB), ("40GB", 40e9), ("40g", 40e9), ("1.5 TiB", 1.5 * 1024**4), ("4e10", 4e10), ("512", 512)],
 )
 def test_sizes(text: str, size: float) -> None:
-    assert kv_command.size("--memory", text) == size
+    assert kv.size("--memory", text) == size

@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tokenswarm import summary as summaries
 from tokenswarm.engines import Delta, Usage
-from tokenswarm.instrument import InstrumentReport
+from tokenswarm.measure.instrument import InstrumentReport
+from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.snapshot import Inbox
+from tokenswarm.measure.statistics import samples_needed
+from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import Outcome, RequestRecord
-from tokenswarm.recorder import Recorder, Slo
-from tokenswarm.snapshot import Inbox
-from tokenswarm.statistics import samples_needed
-from tokenswarm.summary import Latency, Requests, Summary, Throughput, Tokens, summarize
-from tokenswarm.timeline import Timeline
+from tokenswarm.result import summary as summaries
+from tokenswarm.result.summary import Latency, Requests, Summary, Throughput, Tokens, summarize
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
 START_NS, MS = 7_000_000_000_000, 1_000_000

@@ -18,7 +18,7 @@ from prometheus_server import Prometheus
 from running import Program, children, eventually, program, tokenswarm
 from simulator_process import simulator
 
-from tokenswarm.shell import observe
+from tokenswarm.commands import observe
 
 MAIN = tokenswarm("observe")
 RAN = (0, 11)

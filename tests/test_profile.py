@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tokenswarm import profile, typed_yaml
 from tokenswarm.errors import ConfigError
-from tokenswarm.profile import Profile, check_url
-from tokenswarm.shell import options
+from tokenswarm.profile import options, profile, typed_yaml
+from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.environment import cache_folder, run_token, secret_headers
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.target import check_url
 
 REPO = Path(__file__).resolve().parent.parent
 BASE = "target: http://gpu:8000\ndataset: {path: prompts.json}\n"
@@ -168,7 +170,7 @@ def test_the_type_of_a_field_decides_and_not_the_look_of_its_value() -> None:
 
 
 def test_null_is_none_only_where_none_is_allowed() -> None:
-    assert load("engine: {model: ~, seed: null, temperature: }").engine == profile.Engine()
+    assert load("engine: {model: ~, seed: null, temperature: }").engine == Engine()
     assert load('engine: {model: "null"}').engine.model == "null"
 
 
@@ -255,10 +257,10 @@ def test_secrets_and_odd_headers_are_refused(more: str, said: str) -> None:
 
 def test_secrets_come_from_the_environment() -> None:
     read = load("engine: {headers_from_env: {Authorization: OPENAI_AUTH}}")
-    assert profile.secret_headers(read, {"OPENAI_AUTH": "Bearer k"}) == {"Authorization": "Bearer k"}
+    assert secret_headers(read, {"OPENAI_AUTH": "Bearer k"}) == {"Authorization": "Bearer k"}
     for environ in ({}, {"OPENAI_AUTH": ""}, {"OPENAI_AUTH": "a\nhunter2"}, {"OPENAI_AUTH": "hunter2é"}):
         with pytest.raises(ConfigError) as caught:
-            profile.secret_headers(read, environ)
+            secret_headers(read, environ)
         assert "OPENAI_AUTH" in str(caught.value)
         assert "hunter2" not in str(caught.value)
 
@@ -279,7 +281,7 @@ def test_secrets_on_the_command_line_are_refused(words: list[str]) -> None:
 
 
 def test_folders_and_tokens_of_the_environment() -> None:
-    assert profile.cache_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/tokenswarm")
-    assert profile.cache_folder({"HOME": "/h"}) == Path("/h/.cache/tokenswarm")
-    assert profile.run_token({}) == ""
-    assert profile.run_token({"TOKENSWARM_RUN_TOKEN": "w"}) == "w"
+    assert cache_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/tokenswarm")
+    assert cache_folder({"HOME": "/h"}) == Path("/h/.cache/tokenswarm")
+    assert run_token({}) == ""
+    assert run_token({"TOKENSWARM_RUN_TOKEN": "w"}) == "w"

@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm import profile, typed_yaml
 from tokenswarm.errors import ConfigError
-from tokenswarm.profile import Profile
-from tokenswarm.shell import options
+from tokenswarm.profile import options, profile, typed_yaml
+from tokenswarm.profile.dataset import Dataset
+from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.load import Load
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.slo import Percentiles, Slo
 
 REPO = Path(__file__).resolve().parent.parent
 BASE = "target: http://gpu:8000\ndataset: {path: prompts.json}\n"
@@ -42,7 +45,7 @@ def test_set_reaches_every_depth() -> None:
     )
     assert [stage.users for stage in read.load.stages] == [1, 7]
     assert (read.engine.model, read.dataset.output_tokens.max) == ("a:b", 9)
-    assert read.slo.ttft_s == profile.Percentiles(p99=2.0)
+    assert read.slo.ttft_s == Percentiles(p99=2.0)
     assert read.engine.extra_body == {"a": {"b": [1, "no"]}}
 
 
@@ -88,11 +91,11 @@ def test_the_rank_of_what_is_given(tmp_path: Path) -> None:
     more = [("engine.model", typed_yaml.literal("below", "--host"))]
     read = options.read_profile(str(tmp_path / "p.yaml"), given_by_user, more)
     assert (read.name, read.engine.model) == ("set", "option")
-    assert read.slo == profile.Slo(failed_ratio=0.25)  # an SLO file replaces the profile's limits, all of them
+    assert read.slo == Slo(failed_ratio=0.25)  # an SLO file replaces the profile's limits, all of them
 
 
 def test_an_slo_file_may_do_without_its_top_key() -> None:
-    assert profile.load(BASE, "p", (), ("ttft_s: {p99: 1}", "s.yaml")).slo.ttft_s == profile.Percentiles(p99=1.0)
+    assert profile.load(BASE, "p", (), ("ttft_s: {p99: 1}", "s.yaml")).slo.ttft_s == Percentiles(p99=1.0)
     with pytest.raises(ConfigError, match=r"^s.yaml:2: unknown key `slo.ttft_s.p98`; did you mean `p9[59]`\?$"):
         profile.load(BASE, "p", (), ("ttft_s:\n  p98: 1", "s.yaml"))
 
@@ -168,7 +171,7 @@ def test_round_trip_of_a_profile_that_sets_everything() -> None:
     assert profile.decode(profile.encode(read)) == read
 
 
-STRUCTS = (Profile, profile.Engine, profile.Dataset, profile.Load, profile.Slo, profile.Percentiles)
+STRUCTS = (Profile, Engine, Dataset, Load, Slo, Percentiles)
 KEYS = sorted({name for kind in STRUCTS for name in kind.__struct_fields__})
 ODD_WORDS = (
     *("", "~", "no", "1:30", "1e3", ".inf", "-1", "30s", "true", "openai", "http://a", "2001-99-99", "[]", "{}", "- 1"),

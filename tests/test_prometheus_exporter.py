@@ -22,7 +22,7 @@ from exporter_process import promtool_findings, running
 from load_run import SyntheticRun, post
 from prometheus_server import Prometheus, serving, tool
 
-from tokenswarm.summary import Summary, summarize
+from tokenswarm.result.summary import Summary, summarize
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from prometheus_server import tool
 
-from exporters import gpu_table, host, ollama
-from exporters.load_table import FAMILIES, HISTOGRAM_HELP, HISTOGRAMS, OWN_FAMILIES, REASONS, SUMMARIES
+from exporters import ollama
+from exporters.gpu import host, table
+from exporters.load.table import FAMILIES, HISTOGRAM_HELP, HISTOGRAMS, OWN_FAMILIES, REASONS, SUMMARIES
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
@@ -94,7 +95,7 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet(r
 
 def test_every_metric_of_ours_that_a_rule_asks_for_is_one_that_an_exporter_has() -> None:
     histograms = {f"{name}_{part}" for name in HISTOGRAM_HELP for part in ("bucket", "sum", "count")}
-    known = {*FAMILIES, *SUMMARIES, *histograms, *gpu_table.FAMILIES, *host.FAMILIES, *ollama.FAMILIES}
+    known = {*FAMILIES, *SUMMARIES, *histograms, *table.FAMILIES, *host.FAMILIES, *ollama.FAMILIES}
     asked = {
         word
         for rule in rules()

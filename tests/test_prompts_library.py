@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tokenswarm import profile
+from tokenswarm.profile.dataset import Dataset, OutputTokens, TokenRange
 from tokenswarm.prompts import from_profile, index, library
 from tokenswarm.prompts.info import info_text, spread
 from tokenswarm.prompts.lengths import VLLM_LIMITS, LengthLaw, Limits, estimate_tokens
@@ -366,21 +366,21 @@ def test_spread_is_nearest_rank() -> None:
 
 
 def test_the_profile_maps_onto_settings(tmp_path: Path) -> None:
-    section = profile.Dataset(
+    section = Dataset(
         path="x.json",
         length_filter="vllm",
-        input_tokens=profile.TokenRange(max=500),
-        answer_tokens=profile.TokenRange(max=900),
+        input_tokens=TokenRange(max=500),
+        answer_tokens=TokenRange(max=900),
         leading_assistant="drop",
         shuffle=False,
-        output_tokens=profile.OutputTokens(fixed=64),
+        output_tokens=OutputTokens(fixed=64),
     )
     got = from_profile.data_settings(section, tmp_path)
     assert got.limits == Limits(input_min=4, input_max=500, output_min=4, output_max=900, total_max=2048)
     assert (got.rules.leading_assistant, got.shuffle_seed, got.output_tokens_fixed) == ("drop", None, 64)
     assert got.cache_dir == str(tmp_path)
     assert from_profile.prompt_policy(section).output.tokens == 64
-    drawn = profile.Dataset(format="synthetic", output_tokens=profile.OutputTokens(mean=100.0, stddev=10.0, max=120))
+    drawn = Dataset(format="synthetic", output_tokens=OutputTokens(mean=100.0, stddev=10.0, max=120))
     law = from_profile.prompt_policy(drawn).output.law
     assert law is not None
     assert (law.kind, law.mean, law.std, law.max) == ("normal", 100.0, 10.0, 120)

@@ -16,18 +16,19 @@ import pytest
 from exporter_process import Exporter, Samples, names, running, value
 from load_run import SyntheticRun
 
-from tokenswarm import envelope
-from tokenswarm import profile as profiles
+from tokenswarm.client.page import request
+from tokenswarm.client.response import TransportError
+from tokenswarm.client.transport import make_target
+from tokenswarm.cluster import push
+from tokenswarm.cluster.push import Push, of_run
 from tokenswarm.errors import ConfigError
-from tokenswarm.profile import Profile
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome
-from tokenswarm.shell import push
-from tokenswarm.shell.page import request
-from tokenswarm.shell.push import Push, of_run
-from tokenswarm.shell.response import TransportError
-from tokenswarm.shell.transport import make_target
-from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Doubt, Verdict, summarize
+from tokenswarm.result import envelope
+from tokenswarm.result.summary import Doubt, Verdict, summarize
 from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
@@ -266,7 +267,7 @@ def test_a_wrong_telemetry_section_is_one_sentence_that_repeats_no_secret(teleme
 
 def test_a_request_gives_up_in_time_wherever_it_hangs() -> None:
     with deaf() as url:
-        target = make_target(url, profiles.Tls())
+        target = make_target(url, Tls())
         for size in (10, 50_000_000):  # waiting for the answer; sending to one who does not read
             began = time.monotonic()
             with pytest.raises(TransportError) as caught:

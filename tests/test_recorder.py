@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenswarm import recorder as recorders
-from tokenswarm import series
+from tokenswarm.measure import recorder as recorders
+from tokenswarm.measure import series
+from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.snapshot import Block, Snapshot, total
 from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord, TokenSource
-from tokenswarm.recorder import Recorder, Slo
-from tokenswarm.snapshot import Block, Snapshot, total
 
 MS = 1_000_000
 S = 1000 * MS

@@ -15,15 +15,16 @@ import pytest
 import sample_runs
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.gates import evaluate
-from tokenswarm.profile import Percentiles, Slo
+from tokenswarm.judge.gates import evaluate
+from tokenswarm.judge.verdict import Evidence, judge
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
-from tokenswarm.reports import html, html_sweep
-from tokenswarm.reports.html_rows import FAILURES_MAX, POINTS_MAX, read
+from tokenswarm.reports.html import page as html
+from tokenswarm.reports.html import sweep as html_sweep
+from tokenswarm.reports.html.requests import FAILURES_MAX, POINTS_MAX, read
 from tokenswarm.reports.jsonl import row
-from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Doubt, Summary
-from tokenswarm.verdict import Evidence, judge
+from tokenswarm.result.summary import Doubt, Summary
 
 SLO = Slo(ttft_s=Percentiles(p50=0.5, p99=2.0), failed_ratio=0.05)
 THROUGHPUTS = (40.0, 200.0, 480.0, 500.0)

@@ -16,7 +16,7 @@ import sample_runs
 from test_report_html import CORPUS, rows, sweep
 
 from tokenswarm.record import Outcome
-from tokenswarm.reports import html
+from tokenswarm.reports.html import page as html
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

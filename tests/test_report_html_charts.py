@@ -13,11 +13,11 @@ import sample_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenswarm.reports import html_figure, html_run
-from tokenswarm.reports.html_rows import Bins, ChartRow, Drawn, Sample, cdf
-from tokenswarm.reports.html_svg import Axis, clock, frame, linear, logarithmic, number, seconds, text_px, time
-from tokenswarm.sketch import RELATIVE_ERROR, Sketch
-from tokenswarm.snapshot import Merged
+from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.reports.html import figure, run
+from tokenswarm.reports.html.requests import Bins, ChartRow, Drawn, Sample, cdf
+from tokenswarm.reports.html.svg import Axis, clock, frame, linear, logarithmic, number, seconds, text_px, time
 
 SPANS = st.lists(
     st.tuples(st.floats(-5, 60), st.floats(0, 70), st.floats(0, 100)).map(lambda s: (s[0], s[0] + s[1], s[2])),
@@ -72,10 +72,10 @@ def test_no_row_breaks_the_page(first: float, last: float, duration_s: float, to
                      output_tokens=tokens)
         )  # fmt: skip
     assert all(math.isfinite(value) for value in (*drawn.tokens.means(), *drawn.in_flight.means()))
-    data = html_figure.Data(sample_runs.summary(Merged(run_id="x")), drawn)
-    for chart in itertools.chain(html_run.times(data), html_run.distributions(data)):
+    data = figure.Data(sample_runs.summary(Merged(run_id="x")), drawn)
+    for chart in itertools.chain(run.times(data), run.distributions(data)):
         if chart.draw is not None:
-            ElementTree.fromstring(html_figure.render(chart))
+            ElementTree.fromstring(figure.render(chart))
 
 
 @given(st.floats(1e-6, 1e9), st.integers(60, 1200))
@@ -114,7 +114,7 @@ def test_times_since_the_start_read_well(value: float, text: str) -> None:
     assert clock(value) == text
 
 
-STYLE = (Path(html_figure.__file__).parent / "html_style.css").read_text(encoding="utf-8")
+STYLE = (Path(figure.__file__).parent / "style.css").read_text(encoding="utf-8")
 
 
 def luminance(colour: str) -> float:
@@ -137,6 +137,6 @@ def test_colours_can_be_read(theme: int) -> None:
     assert [
         name for name in ("ink", "soft", "p50", "tail", "bad", "good", "warn", "tokens") if contrast(name) < 4.5
     ] == []
-    stages = [f"k{i}" for i in range(html_figure.COLOURS)]
+    stages = [f"k{i}" for i in range(figure.COLOURS)]
     assert [name for name in stages if contrast(name) < 3] == []
     assert [luminance(colours[name]) for name in stages] == sorted(luminance(colours[name]) for name in stages)

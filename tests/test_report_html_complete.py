@@ -12,8 +12,8 @@ import pytest
 from test_report_html import ATTRIBUTES, CORPUS, ELEMENTS, parse
 from test_report_html_telemetry import metrics, text, watched
 
-from tokenswarm.reports import html
-from tokenswarm.summary import Stage, Summary
+from tokenswarm.reports.html import page as html
+from tokenswarm.result.summary import Stage, Summary
 
 NOT_OF_A_STAGE = re.compile(
     r"\.latency\.\w+\.(n|p50|p90|p99|ranges)\b|^gpu\.gpus\b|capacity|bytes_per_token|price|currency"

@@ -9,8 +9,9 @@ import pytest
 from test_report_html import parse, sweep
 from test_report_html_telemetry import metrics, text, watched
 
-from tokenswarm.reports import html, html_units
-from tokenswarm.summary import Summary
+from tokenswarm.reports.html import page as html
+from tokenswarm.reports.html import units
+from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry.histogram import Split
 
 FIGURES = (
@@ -281,13 +282,13 @@ def test_durations_that_came_with_answers() -> None:
 @pytest.mark.parametrize(
     ("show", "value", "expected"),
     [
-        (html_units.size, 143881404416.0, "134 GiB"), (html_units.size, 1023.6, "1.00 KiB"),
-        (html_units.size, 512.0, "512 B"), (html_units.size, 0.0, "0 B"), (html_units.size, None, "–"),
-        (html_units.watts, 631.2, "631 W"), (html_units.watts, 5040.0, "5.04 kW"),
-        (html_units.joules, 0.5781, "0.578 J"), (html_units.joules, 18_931.0, "18.9 kJ"),
-        (html_units.hertz, 1.905e9, "1.91 GHz"), (html_units.celsius, 53.6, "54 °C"),
-        (html_units.three, 0.0012345, "0.00123"), (html_units.three, 12_345.0, "12.3k"),
-        (html_units.exact, 34_864.0, "34,864"), (html_units.top, 64.0, "64"), (html_units.three, float("inf"), "–"),
+        (units.size, 143881404416.0, "134 GiB"), (units.size, 1023.6, "1.00 KiB"),
+        (units.size, 512.0, "512 B"), (units.size, 0.0, "0 B"), (units.size, None, "–"),
+        (units.watts, 631.2, "631 W"), (units.watts, 5040.0, "5.04 kW"),
+        (units.joules, 0.5781, "0.578 J"), (units.joules, 18_931.0, "18.9 kJ"),
+        (units.hertz, 1.905e9, "1.91 GHz"), (units.celsius, 53.6, "54 °C"),
+        (units.three, 0.0012345, "0.00123"), (units.three, 12_345.0, "12.3k"),
+        (units.exact, 34_864.0, "34,864"), (units.top, 64.0, "64"), (units.three, float("inf"), "–"),
     ],
 )  # fmt: skip
 def test_units(show: Any, value: float | None, expected: str) -> None:
@@ -296,13 +297,13 @@ def test_units(show: Any, value: float | None, expected: str) -> None:
 
 def test_a_bucket_is_said_as_far_as_it_is_known() -> None:
     split = Split(n=100, p90=0.25, ranges={"p50": (0.0, 0.01), "p90": (0.2, 0.3), "p99": (2.5, None)})
-    assert html_units.percentile(split, "p50") == ("≤ 10ms", "")
-    assert html_units.percentile(split, "p90") == ("250ms", "200ms … 300ms")
-    assert html_units.percentile(split, "p99") == ("> 2.5s", "")
-    assert html_units.percentile(Split(n=3), "p99") == ("–", "")
+    assert units.percentile(split, "p50") == ("≤ 10ms", "")
+    assert units.percentile(split, "p90") == ("250ms", "200ms … 300ms")
+    assert units.percentile(split, "p99") == ("> 2.5s", "")
+    assert units.percentile(Split(n=3), "p99") == ("–", "")
 
 
 def test_clocks_that_were_never_held_down_are_none_and_unknown_ones_are_missing() -> None:
-    assert html_units.throttled({"hw_thermal": 0.0}, 10.0) == ("none",)
-    assert html_units.throttled({}, 10.0) == ("–",)
-    assert html_units.throttled({"a": 1.0, "b": 4.0}, None) == ("4.00s", "b", "a 1.00s")
+    assert units.throttled({"hw_thermal": 0.0}, 10.0) == ("none",)
+    assert units.throttled({}, 10.0) == ("–",)
+    assert units.throttled({"a": 1.0, "b": 4.0}, None) == ("4.00s", "b", "a 1.00s")

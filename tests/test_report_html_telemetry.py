@@ -9,8 +9,8 @@ import pytest
 import sample_runs
 from test_report_html import THROUGHPUTS, dots, figure, parse, sweep
 
-from tokenswarm.reports import html
-from tokenswarm.summary import Stage, Summary
+from tokenswarm.reports.html import page as html
+from tokenswarm.result.summary import Stage, Summary
 
 USERS = [8.0, 16.0, 32.0, 64.0]
 

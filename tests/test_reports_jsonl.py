@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure.snapshot import LATENCIES
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
 from tokenswarm.reports.jsonl import Row, row
-from tokenswarm.snapshot import LATENCIES
 
 START_NS = 1_000 * NS_PER_S
 

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import sample_runs
 
-from tokenswarm.profile import Engine, Profile
+from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.manifest import HIDDEN, build, finish, redact, redact_command
 
 NOW = datetime(2026, 11, 24, 0, 15, tzinfo=UTC)

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tokenswarm.clock import FakeClock
-from tokenswarm.gates import evaluate
-from tokenswarm.profile import ENDLESS_S, Percentiles, Slo
+from tokenswarm.judge.gates import evaluate
+from tokenswarm.judge.verdict import Evidence, judge
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile.load import ENDLESS_S
+from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
 from tokenswarm.reports import manifest, markdown
 from tokenswarm.reports.console import Progress, report
 from tokenswarm.reports.numbers import duration, harmless, of_limit, quantity, ratio
-from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Summary
-from tokenswarm.verdict import Evidence, judge
+from tokenswarm.result.summary import Summary
 
 SLO = Slo(ttft_s=Percentiles(p50=0.5, p99=2.0), tpot_s=Percentiles(p95=0.001), failed_ratio=0.01)
 EVIL = (

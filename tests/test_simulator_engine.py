@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.simulator import presets
-from tokenswarm.simulator.engine import FINISHED, NS_PER_S, BatchingEngine, Limits, PacedEngine, Sequence
+from tokenswarm.simulator.batching import FINISHED, NS_PER_S, BatchingEngine, Limits, PacedEngine, Sequence
 from tokenswarm.simulator.presets import PRESETS, hardware, limits
 
 SMALL = PRESETS["small-gpu"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm.sketch import RELATIVE_ERROR, Sketch, SketchWire, bucket_edge
+from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch, SketchWire, bucket_edge
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e6)
 SAMPLES = st.lists(SECONDS, min_size=1, max_size=60)

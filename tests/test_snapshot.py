@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm import snapshot as snapshots
+from tokenswarm.measure import snapshot as snapshots
+from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch
+from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot, SnapshotError, total
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
-from tokenswarm.recorder import Recorder, Slo
-from tokenswarm.sketch import RELATIVE_ERROR, Sketch
-from tokenswarm.snapshot import Block, Inbox, Instrument, Merged, Snapshot, SnapshotError, total
 
 MS = 1_000_000
 START_NS = 10**15

@@ -9,7 +9,7 @@ from math import comb
 
 import pytest
 
-from tokenswarm.statistics import (
+from tokenswarm.measure.statistics import (
     binomial_cdf,
     binomial_gate,
     effective_n,

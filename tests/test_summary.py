@@ -8,21 +8,11 @@ import math
 import msgspec
 import pytest
 
+from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
-from tokenswarm.recorder import Recorder, Slo
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Block, Inbox, Instrument, Merged, Snapshot
-from tokenswarm.summary import (
-    Doubt,
-    Gate,
-    StagePlan,
-    Summary,
-    Verdict,
-    from_json,
-    stat,
-    summarize,
-    to_json,
-)
+from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, from_json, stat, summarize, to_json
 
 MS, S = 1_000_000, 1_000_000_000
 START_NS = 9_000 * S

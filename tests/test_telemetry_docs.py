@@ -8,7 +8,7 @@ from pathlib import Path
 import test_kv_cache as models
 
 from tokenswarm import kv_cache
-from tokenswarm.profile import Telemetry
+from tokenswarm.profile.telemetry import Telemetry
 from tokenswarm.telemetry.engines import VLLM
 from tokenswarm.telemetry.gpu import Gpu, GpuBlock
 from tokenswarm.telemetry.join import Source

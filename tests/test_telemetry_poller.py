@@ -18,11 +18,13 @@ import sample_runs
 from raw_server import CLOSE, RESET, head, raw_server
 from simulator_process import Server, exchange, request_bytes, simulator
 
+from tokenswarm.cluster import poller as telemetry
+from tokenswarm.cluster.poller import Poller
 from tokenswarm.errors import ConfigError
-from tokenswarm.profile import Engine, Profile, Telemetry
-from tokenswarm.shell import telemetry
-from tokenswarm.shell.telemetry import Poller
-from tokenswarm.summary import Summary
+from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.telemetry import Telemetry
+from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
 
 REPO = Path(__file__).resolve().parent.parent

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 import sample_runs
 
-from tokenswarm.profile import Telemetry
-from tokenswarm.rules.evidence import Evidence
-from tokenswarm.rules.telemetry import RULES
-from tokenswarm.summary import Doubt, Summary
+from tokenswarm.judge.rules.evidence import Evidence
+from tokenswarm.judge.rules.telemetry import RULES
+from tokenswarm.profile.telemetry import Telemetry
+from tokenswarm.result.summary import Doubt, Summary
 
 COVERED = {
     "window_s": 100.0, "covered_s": 100.0, "samples": 101, "gaps": {}, "hole_s": 1.05, "resets": 0, "empty_windows": 0,

@@ -11,7 +11,7 @@ import sample_runs
 
 from tokenswarm import kv_cache
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.summary import Summary, from_json, to_json
+from tokenswarm.result.summary import Summary, from_json, to_json
 from tokenswarm.telemetry import engines, join, kv
 from tokenswarm.telemetry.exposition import PageError
 from tokenswarm.telemetry.gpu import Price

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenswarm.engines import Delta, Usage
+from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
-from tokenswarm.timeline import Timeline
 
 MS = 1_000_000
 STOP = Delta(finished=((0, "stop"),))

@@ -14,16 +14,17 @@ import test_telemetry_rules
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tokenswarm import snapshot
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ExitCode
-from tokenswarm.profile import Percentiles, Slo, Tls
+from tokenswarm.judge.rules import telemetry
+from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence
+from tokenswarm.judge.verdict import RULES, exit_code, judge
+from tokenswarm.measure import snapshot
+from tokenswarm.measure.snapshot import Instrument, Merged
+from tokenswarm.profile.slo import Percentiles, Slo
+from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, TokenSource
-from tokenswarm.rules import telemetry
-from tokenswarm.rules.evidence import SEVERITIES, Evidence
-from tokenswarm.snapshot import Instrument, Merged
-from tokenswarm.summary import Doubt, Gate, Verdict, summarize
-from tokenswarm.verdict import RULES, exit_code, judge
+from tokenswarm.result.summary import Doubt, Gate, Verdict, summarize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
 MS = NS_PER_S // 1000

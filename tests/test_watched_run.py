@@ -30,8 +30,8 @@ from running import SAMPLES, Finished, program, tokenswarm
 from simulator_process import simulator
 
 from grafana import catalogue
-from tokenswarm.shell import observe
-from tokenswarm.summary import Summary, from_json
+from tokenswarm.commands import observe
+from tokenswarm.result.summary import Summary, from_json
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the whole run
 RULES = [

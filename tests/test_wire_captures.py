@@ -17,10 +17,10 @@ import pytest
 from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import error_message
-from tokenswarm.framing import ndjson, sse
+from tokenswarm.engines.framing import ndjson, sse
+from tokenswarm.measure.timeline import Timeline
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
-from tokenswarm.timeline import Timeline
 
 STREAMS = Path(__file__).parent / "streams"
 LIMIT = 1 << 20

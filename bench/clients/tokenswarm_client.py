@@ -12,19 +12,20 @@ import tempfile
 import gevent
 
 from bench.clients.measure import TICK_S, Options, Tally, options
-from tokenswarm import snapshot
+from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.exchange import Client, Request
+from tokenswarm.client.transport import Pool, make_target
 from tokenswarm.clock import monotonic_ns, realtime_ns
+from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.profile import Timeouts, Tls
+from tokenswarm.measure import snapshot
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.profile.phases import Timeouts
+from tokenswarm.profile.target import Tls
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import RequestRecord
-from tokenswarm.recorder import Recorder
 from tokenswarm.reports.jsonl import row
-from tokenswarm.shell.decoding import Decoder
-from tokenswarm.shell.exchange import Client, Request
-from tokenswarm.shell.probes import Probes, calm_garbage_collection
-from tokenswarm.shell.transport import Pool, make_target
 
 REPORT_S = 1.0
 APIS = {

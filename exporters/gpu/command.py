@@ -16,18 +16,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from exporters import gpu_table, host, replay, serving
+from exporters import serving
 from exporters.families import Readings, render
-from exporters.gpu_readings import STARTING, GpuReader, Sample
-from exporters.nvml import GPU_LOST, LIBRARY_LOST, UNSUPPORTED, Driver, NvmlError, Session
-from exporters.pcie import PcieWatch
+from exporters.gpu import host, replay, table
+from exporters.gpu.nvml import GPU_LOST, LIBRARY_LOST, UNSUPPORTED, Driver, NvmlError, Session
+from exporters.gpu.pcie import PcieWatch
+from exporters.gpu.readings import STARTING, GpuReader, Sample
 from exporters.sampling import Sampler
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, TargetError
 
 PORT = 9647
 PROG = "python -m exporters.gpu"
-FAMILIES = {**gpu_table.FAMILIES, **host.FAMILIES, **serving.FAMILIES}
+FAMILIES = {**table.FAMILIES, **host.FAMILIES, **serving.FAMILIES}
 EVENT_WAIT_S = 1.0
 PROGRESS_S = 10.0
 OFF = Sample(Readings(), {}, "off")
@@ -272,7 +273,3 @@ def main(argv: list[str] | None = None) -> int:
         return int(_record(args) if args.record is not None else asyncio.run(_serve(args)))
 
     return serving.command(PROG, run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from exporters.nvml import GPU_LOST, LIBRARY_LOST, RESTING, Json, NvmlError, Session, number
+from exporters.gpu.nvml import GPU_LOST, LIBRARY_LOST, RESTING, Json, NvmlError, Session, number
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 
 DIRECTIONS = {197: "tx", 198: "rx"}

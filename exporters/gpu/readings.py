@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from exporters.families import Readings, Tally
-from exporters.gpu_table import ASKED_ONCE, FAMILIES, FIELDS, GPM_ROWS, ROWS, THROTTLE_BITS, Row, Source
-from exporters.nvml import GPU_LOST, LIBRARY_LOST, RESTING, SYSTEM, UNSUPPORTED, Json, NvmlError, Session, number
-from exporters.pcie import Traffic
+from exporters.gpu.nvml import GPU_LOST, LIBRARY_LOST, RESTING, SYSTEM, UNSUPPORTED, Json, NvmlError, Session, number
+from exporters.gpu.pcie import Traffic
+from exporters.gpu.table import ASKED_ONCE, FAMILIES, FIELDS, GPM_ROWS, ROWS, THROTTLE_BITS, Row, Source
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
 
 REOPEN_MAX_S = 30.0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from exporters.nvml import SYSTEM, Json, NvmlError, Session
+from exporters.gpu.nvml import SYSTEM, Json, NvmlError, Session
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 from tokenswarm.errors import ConfigError
 

@@ -1,8 +1,8 @@
 """`python -m exporters.load`: runs push their counts, Prometheus scrapes them at http://127.0.0.1:9646/metrics.
 
-POST /push/v1 takes one `tokenswarm.envelope` a second from each run; all of it is cumulative, so that after a restart
-the next push restores every total. A push that can't be used is refused with a sentence, counted by reason, and changes
-nothing. A run is served until it has been silent for --keep. Exit 0 after SIGTERM; 15 for a mistake.
+POST /push/v1 takes one `tokenswarm.result.envelope` a second from each run; all of it is cumulative, so that after a
+restart the next push restores every total. A push that can't be used is refused with a sentence, counted by reason, and
+changes nothing. A run is served until it has been silent for --keep. Exit 0 after SIGTERM; 15 for a mistake.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from collections import Counter
 
 from aiohttp import web
 
-from exporters import families, load_proto, serving
-from exporters.load_render import Text
-from exporters.load_runs import Runs, TooManyRunsError
-from exporters.load_table import OWN_FAMILIES, REASONS
-from tokenswarm import envelope, profile
+from exporters import families, serving
+from exporters.load import proto
+from exporters.load.render import Text
+from exporters.load.runs import Runs, TooManyRunsError
+from exporters.load.table import OWN_FAMILIES, REASONS
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.envelope import EnvelopeError
 from tokenswarm.errors import ConfigError, ExitCode
+from tokenswarm.profile import profile
+from tokenswarm.result import envelope
+from tokenswarm.result.envelope import EnvelopeError
 
 PORT = 9646
 PROG = "python -m exporters.load"
@@ -164,11 +166,11 @@ async def _serve(args: argparse.Namespace, keep_s: float) -> int:
         return text.page(runs.runs, monotonic_ns()).encode() + families.render(declared, own())
 
     def proto_page() -> bytes:
-        page = [load_proto.page(runs.runs, monotonic_ns())]
+        page = [proto.page(runs.runs, monotonic_ns())]
         for name, rows in own().rows.items():
             kind, names = declared[name].kind, declared[name].labels
-            metrics = [load_proto.sample(kind, tuple(zip(names, labels, strict=True)), value) for labels, value in rows]
-            page.append(load_proto.family(name, declared[name].help, kind, metrics))
+            metrics = [proto.sample(kind, tuple(zip(names, labels, strict=True)), value) for labels, value in rows]
+            page.append(proto.family(name, declared[name].help, kind, metrics))
         return b"".join(page)
 
     server = serving.Server(
@@ -176,7 +178,7 @@ async def _serve(args: argparse.Namespace, keep_s: float) -> int:
         "tokenswarm load exporter",
         serving.Page(version, text_page),
         [web.post(envelope.PATH, pushes.take)],
-        other=(load_proto.wanted, load_proto.CONTENT_TYPE, serving.Page(version, proto_page)),
+        other=(proto.wanted, proto.CONTENT_TYPE, serving.Page(version, proto_page)),
         refused=pushes.refuse,
     )
     await server.run(serving.stop_on_signals())
@@ -191,7 +193,3 @@ def main(argv: list[str] | None = None) -> int:
         return int(asyncio.run(_serve(args, keep_s)))
 
     return serving.command(PROG, run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

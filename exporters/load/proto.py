@@ -11,10 +11,10 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from exporters.load_render import LABEL_NAMES, le
-from exporters.load_runs import Labels, Run
-from exporters.load_table import CONSTANT_LABELS, FAMILIES, HISTOGRAM_HELP, SUMMARIES, Histogram
-from tokenswarm.sketch import Sketch
+from exporters.load.render import LABEL_NAMES, le
+from exporters.load.runs import Labels, Run
+from exporters.load.table import CONSTANT_LABELS, FAMILIES, HISTOGRAM_HELP, SUMMARIES, Histogram
+from tokenswarm.measure.sketch import Sketch
 
 CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from exporters.load_runs import Labels, Run
-from exporters.load_table import CONSTANT_LABELS, FAMILIES, HISTOGRAM_HELP, SUMMARIES, Histogram
-from tokenswarm import envelope
-from tokenswarm.sketch import Sketch, bucket_edge
+from exporters.load.runs import Labels, Run
+from exporters.load.table import CONSTANT_LABELS, FAMILIES, HISTOGRAM_HELP, SUMMARIES, Histogram
+from tokenswarm.measure.sketch import Sketch, bucket_edge
+from tokenswarm.result import envelope
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from exporters.families import LABEL_CHARS_MAX
-from exporters.load_sums import Recent, SettledSum
-from exporters.load_table import (
+from exporters.load.sums import Recent, SettledSum
+from exporters.load.table import (
     COUNTERS_OF_BLOCK,
     DROPPED,
     ERROR_TYPES,
@@ -27,13 +27,13 @@ from exporters.load_table import (
     TOKEN_SOURCES,
     Histogram,
 )
-from tokenswarm import envelope as envelopes
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
-from tokenswarm.envelope import Envelope, RunState
-from tokenswarm.recorder import Slo
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Block, Merged, WorkerState
-from tokenswarm.summary import StagePlan, Stat, latency, per_window, stat, throughput
+from tokenswarm.measure.recorder import Slo
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Block, Merged, WorkerState
+from tokenswarm.result import envelope as envelopes
+from tokenswarm.result.envelope import Envelope, RunState
+from tokenswarm.result.summary import StagePlan, Stat, latency, per_window, stat, throughput
 
 RUNS_MAX = 16
 SERIES_MAX = 5_000

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.sketch import Sketch, bucket_edge
-from tokenswarm.snapshot import LATENCIES, Block, total
+from tokenswarm.measure.sketch import Sketch, bucket_edge
+from tokenswarm.measure.snapshot import LATENCIES, Block, total
 
 
 class SettledSum:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from exporters.families import Family
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import LATENCIES
 from tokenswarm.record import FAILED_OUTCOMES, TokenSource
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import LATENCIES
 
 COARSE = 2
 """The schema outside of the dense octaves: buckets of 19 %."""

@@ -16,18 +16,18 @@ import msgspec
 from gevent.hub import Waiter, get_hub
 
 from tokenswarm import __version__
+from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.response import Response, TransportError
+from tokenswarm.client.transport import Connection, Pool
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Dialect, NotAnEvent, Sampling
 from tokenswarm.engines.failure import error_message, error_text, hide
-from tokenswarm.framing import Framer, Oversize, ndjson, sse
-from tokenswarm.profile import Timeouts
+from tokenswarm.engines.framing import Framer, Oversize, ndjson, sse
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.timeline import Timeline
+from tokenswarm.profile.phases import Timeouts
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import Outcome, RequestRecord
-from tokenswarm.recorder import Recorder
-from tokenswarm.shell.decoding import Decoder
-from tokenswarm.shell.response import Response, TransportError
-from tokenswarm.shell.transport import Connection, Pool
-from tokenswarm.timeline import Timeline
 
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 

@@ -9,9 +9,9 @@ import msgspec
 from gevent.event import Event
 
 from tokenswarm import __version__
+from tokenswarm.client.response import Response, TransportError
+from tokenswarm.client.transport import PAUSE_BYTES, Target, open_connection
 from tokenswarm.record import Outcome
-from tokenswarm.shell.response import Response, TransportError
-from tokenswarm.shell.transport import PAUSE_BYTES, Target, open_connection
 
 
 class Page(msgspec.Struct, frozen=True):

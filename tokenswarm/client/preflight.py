@@ -6,14 +6,15 @@ from typing import Any
 
 import msgspec
 
+from tokenswarm.client.page import Page, request
+from tokenswarm.client.response import TransportError
+from tokenswarm.client.transport import Target, make_target
 from tokenswarm.engines import Dialect, NotAnEvent
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import error_message
 from tokenswarm.errors import ConfigError, TargetError
-from tokenswarm.profile import Profile, secret_headers
-from tokenswarm.shell.page import Page, request
-from tokenswarm.shell.response import TransportError
-from tokenswarm.shell.transport import Target, make_target
+from tokenswarm.profile.environment import secret_headers
+from tokenswarm.profile.profile import Profile
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
 

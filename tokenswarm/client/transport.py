@@ -20,10 +20,10 @@ import msgspec
 from gevent import socket
 from gevent.hub import get_hub
 
+from tokenswarm.client.response import Response, TransportError
 from tokenswarm.clock import monotonic_ns, realtime_ns
-from tokenswarm.profile import Tls, check_url
+from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.record import Outcome
-from tokenswarm.shell.response import Response, TransportError
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name for it
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read

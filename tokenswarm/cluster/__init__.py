@@ -1,1 +1,1 @@
-"""The only code that knows sockets, gevent or Locust. Importing tokenswarm.shell monkey-patches nothing by itself."""
+"""A run on Locust: master, workers, phases, what goes along with them. Importing this patches nothing by itself."""

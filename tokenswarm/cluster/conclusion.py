@@ -23,18 +23,20 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from tokenswarm import gates, verdict
+from tokenswarm.client import preflight
+from tokenswarm.cluster import poller, push
+from tokenswarm.cluster.controller import RunEnd, Watcher
+from tokenswarm.cluster.messages import Member
 from tokenswarm.errors import ExitCode, ResultsError
-from tokenswarm.profile import Profile
+from tokenswarm.judge import gates, verdict
+from tokenswarm.judge.rules.evidence import Evidence
+from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import console as terminal
-from tokenswarm.reports import html, markdown
 from tokenswarm.reports import manifest as manifests
+from tokenswarm.reports import markdown
 from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder, new_run_id
-from tokenswarm.rules.evidence import Evidence
-from tokenswarm.shell import preflight, push, telemetry
-from tokenswarm.shell.cluster import Member
-from tokenswarm.shell.controller import RunEnd, Watcher
-from tokenswarm.summary import StagePlan, Summary, summarize, to_json
+from tokenswarm.reports.html import page as html
+from tokenswarm.result.summary import StagePlan, Summary, summarize, to_json
 
 PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
 
@@ -83,7 +85,7 @@ class Company:
 
     def __init__(self, run: Run, members: Callable[[], Iterable[Member]]) -> None:
         self._run = run
-        self._poller = telemetry.of_run(run.profile, run.manifest, say)
+        self._poller = poller.of_run(run.profile, run.manifest, say)
         self._push = push.of_run(run.profile, run.manifest, members, say, self._poller)
 
     @property

@@ -15,14 +15,15 @@ import msgspec
 from gevent.event import Event
 from locust.env import Environment
 
-from tokenswarm import profile as profiles
-from tokenswarm import snapshot
 from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.cluster.messages import Cluster, Member, ToMaster, ToWorker
 from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
-from tokenswarm.profile import Profile, Stage
+from tokenswarm.measure import snapshot
+from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.load import Stage
+from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.folder import ResultsFolder
-from tokenswarm.shell.cluster import Cluster, Member, ToMaster, ToWorker
-from tokenswarm.snapshot import Inbox, Merged, SnapshotError
 
 JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set

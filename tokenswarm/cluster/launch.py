@@ -19,9 +19,9 @@ import gevent
 from locust.env import Environment
 from locust.event import Events
 
+from tokenswarm.cluster.users import ReplayUser
+from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ExitCode, TargetError
-from tokenswarm.shell.users import ReplayUser
-from tokenswarm.shell.worker import Worker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 WAITING_S = 3.0  # before a worker says that it still waits
@@ -46,7 +46,7 @@ class LocalWorkers:
 
     def __init__(self, count: int, port: int, token: str) -> None:
         environ = {**os.environ, "TOKENSWARM_RUN_TOKEN": token}
-        command = [sys.executable, "-m", "tokenswarm.shell.launch", "127.0.0.1", str(port)]
+        command = [sys.executable, "-m", "tokenswarm.cluster.launch", "127.0.0.1", str(port)]
         self._processes = [
             subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
             for _ in range(count)
@@ -106,7 +106,7 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    from tokenswarm.profile import run_token
+    from tokenswarm.profile.environment import run_token
 
     die_with_parent()
     sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token()))

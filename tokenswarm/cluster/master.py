@@ -9,17 +9,16 @@ from typing import Any
 import gevent
 from yaml.nodes import Node
 
-from tokenswarm import profile as profiles
-from tokenswarm import typed_yaml
+from tokenswarm.cluster.conclusion import Company, Run, open_run, say
+from tokenswarm.cluster.controller import Controller
+from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
+from tokenswarm.cluster.messages import Cluster
 from tokenswarm.errors import ConfigError, ExitCode
-from tokenswarm.profile import Profile
+from tokenswarm.profile import options, typed_yaml
+from tokenswarm.profile.environment import cache_folder, run_token
+from tokenswarm.profile.profile import Profile
 from tokenswarm.prompts.from_profile import data_settings
 from tokenswarm.prompts.library import open_library
-from tokenswarm.shell import options
-from tokenswarm.shell.cluster import Cluster
-from tokenswarm.shell.conclusion import Company, Run, open_run, say
-from tokenswarm.shell.controller import Controller
-from tokenswarm.shell.launch import LocalWorkers, make_environment, new_token
 
 
 def run_profile(given: dict[str, Any]) -> int:
@@ -41,7 +40,7 @@ def run_profile(given: dict[str, Any]) -> int:
 def _index(profile: Profile) -> None:
     """Read the data set once before the workers do, so that they find its index; mistakes in it show here."""
     said = 0
-    settings = data_settings(profile.dataset, profiles.cache_folder())
+    settings = data_settings(profile.dataset, cache_folder())
 
     def show(step: Any) -> None:
         nonlocal said
@@ -55,7 +54,7 @@ def _index(profile: Profile) -> None:
 
 def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:
     """(host, port, token): loopback and a free port for local workers; for remote ones what the user says."""
-    token = profiles.run_token()
+    token = run_token()
     if remote is None:
         return "127.0.0.1", 0, token or new_token()
     if remote < 1:

@@ -17,15 +17,18 @@ from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from yaml.nodes import Node
 
-from tokenswarm import profile as profiles
-from tokenswarm import typed_yaml
+from tokenswarm.cluster import web_tab
+from tokenswarm.cluster.conclusion import Company, Run, open_run, say
+from tokenswarm.cluster.controller import Controller
+from tokenswarm.cluster.messages import Cluster
+from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ExitCode, UserError
-from tokenswarm.profile import Profile
-from tokenswarm.shell import options, web_tab
-from tokenswarm.shell.cluster import Cluster
-from tokenswarm.shell.conclusion import Company, Run, open_run, say
-from tokenswarm.shell.controller import Controller
-from tokenswarm.shell.worker import Worker
+from tokenswarm.profile import options, typed_yaml
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.environment import run_token
+from tokenswarm.profile.load import ENDLESS_S
+from tokenswarm.profile.phases import Phases
+from tokenswarm.profile.profile import Profile
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
 HELLO_S = 5.0  # for the workers that Locust already counts to say hello
@@ -49,7 +52,7 @@ class Plugin:
         self._tab = web_tab.add(environment)
         self._run_time = self._options.get("run_time")
         environment.parsed_options.run_time = None  # the controller ends the run
-        token = profiles.run_token()
+        token = run_token()
         if not isinstance(environment.runner, WorkerRunner):
             self._cluster = Cluster(environment, token)
             environment.events.test_start.add_listener(self._on_start)
@@ -97,12 +100,12 @@ class Plugin:
         if seconds:
             warmup = self._options.get("warmup")
             if warmup is None:
-                warmup = min(profiles.Phases().warmup, float(seconds) * WARMUP_SHARE_MAX)
+                warmup = min(Phases().warmup, float(seconds) * WARMUP_SHARE_MAX)
                 found.append(("phases.warmup", typed_yaml.literal(f"{warmup}", "--run-time")))
             window = float(seconds) - profiles.seconds(str(warmup), "--warmup")
             duration = f"{window}" if window > 0 else "0"
         else:
-            duration = str(profiles.ENDLESS_S)
+            duration = str(ENDLESS_S)
         stage = f"[{{users: {users or 1}, duration: {duration}}}]"
         found.append(("load.stages", typed_yaml.parse_value(stage, "--users, --run-time")))
         return found

@@ -17,18 +17,19 @@ import gevent
 from gevent.event import Event
 
 from tokenswarm import kv_cache
-from tokenswarm import profile as profiles
+from tokenswarm.client import preflight
+from tokenswarm.client.page import request
+from tokenswarm.client.response import TransportError
+from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.kv_cache import KvShape
-from tokenswarm.profile import Profile
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.environment import gpu_headers, secret_headers
+from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
-from tokenswarm.shell import preflight
-from tokenswarm.shell.page import request
-from tokenswarm.shell.response import TransportError
-from tokenswarm.shell.transport import Target
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Merged
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry import engines, join, kv, ollama
 from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.join import StageTold
@@ -213,10 +214,10 @@ def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], N
     told = profile.telemetry
     versions: dict[str, str] = (manifest.get("engine") or {}).get("version") or {}
     pages = [] if told.engine_metrics == ("off",) else _engine_pages(profile, versions)
-    gpu_headers = told.gpu_headers()
+    secret = gpu_headers(told)
     for url in told.gpu_exporters:
         watch = GpuWatch(_with_path(url, "/metrics"), told.interval)
-        pages.append(Page(watch, preflight.make_checked_target(profile, url), gpu_headers, found=False))
+        pages.append(Page(watch, preflight.make_checked_target(profile, url), secret, found=False))
     price = None
     if told.price_per_gpu_hour is not None:
         price = Price(told.price_per_gpu_hour, told.currency, told.gpus)
@@ -234,7 +235,7 @@ def read_shape(path: str | None, kv_dtype: str | None) -> KvShape | None:
 def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:
     """The pages of `engine_metrics`. Secrets go to the targets only: the load has told them already."""
     told = profile.telemetry
-    secrets = {**profile.engine.headers, **profiles.secret_headers(profile)}
+    secrets = {**profile.engine.headers, **secret_headers(profile)}
     own = {_origin(url) for url in profile.target}
     speaks_ollama = "/version" not in versions and (profile.engine.kind == "ollama" or "/api/version" in versions)
     path = "/api/ps" if speaks_ollama else "/metrics"

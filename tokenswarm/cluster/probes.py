@@ -13,7 +13,7 @@ import psutil
 from gevent.hub import get_hub
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.snapshot import Instrument
+from tokenswarm.measure.snapshot import Instrument
 
 TICK_S = 0.01  # a stall shorter than this does not matter to streams of 50 tokens/s
 _CGROUP_STAT = Path("/sys/fs/cgroup/cpu.stat")

@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 
-from tokenswarm import __version__, envelope
-from tokenswarm import profile as profiles
+from tokenswarm import __version__
+from tokenswarm.client import preflight
+from tokenswarm.client.page import request
+from tokenswarm.client.response import TransportError
+from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.envelope import Envelope, Judgement, KvState, Parts, RunState, StageState
-from tokenswarm.profile import Profile
-from tokenswarm.shell import preflight
-from tokenswarm.shell.page import request
-from tokenswarm.shell.response import TransportError
-from tokenswarm.shell.transport import Target
-from tokenswarm.snapshot import Merged
-from tokenswarm.summary import StagePlan, Verdict
+from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.environment import push_headers
+from tokenswarm.profile.profile import Profile
+from tokenswarm.result import envelope
+from tokenswarm.result.envelope import Envelope, Judgement, KvState, Parts, RunState, StageState
+from tokenswarm.result.summary import StagePlan, Verdict
 from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
 if TYPE_CHECKING:
-    from tokenswarm.shell.cluster import Member  # at run time it would bring all of Locust along
+    from tokenswarm.cluster.messages import Member  # at run time it would bring all of Locust along
 
 INTERVAL_S = 1.0
 PATIENCE_S = 2.0  # for one push, from connecting to the answer
@@ -204,4 +206,4 @@ def of_run(
     )
     url = profile.telemetry.push
     target = None if url is None else preflight.make_checked_target(profile, url)
-    return Push(state, target, profile.telemetry.push_headers(), members, say, teller)
+    return Push(state, target, push_headers(profile.telemetry), members, say, teller)

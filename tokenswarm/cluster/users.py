@@ -10,8 +10,8 @@ from typing import ClassVar
 import gevent
 from locust import User, task
 
+from tokenswarm.cluster.worker import Worker
 from tokenswarm.record import Outcome
-from tokenswarm.shell.worker import Worker
 
 STEP_BACK_S_MAX = 1.0
 

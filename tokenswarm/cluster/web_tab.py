@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, request
 from locust.env import Environment
 
-from tokenswarm.snapshot import LATENCIES, Merged, total
+from tokenswarm.measure.snapshot import LATENCIES, Merged, total
 
 KEY = "token-latency"
 COLUMNS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}

@@ -21,29 +21,31 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from tokenswarm import __version__, snapshot
-from tokenswarm import profile as profiles
+from tokenswarm import __version__
+from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.exchange import Client, Exchange, Request
+from tokenswarm.client.preflight import make_checked_target
+from tokenswarm.client.response import TransportError
+from tokenswarm.client.transport import Pool, resolve
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.cluster.messages import ToMaster, ToWorker
+from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import secret_words
 from tokenswarm.errors import ExitCode, UserError
-from tokenswarm.gates import request_limits
-from tokenswarm.profile import Profile
+from tokenswarm.judge.gates import request_limits
+from tokenswarm.measure import snapshot
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.environment import cache_folder, secret_headers
+from tokenswarm.profile.profile import Profile
 from tokenswarm.prompts import Prompt
 from tokenswarm.prompts.from_profile import data_settings, prompt_policy
 from tokenswarm.prompts.library import Library, open_steps
 from tokenswarm.prompts.replay import Replay
 from tokenswarm.record import Outcome, RequestRecord
-from tokenswarm.recorder import Recorder
 from tokenswarm.reports.jsonl import row
-from tokenswarm.shell.cluster import ToMaster, ToWorker
-from tokenswarm.shell.decoding import Decoder
-from tokenswarm.shell.exchange import Client, Exchange, Request
-from tokenswarm.shell.preflight import make_checked_target
-from tokenswarm.shell.probes import Probes, calm_garbage_collection
-from tokenswarm.shell.response import TransportError
-from tokenswarm.shell.transport import Pool, resolve
 
 REPORT_S = 1.0
 DEAD_MAN_S = 10.0  # without the master's heartbeat for so long, a worker stops its load
@@ -114,7 +116,7 @@ class Worker:
         )
         self._probes = Probes(self.recorder.instrument)
         self._decoder = Decoder(self._crashed)
-        secret = profiles.secret_headers(profile)
+        secret = secret_headers(profile)
         headers = {**profile.engine.headers, **secret}
         dialect = DIALECTS[profile.engine.kind, profile.engine.api]
         self._clients = []
@@ -144,7 +146,7 @@ class Worker:
 
     def _load_library(self, profile: Profile) -> Library:
         """Index the data set in slices, so that heartbeats go on; tell the progress."""
-        steps = open_steps(data_settings(profile.dataset, profiles.cache_folder()))
+        steps = open_steps(data_settings(profile.dataset, cache_folder()))
         told_ns = monotonic_ns()
         while True:
             try:

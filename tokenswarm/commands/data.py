@@ -9,15 +9,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tokenswarm import profile as profiles
-from tokenswarm import typed_yaml
+from tokenswarm.commands.fetch import KNOWN, fetch, licence_note
 from tokenswarm.errors import ExitCode
-from tokenswarm.profile import Dataset
+from tokenswarm.profile import options, typed_yaml
+from tokenswarm.profile.dataset import Dataset
+from tokenswarm.profile.environment import cache_folder
 from tokenswarm.prompts.from_profile import data_settings
 from tokenswarm.prompts.info import DataInfo, info_text
 from tokenswarm.prompts.library import open_library
-from tokenswarm.shell import options
-from tokenswarm.shell.fetch import KNOWN, fetch, licence_note
 
 
 def main(words: list[str]) -> int:
@@ -60,7 +59,7 @@ def _info(given: Any) -> int:
     for key, node in options.given({"set": given.set}):
         typed_yaml.set_value(root, key.removeprefix("dataset."), node)
     dataset = typed_yaml.read(root, Dataset, "dataset")
-    info = open_library(data_settings(dataset, profiles.cache_folder())).info
+    info = open_library(data_settings(dataset, cache_folder())).info
     print(_json(info) if given.json else info_text(info))
     return int(ExitCode.OK)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokenswarm.commands import run
+from tokenswarm.commands.services import Service
 from tokenswarm.errors import ConfigError
-from tokenswarm.shell.services import Service
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -20,8 +21,6 @@ def configs() -> Path:
 
 def main(words: list[str]) -> int:
     """Run the demo; further words are options of `tokenswarm run`. Raises UserError."""
-    from tokenswarm import cli
-
     folder = configs()
     dataset = str(folder / "samples" / "sharegpt.json")
     with (
@@ -31,4 +30,4 @@ def main(words: list[str]) -> int:
     ):
         print(f"embedded engine {engine} · live metrics {load}/metrics and {gpu}/metrics", flush=True)
         options = ["--host", engine, "--dataset", dataset, "--push", load]
-        return cli.main(["run", str(folder / "profiles" / "demo.yaml"), *options, *words])
+        return run.main([str(folder / "profiles" / "demo.yaml"), *options, *words])

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenswarm import kv_cache
+from tokenswarm.cluster.poller import read_shape
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.kv_cache import KvShape
+from tokenswarm.profile import options
 from tokenswarm.reports.numbers import harmless
-from tokenswarm.shell import options
-from tokenswarm.shell.telemetry import read_shape
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}

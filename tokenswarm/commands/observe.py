@@ -23,12 +23,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tokenswarm import profile as profiles
-from tokenswarm import typed_yaml
+from tokenswarm.commands.demo import configs
+from tokenswarm.commands.services import Service
 from tokenswarm.errors import ExitCode, ResultsError
-from tokenswarm.shell import options
-from tokenswarm.shell.demo import configs
-from tokenswarm.shell.services import Service
+from tokenswarm.profile import options, typed_yaml
+from tokenswarm.profile import profile as profiles
 
 RUN_OPTIONS = ("--slo", "--results", "--workers")
 EXAMPLE = "http://127.0.0.1:8000"  # stands for the engine while the profile is checked

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tokenswarm import profile, recorder
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Block, Merged, total
-from tokenswarm.statistics import GateResult, binomial_gate, effective_n, samples_needed
-from tokenswarm.summary import PERCENTILES, RHO_OF, Gate, Summary
+from tokenswarm.measure import recorder
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Block, Merged, total
+from tokenswarm.measure.statistics import GateResult, binomial_gate, effective_n, samples_needed
+from tokenswarm.profile.slo import Percentiles, Slo
+from tokenswarm.result.summary import PERCENTILES, RHO_OF, Gate, Summary
 
 FAR = 2.0
 """An undecided share is refuted where most requests miss the limit, and the observed value is so many times it."""
@@ -35,11 +36,11 @@ class _Count(msgspec.Struct):
     unit: str
 
 
-def request_limits(slo: profile.Slo) -> recorder.Slo | None:
+def request_limits(slo: Slo) -> recorder.Slo | None:
     """The limit of each latency for one request, for goodput: that of its highest percentile. None: no such limit."""
     limits: dict[str, float] = {}
     for name in recorder.Slo.__struct_fields__:
-        wanted: profile.Percentiles | None = getattr(slo, name)
+        wanted: Percentiles | None = getattr(slo, name)
         if wanted is not None:
             given = [limit for which in _STRICTEST_FIRST if (limit := getattr(wanted, which)) is not None]
             if given:
@@ -47,7 +48,7 @@ def request_limits(slo: profile.Slo) -> recorder.Slo | None:
     return recorder.Slo(**limits) if limits else None
 
 
-def evaluate(slo: profile.Slo, summary: Summary, merged: Merged) -> list[Gate]:
+def evaluate(slo: Slo, summary: Summary, merged: Merged) -> list[Gate]:
     """A gate for each limit, in the order of the profile's fields. Judged: requests intended in a steady window."""
     steady = total(block for block in merged.blocks if block.phase == "steady")
     gates = []
@@ -64,17 +65,17 @@ def evaluate(slo: profile.Slo, summary: Summary, merged: Merged) -> list[Gate]:
     return gates
 
 
-def latency_limits(slo: profile.Slo) -> Iterator[tuple[str, str, float]]:
+def latency_limits(slo: Slo) -> Iterator[tuple[str, str, float]]:
     """(metric without `_s`, "p99" | "mean" | "max" ..., limit in s) for each latency limit of the profile."""
     for name in recorder.Slo.__struct_fields__:
-        wanted: profile.Percentiles | None = getattr(slo, name)
-        for which in profile.Percentiles.__struct_fields__ if wanted is not None else ():
+        wanted: Percentiles | None = getattr(slo, name)
+        for which in Percentiles.__struct_fields__ if wanted is not None else ():
             limit = getattr(wanted, which)
             if limit is not None:
                 yield name.removesuffix("_s"), which, limit
 
 
-def _is_request_limit(slo: profile.Slo, metric: str, limit: float) -> bool:
+def _is_request_limit(slo: Slo, metric: str, limit: float) -> bool:
     limits = request_limits(slo)
     return limits is not None and getattr(limits, f"{metric}_s") == limit
 
@@ -136,7 +137,7 @@ def _wanted(p: float, count: _Count, rho: float) -> str:
     return f"too close to the allowed {1 - p:.3g} to be sure at 99 %{worth}"
 
 
-def _goodput_gate(steady: Block, slo: profile.Slo) -> Gate:
+def _goodput_gate(steady: Block, slo: Slo) -> Gate:
     """The share of requests that met all limits; where no latency has a limit, the share that succeeded."""
     limit = slo.goodput_ratio or 0.0
     limits = request_limits(slo)

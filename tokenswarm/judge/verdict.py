@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenswarm.errors import ExitCode
-from tokenswarm.rules import accounting, instrument, sample, telemetry
-from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule
-from tokenswarm.summary import Gate, Summary, Verdict
+from tokenswarm.judge.rules import accounting, instrument, sample, telemetry
+from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule
+from tokenswarm.result.summary import Gate, Summary, Verdict
 
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 

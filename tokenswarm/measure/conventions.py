@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure.sketch import Sketch
 from tokenswarm.record import RequestRecord
-from tokenswarm.sketch import Sketch
 
 
 class Conventions(msgspec.Struct, kw_only=True):

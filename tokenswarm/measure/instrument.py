@@ -12,8 +12,8 @@ from typing import Literal
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Block, WorkerState
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Block, WorkerState
 
 
 class Spread(msgspec.Struct, kw_only=True):

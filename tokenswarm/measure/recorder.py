@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from tokenswarm import conventions
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure import conventions
+from tokenswarm.measure.series import Series
+from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
-from tokenswarm.series import Series
-from tokenswarm.snapshot import Block, Instrument, Snapshot, add_into
 
 SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
@@ -43,7 +43,7 @@ class _Window:
 
 
 class Recorder:
-    """Counts for one worker. The shell may set `users`, `wraps` and write into `instrument` at any time."""
+    """Counts for one worker. The worker may set `users`, `wraps` and write into `instrument` at any time."""
 
     def __init__(
         self, run_id: str, worker: int, slo: Slo | None = None, *, start_ns: int, host: str = "", pid: int = 0

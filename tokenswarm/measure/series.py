@@ -10,11 +10,11 @@ from array import array
 from bisect import bisect_right
 from math import isnan, log2, nan
 
-from tokenswarm import statistics
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure import statistics
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Block
 from tokenswarm.record import RequestRecord
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Block
 
 SERIES_MAX = 20_000  # requests a (stage, phase) and worker: 640 KB, and 20 ms for the final report
 ITL_SAMPLE = 8  # the correlation of gaps looks at every 8th request: 5 µs a request instead of 40

@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from tokenswarm.conventions import Conventions
-from tokenswarm.sketch import Sketch, SketchWire
+from tokenswarm.measure.conventions import Conventions
+from tokenswarm.measure.sketch import Sketch, SketchWire
 
 SCHEMA_VERSION = 1
 BYTES_MAX = 16 * 1024 * 1024  # a run of 40 stages with full sketches is below 2 MiB; more than this is damage
@@ -124,7 +124,7 @@ class Block(msgspec.Struct, kw_only=True):
 
 
 class Instrument(msgspec.Struct, kw_only=True):
-    """What the worker measured about itself. The shell writes into it; the recorder only carries it."""
+    """What the worker measured about itself. The worker writes into it; the recorder only carries it."""
 
     loop_lag: Sketch = _sketch()  # seconds a timer of the event loop came late
     loop_lag_ns_max: Count = 0

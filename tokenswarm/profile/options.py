@@ -13,10 +13,10 @@ from typing import Any
 
 from yaml.nodes import Node
 
-from tokenswarm import profile as profiles
-from tokenswarm import typed_yaml
 from tokenswarm.errors import ConfigError
-from tokenswarm.profile import Profile
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile import typed_yaml
+from tokenswarm.profile.profile import Profile
 
 OPTIONS: dict[str, tuple[str, str, str]] = {
     # option: (profile key, metavar, help)

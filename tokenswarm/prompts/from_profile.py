@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenswarm import profile
+from tokenswarm.profile.dataset import Dataset
 from tokenswarm.prompts.lengths import LIMITS_PRESETS, LengthLaw, Limits
 from tokenswarm.prompts.library import DataSettings
 from tokenswarm.prompts.reading import Rules
@@ -12,7 +12,7 @@ from tokenswarm.prompts.replay import OutputLength, PromptPolicy
 from tokenswarm.prompts.synthetic import Synthetic
 
 
-def data_settings(dataset: profile.Dataset, cache_dir: Path | None) -> DataSettings:
+def data_settings(dataset: Dataset, cache_dir: Path | None) -> DataSettings:
     """What `open_library` takes. An explicit token range wins over the same end of `length_filter`."""
     preset = LIMITS_PRESETS[dataset.length_filter]
     prompt, answer = dataset.input_tokens, dataset.answer_tokens
@@ -37,7 +37,7 @@ def data_settings(dataset: profile.Dataset, cache_dir: Path | None) -> DataSetti
     )
 
 
-def prompt_policy(dataset: profile.Dataset) -> PromptPolicy:
+def prompt_policy(dataset: Dataset) -> PromptPolicy:
     """What `Replay` takes: `fixed` wins, then the distribution, then the data set's answer."""
     wanted = dataset.output_tokens
     if wanted.fixed is not None:
@@ -52,7 +52,7 @@ def prompt_policy(dataset: profile.Dataset) -> PromptPolicy:
     return PromptPolicy(history=dataset.history, output=output)
 
 
-def _synthetic(dataset: profile.Dataset) -> Synthetic:
+def _synthetic(dataset: Dataset) -> Synthetic:
     wanted = dataset.synthetic
     return Synthetic(
         rows=wanted.conversations,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tokenswarm.measure.statistics import samples_needed
 from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
-from tokenswarm.statistics import samples_needed
-from tokenswarm.summary import Gate, Requests, Stat, Summary
+from tokenswarm.result.summary import Gate, Requests, Stat, Summary
 
 STAGE_HEAD = (
     "users", "req/s", "tok/s", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "TPOT p50", "E2E p50", "failed",

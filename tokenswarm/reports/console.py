@@ -16,10 +16,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tokenswarm.reports import rows
+from tokenswarm.reports import cells as rows
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.progress import Progress
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 
 __all__ = ["Progress", "report"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.profile import Profile
+from tokenswarm.profile.profile import Profile
 
 SCHEMA_VERSION = 1
 HIDDEN = "***"

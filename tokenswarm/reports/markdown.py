@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenswarm.reports import rows
+from tokenswarm.reports import cells as rows
 from tokenswarm.reports.numbers import harmless
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 
 _MARKS = {"VALID": "✅", "DEGRADED": "⚠️", "INVALID": "❌", "pass": "✅", "fail": "❌", "inconclusive": "❔"}
 _SPECIAL = re.compile(r"[\\`*\[\]#|~<>&@$]|(?<!\w)_|_(?!\w)|(?<=\w)://|(?<=www)\.")

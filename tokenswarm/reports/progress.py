@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
+from tokenswarm.measure.snapshot import Merged
 from tokenswarm.reports.numbers import duration, harmless, quantity
-from tokenswarm.snapshot import Merged
 
 PLAIN_EVERY_S = 5.0
 RATE_OVER_S = 5.0  # rates are those of the last few seconds

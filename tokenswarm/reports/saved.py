@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from tokenswarm.errors import ConfigError, ResultsError
-from tokenswarm.reports import html
 from tokenswarm.reports.folder import ROWS_NAME
-from tokenswarm.summary import SCHEMA_VERSION, Summary, from_json
+from tokenswarm.reports.html import page
+from tokenswarm.result.summary import SCHEMA_VERSION, Summary, from_json
 
 
 class _Head(msgspec.Struct):
@@ -43,6 +43,6 @@ def write_page(folder: Path, summary: Summary) -> None:
         raise ConfigError(f"{path}: is no manifest of a run: {error}") from None
     rows = folder / ROWS_NAME
     try:
-        (folder / "report.html").write_text(html.render(summary, manifest, rows if rows.exists() else None), "utf-8")
+        (folder / "report.html").write_text(page.render(summary, manifest, rows if rows.exists() else None), "utf-8")
     except OSError as error:
         raise ResultsError(f"{folder / 'report.html'}: can't be written: {error.strerror}") from None

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tokenswarm import snapshot
-from tokenswarm.snapshot import Block, Count, Merged, SnapshotError
-from tokenswarm.summary import StagePlan
+from tokenswarm.measure import snapshot
+from tokenswarm.measure.snapshot import Block, Count, Merged, SnapshotError
+from tokenswarm.result.summary import StagePlan
 
 SCHEMA_VERSION = 1
 BYTES_MAX = snapshot.BYTES_MAX

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from tokenswarm import conventions
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.instrument import InstrumentReport, instrument
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import LATENCIES, Block, Merged, total
-from tokenswarm.statistics import effective_n, enough
+from tokenswarm.measure import conventions
+from tokenswarm.measure.instrument import InstrumentReport, instrument
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import LATENCIES, Block, Merged, total
+from tokenswarm.measure.statistics import effective_n, enough
 
 SCHEMA_VERSION = 1
 

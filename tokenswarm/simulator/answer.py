@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tokenswarm.simulator.asks import Ask, Output
-from tokenswarm.simulator.engine import Sequence
+from tokenswarm.simulator.batching import Sequence
 from tokenswarm.simulator.metrics import Metrics
 from tokenswarm.simulator.truth import Truth
 from tokenswarm.simulator.wire_openai import Durations, Said, piece_text

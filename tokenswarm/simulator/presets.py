@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator.engine import NS_PER_S, BatchingEngine, Engine, Hardware, Limits, PacedEngine
+from tokenswarm.simulator.batching import NS_PER_S, BatchingEngine, Engine, Hardware, Limits, PacedEngine
 
 
 @dataclass(frozen=True, slots=True)

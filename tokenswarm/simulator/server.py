@@ -22,7 +22,7 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.simulator import asks, faults
 from tokenswarm.simulator.answer import Answer, Arrival, Wire
 from tokenswarm.simulator.asks import ApiError, Ask, Target
-from tokenswarm.simulator.engine import Engine
+from tokenswarm.simulator.batching import Engine
 from tokenswarm.simulator.faults import Fault, Lottery
 from tokenswarm.simulator.metrics import Metrics
 from tokenswarm.simulator.presets import Preset, build

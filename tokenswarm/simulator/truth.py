@@ -10,7 +10,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 
-from tokenswarm.sketch import Sketch
+from tokenswarm.measure.sketch import Sketch
 
 ROWS_MAX = 100_000
 STAMPS_MAX = 2_000_000

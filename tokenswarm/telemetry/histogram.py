@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tokenswarm.statistics import enough
+from tokenswarm.measure.statistics import enough
 from tokenswarm.telemetry.exposition import Labels, PageError, Samples, label, without
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

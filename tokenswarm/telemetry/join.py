@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tokenswarm.kv_cache import KvShape
-from tokenswarm.summary import Part, Summary
+from tokenswarm.result.summary import Part, Summary
 from tokenswarm.telemetry import gpu, kv, server
 from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.reading import Reading

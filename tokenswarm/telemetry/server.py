@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.summary import Part
+from tokenswarm.result.summary import Part
 from tokenswarm.telemetry.engines import COUNTED_AT_THE_END
 from tokenswarm.telemetry.histogram import Split, split
 from tokenswarm.telemetry.window import Totals

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tokenswarm.rules.evidence import Evidence, Rule, doubt, everything, graded, steady
-from tokenswarm.summary import Doubt, Requests, Summary
+from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, graded, steady
+from tokenswarm.result.summary import Doubt, Requests, Summary
 
 FAILED_SHARE_MAX = 0.5  # beyond this the latencies are those of the lucky few
 TRUNCATED_SHARE_MAX = 0.01  # MLPerf's audit of token counts allows no more

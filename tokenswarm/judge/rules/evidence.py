@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from tokenswarm.profile import Profile
-from tokenswarm.snapshot import Block, Merged, total
-from tokenswarm.summary import Doubt, Summary
+from tokenswarm.measure.snapshot import Block, Merged, total
+from tokenswarm.profile.profile import Profile
+from tokenswarm.result.summary import Doubt, Summary
 
 Severity = Literal["note", "degraded", "invalid"]
 

@@ -6,10 +6,21 @@ Kernel stamps stay true while the event loop is late, so a stall weighs one step
 from __future__ import annotations
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, everything, graded, ms, steady, worst
-from tokenswarm.sketch import bucket_edge
-from tokenswarm.snapshot import WorkerState
-from tokenswarm.summary import Doubt, Summary
+from tokenswarm.judge.rules.evidence import (
+    SEVERITIES,
+    Evidence,
+    Rule,
+    Severity,
+    doubt,
+    everything,
+    graded,
+    ms,
+    steady,
+    worst,
+)
+from tokenswarm.measure.sketch import bucket_edge
+from tokenswarm.measure.snapshot import WorkerState
+from tokenswarm.result.summary import Doubt, Summary
 
 STALL_S = (0.05, 0.25, 1.0)  # the longest stall: note, degraded, invalid. AIPerf warns at 25 ms of a 250 ms tick
 LOOP_P99_S = (0.05, 0.25)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.gates import latency_limits
-from tokenswarm.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, steady
-from tokenswarm.series import SERIES
-from tokenswarm.sketch import Sketch
-from tokenswarm.snapshot import Block
-from tokenswarm.statistics import effective_n, enough, samples_needed
-from tokenswarm.summary import PERCENTILES, RHO_OF, Doubt, Summary
+from tokenswarm.judge.gates import latency_limits
+from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, steady
+from tokenswarm.measure.series import SERIES
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Block
+from tokenswarm.measure.statistics import effective_n, enough, samples_needed
+from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
 
 SHORT_S = 60.0  # a smoke test; MLPerf asks for 600 s
 DRIFT = (0.05, 0.10)  # of the median from the first to the second half of a window

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenswarm.rules.evidence import Evidence, Rule, Severity, doubt
-from tokenswarm.summary import Doubt, Summary
+from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt
+from tokenswarm.result.summary import Doubt, Summary
 from tokenswarm.telemetry.window import HOLE_INTERVALS
 
 UNCOVERED_SHARE = 0.1  # one hole of this share of the windows: means are those of another time

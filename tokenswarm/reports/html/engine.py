@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokenswarm.reports.html_figure import PERCENTILE_NAMES, best_percentile
-from tokenswarm.reports.html_reported import Engine, Told, answered, by_stage, durations, engine
-from tokenswarm.reports.html_svg import escape
-from tokenswarm.reports.html_tables import Cell, Filled, count, filled, joined, table, titled
-from tokenswarm.reports.html_units import bucket, counts, exact, percentile, top
+from tokenswarm.reports.cells import LATENCY_NAMES
+from tokenswarm.reports.html.figure import PERCENTILE_NAMES, best_percentile
+from tokenswarm.reports.html.reported import Engine, Told, answered, by_stage, durations, engine
+from tokenswarm.reports.html.svg import escape
+from tokenswarm.reports.html.tables import Cell, Filled, count, filled, joined, table, titled
+from tokenswarm.reports.html.units import bucket, counts, exact, percentile, top
 from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
-from tokenswarm.reports.rows import LATENCY_NAMES
-from tokenswarm.summary import Stat, Summary
+from tokenswarm.result.summary import Stat, Summary
 from tokenswarm.telemetry.histogram import Split
 from tokenswarm.telemetry.server import LevelBlock, TokensCompared
 

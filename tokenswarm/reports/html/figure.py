@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from tokenswarm.reports.html_rows import Drawn
-from tokenswarm.reports.html_svg import Frame, escape, svg
+from tokenswarm.reports.html.requests import Drawn
+from tokenswarm.reports.html.svg import Frame, escape, svg
 from tokenswarm.reports.numbers import quantity
-from tokenswarm.summary import Stage, Stat, Summary
+from tokenswarm.result.summary import Stage, Stat, Summary
 
 HALF, WIDE, PHONE = (560.0, 320.0), (1000.0, 240.0), (350.0, 270.0)
 """Width and height (px) of a chart of half the page, of the whole page, and on a phone."""

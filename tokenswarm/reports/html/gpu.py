@@ -5,12 +5,12 @@ Numbers are those of the `gpu` blocks; where GPUs were lost there are no sums, a
 
 from __future__ import annotations
 
-from tokenswarm.reports.html_reported import REPLAY, Gpus, answered, by_stage, gpus, replayed
-from tokenswarm.reports.html_svg import escape
-from tokenswarm.reports.html_tables import Cell, Filled, filled, joined, titled
-from tokenswarm.reports.html_units import celsius, hertz, joules, size, three, throttled, watts
+from tokenswarm.reports.html.reported import REPLAY, Gpus, answered, by_stage, gpus, replayed
+from tokenswarm.reports.html.svg import escape
+from tokenswarm.reports.html.tables import Cell, Filled, filled, joined, titled
+from tokenswarm.reports.html.units import celsius, hertz, joules, size, three, throttled, watts
 from tokenswarm.reports.numbers import MISSING, duration, ratio
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry.gpu import Gpu
 
 HOW_TO_GET = (

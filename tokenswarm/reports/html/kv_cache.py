@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tokenswarm.reports.html_engine import level
-from tokenswarm.reports.html_reported import Engine, answered, by_stage, engine
-from tokenswarm.reports.html_svg import escape
-from tokenswarm.reports.html_tables import Cell, count, filled, joined, table
-from tokenswarm.reports.html_units import exact, size
+from tokenswarm.reports.html.engine import level
+from tokenswarm.reports.html.reported import Engine, answered, by_stage, engine
+from tokenswarm.reports.html.svg import escape
+from tokenswarm.reports.html.tables import Cell, count, filled, joined, table
+from tokenswarm.reports.html.units import exact, size
 from tokenswarm.reports.numbers import MISSING, quantity, ratio
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 
 _PREDICTION = (
     "telemetry.model_config (the model's config.json) predicts the bytes of a token, and the batch that fills it."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tokenswarm.reports.html_figure import Data, Drawing, load_label, load_name, load_of
-from tokenswarm.reports.html_svg import Axis, Frame, Text, at_values, dot, end_labels, frame, line, number
-from tokenswarm.summary import Stage
+from tokenswarm.reports.html.figure import Data, Drawing, load_label, load_name, load_of
+from tokenswarm.reports.html.svg import Axis, Frame, Text, at_values, dot, end_labels, frame, line, number
+from tokenswarm.result.summary import Stage
 
 LOG_FROM = 8.0  # a sweep over so large a range of users gets a logarithmic axis, or its first stages fall together
 

@@ -12,23 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tokenswarm.reports import (
-    html_engine,
-    html_gpu,
-    html_kv_cache,
-    html_run,
-    html_sources,
-    html_sweep,
-    html_tables,
-    html_telemetry,
-    rows,
-)
-from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name, load_of
-from tokenswarm.reports.html_figure import render as render_figure
-from tokenswarm.reports.html_rows import read
-from tokenswarm.reports.html_svg import escape
+from tokenswarm.reports import cells
+from tokenswarm.reports.html import engine as html_engine
+from tokenswarm.reports.html import gpu, kv_cache, run, sources, sweep, tables, telemetry
+from tokenswarm.reports.html.figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name, load_of
+from tokenswarm.reports.html.figure import render as render_figure
+from tokenswarm.reports.html.requests import read
+from tokenswarm.reports.html.svg import escape
 from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
-from tokenswarm.summary import Part, Summary
+from tokenswarm.result.summary import Part, Summary
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -39,35 +31,35 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
     """The page. `manifest` as of `manifest.finish`; `requests`: the path of requests.jsonl, or its rows as dicts."""
     data = Data(summary, read(requests, summary.duration_s))
     charts = [
-        ("sweep", "The sweep", html_sweep.figures(data)),
-        ("telemetry", "Engine and GPUs over the sweep", html_telemetry.figures(data)),
-        ("distributions", "How latencies are distributed", html_run.distributions(data)),
-        ("time", "Over the run", html_run.times(data)),
+        ("sweep", "The sweep", sweep.figures(data)),
+        ("telemetry", "Engine and GPUs over the sweep", telemetry.figures(data)),
+        ("distributions", "How latencies are distributed", run.distributions(data)),
+        ("time", "Over the run", run.times(data)),
     ]
     charts.sort(key=lambda chart: all(figure.draw is None for figure in chart[2]))  # pictures before absent ones
     body = [
         _banner(summary, manifest),
         _tiles(summary),
         *(_charts(name, title, figures, _legend(data)) for name, title, figures in charts),
-        _section("gates", "Gates", html_tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
-        _section("doubts", "Reasons to doubt", html_tables.doubts(summary) or "<p>None was found.</p>"),
-        _section("failures", "Failures by kind", html_tables.failures(summary) or "<p>No request failed.</p>"),
-        _section("stages", "Stages", html_tables.stages(summary)),
+        _section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
+        _section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>"),
+        _section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),
+        _section("stages", "Stages", tables.stages(summary)),
         _section("latency", "Latency", _latency(summary)),
         _section("engine", "What the engine reports", html_engine.engine_tables(summary)),
-        _section("kv-cache", "KV-cache: reported and predicted", html_kv_cache.kv_tables(summary)),
-        _section("gpus", "What the GPUs report", html_gpu.gpu_tables(summary)),
-        _section("sources", "How engine and GPUs were read", html_sources.sources(summary)),
-        _section("instrument", "The instrument", html_tables.instrument(summary)),
+        _section("kv-cache", "KV-cache: reported and predicted", kv_cache.kv_tables(summary)),
+        _section("gpus", "What the GPUs report", gpu.gpu_tables(summary)),
+        _section("sources", "How engine and GPUs were read", sources.sources(summary)),
+        _section("instrument", "The instrument", tables.instrument(summary)),
         _section("conventions", "In other tools' words", _conventions(summary)),
-        _section("repeat", "Repeat it", html_tables.repeat(manifest)),
+        _section("repeat", "Repeat it", tables.repeat(manifest)),
         _section("definitions", "Definitions", _definitions(data)),
     ]
     return _page(f"tokenswarm: {summary.run_id}", "".join(body))
 
 
 def _page(title: str, body: str) -> str:
-    style = resources.files("tokenswarm.reports").joinpath("html_style.css").read_text(encoding="utf-8")
+    style = resources.files("tokenswarm.reports").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
@@ -113,7 +105,7 @@ def _banner(summary: Summary, manifest: Mapping[str, Any]) -> str:
     passed = f"{results.count('pass')} of {len(results)} gates pass" if results else "no gates"
     engine = manifest.get("engine")
     model = engine.get("model") if isinstance(engine, Mapping) else None
-    about = [f"run {summary.run_id}", *([f"model {model}"] if model else []), rows.facts(summary)]
+    about = [f"run {summary.run_id}", *([f"model {model}"] if model else []), cells.facts(summary)]
     partial = '<span class="partial">partial: the run was cut short</span>' if summary.partial else ""
     reasons = f'<a href="#doubts">{escape(", ".join(counted))}</a>' if counted else "no doubts"
     return (
@@ -126,7 +118,7 @@ def _banner(summary: Summary, manifest: Mapping[str, Any]) -> str:
 
 def _tiles(summary: Summary) -> str:
     """The numbers that one asks for first: of the knee where there is a sweep, else of the run."""
-    knee = html_sweep.knee(summary.stages)
+    knee = sweep.knee(summary.stages)
     tiles: list[tuple[str, str, str]] = []
     if knee is None:
         part: Part = summary
@@ -136,10 +128,10 @@ def _tiles(summary: Summary) -> str:
         where = ""
     else:
         part = knee
-        best = max(summary.stages, key=html_sweep.tokens_per_s)
-        tiles.append(("best throughput", quantity(html_sweep.tokens_per_s(best)), f"tokens/s, {load_name(best)}"))
+        best = max(summary.stages, key=sweep.tokens_per_s)
+        tiles.append(("best throughput", quantity(sweep.tokens_per_s(best)), f"tokens/s, {load_name(best)}"))
         last = knee is max(summary.stages, key=lambda stage: load_of(stage) or 0.0)
-        more = "the last stage: not saturated yet" if last else f"{quantity(html_sweep.tokens_per_s(knee))} tokens/s"
+        more = "the last stage: not saturated yet" if last else f"{quantity(sweep.tokens_per_s(knee))} tokens/s"
         tiles.append(("knee", load_name(knee), more))
         where = f", {load_name(knee)}"
     for field, name in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
@@ -148,7 +140,7 @@ def _tiles(summary: Summary) -> str:
         middle = f"p50 {duration(stat.p50)}, " if stat.p50 is not None and which != "p50" else ""
         value = duration(getattr(stat, which)) if which else MISSING
         label = f"{name} {PERCENTILE_NAMES[which]}" if which else name
-        tiles.append((label, value, f"{middle}{html_tables.count(stat.n)} samples{where}" if stat.n else "no sample"))
+        tiles.append((label, value, f"{middle}{tables.count(stat.n)} samples{where}" if stat.n else "no sample"))
     counts = summary.requests
     ended = counts.ok + counts.failed + counts.censored
     tiles.append(("failed", ratio(counts.failed / ended) if ended else MISSING, f"{counts.failed} of {ended} requests"))
@@ -162,15 +154,15 @@ def _tiles(summary: Summary) -> str:
 
 
 def _latency(summary: Summary) -> str:
-    found = html_tables.latencies(summary)
+    found = tables.latencies(summary)
     if not found:
         return "<p>No successful request of a steady window: there is no latency to tell.</p>"
     pooled = "<p>All stages together; read each stage above.</p>" if len(summary.stages) > 1 else ""
-    return pooled + found + html_tables.footnote(summary)
+    return pooled + found + tables.footnote(summary)
 
 
 def _conventions(summary: Summary) -> str:
-    found = html_tables.conventions(summary)
+    found = tables.conventions(summary)
     if not found:
         return ""
     return (
@@ -184,4 +176,4 @@ def _definitions(data: Data) -> str:
     if data.rows.unreadable:
         damaged = f'<p class="absent">{data.rows.unreadable} lines of requests.jsonl are no rows and are not drawn.</p>'
     more = "<p>Field names as in summary.json; docs/metrics.md gives each its formula and what bad looks like.</p>"
-    return html_tables.definitions() + more + damaged
+    return tables.definitions() + more + damaged

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tokenswarm.reports.html_figure import load_name
-from tokenswarm.summary import Stage, Stat, Summary
+from tokenswarm.reports.html.figure import load_name
+from tokenswarm.result.summary import Stage, Stat, Summary
 from tokenswarm.telemetry.gpu import GpuBlock
 from tokenswarm.telemetry.join import Source
 from tokenswarm.telemetry.kv import KvBlock

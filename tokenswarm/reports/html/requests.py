@@ -13,8 +13,8 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from tokenswarm.measure.sketch import Sketch
 from tokenswarm.reports.folder import ROWS_NAME
-from tokenswarm.sketch import Sketch
 
 BINS_MAX = 600
 BIN_S = (0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)

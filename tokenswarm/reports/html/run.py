@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenswarm.reports.html_figure import PERCENTILE_NAMES, Data, Drawing, Figure, left_out, load_name, load_of
-from tokenswarm.reports.html_rows import ROLLING_BINS, cdf
-from tokenswarm.reports.html_svg import (
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.statistics import enough
+from tokenswarm.reports.html.figure import PERCENTILE_NAMES, Data, Drawing, Figure, left_out, load_name, load_of
+from tokenswarm.reports.html.requests import ROLLING_BINS, cdf
+from tokenswarm.reports.html.svg import (
     Frame,
     clipped,
     cloud,
@@ -28,9 +30,7 @@ from tokenswarm.reports.html_svg import (
     time,
 )
 from tokenswarm.reports.numbers import duration, quantity
-from tokenswarm.sketch import Sketch
-from tokenswarm.statistics import enough
-from tokenswarm.summary import PERCENTILES
+from tokenswarm.result.summary import PERCENTILES
 
 _LEFT_PX, _ENDS = 56.0, ("p99",)  # the same margins for all charts over time, so that their axes line up
 HOVERS_MAX = 200

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenswarm.reports.html_reported import Engine, Gpus, by_stage, engine, gpus, left_out
-from tokenswarm.reports.html_svg import escape
-from tokenswarm.reports.html_tables import Cell, table
-from tokenswarm.reports.html_units import counts
+from tokenswarm.reports.html.reported import Engine, Gpus, by_stage, engine, gpus, left_out
+from tokenswarm.reports.html.svg import escape
+from tokenswarm.reports.html.tables import Cell, table
+from tokenswarm.reports.html.units import counts
 from tokenswarm.reports.numbers import MISSING, duration, ratio
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry.join import Source
 from tokenswarm.telemetry.server import Covered
 

@@ -1,6 +1,6 @@
 """Charts as SVG text, drawn for a width in pixels: axes with round ticks, lines, points, areas, labels that fit.
 
-Every mark takes data coordinates and gives a string of SVG. Colours are classes (`html_style.css`), so that one drawing
+Every mark takes data coordinates and gives a string of SVG. Colours are classes (`style.css`), so that one drawing
 serves light and dark. Points carry their exact values as `data-x`, `data-y`, and a <title> that browsers show as a
 tooltip: there is no script. All text is escaped here.
 """

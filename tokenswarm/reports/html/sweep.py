@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokenswarm.reports import html_lines, html_reported
-from tokenswarm.reports.html_figure import (
+from tokenswarm.reports.html import lines, reported
+from tokenswarm.reports.html.figure import (
     PERCENTILE_NAMES,
     Data,
     Draw,
@@ -20,8 +20,8 @@ from tokenswarm.reports.html_figure import (
     load_name,
     load_of,
 )
-from tokenswarm.reports.html_lines import Series, load_axis, reason
-from tokenswarm.reports.html_svg import (
+from tokenswarm.reports.html.lines import Series, load_axis, reason
+from tokenswarm.reports.html.svg import (
     Axis,
     Frame,
     Point,
@@ -39,7 +39,7 @@ from tokenswarm.reports.html_svg import (
     upright,
 )
 from tokenswarm.reports.numbers import duration, quantity
-from tokenswarm.summary import Stage, Stat
+from tokenswarm.result.summary import Stage, Stat
 
 KNEE_RATIO = 0.9
 """The knee: the fewest users with so much of the best throughput. The dashboards use the same rule."""
@@ -103,8 +103,8 @@ def throughput_over_engine_batch(data: Data) -> Figure:
     """Against what the engine says it runs."""
     title, name = "Throughput over the engine's batch", "throughput-over-engine-batch"
     given = [stage for stage in data.stages if tokens_per_s(stage)]
-    batch = html_reported.batch_of(given)
-    if why := "" if batch else html_reported.why_no_engine(data.summary, "requests in its batch"):
+    batch = reported.batch_of(given)
+    if why := "" if batch else reported.why_no_engine(data.summary, "requests in its batch"):
         return left_out(name, title, why)
     known = _over_batch(given, batch or {})
     if why := reason(data, len(known)):
@@ -202,7 +202,7 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
         drawn = [value for *_, points in series for _, value, _ in points]
         drawn += [value for *_, points in clouds for value in points]
         y = logarithmic(f"{short}, logarithmic", drawn, plot_height(height), seconds)
-        return html_lines.draw(data, series, x, y, width, height, duration, behind)
+        return lines.draw(data, series, x, y, width, height, duration, behind)
 
     def behind(f: Frame) -> list[str]:
         return [cloud(f, [(at, value) for value in points], style, jitter_px=9) for at, style, points in clouds]
@@ -239,7 +239,7 @@ def _latency_over_throughput(data: Data) -> Figure:
         x = linear("output tokens/s", high, width * 0.8, number, every_px=70)
         drawn = [value for *_, points in series for _, value, _ in points]
         y = logarithmic("latency, logarithmic", drawn, plot_height(height), seconds)
-        return html_lines.draw(data, series, x, y, width, height, duration)
+        return lines.draw(data, series, x, y, width, height, duration)
 
     caption = (
         "What throughput costs, stage by stage: work left of the bend. Where the line rises without going right, more "
@@ -252,7 +252,7 @@ def _speed_over_batch(data: Data) -> Figure:
     """Over the engine's batch where every stage has one, else over the client's."""
     title, name = "Speed of each user over measured batch", "speed-over-batch"
     given = [stage for stage in data.stages if stage.batch_mean and _speed(stage)]
-    engine = html_reported.batch_of(given)
+    engine = reported.batch_of(given)
     batch = engine or {stage.stage: stage.batch_mean or 0.0 for stage in given}
     known = sorted(((batch[stage.stage], stage) for stage in given), key=lambda point: point[0])
     if why := reason(data, len(known)):

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.reports import rows
-from tokenswarm.reports.html_figure import load_name
-from tokenswarm.reports.html_svg import escape
+from tokenswarm.reports import cells as rows
+from tokenswarm.reports.html.figure import load_name
+from tokenswarm.reports.html.svg import escape
 from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
-from tokenswarm.summary import Summary
+from tokenswarm.result.summary import Summary
 
 FAILURES_SHOWN = 20
 

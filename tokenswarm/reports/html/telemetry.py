@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tokenswarm.reports import html_lines, html_sweep
-from tokenswarm.reports.html_figure import Data, Drawing, Figure, left_out, load_of
-from tokenswarm.reports.html_lines import LOG_FROM, Series, load_axis, over_load, reason
-from tokenswarm.reports.html_reported import Engine, Gpus, engine, gpus, replayed, why_no_engine, why_no_gpu
-from tokenswarm.reports.html_svg import Frame, Text, level, linear, logarithmic, number, plot_height, seconds
-from tokenswarm.reports.html_units import exact, joules, three
+from tokenswarm.reports.html import lines, sweep
+from tokenswarm.reports.html.figure import Data, Drawing, Figure, left_out, load_of
+from tokenswarm.reports.html.lines import LOG_FROM, Series, load_axis, over_load, reason
+from tokenswarm.reports.html.reported import Engine, Gpus, engine, gpus, replayed, why_no_engine, why_no_gpu
+from tokenswarm.reports.html.svg import Frame, Text, level, linear, logarithmic, number, plot_height, seconds
+from tokenswarm.reports.html.units import exact, joules, three
 from tokenswarm.reports.numbers import duration, quantity, ratio
-from tokenswarm.summary import Stage
+from tokenswarm.result.summary import Stage
 
 NEAR = 1.6  # the batch that fills the cache is drawn where it is at most so far above the points
 HALF_FULL = 0.5  # from here on the axis of the KV-cache goes to 100 %
@@ -26,7 +26,7 @@ RECORDED = "Recorded values of a GPU (backend replay), not of this run's. "
 def figures(data: Data) -> list[Figure]:
     """The charts, or why they are left out."""
     return [
-        html_sweep.throughput_over_engine_batch(data),
+        sweep.throughput_over_engine_batch(data),
         _batch(data),
         _first_token(data),
         _kv_cache(data),
@@ -89,7 +89,7 @@ def _batch(data: Data) -> Figure:
     def draw(width: float, height: float) -> Drawing:
         x = load_axis(data, _loads(series))
         y = linear("requests, mean", (max(highest, shown or 0.0) or 1.0) * 1.05, plot_height(height), number)
-        return html_lines.draw(data, series, x, y, width, height, quantity, limit)
+        return lines.draw(data, series, x, y, width, height, quantity, limit)
 
     def limit(f: Frame) -> Sequence[str]:
         return (
@@ -134,7 +134,7 @@ def _first_token(data: Data) -> Figure:
     def draw(width: float, height: float) -> Drawing:
         x = load_axis(data, _loads(series))
         y = linear("mean", (_highest(series) or 1.0) * 1.05, plot_height(height), seconds)
-        return html_lines.draw(data, series, x, y, width, height, duration)
+        return lines.draw(data, series, x, y, width, height, duration)
 
     caption = (
         "Mean TTFT as the client sees it and as the engine says, and the engine's queue and prefill in it. The client "
@@ -160,7 +160,7 @@ def _kv_cache(data: Data) -> Figure:
     def draw(width: float, height: float) -> Drawing:
         x = load_axis(data, _loads(series))
         y = linear("share of the cache", _top(highest), plot_height(height), _share)
-        return html_lines.draw(data, series, x, y, width, height, ratio)
+        return lines.draw(data, series, x, y, width, height, ratio)
 
     preempted = sum(block.preemptions or 0 for stage in data.stages if (block := engine(stage)) is not None)
     caption = "Share that the engine says is in use: mean over time, and the fullest moment. "
@@ -231,7 +231,7 @@ def _of_gpus(
         y = logarithmic(f"{label}, logarithmic", values, pixels, number) if log else linear(
             label, max(values) * 1.05, pixels, number
         )  # fmt: skip
-        return html_lines.draw(data, series, x, y, width, height, text)
+        return lines.draw(data, series, x, y, width, height, text)
 
     recorded = RECORDED if replayed(gpus(data.summary)) else ""
     return Figure(name=name, title=title, caption=recorded + caption, draw=draw)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tokenswarm.reports.html_svg import number, seconds
+from tokenswarm.reports.html.svg import number, seconds
 from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
 from tokenswarm.telemetry.histogram import Split
 

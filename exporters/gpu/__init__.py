@@ -1,0 +1,1 @@
+"""NVML and host metrics: `command.py` is `python -m exporters.gpu`."""

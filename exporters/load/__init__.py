@@ -1,0 +1,1 @@
+"""Counts of runs for Prometheus: `command.py` is `python -m exporters.load`."""

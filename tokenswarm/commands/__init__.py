@@ -1,0 +1,1 @@
+"""One command a file, each with `main(words) -> exit code`; `tokenswarm/cli.py` has the table."""

@@ -1,0 +1,21 @@
+"""`tokenswarm run PROFILE`: master and workers on this machine, verdict, results folder."""
+
+from __future__ import annotations
+
+from tokenswarm.profile import options
+
+
+def main(words: list[str]) -> int:
+    """Run a profile; raises UserError before any load."""
+    parser = options.parser_of("run")
+    parser.add_argument("profile", help="the profile, a YAML file")
+    parser.add_argument("--host", metavar="URL", help="the target; wins over the profile's")
+    parser.add_argument("--workers", metavar="N", help="worker processes on this machine")
+    parser.add_argument("--expect-workers", metavar="N", type=int, help="wait for N remote workers, start none here")
+    parser.add_argument("--bind", metavar="HOST:PORT", help="where remote workers find the master")
+    options.add_arguments(parser, locust=False)
+    options.refuse_secrets(words)
+    given = vars(parser.parse_args(words))
+    from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
+
+    return run_profile(given)

@@ -1,0 +1,17 @@
+"""`tokenswarm worker`: join the master of a run from another machine."""
+
+from __future__ import annotations
+
+from tokenswarm.profile import options
+from tokenswarm.profile.environment import run_token
+
+
+def main(words: list[str]) -> int:
+    """Work for a master until it says so, or is gone; raises UserError."""
+    parser = options.parser_of("worker")
+    parser.add_argument("--master-host", required=True, metavar="HOST")
+    parser.add_argument("--master-port", required=True, metavar="PORT", type=int)
+    given = parser.parse_args(words)
+    from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take half a second
+
+    return run_worker(given.master_host, given.master_port, run_token())

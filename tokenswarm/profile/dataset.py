@@ -1,0 +1,84 @@
+"""`dataset`: which prompts are replayed, and how long the answers are asked to be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ROWS_MAX = 10_000_000  # the order of rows takes 4 bytes each in every worker
+
+
+class TokenRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds in tokens, inclusive; None: no bound."""
+
+    min: int | None = None
+    max: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.min or 0, self.max
+        if low < 0 or (high is not None and high < max(low, 1)):
+            raise ValueError(f"the range min {self.min}, max {self.max} holds nothing")
+
+
+class OutputTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long each answer is asked to be. `fixed` wins, then `mean` (a seeded normal), then the data set's answer."""
+
+    from_dataset: bool = True
+    fixed: int | None = None
+    mean: float | None = None
+    stddev: float = 0.0
+    min: int = 1
+    max: int = 4096
+
+    def __post_init__(self) -> None:
+        if (self.fixed is not None and self.fixed < 1) or self.min < 1 or self.max < self.min or self.stddev < 0:
+            raise ValueError("`output_tokens` needs fixed >= 1, 1 <= min <= max, stddev >= 0")
+        if self.mean is not None and self.mean < 1:
+            raise ValueError("`output_tokens.mean` must be 1 or more")
+
+
+class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The seeded generator: lengths in (estimated) tokens."""
+
+    conversations: int = 1000
+    turns: int = 1
+    input_mean: float = 128.0
+    input_stddev: float = 0.0
+    output_mean: float = 128.0
+    output_stddev: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.conversations, self.turns, self.input_mean, self.output_mean) < 1:
+            raise ValueError("`dataset.synthetic` needs conversations, turns and means of 1 or more")
+        if min(self.input_stddev, self.output_stddev) < 0:
+            raise ValueError("`dataset.synthetic` needs stddevs of 0 or more")
+        if max(self.input_mean, self.output_mean, self.input_stddev, self.output_stddev) > 1_000_000:
+            raise ValueError("`dataset.synthetic` takes lengths of 1000000 tokens at most")
+        if self.conversations > ROWS_MAX or self.turns > 1000:
+            raise ValueError(f"`dataset.synthetic` takes {ROWS_MAX} conversations of 1000 turns at most")
+
+
+class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str | None = None  # None only with format synthetic
+    format: Literal["auto", "sharegpt", "alpaca", "jsonl", "synthetic"] = "auto"
+    conversations: Literal["single", "multi"] = "multi"
+    history: Literal["dataset", "model"] = "dataset"  # whose answers are replayed as history in multi-turn
+    length_filter: Literal["none", "vllm"] = "none"
+    input_tokens: TokenRange = TokenRange()
+    answer_tokens: TokenRange = TokenRange()
+    output_tokens: OutputTokens = OutputTokens()
+    ignore_eos: bool = True
+    system: Literal["keep", "drop"] = "keep"
+    leading_assistant: Literal["trim", "drop"] = "trim"
+    duplicates: Literal["keep", "drop"] = "keep"
+    skip_bad_ratio: float = 0.0
+    shuffle: bool = True
+    shuffle_seed: int = 1
+    synthetic: Synthetic = Synthetic()
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.format != "synthetic":
+            raise ValueError("`dataset.path` is missing (or set `dataset.format: synthetic`)")
+        if not 0 <= self.skip_bad_ratio < 1:
+            raise ValueError("`dataset.skip_bad_ratio` must be at least 0 and below 1")

@@ -1,0 +1,67 @@
+"""`engine`: the server's dialect and what each request asks for."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from tokenswarm.profile.typed_yaml import shown
+
+EngineKind = Literal["openai", "ollama"]
+Api = Literal["chat", "completions", "generate"]
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_NAME = re.compile(r"auth|token|secret|passw|credential|cookie|api[-_]?key", re.IGNORECASE)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "x-request-id"})
+
+CHOICES_MAX = 128  # OpenAI's own bound of `n`
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The server's dialect and what each request asks for."""
+
+    kind: EngineKind = "openai"
+    api: Api = "chat"
+    model: str | None = None  # None: the only model that the server lists
+    headers: dict[str, str] = {}
+    headers_from_env: dict[str, str] = {}
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    include_usage: bool = True
+    continuous_usage: bool = False
+    extra_body: dict[str, object] = {}
+
+    def __post_init__(self) -> None:
+        if (self.kind, self.api) not in APIS:
+            known = ", ".join(api for kind, api in APIS if kind == self.kind)
+            raise ValueError(f"`engine.api: {self.api}` is not spoken by kind {self.kind}; it has: {known}")
+        if not 1 <= self.choices <= CHOICES_MAX or (self.choices > 1 and self.kind == "ollama"):
+            raise ValueError(f"`engine.choices` must be between 1 and {CHOICES_MAX}, and 1 for ollama")
+        for name, value in self.headers.items():
+            if not value.isascii() or not value.isprintable():
+                raise ValueError(f"the value of header `{shown(name)}` may hold printable ASCII only")
+        for name, variable in self.headers_from_env.items():
+            if not VARIABLE.fullmatch(variable):  # and don't repeat it: it may be the secret itself
+                raise ValueError(f"`headers_from_env.{shown(name)}` names a variable; it is not the value itself")
+        for name in (*self.headers, *self.headers_from_env):
+            if not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
+                raise ValueError(f"`{shown(name)}` is no valid header, or one that tokenswarm sets itself")
+        for name in self.headers:
+            if _SECRET_NAME.search(name):
+                raise ValueError(
+                    f"header `{shown(name)}` looks like a secret: name a variable under `headers_from_env`"
+                )
+
+
+APIS: tuple[tuple[EngineKind, Api], ...] = (
+    ("openai", "chat"),
+    ("openai", "completions"),
+    ("ollama", "chat"),
+    ("ollama", "generate"),
+)

@@ -1,0 +1,57 @@
+"""The environment, read here and nowhere else: secrets for headers, the cache folder, the run's token.
+
+A profile names variables and never holds their values, so it can be written to the manifest and sent to workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.telemetry import Telemetry
+
+
+def secret_headers(profile: Profile, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Headers whose values stand in environment variables. A missing or empty variable is an error."""
+    headers = {}
+    for name, variable in profile.engine.headers_from_env.items():
+        value = environ.get(variable, "")
+        if not value:
+            raise ConfigError(f"the environment variable {variable} (for header {name}) is not set")
+        if not value.isascii() or not value.isprintable():
+            raise ConfigError(f"the environment variable {variable} holds a line break, or is not ASCII")
+        headers[name] = value
+    return headers
+
+
+def push_headers(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The header that lets a push in; {} without a token. ConfigError where the variable is missing or empty."""
+    return {} if telemetry.push is None else _bearer("push_token_env", telemetry.push_token_env, environ)
+
+
+def gpu_headers(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The header that lets us read the GPU exporters; errors as `push_headers`."""
+    return _bearer("gpu_token_env", telemetry.gpu_token_env, environ) if telemetry.gpu_exporters else {}
+
+
+def _bearer(name: str, variable: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    if variable is None:
+        return {}
+    token = environ.get(variable, "")
+    if not token or not token.isascii() or not token.isprintable():
+        raise ConfigError(f"the environment variable {variable} (telemetry.{name}) is not set to a token")
+    return {"authorization": f"Bearer {token}"}
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where indexes of data sets are kept: $XDG_CACHE_HOME/tokenswarm or ~/.cache/tokenswarm."""
+    root = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".cache")
+    return Path(root) / "tokenswarm"
+
+
+def run_token(environ: Mapping[str, str] = os.environ) -> str:
+    """The word that a worker must say to join the master of this run ("" where none was given)."""
+    return environ.get("TOKENSWARM_RUN_TOKEN", "")
