@@ -59,7 +59,7 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
 
 
 def _page(title: str, body: str) -> str:
-    style = resources.files("tokenswarm.reports").joinpath("style.css").read_text(encoding="utf-8")
+    style = resources.files("tokenswarm.reports.html").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
