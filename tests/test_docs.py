@@ -36,7 +36,12 @@ INLINE = re.compile(r"``(.+?)``|`([^`]+)`")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 NAMED_FILE = re.compile(r"(?:configs|docs|tokenswarm|exporters|grafana|locustfiles|tests|bench|\.ci)/[\w.*/-]*")
 
-EXAMPLES = {"tokenswarm/engines/llamacpp_completion.py"}
+EXAMPLES = {
+    "tokenswarm/engines/llamacpp_completion.py",
+    "tokenswarm/engines/NAME.py",
+    "tokenswarm/prompts/NAME.py",
+    "tokenswarm/commands/NAME.py",
+}
 """Files that a page tells its reader to write."""
 
 
@@ -210,6 +215,25 @@ def named_files(page: str) -> list[str]:
 def test_named_file(page: str, name: str) -> None:
     assert page in PAGES
     assert list(REPO.glob(name.rstrip("/"))), f"{name} does not exist"
+
+
+FILES = frozenset(
+    str(path.relative_to(REPO))
+    for root in ("", "tokenswarm/", "exporters/", "grafana/", "bench/", "tests/", "locustfiles/")
+    for path in REPO.glob(f"{root}**/*.py" if root else "*.py")
+)
+
+
+def short_names(page: str) -> list[str]:
+    """The Python files that a page names by the end of their path, where the sentence says the room."""
+    found = {word for word in code_words(page) if re.fullmatch(r"[\w/]+\.py", word)}
+    return sorted(found - EXAMPLES)
+
+
+@pytest.mark.parametrize(("page", "name"), of_all_pages(short_names))
+def test_named_python_file(page: str, name: str) -> None:
+    assert page in PAGES
+    assert any(f"/{path}".endswith(f"/{name}") for path in FILES), f"there is no {name}"
 
 
 def slug(heading: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile import options, profile, typed_yaml
 from tokenswarm.profile.engine import Engine
-from tokenswarm.profile.environment import cache_folder, run_token, secret_headers
+from tokenswarm.profile.environment import cache_folder, push_headers, run_token, secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.target import check_url
 
@@ -267,10 +267,10 @@ def test_secrets_come_from_the_environment() -> None:
 
 def test_the_token_of_a_push_comes_from_the_environment() -> None:
     telemetry = load("telemetry: {push: http://a, push_token_env: T}").telemetry
-    assert telemetry.push_headers({"T": "x"}) == {"authorization": "Bearer x"}
-    assert load().telemetry.push_headers({}) == {}
+    assert push_headers(telemetry, {"T": "x"}) == {"authorization": "Bearer x"}
+    assert push_headers(load().telemetry, {}) == {}
     with pytest.raises(ConfigError, match=r"T .*is not set"):
-        telemetry.push_headers({})
+        push_headers(telemetry, {})
 
 
 @pytest.mark.parametrize("words", [["--api-key=hunter2"], ["--token", "hunter2"], ["Authorization: Bearer hunter2"]])

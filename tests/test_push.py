@@ -24,6 +24,7 @@ from tokenswarm.cluster.push import Push, of_run
 from tokenswarm.errors import ConfigError
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.environment import push_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome
@@ -230,7 +231,6 @@ def test_the_token_comes_from_the_environment_and_shows_nowhere(
     with running("load", "--token-file", str(tmp_path / "token")) as guarded:
         monkeypatch.setenv("PUSH_TOKEN", "s3cret")
         told = profile(base(guarded), ", push_token_env: PUSH_TOKEN")
-        monkeypatch.setattr(push.profiles.Telemetry.push_headers, "__defaults__", ({"PUSH_TOKEN": "s3cret"},))
         with of_run(told, MANIFEST, list, said.sentences.append) as pushing:
             wait_for_push(pushing)
         page = guarded.text(Authorization="Bearer s3cret")
@@ -247,9 +247,9 @@ def test_the_token_comes_from_the_environment_and_shows_nowhere(
 def test_a_token_that_is_not_there_is_a_sentence_before_the_load(environ: dict[str, str]) -> None:
     told = profile("http://127.0.0.1:1", ", push_token_env: PUSH_TOKEN")
     with pytest.raises(ConfigError) as caught:
-        told.telemetry.push_headers(environ)
+        push_headers(told.telemetry, environ)
     assert "PUSH_TOKEN" in str(caught.value)
-    assert told.telemetry.push_headers({"PUSH_TOKEN": "abc"}) == {"authorization": "Bearer abc"}
+    assert push_headers(told.telemetry, {"PUSH_TOKEN": "abc"}) == {"authorization": "Bearer abc"}
 
 
 @pytest.mark.parametrize(

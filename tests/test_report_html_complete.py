@@ -83,7 +83,7 @@ def test_no_number_of_a_stage_is_missing(name: str) -> None:
 
 def test_a_number_that_the_page_does_not_show_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two tests above can fail."""
-    monkeypatch.setattr(html.html_gpu, "celsius", lambda _: "–")
+    monkeypatch.setattr(html.gpu, "celsius", lambda _: "–")
     summary = watched(stages=1)
     summary.stages = []
     lost = missing(summary, summary, "gpu")

@@ -9,40 +9,61 @@ from collections.abc import Sequence
 from tokenswarm import __version__
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 
-COMMANDS = {
-    "run": "tokenswarm.commands.run",
-    "worker": "tokenswarm.commands.worker",
-    "demo": "tokenswarm.commands.demo",
-    "observe": "tokenswarm.commands.observe",
-    "simulate": "tokenswarm.simulator",
-    "data": "tokenswarm.commands.data",
-    "kv": "tokenswarm.commands.kv",
-    "report": "tokenswarm.commands.report",
+COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
+    "run": (
+        "tokenswarm.commands.run",
+        {"run PROFILE": "replay a profile: master and workers on this machine, verdict, results folder"},
+    ),
+    "worker": ("tokenswarm.commands.worker", {"worker": "join the master of a run from another machine"}),
+    "demo": (
+        "tokenswarm.commands.demo",
+        {"demo": "a short sweep of the bundled conversations against the embedded engine"},
+    ),
+    "observe": (
+        "tokenswarm.commands.observe",
+        {
+            "observe [PROFILE]": "the same or your own profile, with Prometheus and all exporters around it, "
+            "without Docker"
+        },
+    ),
+    "simulate": (
+        "tokenswarm.simulator",
+        {"simulate": "the embedded engine: vLLM's and Ollama's wire formats, a batching model, the truth"},
+    ),
+    "data": (
+        "tokenswarm.commands.data",
+        {
+            "data fetch NAME": "download sharegpt or alpaca (resumes, verifies)",
+            "data info FILE": "what a data set holds, what is kept, what is dropped and why",
+        },
+    ),
+    "kv": (
+        "tokenswarm.commands.kv",
+        {"kv CONFIG_JSON": "KV-cache of a model: bytes a token, what fits, from its config.json"},
+    ),
+    "report": (
+        "tokenswarm.commands.report",
+        {"report DIR": "print the tables of a finished run again, and write its report.html again"},
+    ),
 }
-"""Each command, and the module whose `main(words) -> exit code` it is; imported when asked for: some take long."""
+"""A row a command: the module whose `main(words) -> exit code` it is, imported when asked for since some take long; and
+what the help says of each way to use it."""
 
-USAGE = """\
-usage: tokenswarm COMMAND [options]
 
-  run PROFILE        replay a profile: master and workers on this machine, verdict, results folder
-  worker             join the master of a run from another machine
-  demo               a short sweep of the bundled conversations against the embedded engine
-  observe [PROFILE]  the same or your own profile, with Prometheus and all exporters around it, without Docker
-  simulate           the embedded engine: vLLM's and Ollama's wire formats, a batching model, the truth
-  data fetch NAME    download sharegpt or alpaca (resumes, verifies)
-  data info FILE     what a data set holds, what is kept, what is dropped and why
-  kv CONFIG_JSON     KV-cache of a model: bytes a token, what fits, from its config.json
-  report DIR         print the tables of a finished run again, and write its report.html again
-
-tokenswarm COMMAND --help explains each; plain `locust -f locustfiles/chat.py` works, too.
-"""
+def usage() -> str:
+    """What `tokenswarm --help` prints."""
+    ways = "".join(f"  {words:17}  {about}\n" for _, said in COMMANDS.values() for words, about in said.items())
+    return (
+        f"usage: tokenswarm COMMAND [options]\n\n{ways}\n"
+        "tokenswarm COMMAND --help explains each; plain `locust -f locustfiles/chat.py` works, too.\n"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        print(usage(), end="")
         return ExitCode.OK if words else ExitCode.CONFIG
     if words[0] == "--version":
         print(f"tokenswarm {__version__}")
@@ -52,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from tokenswarm.profile.typed_yaml import suggestion
 
             raise ConfigError(f"there is no command `{words[0]}`{suggestion(words[0], list(COMMANDS))}")
-        return int(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
+        return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
     except UserError as error:
         print(f"tokenswarm: {error}", file=sys.stderr, flush=True)
         return int(error.exit_code)

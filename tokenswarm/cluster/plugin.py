@@ -25,6 +25,7 @@ from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.engine import Engine, same_api
 from tokenswarm.profile.environment import run_token
 from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.phases import Phases
@@ -75,16 +76,15 @@ class Plugin:
 
     def _profile(self) -> Profile:
         user = self._environment.user_classes[0]
+        api = same_api(self._options.get("engine") or Engine().kind, user.api)
         more: list[tuple[str, Node]] = [
-            ("engine.api", typed_yaml.literal(user.api, "locustfile")),
+            ("engine.api", typed_yaml.literal(api, "locustfile")),
             ("dataset.conversations", typed_yaml.literal(user.conversations, "locustfile")),
         ]
         if self._options.get("run_profile"):
             more = []  # the profile says what is replayed
         if self._environment.host:
             more.append(("target", typed_yaml.literal(self._environment.host, "--host")))
-        if self._options.get("engine") == "ollama" and user.api == "completions":
-            more[0] = ("engine.api", typed_yaml.literal("generate", "locustfile"))
         more += self._load_overrides()
         return options.read_profile(self._options.get("run_profile"), self._options, more)
 

@@ -64,8 +64,8 @@ class Dialect(msgspec.Struct, frozen=True):
     """One way to ask a server for a stream, and to read it: a row of `engines.dialects.DIALECTS`."""
 
     name: str
-    kind: Literal["openai", "ollama"]
-    api: Literal["chat", "completions", "generate"]
+    kind: str  # as `engine.kind` and `engine.api` of a profile: a row of `profile.engine.APIS`
+    api: str
     path: str
     models_path: str
     framing: Literal["sse", "ndjson"]

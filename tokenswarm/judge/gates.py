@@ -24,6 +24,9 @@ FAR = 2.0
 
 _STRICTEST_FIRST = ("max", "p999", "p99", "p95", "p90", "p50")  # a mean says nothing about one request
 
+RATES = ("output_tokens_per_s", "requests_per_s")
+"""Limits from below: fields of `slo` and of the summary's throughput, compared as they are."""
+
 _MUST_HAVE = ("ttft", "ttft_intended", "ttfat", "e2e")
 """A success without one of these violates its limit, as in the recorder; TPOT and gaps need two tokens to exist."""
 
@@ -58,7 +61,7 @@ def evaluate(slo: Slo, summary: Summary, merged: Merged) -> list[Gate]:
         gates.append(_goodput_gate(steady, slo))
     if slo.failed_ratio is not None:
         gates.append(_failed_gate(steady, slo.failed_ratio))
-    for name in ("output_tokens_per_s", "requests_per_s"):
+    for name in RATES:
         limit = getattr(slo, name)
         if limit is not None:
             gates.append(_rate_gate(name, limit, getattr(summary.throughput, name)))

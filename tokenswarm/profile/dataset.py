@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 ROWS_MAX = 10_000_000  # the order of rows takes 4 bytes each in every worker
+
+
+Format = Literal["auto", "sharegpt", "alpaca", "jsonl", "synthetic"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class TokenRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +65,7 @@ class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str | None = None  # None only with format synthetic
-    format: Literal["auto", "sharegpt", "alpaca", "jsonl", "synthetic"] = "auto"
+    format: Format = "auto"
     conversations: Literal["single", "multi"] = "multi"
     history: Literal["dataset", "model"] = "dataset"  # whose answers are replayed as history in multi-turn
     length_filter: Literal["none", "vllm"] = "none"

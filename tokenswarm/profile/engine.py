@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from tokenswarm.profile.typed_yaml import shown
 
-EngineKind = Literal["openai", "ollama"]
-Api = Literal["chat", "completions", "generate"]
+
+class Spoken(msgspec.Struct, frozen=True):
+    """One API of one kind of server, as a profile names it."""
+
+    kind: str
+    api: str
+    text: bool = False  # takes a text, not messages
+    choices: bool = False  # has `n`
+
+
+APIS = (
+    Spoken("openai", "chat", choices=True),
+    Spoken("openai", "completions", text=True, choices=True),
+    Spoken("ollama", "chat"),
+    Spoken("ollama", "generate", text=True),
+)
+"""What a profile may ask for; `engines.dialects.DIALECTS` has a row for each, and how it is spoken."""
+
+KINDS = tuple(dict.fromkeys(row.kind for row in APIS))
+
+if TYPE_CHECKING:
+    EngineKind: TypeAlias = str
+    Api: TypeAlias = str
+else:  # the words of the table; a type checker wants them written out
+    EngineKind = Literal[KINDS]
+    Api = Literal[tuple(dict.fromkeys(row.api for row in APIS))]
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"auth|token|secret|passw|credential|cookie|api[-_]?key", re.IGNORECASE)
@@ -38,11 +62,13 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extra_body: dict[str, object] = {}
 
     def __post_init__(self) -> None:
-        if (self.kind, self.api) not in APIS:
-            known = ", ".join(api for kind, api in APIS if kind == self.kind)
+        spoken = next((row for row in APIS if (row.kind, row.api) == (self.kind, self.api)), None)
+        if spoken is None:
+            known = ", ".join(row.api for row in APIS if row.kind == self.kind)
             raise ValueError(f"`engine.api: {self.api}` is not spoken by kind {self.kind}; it has: {known}")
-        if not 1 <= self.choices <= CHOICES_MAX or (self.choices > 1 and self.kind == "ollama"):
-            raise ValueError(f"`engine.choices` must be between 1 and {CHOICES_MAX}, and 1 for ollama")
+        if not 1 <= self.choices <= CHOICES_MAX or (self.choices > 1 and not spoken.choices):
+            one = ", ".join(dict.fromkeys(row.kind for row in APIS if not row.choices))
+            raise ValueError(f"`engine.choices` must be between 1 and {CHOICES_MAX}, and 1 for {one}")
         for name, value in self.headers.items():
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"the value of header `{shown(name)}` may hold printable ASCII only")
@@ -59,9 +85,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
 
-APIS: tuple[tuple[EngineKind, Api], ...] = (
-    ("openai", "chat"),
-    ("openai", "completions"),
-    ("ollama", "chat"),
-    ("ollama", "generate"),
-)
+def same_api(kind: str, api: str) -> str:
+    """The API of this kind that takes what `api` takes: `completions` of OpenAI is `generate` of Ollama."""
+    texts = {row.api for row in APIS if row.text}
+    return next((row.api for row in APIS if row.kind == kind and row.text == (api in texts)), api)

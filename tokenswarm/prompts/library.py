@@ -39,7 +39,7 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What decides which rows are used and in which order. `path` None only with format synthetic."""
 
     path: str | None
-    format: Literal["auto", "sharegpt", "alpaca", "jsonl", "synthetic"] = "auto"
+    format: str = "auto"  # or a key of READERS, or "synthetic"
     conversations: Literal["single", "multi"] = "multi"
     rules: Rules = Rules()
     duplicates: Literal["keep", "drop"] = "keep"

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tokenswarm.measure.statistics import samples_needed
 from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
-from tokenswarm.result.summary import Gate, Requests, Stat, Summary
+from tokenswarm.result.summary import Gate, Requests, Stage, Stat, Summary
 
-STAGE_HEAD = (
-    "users", "req/s", "tok/s", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "TPOT p50", "E2E p50", "failed",
-)  # fmt: skip
+STAGE_COLUMNS: dict[str, Callable[[Stage], str]] = {
+    "users": lambda stage: f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING),
+    "req/s": lambda stage: quantity(stage.throughput.requests_per_s),
+    "tok/s": lambda stage: quantity(stage.throughput.output_tokens_per_s),
+    "TTFT p50": lambda stage: duration(stage.latency.ttft_s.p50),
+    "TTFT p99": lambda stage: duration(stage.latency.ttft_s.p99),
+    "ITL p50": lambda stage: duration(stage.latency.itl_s.p50),
+    "ITL p99": lambda stage: duration(stage.latency.itl_s.p99),
+    "TPOT p50": lambda stage: duration(stage.latency.tpot_s.p50),
+    "E2E p50": lambda stage: duration(stage.latency.e2e_s.p50),
+    "failed": lambda stage: str(stage.requests_steady.failed),
+}
+"""A row a column of the table of stages: its head, and the cell of a stage. The first is the users, or the rate."""
+
+STAGE_HEAD = tuple(STAGE_COLUMNS)
 
 LATENCY_HEAD = ("", "n", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
 
@@ -28,20 +42,7 @@ GATE_HEAD = ("gate", "limit", "value", "result", "why")
 
 def stage_rows(summary: Summary) -> list[list[str]]:
     """A row a stage: users (or the rate), throughput, latencies, failures."""
-    rows = []
-    for stage in summary.stages:
-        load = f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING)
-        latency, rates = stage.latency, stage.throughput
-        seconds = (
-            latency.ttft_s.p50, latency.ttft_s.p99, latency.itl_s.p50, latency.itl_s.p99, latency.tpot_s.p50,
-            latency.e2e_s.p50,
-        )  # fmt: skip
-        rows.append(
-            [load, quantity(rates.requests_per_s), quantity(rates.output_tokens_per_s)]
-            + [duration(value) for value in seconds]
-            + [str(stage.requests_steady.failed)]
-        )
-    return rows
+    return [[cell(stage) for cell in STAGE_COLUMNS.values()] for stage in summary.stages]
 
 
 def latency_rows(summary: Summary) -> list[list[str]]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenswarm.reports import cells
-from tokenswarm.reports.html import engine as html_engine
-from tokenswarm.reports.html import gpu, kv_cache, run, sources, sweep, tables, telemetry
+from tokenswarm.reports.html import engine, gpu, kv_cache, run, sources, sweep, tables, telemetry
 from tokenswarm.reports.html.figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name, load_of
 from tokenswarm.reports.html.figure import render as render_figure
 from tokenswarm.reports.html.requests import read
@@ -46,7 +45,7 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         _section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),
         _section("stages", "Stages", tables.stages(summary)),
         _section("latency", "Latency", _latency(summary)),
-        _section("engine", "What the engine reports", html_engine.engine_tables(summary)),
+        _section("engine", "What the engine reports", engine.engine_tables(summary)),
         _section("kv-cache", "KV-cache: reported and predicted", kv_cache.kv_tables(summary)),
         _section("gpus", "What the GPUs report", gpu.gpu_tables(summary)),
         _section("sources", "How engine and GPUs were read", sources.sources(summary)),
