@@ -8,7 +8,7 @@ import pytest
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile import options, profile, typed_yaml
-from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.engine import Engine, same_api
 from tokenswarm.profile.environment import cache_folder, push_headers, run_token, secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.target import check_url
@@ -285,3 +285,17 @@ def test_folders_and_tokens_of_the_environment() -> None:
     assert cache_folder({"HOME": "/h"}) == Path("/h/.cache/tokenswarm")
     assert run_token({}) == ""
     assert run_token({"TOKENSWARM_RUN_TOKEN": "w"}) == "w"
+
+
+@pytest.mark.parametrize(
+    ("kind", "api", "same"),
+    [
+        ("openai", "completions", "completions"),
+        ("ollama", "completions", "generate"),
+        ("ollama", "chat", "chat"),
+        ("openai", "generate", "completions"),
+        ("nobody", "completions", "completions"),  # refused later, in words
+    ],
+)
+def test_a_locustfile_keeps_its_meaning_with_every_kind_of_engine(kind: str, api: str, same: str) -> None:
+    assert same_api(kind, api) == same
