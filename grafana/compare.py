@@ -93,7 +93,7 @@ def _numbers() -> list[Builder]:
             "s",
             About(
                 "Percentiles over all steady requests of each run.",
-                "histogram_quantile over all buckets since the start, no rate; within 3 % of the report",
+                "histogram_quantile over all buckets since the start, no rate; in the bucket of the report's",
                 "differences below 5 % are noise unless repeated; a p99 needs 1000 requests.",
                 GONE,
             ),

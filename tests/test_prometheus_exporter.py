@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,16 +15,21 @@ import pytest
 import yaml
 from agreement import (
     HISTOGRAMS,
-    NATIVE,
+    Buckets,
     assert_counters_are_exact,
     assert_gauges_are_equal,
+    assert_native_percentiles_agree,
     assert_percentiles_agree,
     broken_rules,
+    within,
 )
 from exporter_process import promtool_findings, running
 from load_run import SyntheticRun, post
 from prometheus_server import Prometheus, serving, tool
 
+from exporters.load.render import le
+from exporters.load.table import HISTOGRAMS as TABLE
+from tokenswarm.measure.sketch import Sketch
 from tokenswarm.result.summary import Summary, summarize
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
@@ -106,7 +114,7 @@ def test_native_histograms_are_scraped_as_protobuf(tmp_path: Path) -> None:
         with serving(tmp_path, config, "--enable-feature=native-histograms") as prometheus:
             caught_up(prometheus, played, summary)
             assert_counters_are_exact(prometheus, summary)
-            assert_percentiles_agree(prometheus, summary, NATIVE)
+            assert_native_percentiles_agree(prometheus, summary, merged)
             assert prometheus.query(HISTOGRAMS["ttft"]) == {}  # 2.42 keeps the native ones only
             ttft = 'tokenswarm_time_to_first_token_seconds{run_id="run-native"}'
             assert prometheus.value(f"histogram_count({ttft})") == summary.latency.ttft_s.n
@@ -117,3 +125,65 @@ def test_native_histograms_are_scraped_as_protobuf(tmp_path: Path) -> None:
             p95 = 'tokenswarm_latency_quantile_seconds{run_id="run-native",metric="ttft",window="run",quantile="0.95"}'
             assert prometheus.value(p95) == summary.latency.ttft_s.p95
             assert prometheus.value("tokenswarm_exporter_pushes_total") == 2
+
+
+AT_S = 1_700_000_000
+
+
+def gapped() -> list[tuple[float, list[float]]]:
+    """(p, values): most near 20 ms, the rest near 2 s, the gap between them at the rank of p or at one beside it."""
+    chance = random.Random(7)
+    found = []
+    for p in (0.5, 0.9, 0.95, 0.99):
+        for n in (100, 140, 1000, 1111, 3700):
+            for step in (-1, 0, 1):
+                low = math.ceil(p * n - 1e-9) + step
+                values = [chance.uniform(0.018, 0.022) for _ in range(low)]
+                found.append((p, values + [chance.uniform(1.8, 2.2) for _ in range(n - low)]))
+    return found
+
+
+def openmetrics(cases: list[tuple[float, list[float]]]) -> str:
+    """Each case as a histogram with our buckets: 0 at first, all of its values a minute later."""
+    (histogram,) = TABLE["tokenswarm_time_to_first_token_seconds"]
+    lines = ["# TYPE x histogram"]
+    for case, (_, values) in enumerate(cases):
+        edges = [le(key, histogram.schema) for key in histogram.keys]
+        counts = dict(zip(edges, histogram.cumulative(Sketch(values)), strict=True)) | {"+Inf": len(values)}
+        for edge, count in counts.items():
+            for at, shown in ((AT_S - 60, 0), (AT_S, count)):
+                lines.append(f'x_bucket{{case="{case}",le="{edge}"}} {shown} {at}')
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def test_a_percentile_beside_a_gap_is_that_of_its_rank_or_of_one_beside_it(tmp_path: Path) -> None:
+    """The rank decides, not the value: a rate scales the counts, and rounding may move a whole rank to the next one."""
+    cases = gapped()
+    (tmp_path / "x.txt").write_text(openmetrics(cases))
+    command = [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", "x.txt", "data"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    keep = "--storage.tsdb.retention.time=100y"
+    with serving(tmp_path, {"scrape_configs": []}, keep) as prometheus:
+
+        def answers(p: float, counts: str) -> dict[int, float]:
+            asked = f"histogram_quantile({p}, sum by (le, case) ({counts}))"
+            found = prometheus.api("query", query=asked, time=str(AT_S))["result"]
+            return {int(one["metric"]["case"]): float(one["value"][1]) for one in found}
+
+        for p in {p for p, _ in cases}:
+            totals, rates = answers(p, "x_bucket"), answers(p, "rate(x_bucket[2m])")
+            assert len(totals) == len(rates) == len(cases)
+            for case, values in ((case, values) for case, (asked, values) in enumerate(cases) if asked == p):
+                buckets = of_values(values)
+                nearest, *beside = buckets.around(p)
+                exact = Sketch(values).quantile(p)
+                assert exact is not None
+                assert within(exact, nearest)
+                assert within(totals[case], nearest), (p, len(values), totals[case], nearest)
+                assert any(within(rates[case], place) for place in (nearest, *beside)), (p, rates[case], nearest)
+
+
+def of_values(values: list[float]) -> Buckets:
+    (histogram,) = TABLE["tokenswarm_time_to_first_token_seconds"]
+    edges = [float(le(key, histogram.schema)) for key in histogram.keys]
+    return Buckets(edges, [float(count) for count in histogram.cumulative(Sketch(values))])
