@@ -45,6 +45,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "tokenswarm.commands.report",
         {"report DIR": "print the tables of a finished run again, and write its report.html again"},
     ),
+    "compare": (
+        "tokenswarm.commands.compare",
+        {"compare A --against B": "groups of runs against each other: better, worse, the same, or not to be told"},
+    ),
 }
 """A row a command: the module whose `main(words) -> exit code` it is, imported when asked for since some take long; and
 what the help says of each way to use it."""

@@ -20,6 +20,8 @@ class ExitCode(enum.IntEnum):
     TARGET = 14
     CONFIG = 15
     RESULTS = 16
+    WORSE = 20  # of a comparison: the new runs are worse
+    CANT_TELL = 21  # of a comparison: so many runs don't tell
 
 
 class UserError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,13 +35,21 @@ def read_summary(folder: Path) -> Summary:
         raise ConfigError(f"{path}: is no summary of a run: {error}") from None
 
 
-def write_page(folder: Path, summary: Summary) -> None:
-    """report.html again, from the files of the run. Raises ConfigError, ResultsError."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a results folder; {} where there is none. Raises ConfigError."""
     path = folder / "manifest.json"
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=dict) if path.exists() else {}
+        manifest: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict) if path.exists() else {}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no manifest of a run: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    return manifest
+
+
+def write_page(folder: Path, summary: Summary) -> None:
+    """report.html again, from the files of the run. Raises ConfigError, ResultsError."""
+    manifest = read_manifest(folder)
     rows = folder / ROWS_NAME
     try:
         (folder / "report.html").write_text(page.render(summary, manifest, rows if rows.exists() else None), "utf-8")

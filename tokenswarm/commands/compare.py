@@ -1,0 +1,166 @@
+"""`tokenswarm compare BASE… --against NEW…`: groups of runs against each other; the exit code is the answer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from tokenswarm.errors import ConfigError, ExitCode, ResultsError
+from tokenswarm.judge import alike
+from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, measured
+from tokenswarm.judge.ranksum import RUNS_MAX
+from tokenswarm.profile import options
+from tokenswarm.profile.typed_yaml import suggestion
+from tokenswarm.reports import comparison as told
+from tokenswarm.reports.saved import read_manifest, read_summary
+from tokenswarm.result.comparison import SCHEMA_VERSION, Comparison, Group, Kind, Run
+
+CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": ExitCode.OK, "same": ExitCode.OK}
+
+EPILOG = """\
+exit codes: 0 better or the same, 20 worse in a metric, 21 can't be told from so many runs, 15 not comparable
+example:    tokenswarm compare results/main-* --against results/branch-* --margin tail=0.15
+"""
+
+
+def main(words: list[str]) -> int:
+    """Compare; raises ConfigError, ResultsError."""
+    parser = options.parser_of("compare")
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("base", nargs="*", metavar="BASE", help="results folders, or folders of them: what was")
+    parser.add_argument("--against", nargs="+", required=True, metavar="NEW", help="the same: what is held against it")
+    parser.add_argument("--baseline", metavar="FILE", help="a group that --save wrote, in place of BASE")
+    parser.add_argument("--save", metavar="FILE", help="write the NEW runs as a group, a baseline for later")
+    parser.add_argument("--differ", metavar="WHAT,…", default="", help="the point: " + ", ".join(alike.SUBJECTS))
+    parser.add_argument("--metric", metavar="NAME", action="append", default=[], help="only these (may be repeated)")
+    parser.add_argument(
+        "--margin", metavar="KIND=SHARE", action="append", default=[],
+        help="what still counts as the same: " + ", ".join(f"{kind}={share:g}" for kind, share in MARGINS.items()),
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="the comparison as JSON on stdout")
+    parser.add_argument("--markdown", metavar="FILE", help="write it for a pull request's comment")
+    given = parser.parse_args(words)
+    if bool(given.base) == bool(given.baseline):
+        raise ConfigError("compare: give the baseline once: BASE folders, or --baseline FILE")
+    margins, metrics = _margins(given.margin), _metrics(given.metric)
+    base = read_group(Path(given.baseline)) if given.baseline else read_runs(given.base, "BASE")
+    new = read_runs(given.against, "--against")
+    check(base, new, _subjects(given.differ))
+    found = compare(base, new, margins, metrics)
+    if given.save:
+        _write(Path(given.save), msgspec.json.format(msgspec.json.encode(Group(runs=tuple(new)))) + b"\n")
+    if given.markdown:
+        _write(Path(given.markdown), told.markdown(found).encode())
+    _print(found, as_json=given.json)
+    return int(CODES[found.word])
+
+
+def _print(found: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        Console().print(told.report(found))
+
+
+def read_runs(names: Sequence[str], side: str) -> list[Run]:
+    """The runs of results folders, or of folders that hold such; each once. Raises ConfigError."""
+    folders: dict[Path, None] = {}
+    for name in names:
+        folder = Path(name)
+        if folder.is_dir() and not (folder / "summary.json").exists():
+            inner = sorted(path.parent.resolve() for path in folder.glob("*/summary.json"))
+            if not inner:
+                raise ConfigError(f"{name}: holds no summary.json, and no folder that does; name finished runs")
+            folders.update(dict.fromkeys(inner))
+        else:
+            folders[(folder if folder.is_dir() else folder.parent).resolve()] = None
+            if not folder.exists():
+                read_summary(folder)  # says that there is none
+    if len(folders) > RUNS_MAX:
+        raise ConfigError(f"compare: {side} has {len(folders)} runs; {RUNS_MAX} are the most")
+    return [_read(folder) for folder in folders]
+
+
+def _read(folder: Path) -> Run:
+    summary = read_summary(folder)
+    if summary.partial:
+        raise ConfigError(f"{folder}: is partial: the run was interrupted; leave it out")
+    if summary.verdict.status == "INVALID":
+        codes = ", ".join(doubt.code for doubt in summary.verdict.doubts if doubt.severity == "invalid")
+        raise ConfigError(
+            f"{folder}: is INVALID ({codes}): its numbers can't be believed; leave it out or run it again"
+        )
+    manifest = read_manifest(folder)
+    if not manifest:
+        raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run; leave it out")
+    status = summary.verdict.status or "not judged"
+    return Run(run_id=summary.run_id, values=measured(summary), about=alike.about(manifest), status=status)
+
+
+def read_group(path: Path) -> list[Run]:
+    """The runs of a file that --save wrote. Raises ConfigError."""
+    try:
+        group = msgspec.json.decode(path.read_bytes(), type=Group)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no group of runs that `compare --save` wrote: {error}") from None
+    if group.schema_version != SCHEMA_VERSION:
+        raise ConfigError(f"{path}: has schema version {group.schema_version}, this program reads {SCHEMA_VERSION}")
+    if not group.runs or len(group.runs) > RUNS_MAX:
+        raise ConfigError(f"{path}: holds {len(group.runs)} runs; it takes 1 to {RUNS_MAX}")
+    return list(group.runs)
+
+
+def check(base: Sequence[Run], new: Sequence[Run], point: Sequence[str]) -> None:
+    """Are these runs alike in everything but the point, and two groups? Raises ConfigError."""
+    both = sorted({run.run_id for run in base} & {run.run_id for run in new})
+    if both:
+        raise ConfigError(f"compare: run {both[0]} stands on both sides; a run can't be held against itself")
+    for side, runs in (("BASE", base), ("--against", new)):
+        for what, how in alike.differences(runs).items():
+            raise ConfigError(f"compare: the runs of {side} differ in {what}: {how}; a group is one thing run again")
+    for what, how in alike.differences([base[0], new[0]]).items():
+        if what not in point:
+            raise ConfigError(f"compare: the two sides differ in {what}: {how}; if that is the point: --differ {what}")
+
+
+def _subjects(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in alike.SUBJECTS:
+            raise ConfigError(f"--differ: there is no subject `{name[:40]}`{suggestion(name, list(alike.SUBJECTS))}")
+    return names
+
+
+def _metrics(names: Sequence[str]) -> list[Metric]:
+    known = {metric.name: metric for metric in METRICS}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--metric: `{name[:40]}` is not compared{suggestion(name, list(known))}")
+    return [metric for metric in METRICS if not names or metric.name in names]
+
+
+def _margins(pairs: Sequence[str]) -> dict[Kind, float]:
+    margins = dict(MARGINS)
+    for pair in pairs:
+        kind, _, share = pair.partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if kind not in margins or not 0 < value < 10:
+            raise ConfigError(f"--margin {pair[:60]}: write KIND=SHARE, such as tail=0.15; kinds: {', '.join(margins)}")
+        margins[kind] = value
+    return margins
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ResultsError(f"{path}: can't be written: {error.strerror}") from None

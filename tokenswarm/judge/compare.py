@@ -1,0 +1,186 @@
+"""Runs against runs: is B better, worse, the same, or can't it be told? A pure function of the runs' summaries.
+
+Each metric is one number a run, by its logarithm. *Worse* takes both: an exact one-sided test that stands after Holm
+over all metrics, and a shift beyond the metric's margin. *Same* takes an interval of the shift that lies within the
+margin on both sides. What is neither can't be told from so many runs. A sweep is one number a run too: the geometric
+mean over its stages, since each stage tested by itself would need more runs than anybody makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import exp, expm1, fsum, log
+
+import msgspec
+
+from tokenswarm.judge import ranksum
+from tokenswarm.result.comparison import Comparison, Finding, Kind, Run, Word
+from tokenswarm.result.summary import Part, Summary
+
+ALPHA = 0.05
+CONFIDENCE = 0.9  # two-sided, so that each side is a test at 5 %: two one-sided tests for *same*
+
+MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02}
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A number of a run or of a stage: `latency.ttft_s.p50`, and which way is good."""
+
+    name: str
+    kind: Kind
+    read: Callable[[Part], float | None]
+    higher_is_better: bool = False
+
+
+def _latency(name: str, which: str, kind: Kind) -> Metric:
+    def read(part: Part) -> float | None:
+        value: float | None = getattr(getattr(part.latency, name), which)
+        return value
+
+    return Metric(f"{name}.{which}", kind, read)
+
+
+def _rate(name: str) -> Metric:
+    def read(part: Part) -> float | None:
+        value: float | None = getattr(part.throughput, name)
+        return value
+
+    return Metric(name, "throughput", read, higher_is_better=True)
+
+
+METRICS: tuple[Metric, ...] = (
+    _latency("ttft_s", "p50", "median"),
+    _latency("ttft_s", "p99", "tail"),
+    _latency("itl_s", "p50", "median"),
+    _latency("itl_s", "p99", "tail"),
+    _latency("tpot_s", "p50", "median"),
+    _latency("e2e_s", "p50", "median"),
+    _latency("e2e_s", "p95", "tail"),
+    _rate("output_tokens_per_s"),
+    _rate("requests_per_s"),
+)
+"""What is compared, in the order of the table. One row is one metric."""
+
+
+def compare(
+    a: Sequence[Run],
+    b: Sequence[Run],
+    margins: Mapping[Kind, float] = MARGINS,
+    metrics: Sequence[Metric] = METRICS,
+) -> Comparison:
+    """Hold the runs `b` against the runs `a`. ValueError where a side is empty or has more than RUNS_MAX runs."""
+    if not a or not b:
+        raise ValueError("a comparison takes at least one run a side")
+    values = {m.name: (tuple(r.values.get(m.name) for r in a), tuple(r.values.get(m.name) for r in b)) for m in metrics}
+    known = [m for m in metrics if any(v is not None for side in values[m.name] for v in side)]
+    tested = {m.name: pair for m in known if (pair := _logs(*values[m.name])) is not None}
+    worse, better = {}, {}
+    for m in known:
+        if m.name in tested:
+            x, y = tested[m.name]
+            up, down = ranksum.p_greater(x, y), ranksum.p_greater(y, x)
+            worse[m.name], better[m.name] = (down, up) if m.higher_is_better else (up, down)
+    stands = ranksum.holm(worse, ALPHA), ranksum.holm(better, ALPHA)
+    findings = []
+    for m in known:
+        pair = tested.get(m.name)
+        p = None if pair is None else (worse[m.name], better[m.name])
+        told = (stands[0].get(m.name, False), stands[1].get(m.name, False))
+        findings.append(_find(m, values[m.name], pair, p, told, margins[m.kind], len(tested)))
+    return Comparison(word=_overall([finding.word for finding in findings]), findings=tuple(findings), alpha=ALPHA)
+
+
+def measured(run: Summary) -> dict[str, float | None]:
+    """The one number of each metric."""
+    return {metric.name: _number(run, metric) for metric in METRICS}
+
+
+def _number(run: Summary, metric: Metric) -> float | None:
+    """Its own, or the geometric mean over the stages of a sweep. None where a part has none."""
+    parts: Sequence[Part] = run.stages if len(run.stages) > 1 else [run]
+    found = [metric.read(part) for part in parts]
+    if any(value is None or value <= 0 for value in found):
+        return None
+    return exp(fsum(log(value) for value in found if value) / len(found))
+
+
+def _logs(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[list[float], list[float]] | None:
+    """Logarithms of both sides; None where a run has no such number: leaving it out would choose among runs."""
+    if any(value is None for value in (*a, *b)):
+        return None
+    return [log(value) for value in a if value], [log(value) for value in b if value]
+
+
+def _find(
+    metric: Metric,
+    values: tuple[tuple[float | None, ...], tuple[float | None, ...]],
+    pair: tuple[list[float], list[float]] | None,
+    p: tuple[float, float] | None,
+    stands: tuple[bool, bool],
+    margin: float,
+    tests: int,
+) -> Finding:
+    a, b = values
+    fixed = {
+        "metric": metric.name, "kind": metric.kind, "higher_is_better": metric.higher_is_better, "margin": margin,
+        "a": a, "b": b,
+    }  # fmt: skip
+    if pair is None or p is None:
+        missing = sum(value is None for value in (*a, *b))
+        why = f"{missing} of {len(a) + len(b)} runs have no {metric.name}: too few samples for it, or none"
+        return Finding(**fixed, word="can't tell", why=why)  # type: ignore[arg-type]
+    x, y = pair
+    delta = ranksum.shift(x, y)
+    low, high, confidence = ranksum.interval(x, y, CONFIDENCE)
+    bad = -delta if metric.higher_is_better else delta  # > 0: B is worse, by this much of a logarithm
+    limit = log(1.0 + margin)
+    word, why, needed = _judge(bad, (low, high), confidence, limit, stands)
+    if word == "can't tell":
+        needed, why = _more(bad, limit, (x, y), tests)
+    return Finding(
+        **fixed,  # type: ignore[arg-type]
+        word=word,
+        ratio=exp(delta),
+        low=exp(low),
+        high=exp(high),
+        confidence=confidence,
+        p_worse=p[0],
+        p_better=p[1],
+        runs_needed=needed,
+        why=why,
+    )
+
+
+def _judge(
+    bad: float, bounds: tuple[float, float], confidence: float, limit: float, stands: tuple[bool, bool]
+) -> tuple[Word, str, int | None]:
+    percent = f"{100 * (expm1(limit)):.3g} %"
+    if stands[0] and bad > limit:
+        return "worse", f"every order of these runs but a few says so, and by more than {percent}", None
+    if stands[1] and bad < -limit:
+        return "better", f"every order of these runs but a few says so, and by more than {percent}", None
+    if confidence >= CONFIDENCE - 1e-9 and -limit < bounds[0] and bounds[1] < limit:
+        return "same", f"within {percent} either way, at {100 * CONFIDENCE:.0f} %", None
+    return "can't tell", "", None
+
+
+def _more(bad: float, limit: float, pair: tuple[list[float], list[float]], tests: int) -> tuple[int | None, str]:
+    """(runs a side that would tell, why it can't be told now)."""
+    x, y = pair
+    have = min(len(x), len(y))
+    deviation = (ranksum.spread(x) ** 2 + ranksum.spread(y) ** 2) ** 0.5 / 2**0.5
+    if have < 2:
+        return None, "one run a side has no spread to hold a difference against: make at least 3, better 5"
+    beyond = abs(bad) > limit
+    alpha = ALPHA / max(1, tests) if beyond else (1.0 - CONFIDENCE) / 2
+    needed = ranksum.runs_needed(abs(abs(bad) - (0.0 if beyond else limit)), deviation, alpha)
+    what = "a difference beyond the margin" if beyond else "a difference within the margin"
+    if needed is None:
+        return None, f"{what} would take more than {ranksum.RUNS_MAX} runs a side to show, so much do they vary"
+    needed = max(needed, have + 1)
+    return needed, f"{what} would take about {needed} runs a side to show"
+
+
+def _overall(words: Sequence[Word]) -> Word:
+    order: tuple[Word, ...] = ("worse", "can't tell", "better")
+    return next((word for word in order if word in words), "same" if words else "can't tell")

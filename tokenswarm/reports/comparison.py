@@ -1,0 +1,82 @@
+"""What a comparison says, on a terminal and in Markdown: a row a metric, both sides, the shift with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tokenswarm.reports.markdown import escape, table
+from tokenswarm.reports.numbers import MISSING, harmless, of_metric
+from tokenswarm.result.comparison import Comparison, Finding
+
+HEAD = ("metric", "baseline", "new", "change", "interval", "margin", "says")
+_STYLES = {"better": "green", "worse": "bold red", "same": "dim", "can't tell": "yellow"}
+_MARKS = {"better": "✅", "worse": "❌", "same": "✅", "can't tell": "❔"}
+
+
+def report(comparison: Comparison) -> RenderableType:
+    """The table, the reasons of what can't be told, and the word for all."""
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="bold")
+    for name in HEAD:
+        shown.add_column(name, justify="left" if name in ("metric", "says") else "right", no_wrap=True)
+    for finding in comparison.findings:
+        cells = row(finding)
+        shown.add_row(*map(Text, cells[:-1]), Text(cells[-1], style=_STYLES[finding.word]))
+    reasons = [Padding(Text(harmless(text), style="dim"), (0, 1, 0, 3)) for text in why(comparison)]
+    word = Text.assemble(" the new runs: ", (comparison.word, _STYLES[comparison.word]))
+    return Group(Text(""), shown, Text(""), word, *reasons, Text(""))
+
+
+def markdown(comparison: Comparison) -> str:
+    """The same for a pull request's comment."""
+    lines = [f"## {_MARKS[comparison.word]} tokenswarm: the new runs are {_as_said(comparison)}", ""]
+    lines += table(HEAD, [row(finding) for finding in comparison.findings])
+    lines += ["", *(f"- {escape(text)}" for text in why(comparison))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def row(finding: Finding) -> list[str]:
+    """The cells of one metric. Values of a side are medians over its runs."""
+    return [
+        finding.metric,
+        _side(finding.metric, finding.a),
+        _side(finding.metric, finding.b),
+        percent(finding.ratio),
+        f"{percent(finding.low)} … {percent(finding.high)}" if finding.ratio is not None else MISSING,
+        f"{100 * finding.margin:.3g}%",
+        finding.word,
+    ]
+
+
+def why(comparison: Comparison) -> list[str]:
+    """A sentence for each metric that can't be told, and one on what the words mean."""
+    told = [f"{f.metric}: {f.why}" for f in comparison.findings if f.word == "can't tell"]
+    intervals = {f"{f.confidence:.0%}" for f in comparison.findings if f.confidence is not None}
+    if intervals:
+        told.append(f"intervals hold the true change in {' or '.join(sorted(intervals))} of cases; a run is one sample")
+    return told
+
+
+def percent(ratio: float | None) -> str:
+    """+3.1%, −12%: a ratio as a change."""
+    if ratio is None:
+        return MISSING
+    change = 100 * (ratio - 1)
+    return f"{'−' if change < 0 else '+'}{abs(change):.3g}%"
+
+
+def _side(metric: str, values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return of_metric(metric, median(known)) if known else MISSING
+
+
+def _as_said(comparison: Comparison) -> str:
+    if comparison.word != "can't tell":
+        return {"same": "the same"}.get(comparison.word, comparison.word)
+    return "neither shown to be worse nor to be the same"

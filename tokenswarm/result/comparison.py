@@ -1,0 +1,56 @@
+"""Runs against runs: what is held against what, and what came out. The structs of a stored baseline and of --json."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+Word = Literal["better", "worse", "same", "can't tell"]
+Kind = Literal["median", "tail", "throughput"]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What a comparison needs of a run; a stored baseline is a list of them. `about`: judge/alike.py."""
+
+    run_id: str
+    values: dict[str, float | None]
+    about: dict[str, Any] = {}
+    status: str = "VALID"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric. `ratio`, `low` and `high` are B / A; `a`, `b`: the value of each run, None where it has none."""
+
+    metric: str
+    kind: Kind
+    higher_is_better: bool
+    margin: float
+    a: tuple[float | None, ...]
+    b: tuple[float | None, ...]
+    word: Word
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None  # what the interval really has, which few runs make less than was asked for
+    p_worse: float | None = None
+    p_better: float | None = None
+    runs_needed: int | None = None  # a side, where it can't be told and more runs would
+    why: str = ""
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What came out. `word`: worse if any metric is, else can't tell if any is, else better if any is, else same."""
+
+    word: Word
+    findings: tuple[Finding, ...]
+    alpha: float
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs that stand for one thing: what `--save` writes and `--baseline` reads."""
+
+    schema_version: int = SCHEMA_VERSION
+    runs: tuple[Run, ...]
