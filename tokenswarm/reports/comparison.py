@@ -15,7 +15,7 @@ from tokenswarm.reports.markdown import escape, table
 from tokenswarm.reports.numbers import MISSING, harmless, of_metric
 from tokenswarm.result.comparison import Comparison, Finding
 
-HEAD = ("metric", "baseline", "new", "change", "interval", "margin", "says")
+HEAD = ("metric", "baseline", "new", "change", "interval", "says")
 _STYLES = {"better": "green", "worse": "bold red", "same": "dim", "can't tell": "yellow"}
 _MARKS = {"better": "✅", "worse": "❌", "same": "✅", "can't tell": "❔"}
 
@@ -48,8 +48,7 @@ def row(finding: Finding) -> list[str]:
         _side(finding.metric, finding.a),
         _side(finding.metric, finding.b),
         percent(finding.ratio),
-        f"{percent(finding.low)} … {percent(finding.high)}" if finding.ratio is not None else MISSING,
-        f"{100 * finding.margin:.3g}%",
+        f"{percent(finding.low)[:-1]}…{percent(finding.high)}" if finding.ratio is not None else MISSING,
         finding.word,
     ]
 
@@ -58,6 +57,9 @@ def why(comparison: Comparison) -> list[str]:
     """A sentence for each metric that can't be told, and one on what the words mean."""
     told = [f"{f.metric}: {f.why}" for f in comparison.findings if f.word == "can't tell"]
     intervals = {f"{f.confidence:.0%}" for f in comparison.findings if f.confidence is not None}
+    margins = {f"{f.kind} {100 * f.margin:.3g}%": None for f in comparison.findings}
+    if margins:
+        told.append(f"margins, within which a change is none: {', '.join(margins)}")
     if intervals:
         told.append(f"intervals hold the true change in {' or '.join(sorted(intervals))} of cases; a run is one sample")
     return told
