@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "compare": (
         "tokenswarm.commands.compare",
-        {"compare A --against B": "groups of runs against each other: better, worse, the same, or not to be told"},
+        {"compare BASE …": "groups of runs against each other: better, worse, the same, or not to be told"},
     ),
 }
 """A row a command: the module whose `main(words) -> exit code` it is, imported when asked for since some take long; and
