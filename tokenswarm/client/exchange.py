@@ -319,7 +319,7 @@ class Client:
         timeline.stamp = connection.stamp
         timeline.connect_ns = 0 if connection.used else connection.connect_ns
         try:
-            timeline.sent_ns = monotonic_ns()
+            timeline.sent_ns = exchange.response.last_read_ns = monotonic_ns()
             connection.send(data, self.timeouts.first_token)
             self.decoder.open(exchange)
             connection.receive(exchange.response, lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
@@ -332,6 +332,7 @@ class Client:
             connection.close()
             raise
         response = exchange.response
+        self.recorder.instrument.stamps_unsure += response.unsure_reads
         timeline.status = response.status
         timeline.headers_ns = response.headers_ns
         timeline.bytes_received = response.bytes_received

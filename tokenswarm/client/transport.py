@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 import ssl
-import struct
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +19,15 @@ from gevent import socket
 from gevent.hub import get_hub
 
 from tokenswarm.client.response import Response, TransportError
+from tokenswarm.client.stamps import ClockPair, ask_for_stamps, unpack_timespec
 from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.record import Outcome
 
-SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name for it
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
-LAG_NS_MAX = 60_000_000_000  # a kernel stamp further off than this tells of a clock step, not of a lag
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
 _READ = 1  # libev's EV_READ
-
-_unpack_timespec = struct.Struct("qq").unpack
+_CLOSED = ""  # the end of a connection that nobody has to be told of
 
 
 class Target(msgspec.Struct):
@@ -84,6 +80,7 @@ class Connection:
         "_io",
         "_out",
         "_paused",
+        "_recvmsg",
         "_response",
         "_tls",
         "connect_ns",
@@ -92,18 +89,21 @@ class Connection:
         "used",
     )
 
+    clocks = ClockPair()
+
     def __init__(self, sock: Any, tls: ssl.SSLObject | None, bio: tuple[Any, Any], connect_ns: int) -> None:
         self.sock = sock
         self._tls = tls
         self._in, self._out = bio
         self._io = get_hub().loop.io(sock.fileno(), _READ)
+        self._recvmsg = sock._sock.recvmsg
         self._response: Response | None = None
         self._done: Callable[[], None] | None = None
         self._full: Callable[[], None] | None = None
         self._paused = False
         self.connect_ns = connect_ns
         self.used = False
-        self.stamp = "kernel" if _ask_for_stamps(sock) else "user"
+        self.stamp = "kernel" if ask_for_stamps(sock) else "user"
 
     def send(self, data: bytes, timeout_s: float) -> None:
         """Write all bytes. Raises TransportError."""
@@ -138,6 +138,7 @@ class Connection:
     def close(self) -> None:
         self.stop()
         self._io.close()
+        del self._recvmsg  # it would keep the descriptor open
         self.sock.close()
 
     @property
@@ -167,39 +168,52 @@ class Connection:
             self._io.stop()
             return
         try:
-            data, ancillary, _, _ = self.sock._sock.recvmsg(READ_BYTES, 64)
+            data, ancillary, _, _ = self._recvmsg(READ_BYTES, 64)
         except BlockingIOError:
             return
         except OSError as error:
             response.error = _broken(error, "reading the answer")
             self._finish()
             return
-        recv_ns = monotonic_ns()
-        lag_ns = 0
+        recv_ns = now_ns = monotonic_ns()
         if ancillary:
-            seconds, nanoseconds = _unpack_timespec(ancillary[0][2])
-            lag_ns = realtime_ns() - seconds * 1_000_000_000 - nanoseconds
-            if 0 <= lag_ns <= LAG_NS_MAX:
-                recv_ns -= lag_ns
-            else:
-                lag_ns = 0
-        if not data:
+            clocks = self.clocks
+            seconds, nanoseconds = unpack_timespec(ancillary[0][2])
+            stamp_ns = seconds * 1_000_000_000 + nanoseconds
+            recv_ns = stamp_ns - clocks.offset_ns
+            if (
+                not clocks.low_ns <= realtime_ns() - now_ns <= clocks.high_ns
+                or not response.last_read_ns <= recv_ns <= now_ns
+            ):
+                recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
+                response.unsure_reads += not sure
+        if self._tls is not None:
+            self._on_records(response, data, recv_ns, now_ns)
+        elif not data:
             response.end_of_stream(recv_ns)
             self._finish()
-            return
-        if self._tls is not None:
-            data = self._decrypt(data, response)
-            if not data:
-                if response.error is not None or response.closed_by_peer:
-                    self._finish()
-                return
-        if response.feed(data, recv_ns, lag_ns):
+        elif response.feed(data, recv_ns, now_ns - recv_ns):
             self._finish()
         elif response.pending_bytes > PAUSE_BYTES:
-            self._paused = True
-            self._io.stop()
-            if self._full is not None:
-                self._full()
+            self._pause()
+
+    def _on_records(self, response: Response, data: bytes, recv_ns: int, now_ns: int) -> None:
+        """The same over TLS: what was said is taken first, then how the connection ended, which may share a read."""
+        plain, end = self._decrypt(data) if data else (b"", _CLOSED)
+        over = response.feed(plain, recv_ns, now_ns - recv_ns) if plain else False
+        if end is not None:
+            response.end_of_stream(recv_ns, end or None)
+            over = True
+        if over:
+            self._finish()
+        elif response.pending_bytes > PAUSE_BYTES:
+            self._pause()
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._io.stop()
+        if self._full is not None:
+            self._full()
 
     def _finish(self) -> None:
         done = self._done
@@ -207,22 +221,23 @@ class Connection:
         if done is not None:
             done()
 
-    def _decrypt(self, data: bytes, response: Response) -> bytes:
+    def _decrypt(self, data: bytes) -> tuple[bytes, str | None]:
+        """What the records of one read say, and how they end the connection: None (they don't), "" (close_notify) or
+        a sentence."""
         assert self._tls is not None
         self._in.write(data)
-        plain = []
+        plain: list[bytes] = []
+        end: str | None = _CLOSED
         try:
             while piece := self._tls.read(65_536):
                 plain.append(piece)
-            response.end_of_stream(monotonic_ns())  # close_notify
         except ssl.SSLWantReadError:
-            pass
+            end = None
         except ssl.SSLZeroReturnError:
-            response.end_of_stream(monotonic_ns())
+            pass
         except ssl.SSLError as error:
-            sentence = f"TLS broke while reading the answer: {error.reason or error}"
-            response.error = TransportError(Outcome.RESET, sentence, "tls read")
-        return b"".join(plain)
+            end = f"TLS broke while reading the answer: {error.reason or error}"
+        return b"".join(plain), end
 
 
 def open_connection(target: Target, timeout_s: float) -> Connection:
@@ -295,16 +310,6 @@ def _shake_hands(sock: Any, target: Target) -> tuple[ssl.SSLObject | None, tuple
         else:
             sock.sendall(outgoing.read())
             return tls, (incoming, outgoing)
-
-
-def _ask_for_stamps(sock: Any) -> bool:
-    if not sys.platform.startswith("linux") or struct.calcsize("P") != 8:
-        return False
-    try:
-        sock.setsockopt(stdlib_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    except OSError:
-        return False
-    return True
 
 
 def _broken(error: OSError, doing: str) -> TransportError:
