@@ -133,9 +133,8 @@ def test_a_page_and_close_notify_in_one_segment(
 
 
 def test_a_page_that_is_cut_is_no_page(context: ssl.SSLContext) -> None:
-    with raw_server((Farewell(PAGE[:-3]),), tls=context) as server:
-        with pytest.raises(TransportError) as caught:
-            page.request(make_target(url_of(server), Tls(verify=False)), "GET", "/metrics", {}, timeout_s=10)
+    with raw_server((Farewell(PAGE[:-3]),), tls=context) as server, pytest.raises(TransportError) as caught:
+        page.request(make_target(url_of(server), Tls(verify=False)), "GET", "/metrics", {}, timeout_s=10)
 
     assert caught.value.kind == "closed early"
 

@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import gevent
 import msgspec
 from gevent import socket
 from gevent.hub import get_hub
@@ -27,18 +26,37 @@ from tokenswarm.record import Outcome
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
 _READ = 1  # libev's EV_READ
+NO_DESCRIPTORS = "this machine has no file descriptors left; raise the hard limit (`ulimit -Hn`), or use more workers"
 _CLOSED = ""  # the end of a connection that nobody has to be told of
 
 
+Address = tuple[Any, ...]  # a row of getaddrinfo: family, kind, protocol, canonical name, address
+
+
 class Target(msgspec.Struct):
-    """Where requests go: a base URL taken apart, its TLS context, and the addresses its name has."""
+    """Where requests go: a base URL taken apart, its TLS context, and the addresses its name has.
+
+    Connections take the addresses in `turn`; those in `avoided` (until a moment, ns) failed lately and come last.
+    """
 
     url: str
     host: str
     port: int
     base_path: str
     tls: ssl.SSLContext | None
-    addresses: list[tuple[Any, ...]] = []
+    addresses: list[Address] = []
+    turn: int = 0
+    avoided: dict[Any, int] = {}
+
+    def in_turn(self, now_ns: int) -> list[Address]:
+        """The addresses in the order in which the next connection tries them.
+
+        Only those of the first family take turns: the other family of a name is another way to the same server.
+        """
+        alike = [a for a in self.addresses if a[0] == self.addresses[0][0]]
+        start, self.turn = self.turn % len(alike), self.turn + 1
+        order = alike[start:] + alike[:start] + [a for a in self.addresses if a not in alike]
+        return sorted(order, key=lambda address: self.avoided.get(address[4], 0) > now_ns) if self.avoided else order
 
     @property
     def host_header(self) -> str:
@@ -62,10 +80,12 @@ def make_target(url: str, tls: Tls) -> Target:
 
 
 def resolve(target: Target) -> None:
-    """Look the name up once, outside of every measured time. Raises TransportError(DNS)."""
+    """Look the name up once, outside of every measured time. Raises TransportError (DNS, or CONNECT)."""
     try:
         target.addresses = socket.getaddrinfo(target.host, target.port, 0, stdlib_socket.SOCK_STREAM)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise TransportError(Outcome.CONNECT, NO_DESCRIPTORS, "no descriptors") from None
         sentence = f"the host name {target.host} has no address ({error.strerror or error})"
         raise TransportError(Outcome.DNS, sentence, "dns") from None
 
@@ -240,118 +260,9 @@ class Connection:
         return b"".join(plain), end
 
 
-def open_connection(target: Target, timeout_s: float) -> Connection:
-    """Connect (each address of the name in turn) and shake hands. Raises TransportError, at the latest in time."""
-    if not target.addresses:
-        resolve(target)
-    began_ns = monotonic_ns()
-    failure: OSError | None = None
-    deadline = gevent.Timeout(timeout_s)
-    deadline.start()
-    try:
-        for family, kind, protocol, _, address in target.addresses:
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.connect(address)
-                sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-                sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
-                tls, bio = _shake_hands(sock, target)
-                return Connection(sock, tls, bio, monotonic_ns() - began_ns)
-            except OSError as error:
-                sock.close()
-                if isinstance(error, ssl.SSLError):
-                    raise
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-    except gevent.Timeout as expired:
-        if expired is not deadline:
-            raise
-        sentence = f"no connection to {target.host_header} within {timeout_s:g} s"
-        raise TransportError(Outcome.CONNECT, sentence, "connect timeout") from None
-    except ssl.SSLCertVerificationError as error:
-        sentence = f"the certificate of {target.host_header} is not trusted: {error.verify_message}"
-        raise TransportError(Outcome.TLS, sentence, "certificate") from None
-    except ssl.SSLError as error:
-        reason = (error.reason or "the peer speaks no TLS").replace("_", " ").lower()
-        raise TransportError(Outcome.TLS, f"TLS with {target.host_header} failed: {reason}", "tls") from None
-    finally:
-        deadline.close()
-    target.addresses = []  # the name may have moved: look it up again next time
-    raise _refused(failure, target)
-
-
-def _refused(error: OSError | None, target: Target) -> TransportError:
-    if error is not None and error.errno in (errno.EMFILE, errno.ENFILE):
-        sentence = "this machine has no file descriptors left; raise `ulimit -n`"
-        return TransportError(Outcome.CONNECT, sentence, "no descriptors")
-    if error is not None and error.errno == errno.EADDRNOTAVAIL:
-        sentence = "this machine has no local ports left; keep connections pooled"
-        return TransportError(Outcome.CONNECT, sentence, "no local ports")
-    what = error.strerror if error is not None and error.strerror else str(error or "it has no address")
-    return TransportError(Outcome.CONNECT, f"can't connect to {target.host_header}: {what}", type(error).__name__)
-
-
-def _shake_hands(sock: Any, target: Target) -> tuple[ssl.SSLObject | None, tuple[Any, Any]]:
-    if target.tls is None:
-        return None, (None, None)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = target.tls.wrap_bio(incoming, outgoing, server_hostname=target.host)
-    while True:
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            sock.sendall(outgoing.read())
-            data = sock.recv(READ_BYTES)
-            if not data:
-                raise ssl.SSLError(1, "the server closed the connection during the handshake") from None
-            incoming.write(data)
-        else:
-            sock.sendall(outgoing.read())
-            return tls, (incoming, outgoing)
-
-
 def _broken(error: OSError, doing: str) -> TransportError:
     if isinstance(error, TimeoutError):
         return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
     return TransportError(
         Outcome.RESET, f"the connection broke while {doing}: {error.strerror or error}", type(error).__name__
     )
-
-
-class Pool:
-    """Kept connections of one worker to one target, newest first. `fresh` opens one for each request."""
-
-    def __init__(self, target: Target, connect_timeout_s: float, fresh: bool) -> None:
-        self.target = target
-        self.fresh = fresh
-        self._timeout_s = connect_timeout_s
-        self._idle: list[Connection] = []
-
-    def take(self) -> Connection:
-        """A kept connection that is still alive, or a new one. Raises TransportError."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.idle_alive:
-                return connection
-            connection.close()
-        return self.open()
-
-    def open(self) -> Connection:
-        """A new connection, whatever is kept. Raises TransportError."""
-        return open_connection(self.target, self._timeout_s)
-
-    def give_back(self, connection: Connection, response: Response) -> None:
-        """Keep the connection if the answer ended cleanly and the server lets us."""
-        connection.stop()
-        clean = response.complete and response.error is None and not response.trailing
-        if clean and response.keep_alive and not response.closed_by_peer and not self.fresh:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def close(self) -> None:
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
