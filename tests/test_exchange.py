@@ -130,6 +130,58 @@ def test_every_failure_has_its_outcome(setup: Setup, name: str) -> None:
     assert (setup.recorder.in_flight, setup.recorder.decoding, len(setup.decoder)) == (0, 0, 0)
 
 
+PINGED: tuple[Step, ...] = (0.02, chunk(b": ping\n\n")) * 150
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        ((head(), *PINGED), "first token timeout"),
+        ((head(), chunk(content("")), *PINGED), "first token timeout"),
+        ((head(), chunk(content("a")), *PINGED), "idle timeout"),
+    ],
+    ids=["before the first token", "after a role", "between tokens"],
+)
+def test_pings_put_no_time_out_off(setup: Setup, script: tuple[Step, ...], kind: str) -> None:
+    """Three seconds of them; the limit of the whole answer, which counts nothing else, is further away."""
+    record = one(setup, *script)
+
+    assert record.error_kind == kind
+    assert record.e2e_ns is not None
+    assert record.e2e_ns < 2.5e9
+
+
+REFUSALS = ("429 Too Many Requests", "503 Service Unavailable", "500 Oops", "408 Request Timeout", "425 Too Early")
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("kept", [False, True], ids=["first request", "kept connection"])
+def test_a_refused_request_is_never_sent_again(setup: Setup, status: str, kept: bool) -> None:
+    """Neither on its connection nor on another one: that would be load that nobody asked for."""
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    refusal = head("application/json", "retry-after: 0", status=status) + chunk(b'{"error":"slow"}') + LAST_CHUNK
+    before: tuple[Step, ...] = (answer, AGAIN) if kept else ()
+    with raw_server((*before, refusal, AGAIN, answer)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(1 + kept)]
+        gevent.sleep(0.1)
+
+        assert (len(server.requests), server.connections) == (1 + kept, 1)
+    assert records[-1].status == int(status[:3])
+    assert (records[-1].ok, records[-1].reconnected) == (False, False)
+
+
+@pytest.mark.parametrize("end", [RESET, CLOSE])
+def test_a_kept_connection_that_dies_inside_the_answer_is_not_replaced(setup: Setup, end: Step) -> None:
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, b"HTTP/1.1", 0.05, end), (answer,)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(2)]
+
+        assert (len(server.requests), server.connections) == (2, 1)
+    assert [r.outcome for r in records] == [Outcome.OK, Outcome.RESET]
+
+
 def test_messages_of_failures(setup: Setup) -> None:
     assert "no" in one(setup, *FAILURES["404"][1]).error
     assert "Retry-After: 7" in one(setup, *FAILURES["429"][1]).error
