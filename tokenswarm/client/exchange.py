@@ -382,7 +382,7 @@ class Client:
         timeline.bytes_received = response.bytes_received
         result = exchange.conclude()
         timeline.done_ns = exchange.left_ns or (response.last_read_ns if response.complete else monotonic_ns())
-        if exchange.failure is not None or exchange.left_ns:
+        if exchange.failure is not None:
             connection.close()
         else:
             self.pool.give_back(connection, response)

@@ -127,5 +127,5 @@ def _shake_hands(sock: Any, target: Target) -> tuple[ssl.SSLObject | None, tuple
 
 def _no_tls(target: Target, data: bytes) -> str:
     if data.startswith(b"HTTP/"):
-        return f"{target.host_header} speaks plain HTTP on this port: write http:// instead of https://"
+        return f"{target.host_header} speaks plain HTTP on this port, no TLS: write http:// instead of https://"
     return f"{target.host_header} does not speak TLS on this port"

@@ -116,9 +116,8 @@ class Response:
             if self.complete:
                 self.trailing = True
             else:
-                speaks_tls = not self._drained_bytes and data[:2] in (b"\x15\x03", b"\x16\x03")
                 sentence = f"the answer breaks HTTP/1.1 framing: {error}"
-                if speaks_tls:
+                if not self._drained_bytes and data[:2] in (b"\x15\x03", b"\x16\x03"):
                     sentence = "the server speaks TLS on this port: write https:// instead of http://"
                 self.error = TransportError(Outcome.PROTOCOL, sentence[:200], "http framing")
         except httptools.HttpParserUpgrade:
