@@ -103,7 +103,10 @@ def test_https_on_a_port_without_tls(to_tls: bytes | None, monkeypatch: pytest.M
     with listening(plain_port(to_tls)) as port:
         said = complaint(f"https://127.0.0.1:{port}")
 
-    assert said == f"https://127.0.0.1:{port}: 127.0.0.1:{port} speaks plain HTTP, no TLS: write http:// instead of https://"
+    assert (
+        said
+        == f"https://127.0.0.1:{port}: 127.0.0.1:{port} speaks plain HTTP, no TLS: write http:// instead of https://"
+    )
 
 
 def test_a_port_with_tls_that_we_do_not_trust_is_not_called_plain(certificate: tuple[Path, Path]) -> None:

@@ -53,10 +53,10 @@ class Target(msgspec.Struct):
 
         Only those of the first family take turns: the other family of a name is another way to the same server.
         """
-        alike = [a for a in self.addresses if a[0] == self.addresses[0][0]]
-        start, self.turn = self.turn % len(alike), self.turn + 1
-        order = alike[start:] + alike[:start] + [a for a in self.addresses if a not in alike]
-        return sorted(order, key=lambda address: self.avoided.get(address[4], 0) > now_ns) if self.avoided else order
+        family, avoided = self.addresses[0][0], self.avoided
+        able = [a for a in self.addresses if a[0] == family and avoided.get(a[4], 0) <= now_ns]
+        start, self.turn = self.turn % max(1, len(able)), self.turn + 1
+        return able[start:] + able[:start] + [a for a in self.addresses if a not in able]
 
     @property
     def host_header(self) -> str:
