@@ -32,6 +32,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
 from exporters.families import CONTENT_TYPE, Family, Readings
+from tokenswarm import descriptors
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 
 ANSWERS_MAX = 8
@@ -376,6 +377,7 @@ def end_this_process() -> None:
 
 def command(prog: str, run: Callable[[], int]) -> int:
     """Run a command; a mistake of the user becomes one sentence on stderr and its exit code."""
+    descriptors.raise_limit()
     try:
         return run()
     except UserError as error:

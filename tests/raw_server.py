@@ -1,6 +1,8 @@
 """A server that answers with a script: each connection reads one request and plays the steps of the next script.
 
-Steps: bytes (send them), a float (wait so many seconds), CLOSE (FIN), RESET (RST), AGAIN (read the next request).
+Steps: bytes (send them), a float (wait so many seconds), CLOSE (FIN), RESET (RST), AGAIN (read the next request),
+Farewell (send these bytes and the end of the connection in one segment), Broken (these bytes and, in the same segment,
+a TLS record that is none).
 """
 
 from __future__ import annotations
@@ -11,10 +13,55 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 CLOSE, RESET, AGAIN = "close", "reset", "again"
 Step = bytes | float | str
+
+
+class Farewell(bytes):
+    """The last bytes, with close_notify (TLS) or FIN in the segment that carries them."""
+
+
+class Broken(bytes):
+    """Bytes behind which a TLS record with a wrong checksum follows in the same segment."""
+
+
+class TlsSocket:
+    """The server's side of TLS over buffers: it decides itself which records share a segment."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._sock = sock
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self._until_done(self._tls.do_handshake)
+
+    def _until_done(self, step: Callable[[], bytes | None]) -> bytes | None:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self._sock.recv(65_536)
+                if not data:
+                    raise OSError("closed") from None
+                self._in.write(data)
+            else:
+                self._flush()
+                return result
+
+    def _flush(self, more: bytes = b"") -> None:
+        self._sock.sendall(self._out.read() + more)
+
+    def recv(self, size: int) -> bytes:
+        return self._until_done(lambda: self._tls.read(size)) or b""
+
+    def sendall(self, data: bytes) -> None:
+        self._tls.write(data)
+        if isinstance(data, Farewell):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.unwrap()
+        self._flush(b"\x17\x03\x03\x00\x40" + b"x" * 64 if isinstance(data, Broken) else b"")
 
 
 class RawServer:
@@ -48,17 +95,21 @@ class RawServer:
 
     def _play(self, sock: socket.socket, script: Sequence[Step]) -> None:
         with contextlib.suppress(OSError):
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True)
-                self._open.append(sock)
-            self.requests.append(read_request(sock))
+            peer = sock if self._tls is None else TlsSocket(sock, self._tls)
+            self.requests.append(read_request(peer))
             for step in script:
+                if isinstance(step, Farewell):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # the FIN goes with the data
+                    peer.sendall(step)
+                    sock.close()
+                    return
                 if isinstance(step, bytes):
-                    sock.sendall(step)
+                    peer.sendall(step)
                 elif isinstance(step, float):
                     time.sleep(step)
                 elif step == AGAIN:
-                    self.requests.append(read_request(sock))
+                    self.requests.append(read_request(peer))
                 elif step == RESET:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     sock.close()
@@ -78,7 +129,7 @@ class RawServer:
                 sock.close()
 
 
-def read_request(sock: socket.socket) -> bytes:
+def read_request(sock: socket.socket | TlsSocket) -> bytes:
     """One whole request: the head and content-length bytes of body."""
     data = b""
     while b"\r\n\r\n" not in data:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import gevent
 import msgspec
 import pytest
+from exchanges import PROMPT, QUICK, SAMPLING, Setup
 from raw_server import LAST_CHUNK, chunk, head, raw_server
 from simulator_process import Server, simulator
-from test_exchange import PROMPT, QUICK, SAMPLING, Setup
 
 from tokenswarm import __version__
 from tokenswarm.client.exchange import Request

@@ -4,81 +4,20 @@ from __future__ import annotations
 
 import gzip
 import os
-import ssl
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
 import pytest
-from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, RawServer, Step, chunk, content, head, raw_server, usage
+from exchanges import ANSWER, Setup, ask, make_certificate, one, server_tls
+from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server
 
-from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Request
 from tokenswarm.client.response import TransportError
-from tokenswarm.client.transport import PAUSE_BYTES, Pool, make_target, resolve
+from tokenswarm.client.transport import PAUSE_BYTES
 from tokenswarm.clock import monotonic_ns
-from tokenswarm.engines import Sampling
-from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.measure.recorder import Recorder
-from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls
-from tokenswarm.profile.typed_yaml import Seconds
-from tokenswarm.prompts import Message, Prompt
-from tokenswarm.record import Outcome, RequestRecord, TokenSource
-
-PROMPT = Prompt("p", (Message("user", "hello"),), "hello", "c", 0)
-SAMPLING = Sampling(model="m", max_tokens=4)
-ANSWER = content("a") + content("b") + content("c", "stop") + usage(5, 3) + DONE
-QUICK = Timeouts(connect=Seconds(2.0), first_token=Seconds(1.0), idle_token=Seconds(0.6), total=Seconds(4.0))
-
-Send = Callable[..., RequestRecord]
-
-
-class Setup:
-    """A client of its own for one test."""
-
-    def __init__(self) -> None:
-        self.recorder = Recorder("run", 0, None, start_ns=monotonic_ns())
-        self.decoder = Decoder(lambda: None)
-        self.records: list[RequestRecord] = []
-        self.pools: list[Pool] = []
-
-    def client(
-        self,
-        server: RawServer | int,
-        *,
-        kind: tuple[str, str] = ("openai", "chat"),
-        timeouts: Timeouts = QUICK,
-        fresh: bool = False,
-        url: str = "http://127.0.0.1:{}",
-        tls: Tls | None = None,
-        event_bytes_max: int = 1 << 20,
-        keep_text: bool = True,
-        headers: dict[str, str] | None = None,
-    ) -> Client:
-        port = server if isinstance(server, int) else server.port
-        target = make_target(url.format(port), tls or Tls())
-        resolve(target)
-        pool = Pool(target, timeouts.connect, fresh)
-        self.pools.append(pool)
-        return Client(
-            DIALECTS[kind],
-            pool,
-            self.decoder,
-            self.recorder,
-            timeouts=timeouts,
-            headers=headers or {},
-            event_bytes_max=event_bytes_max,
-            keep_text=keep_text,
-            on_record=self.records.append,
-        )
-
-    def close(self) -> None:
-        for pool in self.pools:
-            pool.close()
-        self.decoder.close()
+from tokenswarm.record import Outcome, TokenSource
 
 
 @pytest.fixture
@@ -86,18 +25,6 @@ def setup() -> Iterator[Setup]:
     found = Setup()
     yield found
     found.close()
-
-
-def ask(client: Client, number: int = 0) -> RequestRecord:
-    request = Request(f"0-{number}", PROMPT, 0, "steady", monotonic_ns())
-    with gevent.Timeout(20):
-        return client.send(request, SAMPLING)
-
-
-def one(setup: Setup, *script: Step, **options: object) -> RequestRecord:
-    """The record of one request that is answered with this script."""
-    with raw_server(script) as server:
-        return ask(setup.client(server, **options))  # type: ignore[arg-type]  # options of Setup.client
 
 
 FRAMINGS: dict[str, tuple[Step, ...]] = {
@@ -201,6 +128,58 @@ def test_every_failure_has_its_outcome(setup: Setup, name: str) -> None:
     assert record.error_kind
     assert setup.records == [record]
     assert (setup.recorder.in_flight, setup.recorder.decoding, len(setup.decoder)) == (0, 0, 0)
+
+
+PINGED: tuple[Step, ...] = (0.02, chunk(b": ping\n\n")) * 150
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        ((head(), *PINGED), "first token timeout"),
+        ((head(), chunk(content("")), *PINGED), "first token timeout"),
+        ((head(), chunk(content("a")), *PINGED), "idle timeout"),
+    ],
+    ids=["before the first token", "after a role", "between tokens"],
+)
+def test_pings_put_no_time_out_off(setup: Setup, script: tuple[Step, ...], kind: str) -> None:
+    """Three seconds of them; the limit of the whole answer, which counts nothing else, is further away."""
+    record = one(setup, *script)
+
+    assert record.error_kind == kind
+    assert record.e2e_ns is not None
+    assert record.e2e_ns < 2.5e9
+
+
+REFUSALS = ("429 Too Many Requests", "503 Service Unavailable", "500 Oops", "408 Request Timeout", "425 Too Early")
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("kept", [False, True], ids=["first request", "kept connection"])
+def test_a_refused_request_is_never_sent_again(setup: Setup, status: str, kept: bool) -> None:
+    """Neither on its connection nor on another one: that would be load that nobody asked for."""
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    refusal = head("application/json", "retry-after: 0", status=status) + chunk(b'{"error":"slow"}') + LAST_CHUNK
+    before: tuple[Step, ...] = (answer, AGAIN) if kept else ()
+    with raw_server((*before, refusal, AGAIN, answer)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(1 + kept)]
+        gevent.sleep(0.1)
+
+        assert (len(server.requests), server.connections) == (1 + kept, 1)
+    assert records[-1].status == int(status[:3])
+    assert (records[-1].ok, records[-1].reconnected) == (False, False)
+
+
+@pytest.mark.parametrize("end", [RESET, CLOSE])
+def test_a_kept_connection_that_dies_inside_the_answer_is_not_replaced(setup: Setup, end: Step) -> None:
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, b"HTTP/1.1", 0.05, end), (answer,)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(2)]
+
+        assert (len(server.requests), server.connections) == (2, 1)
+    assert [r.outcome for r in records] == [Outcome.OK, Outcome.RESET]
 
 
 def test_messages_of_failures(setup: Setup) -> None:
@@ -371,25 +350,11 @@ def test_a_killed_user_leaves_a_cancelled_record(setup: Setup) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("openssl is not on this machine")
-    return key, cert
-
-
-def _server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
-    return context
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_is_verified(setup: Setup, certificate: tuple[Path, Path]) -> None:
-    with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,), tls=_server_tls(certificate)) as server:
+    with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,), tls=server_tls(certificate)) as server:
         url = "https://localhost:{}"
         trusted = ask(setup.client(server, url=url, tls=Tls(ca_file=str(certificate[1]))))
         distrusted = ask(setup.client(server, url=url))
@@ -409,7 +374,7 @@ def test_tls_streams_and_keeps_alive(setup: Setup, certificate: tuple[Path, Path
         chunk(content("e", "stop")),
     )
     script = (*slow, LAST_CHUNK, AGAIN, head() + chunk(ANSWER) + LAST_CHUNK)
-    with raw_server(script, tls=_server_tls(certificate)) as server:
+    with raw_server(script, tls=server_tls(certificate)) as server:
         client = setup.client(server, url="https://localhost:{}", tls=Tls(ca_file=str(certificate[1])))
         first, second = ask(client, 0), ask(client, 1)
 

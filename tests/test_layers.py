@@ -42,7 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tokenswarm.engines",),
     ("tokenswarm.prompts",),
     ("tokenswarm.profile", "tokenswarm.kv_cache"),
-    ("tokenswarm.record", "tokenswarm.clock", "tokenswarm.errors"),
+    ("tokenswarm.record", "tokenswarm.clock", "tokenswarm.descriptors", "tokenswarm.errors"),
 )
 """The rooms from the top floor to the ground; a room imports only what stands below it (docs/architecture.md)."""
 
@@ -98,6 +98,7 @@ class Rule:
 
 LEAVES = (
     "tokenswarm/clock.py",
+    "tokenswarm/descriptors.py",
     "tokenswarm/errors.py",
     "tokenswarm/engines/framing.py",
     "tokenswarm/record.py",

@@ -320,6 +320,8 @@ def test_stamps_are_counted_by_origin() -> None:
     recorder = new()
     for stamp in ("kernel", "kernel", "user"):
         recorder.add(answer(stamp=stamp))
+    recorder.add(answer(outcome=Outcome.CONNECT, stamp="user", reads=0))  # no byte came: nothing was stamped
+    recorder.add(answer(outcome=Outcome.TIMEOUT, stamp="kernel", reads=0))
     instrument = recorder.snapshot(START_NS).instrument
     assert (instrument.kernel_stamped, instrument.user_stamped) == (2, 1)
 

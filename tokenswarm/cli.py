@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from tokenswarm import __version__
+from tokenswarm import __version__, descriptors
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 
 COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"tokenswarm {__version__}")
         return ExitCode.OK
+    descriptors.raise_limit()
     try:
         if words[0] not in COMMANDS:
             from tokenswarm.profile.typed_yaml import suggestion

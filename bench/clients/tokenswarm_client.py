@@ -14,7 +14,8 @@ import gevent
 from bench.clients.measure import TICK_S, Options, Tally, options
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Client, Request
-from tokenswarm.client.transport import Pool, make_target
+from tokenswarm.client.pool import Pool
+from tokenswarm.client.transport import make_target
 from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.engines import Sampling

@@ -15,10 +15,11 @@ import gevent
 import msgspec
 from gevent.hub import Waiter, get_hub
 
-from tokenswarm import __version__
 from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.head import request_head
+from tokenswarm.client.pool import Pool
 from tokenswarm.client.response import Response, TransportError
-from tokenswarm.client.transport import Connection, Pool
+from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Dialect, NotAnEvent, Sampling
 from tokenswarm.engines.failure import error_message, error_text, hide
@@ -29,6 +30,7 @@ from tokenswarm.profile.phases import Timeouts
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import Outcome, RequestRecord
 
+LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 
 
@@ -60,6 +62,7 @@ class Exchange:
         "connection",
         "ended",
         "failure",
+        "left_ns",
         "queued",
         "response",
         "timeline",
@@ -80,6 +83,7 @@ class Exchange:
         self.response = Response()
         self.timeline = timeline
         self.failure: TransportError | None = None
+        self.left_ns = 0  # the end of an answer that was whole although its body had no end
         self.ended = False
         self.queued = False
 
@@ -107,12 +111,37 @@ class Exchange:
         if self.ended:
             return
         limits, sent_ns, token_ns = self._timeouts, self.timeline.sent_ns, self.timeline.last_token_ns
-        if now_ns - sent_ns > limits.total * NS_PER_S:
-            self.fail(Outcome.TIMEOUT, f"no end of the answer within {limits.total:g} s", "total timeout")
+        over_ns = self._over_ns
+        if over_ns and now_ns - over_ns > LEFT_OPEN_S * NS_PER_S:
+            self._leave(over_ns)
+        elif now_ns - sent_ns > limits.total * NS_PER_S:
+            self._give_up(Outcome.TIMEOUT, f"no end of the answer within {limits.total:g} s", "total timeout")
         elif not token_ns and now_ns - sent_ns > limits.first_token * NS_PER_S:
-            self.fail(Outcome.TIMEOUT, f"no token within {limits.first_token:g} s", "first token timeout")
+            self._give_up(Outcome.TIMEOUT, f"no token within {limits.first_token:g} s", "first token timeout")
         elif token_ns and now_ns - token_ns > limits.idle_token * NS_PER_S:
-            self.fail(Outcome.STALLED, f"no further token for {limits.idle_token:g} s", "idle timeout")
+            self._give_up(Outcome.STALLED, f"no further token for {limits.idle_token:g} s", "idle timeout")
+
+    @property
+    def _over_ns(self) -> int:
+        """When the protocol's own end came ([DONE], Ollama's `done`), whatever becomes of the body; 0: not yet."""
+        timeline = self.timeline
+        if self._dialect.ends_with_finish and timeline.complete:
+            return timeline.last_event_ns
+        return timeline.over_ns
+
+    def _give_up(self, outcome: Outcome, sentence: str, kind: str) -> None:
+        """Time is up: a failure, unless all choices have ended and only what comes behind them is missing."""
+        self._flush()
+        if self.timeline.complete:
+            self._leave(self.timeline.last_event_ns)
+        else:
+            self.fail(outcome, sentence, kind)
+
+    def _leave(self, over_ns: int) -> None:
+        """Go on without the end of the body. The connection can't be used again."""
+        self.left_ns = over_ns
+        self.ended = True
+        self.connection.stop()
 
     def decode(self, reads_max: int) -> bool:
         """Move up to `reads_max` reads into the timeline. True when nothing is left to decode now."""
@@ -187,7 +216,10 @@ class Exchange:
         response = self.response
         if self.failure is None and response.complete and self._is_stream:
             self._finish_stream()
-        failure = self.failure or response.error
+        broken = response.error
+        if broken is not None and broken.outcome is Outcome.RESET and self.timeline.complete and self._over_ns:
+            self.left_ns, broken = self._over_ns, None  # it broke off behind the protocol's own end: nothing is missing
+        failure = self.failure or broken
         outcome, sentence = self.timeline.judge()
         if outcome is Outcome.ERROR_OBJECT:  # what the server said beats how it then hung up
             return outcome, sentence, "error object"
@@ -203,6 +235,10 @@ class Exchange:
         if self._inflate is not None and not self._inflate.eof:
             self.failure = TransportError(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
             return
+        self._flush()
+
+    def _flush(self) -> None:
+        """Read what a missing last line end held back."""
         try:
             for event in self._framer.finish():
                 self.timeline.mark(self.response.last_read_ns, self._dialect.decode(event))
@@ -264,7 +300,15 @@ class Client:
         self.keep_text = keep_text
         self._on_record = on_record
         self._secrets = secrets
-        self._head = _request_head(dialect, pool, headers)
+        self._head = request_head(pool.target, "POST", dialect.path, self._lines(headers))
+
+    def _lines(self, headers: dict[str, str]) -> dict[str, str]:
+        return {
+            "accept": f"{self.dialect.content_types[0]}, application/json",
+            "content-type": "application/json",
+            "connection": "close" if self.pool.fresh else "keep-alive",
+            **headers,
+        }
 
     def send(self, request: Request, sampling: Sampling) -> RequestRecord:
         """Send one request and wait for its end; `on_record` gets the record of every way it can end, exactly once.
@@ -319,7 +363,7 @@ class Client:
         timeline.stamp = connection.stamp
         timeline.connect_ns = 0 if connection.used else connection.connect_ns
         try:
-            timeline.sent_ns = monotonic_ns()
+            timeline.sent_ns = exchange.response.last_read_ns = monotonic_ns()
             connection.send(data, self.timeouts.first_token)
             self.decoder.open(exchange)
             connection.receive(exchange.response, lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
@@ -332,11 +376,12 @@ class Client:
             connection.close()
             raise
         response = exchange.response
+        self.recorder.instrument.stamps_unsure += response.unsure_reads
         timeline.status = response.status
         timeline.headers_ns = response.headers_ns
         timeline.bytes_received = response.bytes_received
         result = exchange.conclude()
-        timeline.done_ns = response.last_read_ns if response.complete else monotonic_ns()
+        timeline.done_ns = exchange.left_ns or (response.last_read_ns if response.complete else monotonic_ns())
         if exchange.failure is not None:
             connection.close()
         else:
@@ -346,19 +391,3 @@ class Client:
     def _ended(self, exchange: Exchange) -> None:
         exchange.ended = True
         self.decoder.queue(exchange)
-
-
-def _request_head(dialect: Dialect, pool: Pool, headers: dict[str, str]) -> bytes:
-    """Everything of the request that does not change, once. Header names and values are checked by the profile."""
-    target = pool.target
-    lines = {
-        "host": target.host_header,
-        "user-agent": f"tokenswarm/{__version__}",
-        "accept": f"{dialect.content_types[0]}, application/json",
-        "accept-encoding": "identity",
-        "content-type": "application/json",
-        "connection": "close" if pool.fresh else "keep-alive",
-    }
-    lines.update({name.lower(): value for name, value in headers.items()})
-    text = f"POST {target.base_path}{dialect.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    return text.encode("latin-1")

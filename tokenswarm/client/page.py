@@ -8,9 +8,10 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from tokenswarm import __version__
+from tokenswarm.client.head import request_head
+from tokenswarm.client.opening import open_connection
 from tokenswarm.client.response import Response, TransportError
-from tokenswarm.client.transport import PAUSE_BYTES, Target, open_connection
+from tokenswarm.client.transport import PAUSE_BYTES, Target
 from tokenswarm.record import Outcome
 
 
@@ -24,22 +25,16 @@ def request(
     target: Target, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, timeout_s: float
 ) -> Page:
     """The answer, whole. Raises TransportError: after `timeout_s` at the latest, or for more than 4 MiB."""
-    lines = {
-        "host": target.host_header,
-        "user-agent": f"tokenswarm/{__version__}",
-        "accept-encoding": "identity",
-        "connection": "close",
-        **{name.lower(): value for name, value in headers.items()},
-    }
+    lines = {"connection": "close", **headers}
     if method == "POST":
         lines["content-length"] = str(len(body))
-    head = f"{method} {target.base_path}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    head = request_head(target, method, path, lines)
     late = TransportError(Outcome.TIMEOUT, f"no answer within {timeout_s:g} s", "timeout")
     response, done = Response(), Event()
     with gevent.Timeout(timeout_s, late):
         connection = open_connection(target, timeout_s)
         try:
-            connection.send(f"{head}\r\n".encode("latin-1") + body, timeout_s)
+            connection.send(head + b"\r\n" + body, timeout_s)
             connection.receive(response, done.set, done.set)  # `full`: more than anybody asks for here
             done.wait()
         finally:

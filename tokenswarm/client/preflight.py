@@ -8,6 +8,7 @@ import msgspec
 
 from tokenswarm.client.page import Page, request
 from tokenswarm.client.response import TransportError
+from tokenswarm.client.scheme import mistaken
 from tokenswarm.client.transport import Target, make_target
 from tokenswarm.engines import Dialect, NotAnEvent
 from tokenswarm.engines.dialects import DIALECTS
@@ -15,6 +16,7 @@ from tokenswarm.engines.failure import error_message
 from tokenswarm.errors import ConfigError, TargetError
 from tokenswarm.profile.environment import secret_headers
 from tokenswarm.profile.profile import Profile
+from tokenswarm.record import Outcome
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
 
@@ -56,7 +58,13 @@ def _check_target(profile: Profile, url: str, dialect: Dialect, headers: dict[st
     try:
         page = get(target, dialect.models_path, headers)
     except TransportError as error:
-        raise TargetError(f"{url}: {error.sentence}; is the server running there?") from None
+        said = mistaken(target, error)
+        if not said:
+            asked = "" if error.outcome is Outcome.TLS else "; is the server running there?"
+            said = f"{error.sentence}{asked}"
+        raise TargetError(f"{url}: {said}") from None
+    if page.status == 400 and target.tls is None and (said := mistaken(target)):
+        raise TargetError(f"{url}: {said}")
     notes: list[str] = []
     models = _models(url, dialect, page, notes)
     model = _choose(url, profile.engine.model, models)

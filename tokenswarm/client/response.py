@@ -28,7 +28,7 @@ class Response:
     """
 
     __slots__ = (
-        "bytes_received",
+        "_drained_bytes",
         "closed_by_peer",
         "complete",
         "content_encoding",
@@ -47,6 +47,7 @@ class Response:
         "retry_after",
         "status",
         "trailing",
+        "unsure_reads",
     )
 
     def __init__(self) -> None:
@@ -54,9 +55,10 @@ class Response:
         self.on_body = self.pieces.append  # llhttp calls list.append itself: no Python frame a chunk
         self.reads: list[tuple[int, int, int]] = []
         self.pending_bytes = 0
-        self.bytes_received = 0
+        self._drained_bytes = 0
         self.headers_ns = 0
-        self.last_read_ns = 0
+        self.last_read_ns = 0  # no later stamp lies before it; whoever sends puts the moment of sending here
+        self.unsure_reads = 0  # reads whose moment is not known to some µs
         self.status = 0
         self.content_type = ""
         self.content_encoding = ""
@@ -69,6 +71,10 @@ class Response:
         self.trailing = False  # bytes behind the end of the answer: the connection can't be used again
         self.error: TransportError | None = None
         self.parser = httptools.HttpResponseParser(self)
+
+    @property
+    def bytes_received(self) -> int:
+        return self._drained_bytes + self.pending_bytes
 
     def on_message_begin(self) -> None:
         self.trailing = self.complete  # a second answer that nobody asked for
@@ -101,7 +107,6 @@ class Response:
         if self.complete:
             self.trailing = True
             return True
-        self.bytes_received += len(data)
         self.pending_bytes += len(data)
         self.last_read_ns = recv_ns
         try:
@@ -112,30 +117,36 @@ class Response:
                 self.trailing = True
             else:
                 sentence = f"the answer breaks HTTP/1.1 framing: {error}"
+                if not self._drained_bytes and data[:2] in (b"\x15\x03", b"\x16\x03"):
+                    sentence = "the server speaks TLS on this port: write https:// instead of http://"
                 self.error = TransportError(Outcome.PROTOCOL, sentence[:200], "http framing")
         except httptools.HttpParserUpgrade:
             self.error = TransportError(Outcome.PROTOCOL, "the server switched protocols", "http upgrade")
-        if self.head_done and not self.headers_ns:
+        if not self.headers_ns and self.head_done:
             self.headers_ns = recv_ns
         self.reads.append((recv_ns, lag_ns, len(self.pieces)))
         return self.complete or self.error is not None
 
-    def end_of_stream(self, recv_ns: int) -> None:
-        """The peer closed. Only an answer without content-length and chunks ends so by right."""
+    def end_of_stream(self, recv_ns: int, broken: str | None = None) -> None:
+        """The peer closed, or (`broken`, a sentence) what came is no TLS. Only an answer without content-length and
+        chunks ends by a close, and only by a clean one."""
         self.closed_by_peer = True
-        if self.complete:
+        if self.complete or self.error is not None:
             return
-        if self.head_done and not self.framed:
+        if broken is not None:
+            self.error = TransportError(Outcome.RESET, broken, "tls read")
+        elif self.head_done and not self.framed:
             self.complete = True
             self.last_read_ns = recv_ns
-            return
-        where = "inside the answer" if self.bytes_received else "before the answer"
-        self.error = TransportError(Outcome.RESET, f"the server closed the connection {where}", "closed early")
+        else:
+            where = "inside the answer" if self.bytes_received else "before the answer"
+            self.error = TransportError(Outcome.RESET, f"the server closed the connection {where}", "closed early")
 
     def drain(self) -> tuple[list[tuple[int, int, int]], list[bytes]]:
         """Hand over what was read since the last call."""
         reads, pieces = self.reads, self.pieces[:]
         self.reads = []
         self.pieces.clear()  # in place: the parser holds this list's append
+        self._drained_bytes += self.pending_bytes
         self.pending_bytes = 0
         return reads, pieces

@@ -10,39 +10,53 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 import ssl
-import struct
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import gevent
 import msgspec
 from gevent import socket
 from gevent.hub import get_hub
 
 from tokenswarm.client.response import Response, TransportError
+from tokenswarm.client.stamps import ClockPair, ask_for_stamps, unpack_timespec
 from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.record import Outcome
 
-SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name for it
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
-LAG_NS_MAX = 60_000_000_000  # a kernel stamp further off than this tells of a clock step, not of a lag
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
 _READ = 1  # libev's EV_READ
+NO_DESCRIPTORS = "this machine has no file descriptors left; raise the hard limit (`ulimit -Hn`), or use more workers"
+_CLOSED = ""  # the end of a connection that nobody has to be told of
 
-_unpack_timespec = struct.Struct("qq").unpack
+
+Address = tuple[Any, ...]  # a row of getaddrinfo: family, kind, protocol, canonical name, address
 
 
 class Target(msgspec.Struct):
-    """Where requests go: a base URL taken apart, its TLS context, and the addresses its name has."""
+    """Where requests go: a base URL taken apart, its TLS context, and the addresses its name has.
+
+    Connections take the addresses in `turn`; those in `avoided` (until a moment, ns) failed lately and come last.
+    """
 
     url: str
     host: str
     port: int
     base_path: str
     tls: ssl.SSLContext | None
-    addresses: list[tuple[Any, ...]] = []
+    addresses: list[Address] = []
+    turn: int = 0
+    avoided: dict[Any, int] = {}
+
+    def in_turn(self, now_ns: int) -> list[Address]:
+        """The addresses in the order in which the next connection tries them.
+
+        Only those of the first family take turns: the other family of a name is another way to the same server.
+        """
+        family, avoided = self.addresses[0][0], self.avoided
+        able = [a for a in self.addresses if a[0] == family and avoided.get(a[4], 0) <= now_ns]
+        start, self.turn = self.turn % max(1, len(able)), self.turn + 1
+        return able[start:] + able[:start] + [a for a in self.addresses if a not in able]
 
     @property
     def host_header(self) -> str:
@@ -66,10 +80,12 @@ def make_target(url: str, tls: Tls) -> Target:
 
 
 def resolve(target: Target) -> None:
-    """Look the name up once, outside of every measured time. Raises TransportError(DNS)."""
+    """Look the name up once, outside of every measured time. Raises TransportError (DNS, or CONNECT)."""
     try:
         target.addresses = socket.getaddrinfo(target.host, target.port, 0, stdlib_socket.SOCK_STREAM)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise TransportError(Outcome.CONNECT, NO_DESCRIPTORS, "no descriptors") from None
         sentence = f"the host name {target.host} has no address ({error.strerror or error})"
         raise TransportError(Outcome.DNS, sentence, "dns") from None
 
@@ -84,6 +100,7 @@ class Connection:
         "_io",
         "_out",
         "_paused",
+        "_recvmsg",
         "_response",
         "_tls",
         "connect_ns",
@@ -92,18 +109,21 @@ class Connection:
         "used",
     )
 
+    clocks = ClockPair()
+
     def __init__(self, sock: Any, tls: ssl.SSLObject | None, bio: tuple[Any, Any], connect_ns: int) -> None:
         self.sock = sock
         self._tls = tls
         self._in, self._out = bio
         self._io = get_hub().loop.io(sock.fileno(), _READ)
+        self._recvmsg = sock._sock.recvmsg
         self._response: Response | None = None
         self._done: Callable[[], None] | None = None
         self._full: Callable[[], None] | None = None
         self._paused = False
         self.connect_ns = connect_ns
         self.used = False
-        self.stamp = "kernel" if _ask_for_stamps(sock) else "user"
+        self.stamp = "kernel" if ask_for_stamps(sock) else "user"
 
     def send(self, data: bytes, timeout_s: float) -> None:
         """Write all bytes. Raises TransportError."""
@@ -138,6 +158,7 @@ class Connection:
     def close(self) -> None:
         self.stop()
         self._io.close()
+        del self._recvmsg  # it would keep the descriptor open
         self.sock.close()
 
     @property
@@ -167,39 +188,52 @@ class Connection:
             self._io.stop()
             return
         try:
-            data, ancillary, _, _ = self.sock._sock.recvmsg(READ_BYTES, 64)
+            data, ancillary, _, _ = self._recvmsg(READ_BYTES, 64)
         except BlockingIOError:
             return
         except OSError as error:
             response.error = _broken(error, "reading the answer")
             self._finish()
             return
-        recv_ns = monotonic_ns()
-        lag_ns = 0
+        recv_ns = now_ns = monotonic_ns()
         if ancillary:
-            seconds, nanoseconds = _unpack_timespec(ancillary[0][2])
-            lag_ns = realtime_ns() - seconds * 1_000_000_000 - nanoseconds
-            if 0 <= lag_ns <= LAG_NS_MAX:
-                recv_ns -= lag_ns
-            else:
-                lag_ns = 0
-        if not data:
+            clocks = self.clocks
+            seconds, nanoseconds = unpack_timespec(ancillary[0][2])
+            stamp_ns = seconds * 1_000_000_000 + nanoseconds
+            recv_ns = stamp_ns - clocks.offset_ns
+            if (
+                not clocks.low_ns <= realtime_ns() - now_ns <= clocks.high_ns
+                or not response.last_read_ns <= recv_ns <= now_ns
+            ):
+                recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
+                response.unsure_reads += not sure
+        if self._tls is not None:
+            self._on_records(response, data, recv_ns, now_ns)
+        elif not data:
             response.end_of_stream(recv_ns)
             self._finish()
-            return
-        if self._tls is not None:
-            data = self._decrypt(data, response)
-            if not data:
-                if response.error is not None or response.closed_by_peer:
-                    self._finish()
-                return
-        if response.feed(data, recv_ns, lag_ns):
+        elif response.feed(data, recv_ns, now_ns - recv_ns):
             self._finish()
         elif response.pending_bytes > PAUSE_BYTES:
-            self._paused = True
-            self._io.stop()
-            if self._full is not None:
-                self._full()
+            self._pause()
+
+    def _on_records(self, response: Response, data: bytes, recv_ns: int, now_ns: int) -> None:
+        """The same over TLS: what was said is taken first, then how the connection ended, which may share a read."""
+        plain, end = self._decrypt(data) if data else (b"", _CLOSED)
+        over = response.feed(plain, recv_ns, now_ns - recv_ns) if plain else False
+        if end is not None:
+            response.end_of_stream(recv_ns, end or None)
+            over = True
+        if over:
+            self._finish()
+        elif response.pending_bytes > PAUSE_BYTES:
+            self._pause()
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._io.stop()
+        if self._full is not None:
+            self._full()
 
     def _finish(self) -> None:
         done = self._done
@@ -207,104 +241,23 @@ class Connection:
         if done is not None:
             done()
 
-    def _decrypt(self, data: bytes, response: Response) -> bytes:
+    def _decrypt(self, data: bytes) -> tuple[bytes, str | None]:
+        """What the records of one read say, and how they end the connection: None (they don't), "" (close_notify) or
+        a sentence."""
         assert self._tls is not None
         self._in.write(data)
-        plain = []
+        plain: list[bytes] = []
+        end: str | None = _CLOSED
         try:
             while piece := self._tls.read(65_536):
                 plain.append(piece)
-            response.end_of_stream(monotonic_ns())  # close_notify
         except ssl.SSLWantReadError:
-            pass
+            end = None
         except ssl.SSLZeroReturnError:
-            response.end_of_stream(monotonic_ns())
+            pass
         except ssl.SSLError as error:
-            sentence = f"TLS broke while reading the answer: {error.reason or error}"
-            response.error = TransportError(Outcome.RESET, sentence, "tls read")
-        return b"".join(plain)
-
-
-def open_connection(target: Target, timeout_s: float) -> Connection:
-    """Connect (each address of the name in turn) and shake hands. Raises TransportError, at the latest in time."""
-    if not target.addresses:
-        resolve(target)
-    began_ns = monotonic_ns()
-    failure: OSError | None = None
-    deadline = gevent.Timeout(timeout_s)
-    deadline.start()
-    try:
-        for family, kind, protocol, _, address in target.addresses:
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.connect(address)
-                sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-                sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
-                tls, bio = _shake_hands(sock, target)
-                return Connection(sock, tls, bio, monotonic_ns() - began_ns)
-            except OSError as error:
-                sock.close()
-                if isinstance(error, ssl.SSLError):
-                    raise
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-    except gevent.Timeout as expired:
-        if expired is not deadline:
-            raise
-        sentence = f"no connection to {target.host_header} within {timeout_s:g} s"
-        raise TransportError(Outcome.CONNECT, sentence, "connect timeout") from None
-    except ssl.SSLCertVerificationError as error:
-        sentence = f"the certificate of {target.host_header} is not trusted: {error.verify_message}"
-        raise TransportError(Outcome.TLS, sentence, "certificate") from None
-    except ssl.SSLError as error:
-        reason = (error.reason or "the peer speaks no TLS").replace("_", " ").lower()
-        raise TransportError(Outcome.TLS, f"TLS with {target.host_header} failed: {reason}", "tls") from None
-    finally:
-        deadline.close()
-    target.addresses = []  # the name may have moved: look it up again next time
-    raise _refused(failure, target)
-
-
-def _refused(error: OSError | None, target: Target) -> TransportError:
-    if error is not None and error.errno in (errno.EMFILE, errno.ENFILE):
-        sentence = "this machine has no file descriptors left; raise `ulimit -n`"
-        return TransportError(Outcome.CONNECT, sentence, "no descriptors")
-    if error is not None and error.errno == errno.EADDRNOTAVAIL:
-        sentence = "this machine has no local ports left; keep connections pooled"
-        return TransportError(Outcome.CONNECT, sentence, "no local ports")
-    what = error.strerror if error is not None and error.strerror else str(error or "it has no address")
-    return TransportError(Outcome.CONNECT, f"can't connect to {target.host_header}: {what}", type(error).__name__)
-
-
-def _shake_hands(sock: Any, target: Target) -> tuple[ssl.SSLObject | None, tuple[Any, Any]]:
-    if target.tls is None:
-        return None, (None, None)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = target.tls.wrap_bio(incoming, outgoing, server_hostname=target.host)
-    while True:
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            sock.sendall(outgoing.read())
-            data = sock.recv(READ_BYTES)
-            if not data:
-                raise ssl.SSLError(1, "the server closed the connection during the handshake") from None
-            incoming.write(data)
-        else:
-            sock.sendall(outgoing.read())
-            return tls, (incoming, outgoing)
-
-
-def _ask_for_stamps(sock: Any) -> bool:
-    if not sys.platform.startswith("linux") or struct.calcsize("P") != 8:
-        return False
-    try:
-        sock.setsockopt(stdlib_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    except OSError:
-        return False
-    return True
+            end = f"TLS broke while reading the answer: {error.reason or error}"
+        return b"".join(plain), end
 
 
 def _broken(error: OSError, doing: str) -> TransportError:
@@ -313,40 +266,3 @@ def _broken(error: OSError, doing: str) -> TransportError:
     return TransportError(
         Outcome.RESET, f"the connection broke while {doing}: {error.strerror or error}", type(error).__name__
     )
-
-
-class Pool:
-    """Kept connections of one worker to one target, newest first. `fresh` opens one for each request."""
-
-    def __init__(self, target: Target, connect_timeout_s: float, fresh: bool) -> None:
-        self.target = target
-        self.fresh = fresh
-        self._timeout_s = connect_timeout_s
-        self._idle: list[Connection] = []
-
-    def take(self) -> Connection:
-        """A kept connection that is still alive, or a new one. Raises TransportError."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.idle_alive:
-                return connection
-            connection.close()
-        return self.open()
-
-    def open(self) -> Connection:
-        """A new connection, whatever is kept. Raises TransportError."""
-        return open_connection(self.target, self._timeout_s)
-
-    def give_back(self, connection: Connection, response: Response) -> None:
-        """Keep the connection if the answer ended cleanly and the server lets us."""
-        connection.stop()
-        clean = response.complete and response.error is None and not response.trailing
-        if clean and response.keep_alive and not response.closed_by_peer and not self.fresh:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def close(self) -> None:
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()

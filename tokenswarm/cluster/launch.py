@@ -19,6 +19,7 @@ import gevent
 from locust.env import Environment
 from locust.event import Events
 
+from tokenswarm import descriptors
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ExitCode, TargetError
@@ -109,4 +110,5 @@ if __name__ == "__main__":
     from tokenswarm.profile.environment import run_token
 
     die_with_parent()
+    descriptors.raise_limit()
     sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token()))

@@ -17,6 +17,7 @@ from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from yaml.nodes import Node
 
+from tokenswarm import descriptors
 from tokenswarm.cluster import web_tab
 from tokenswarm.cluster.conclusion import Company, Run, open_run, say
 from tokenswarm.cluster.controller import Controller
@@ -171,6 +172,7 @@ class Plugin:
 
 
 def _on_init(environment: Environment, **_: Any) -> None:
+    descriptors.raise_limit()
     try:
         options.refuse_secrets(sys.argv[1:])
         plugin = Plugin(environment)

@@ -5,6 +5,7 @@ All of it goes into the snapshot's `Instrument`, so that the verdict can doubt a
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from pathlib import Path
@@ -53,11 +54,12 @@ class Probes:
         instrument.cpu_ratio_last = (cpu_s - self._cpu_s) / elapsed_s
         instrument.cpu_ratio_max = max(instrument.cpu_ratio_max, instrument.cpu_ratio_last)
         self._cpu_s, self._sampled_ns = cpu_s, now_ns
-        instrument.rss_bytes = self._process.memory_info().rss
+        with contextlib.suppress(OSError, psutil.Error):  # /proc can't be opened: no descriptors left
+            instrument.rss_bytes = self._process.memory_info().rss
         offset_ns = realtime_ns() - monotonic_ns()
         instrument.clock_step_ns_max = max(instrument.clock_step_ns_max, abs(offset_ns - self._offset_ns))
         self._offset_ns = offset_ns
-        instrument.throttled_ns = max(0, throttled_ns() - self._throttled_ns)
+        instrument.throttled_ns = max(instrument.throttled_ns, throttled_ns() - self._throttled_ns)
 
     def _tick(self) -> None:
         now_ns = monotonic_ns()

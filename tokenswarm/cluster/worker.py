@@ -24,9 +24,10 @@ from locust.runners import WorkerRunner
 from tokenswarm import __version__
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Client, Exchange, Request
+from tokenswarm.client.pool import Pool, check_descriptors
 from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
-from tokenswarm.client.transport import Pool, resolve
+from tokenswarm.client.transport import resolve
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
@@ -107,6 +108,7 @@ class Worker:
         self.stage, self.phase, self._acks = 0, "warmup", 0
         self.profile = profile = profiles.decode(data["profile"])
         self.index, count = int(data["index"]), int(data["count"])
+        check_descriptors(max(stage.users for stage in profile.load.stages), count)
         self._library = self._load_library(profile)
         self._stock = self._library.shard(self.index, count)
         self._policy = prompt_policy(profile.dataset)
@@ -123,6 +125,7 @@ class Worker:
         for url in profile.target:
             target = make_checked_target(profile, url)
             resolve(target)
+            target.turn = self.index  # workers begin with different addresses of a name
             pool = Pool(target, profile.timeouts.connect, profile.connections == "fresh")
             client = Client(
                 dialect,
@@ -181,7 +184,8 @@ class Worker:
         if self.draining.is_set():
             return None
         number = next(self._numbers)
-        request = Request(f"{self.index}-{number}", prompt, self.stage, self.phase, monotonic_ns())
+        name = f"{self.recorder.run_id}-{self.index}-{number}"  # unique over workers, and over runs at one server
+        request = Request(name, prompt, self.stage, self.phase, monotonic_ns())
         self.recorder.intended(request.stage, request.phase)
         greenlet = gevent.getcurrent()
         self._sending.add(greenlet)

@@ -62,6 +62,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             decode=openai_chat.decode,
             models=openai_models,
             knows_ignore_eos=True,
+            ends_with_finish=False,
         ),
         Dialect(
             name="openai-completions",
@@ -75,6 +76,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             decode=openai_completions.decode,
             models=openai_models,
             knows_ignore_eos=True,
+            ends_with_finish=False,
         ),
         Dialect(
             name="ollama-chat",
@@ -88,6 +90,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             decode=ollama_chat.decode,
             models=ollama_models,
             knows_ignore_eos=False,
+            ends_with_finish=True,
         ),
         Dialect(
             name="ollama-generate",
@@ -101,6 +104,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             decode=ollama_generate.decode,
             models=ollama_models,
             knows_ignore_eos=False,
+            ends_with_finish=True,
         ),
     )
 }

@@ -53,6 +53,7 @@ class InstrumentReport(msgspec.Struct, kw_only=True):
     merged_events_ratio: float | None = None
     cpu_ratio: dict[str, float] = {}  # worker -> largest share of one core
     cpu_ratio_max: float | None = None
+    stamps_unsure: int = 0  # reads whose moment is not known to some µs, over all workers
     clock_step_s_max: float = 0.0
     gc_pause_s_max: float = 0.0
     throttled_s: float = 0.0
@@ -87,6 +88,7 @@ def instrument(workers: Sequence[WorkerState], steady: Block, everything: Block)
         merged_events_ratio=everything.merged_events / everything.events if everything.events else None,
         cpu_ratio={str(report.worker): report.cpu_ratio_max for report in reports},
         cpu_ratio_max=max((report.cpu_ratio_max for report in reports), default=None),
+        stamps_unsure=sum(worker.instrument.stamps_unsure for worker in workers),
         clock_step_s_max=max((report.clock_step_s_max for report in reports), default=0.0),
         gc_pause_s_max=max((report.gc_pause_s_max for report in reports), default=0.0),
         throttled_s=sum(report.throttled_s for report in reports),

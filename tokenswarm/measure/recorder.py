@@ -120,10 +120,9 @@ class Recorder:
         block = self._block(record.stage, record.phase)
         met = self._count(block, record)
         _mark_extent(block, record, self.start_ns)
-        if record.stamp == "kernel":
-            self.instrument.kernel_stamped += 1
-        else:
-            self.instrument.user_stamped += 1
+        if record.reads:  # else nothing was stamped
+            self.instrument.kernel_stamped += record.stamp == "kernel"
+            self.instrument.user_stamped += record.stamp != "kernel"
         lag_ns = record.send_lag_ns
         if lag_ns is not None:
             block.send_lag.add(lag_ns / NS_PER_S)

@@ -135,6 +135,7 @@ class Instrument(msgspec.Struct, kw_only=True):
     throttled_ns: Count = 0  # cgroup CPU throttling
     kernel_stamped: Count = 0  # requests whose receive stamps are the kernel's
     user_stamped: Count = 0
+    stamps_unsure: Count = 0  # reads whose moment is not known to some µs
     clock_step_ns_max: Count = 0  # largest |Δ(realtime − monotonic)| between two looks
     gc_pauses: Count = 0
     gc_pause_ns_max: Count = 0

@@ -49,6 +49,7 @@ class Timeline:
         "intended_ns",
         "last_event_ns",
         "last_token_ns",
+        "over_ns",
         "reads",
         "reconnected",
         "rx_lag_ns_max",
@@ -74,6 +75,7 @@ class Timeline:
         self.last_token_ns = 0  # stamp of the newest content event, for idle time-outs
         self.first_event_ns = 0  # first and last event that speaks of a choice, with or without content
         self.last_event_ns = 0
+        self.over_ns = 0  # stamp of the sentinel: no event of the answer comes behind it
         self._choices = choices
         self._plain = choices == 1 and not keep_text  # an event is a stamp and nothing else
         self._stamps = array("q")  # one per content event
@@ -114,7 +116,9 @@ class Timeline:
 
     def _quiet(self, recv_ns: int, delta: Delta) -> None:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
-        if not delta.sentinel:
+        if delta.sentinel:
+            self.over_ns = recv_ns
+        else:
             self._started = True
             if delta.finished or (delta.usage is None and delta.times is None and not delta.error):
                 self.first_event_ns = self.first_event_ns or (self._stamps[0] if self._stamps else recv_ns)
@@ -171,6 +175,11 @@ class Timeline:
     def text(self) -> str:
         """Return the answer of choice 0 so far, without reasoning; "" unless `keep_text` was asked for."""
         return "".join(self._parts or ())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice that was asked for, or began, has ended."""
+        return bool(self._finished) and not self._unfinished()
 
     def _unfinished(self) -> list[int]:
         """Choices that were asked for, or began, and have no end."""

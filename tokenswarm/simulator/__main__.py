@@ -2,7 +2,9 @@
 
 import sys
 
+from tokenswarm import descriptors
 from tokenswarm.simulator.command import main
 
 if __name__ == "__main__":
+    descriptors.raise_limit()
     sys.exit(main())

@@ -91,6 +91,7 @@ def receive_lag(_evidence: Evidence, summary: Summary) -> Doubt | None:
         f"they hold, but what arrived meanwhile shares one. Use more workers, or cores of their own.",
         p99_s=p99_s,
         limits_s=list(limits),
+        stamps_unsure=summary.instrument.stamps_unsure,
     )
 
 
@@ -181,6 +182,7 @@ def clock_step(_evidence: Evidence, summary: Summary) -> Doubt | None:
         f"The wall clock stepped by {ms(step_s)} during the run. Durations are monotonic and hold, but times of day "
         f"are off.{join} Let NTP slew the clock rather than step it.",
         step_s=step_s,
+        stamps_unsure=summary.instrument.stamps_unsure,
     )
 
 

@@ -1,0 +1,148 @@
+"""Answers that are whole by their protocol while HTTP still owes the end of the body: [DONE], or Ollama's `done`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from exchanges import QUICK, Setup, ask
+from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server, usage
+
+from tokenswarm.client.exchange import LEFT_OPEN_S
+from tokenswarm.profile.phases import Timeouts
+from tokenswarm.profile.typed_yaml import Seconds
+from tokenswarm.record import Outcome
+
+CHAT = content("a") + content("b") + content("", "stop") + usage(7, 2)
+COMPLETION = b'data: {"choices":[{"index":0,"text":"ab","finish_reason":"stop"}]}\n\n'
+OLLAMA_CHAT = b'{"message":{"content":"ab"},"done":false}\n'
+OLLAMA_GENERATE = b'{"response":"ab","done":false}\n'
+OLLAMA_END = b'{"done":true,"done_reason":"stop","prompt_eval_count":7,"eval_count":2}\n'
+OLLAMA_LAST = b'{"response":"b","done":true,"done_reason":"stop","prompt_eval_count":7,"eval_count":2}\n'
+NDJSON = head("application/x-ndjson")
+OPEN = 30.0
+SLOW = Timeouts(connect=Seconds(2), first_token=Seconds(20), idle_token=Seconds(20), total=Seconds(40))
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    found = Setup()
+    yield found
+    found.close()
+
+
+LEFT_OPEN: dict[str, tuple[tuple[str, str], tuple[Step, ...]]] = {
+    "chat": (("openai", "chat"), (head(), chunk(CHAT), 0.05, chunk(DONE), OPEN)),
+    "chat, close-delimited": (("openai", "chat"), (head(chunked=False), CHAT + DONE, OPEN)),
+    "chat, content-length too long": (
+        ("openai", "chat"),
+        (head("text/event-stream", "content-length: 9999", chunked=False), CHAT + DONE, OPEN),
+    ),
+    "chat, pings behind the end": (
+        ("openai", "chat"),
+        (head(), chunk(CHAT + DONE), *([0.1, chunk(b": ping\n\n")] * 100)),
+    ),
+    "completions": (("openai", "completions"), (head(), chunk(COMPLETION + usage(7, 2) + DONE), OPEN)),
+    "ollama chat": (("ollama", "chat"), (NDJSON, chunk(OLLAMA_CHAT), 0.05, chunk(OLLAMA_END), OPEN)),
+    "ollama generate": (("ollama", "generate"), (NDJSON, chunk(OLLAMA_GENERATE), chunk(OLLAMA_END), OPEN)),
+    "ollama, text in the last line": (("ollama", "generate"), (NDJSON, chunk(OLLAMA_GENERATE + OLLAMA_LAST), OPEN)),
+}
+
+
+def test_a_whole_answer_whose_body_stays_open_is_ok(setup: Setup) -> None:
+    """All of them at once, two requests each: they would take long one by one."""
+    with contextlib.ExitStack() as stack:
+        servers = {name: stack.enter_context(raw_server(script)) for name, (_, script) in LEFT_OPEN.items()}
+        clients = {n: setup.client(server, kind=LEFT_OPEN[n][0], timeouts=SLOW) for n, server in servers.items()}
+        tasks = {n: gevent.spawn(lambda c: [ask(c, 0), ask(c, 1)], client) for n, client in clients.items()}
+        answers = {name: task.get(timeout=30) for name, task in tasks.items()}
+
+        assert {n: server.connections for n, server in servers.items()} == dict.fromkeys(servers, 2), "used again"
+    for name, record in [(name, record) for name, records in answers.items() for record in records]:
+        assert (record.outcome, record.error, record.error_kind) == (Outcome.OK, "", ""), name
+        assert (record.prompt_tokens, record.output_tokens, record.finish_reason) == (7, 2, "stop"), name
+        assert record.e2e_ns is not None
+        assert record.e2e_ns < LEFT_OPEN_S * 0.9e9, f"{name}: E2E ends at the last event"
+        assert not record.reconnected, name
+    assert (setup.recorder.in_flight, len(setup.decoder)) == (0, 0)
+
+
+BROKEN_OFF: dict[str, tuple[tuple[str, str], tuple[Step, ...]]] = {
+    "chat, closed": (("openai", "chat"), (head(), chunk(CHAT + DONE), 0.05, CLOSE)),
+    "chat, reset": (("openai", "chat"), (head(), chunk(CHAT + DONE), 0.05, RESET)),
+    "ollama, closed": (("ollama", "chat"), (NDJSON, chunk(OLLAMA_CHAT + OLLAMA_END), 0.05, CLOSE)),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_OFF)
+def test_a_connection_that_breaks_off_behind_the_end_takes_nothing_away(setup: Setup, name: str) -> None:
+    kind, script = BROKEN_OFF[name]
+    with raw_server(script) as server:
+        record = ask(setup.client(server, kind=kind))
+
+    assert (record.outcome, record.output_tokens, record.error) == (Outcome.OK, 2, "")
+
+
+def test_a_last_chunk_that_comes_late_keeps_the_connection(setup: Setup) -> None:
+    answer: tuple[Step, ...] = (head(), chunk(CHAT + DONE), 0.3, LAST_CHUNK)
+    with raw_server((*answer, AGAIN, *answer)) as server:
+        client = setup.client(server, timeouts=SLOW)
+        assert [ask(client, n).outcome for n in range(2)] == [Outcome.OK] * 2
+        assert server.connections == 1
+
+
+NOT_WHOLE: dict[str, tuple[Outcome, str, tuple[Step, ...]]] = {
+    "[DONE] without a finish": (Outcome.TRUNCATED, "truncated", (head(), chunk(content("a") + DONE), OPEN)),
+    "a cut stream": (Outcome.STALLED, "idle timeout", (head(), chunk(content("a")), OPEN)),
+    "one of two choices has ended": (
+        Outcome.STALLED,
+        "idle timeout",
+        (head(), chunk(CHAT + b'data: {"choices":[{"index":1,"delta":{"content":"x"}}]}\n\n'), OPEN),
+    ),
+    "an error, then [DONE]": (
+        Outcome.ERROR_OBJECT,
+        "error object",
+        (head(), chunk(content("a") + b'data: {"error": {"message": "engine died"}}\n\n' + DONE), OPEN),
+    ),
+    "a finish, then a reset": (Outcome.RESET, "ConnectionResetError", (head(), chunk(CHAT), 0.05, RESET)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_what_is_not_whole_stays_a_failure(setup: Setup, name: str) -> None:
+    outcome, kind, script = NOT_WHOLE[name]
+    with raw_server(script) as server:
+        record = ask(setup.client(server, timeouts=QUICK if kind == "idle timeout" else SLOW))
+
+    assert (record.outcome, record.error_kind) == (outcome, kind), record.error
+
+
+@pytest.mark.parametrize(
+    ("kind", "script"),
+    [
+        (("openai", "chat"), (head(), chunk(CHAT), OPEN)),
+        (("openai", "chat"), (head(), chunk(CHAT + DONE[:-2]), OPEN)),
+        (("ollama", "chat"), (NDJSON, chunk(OLLAMA_CHAT + OLLAMA_END[:-1]), OPEN)),
+    ],
+    ids=["no [DONE]", "[DONE] without its blank line", "a last line without its line end"],
+)
+def test_all_choices_have_ended_and_then_silence(setup: Setup, kind: tuple[str, str], script: tuple[Step, ...]) -> None:
+    """Nobody says that it is over, but nothing is missing: when time is up, it is no stall."""
+    with raw_server(script) as server:
+        record = ask(setup.client(server, kind=kind, timeouts=QUICK))
+
+    assert (record.outcome, record.output_tokens, record.error) == (Outcome.OK, 2, "")
+    assert record.e2e_ns is not None
+    assert record.e2e_ns < QUICK.idle_token * 0.9e9
+
+
+def test_the_user_goes_on_at_once(setup: Setup) -> None:
+    """Twenty users meet it at the same time; nobody waits for a time-out, no descriptor stays behind."""
+    with raw_server((head(), chunk(CHAT + DONE), OPEN)) as server:
+        client = setup.client(server, timeouts=SLOW)
+        with gevent.Timeout(15):
+            gevent.joinall([gevent.spawn(ask, client, n) for n in range(20)], raise_error=True)
+
+    assert [r.outcome for r in setup.records] == [Outcome.OK] * 20
