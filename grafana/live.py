@@ -142,7 +142,7 @@ def _heatmap_of(title: str, histogram: str, edges: tuple[int, int], what: str, b
     )
     native = f"sum(increase({histogram}{{{RUN}}}[{RATE}]))"
     expr = f"sum by (le) (increase({histogram}_bucket{{{RUN},{octaves(*edges)}}}[{RATE}]))"
-    expr += f" or ({up_to(native, *edges, share=False)}) unless on () {histogram}_count{{{RUN}}}"
+    expr += f" or ({up_to(native, *edges, share=False)}) unless on () rate({histogram}_count{{{RUN}}}[{RATE}])"
     return heatmap(title, "s", about, query(expr, "{{le}}").format(PromQueryFormat.HEATMAP), width=8)
 
 

@@ -211,19 +211,19 @@ def _missing() -> list[Builder]:
         f'label_replace(absent({name}){f" and absent({other})" if other != name else ""}, "metric", "{name}", "", "")'
         for name, other in native.items()
     )
-    pattern = "|".join(dict.fromkeys((*EXPECTED, *native.values())))
-    found = f'label_replace({{__name__=~"{pattern}"}}, "name", "$1", "__name__", "(.+?)(_count)?")'
+    any_of_them = "|".join(dict.fromkeys((*EXPECTED, *native.values())))
+    found = f'{len(EXPECTED)} - (count({missing}) or vector(0)) and on () {{__name__=~"{any_of_them}"}}'
     return [
         stat(
             "Engine metrics found",
             "short",
             About(
                 f"How many of the {len(EXPECTED)} vLLM metrics that these dashboards need are there.",
-                'how many names {__name__=~"vllm:…"} finds',
+                "all of them − those that absent(name) finds",
                 f"below {len(EXPECTED)}: an older or newer vLLM has other names; the table says which.",
                 "no vLLM server is scraped (job vllm)",
             ),
-            now(f"count(count by (name) ({found}))"),
+            now(found),
             height=6,
         ),
         table(
