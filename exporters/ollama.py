@@ -23,6 +23,7 @@ import aiohttp
 from exporters import serving
 from exporters.families import LABEL_CHARS_MAX, Family, Readings, render
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.engines.ollama_ps import Loaded, loaded
 from tokenswarm.errors import ConfigError, ExitCode
 
 PORT = 9648
@@ -128,32 +129,32 @@ def read_version(answer: Any, readings: Readings) -> None:
 
 def read_ps(answer: Any, readings: Readings) -> None:
     """/api/ps: the models in memory. PollError("wrong_shape")."""
-    models = [_want(model, dict) for model in _want(_want(answer, dict).get("models"), list)]
+    try:
+        models = loaded(answer)
+    except ValueError:
+        raise PollError("wrong_shape") from None
     readings.add("tokenswarm_ollama_models_loaded", len(models))
     readings.add("tokenswarm_ollama_models_dropped", max(0, len(models) - MODELS_MAX))
     shown: set[str] = set()
     for model in models[:MODELS_MAX]:
-        name = _want(model.get("name") or model.get("model"), str)[:LABEL_CHARS_MAX]
+        name = model.name[:LABEL_CHARS_MAX]
         if name in shown:
             continue  # two series of one name would spoil the whole scrape
         shown.add(name)
         _read_model(name, model, readings)
 
 
-def _read_model(name: str, model: dict[str, Any], readings: Readings) -> None:
-    told_details = model.get("details")
+def _read_model(name: str, model: Loaded, readings: Readings) -> None:
+    told_details = model.told.get("details")
     details = told_details if isinstance(told_details, dict) else {}
-    context = _number(model.get("context_length"))  # absent before Ollama 0.11
     told = [str(details.get(key) or "") for key in ("quantization_level", "parameter_size")]
-    length = "" if context is None else str(int(context))
+    length = "" if model.context is None else str(model.context)
     readings.add("tokenswarm_ollama_model_loaded_info", 1, name, *told, length)
-    size, vram = _number(model.get("size")), _number(model.get("size_vram"))
-    readings.add("tokenswarm_ollama_model_size_bytes", size, name)
-    readings.add("tokenswarm_ollama_model_vram_bytes", vram, name)
-    if size and vram is not None:
-        readings.add("tokenswarm_ollama_model_vram_ratio", vram / size, name)
-    readings.add("tokenswarm_ollama_model_context_length", context, name)
-    readings.add("tokenswarm_ollama_model_expires_timestamp_seconds", _timestamp(model.get("expires_at")), name)
+    readings.add("tokenswarm_ollama_model_size_bytes", model.size_bytes, name)
+    readings.add("tokenswarm_ollama_model_vram_bytes", model.vram_bytes, name)
+    readings.add("tokenswarm_ollama_model_vram_ratio", model.vram_ratio, name)
+    readings.add("tokenswarm_ollama_model_context_length", model.context, name)
+    readings.add("tokenswarm_ollama_model_expires_timestamp_seconds", _timestamp(model.told.get("expires_at")), name)
 
 
 def read_tags(answer: Any, wanted: list[str], readings: Readings) -> None:
@@ -171,11 +172,6 @@ def _want(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise PollError("wrong_shape")
     return value
-
-
-def _number(value: Any) -> float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63  # false for NaN, too
-    return float(value) if real else None
 
 
 def _timestamp(text: Any) -> float | None:

@@ -51,7 +51,8 @@ PROMETHEUS = {"up", "ALERTS"}
 
 
 def _parts(histogram: str) -> set[str]:
-    return {f"{histogram}_{part}" for part in ("bucket", "sum", "count")}
+    """Its series: classic ones, and under its own name the native one."""
+    return {histogram, *(f"{histogram}_{part}" for part in ("bucket", "sum", "count"))}
 
 
 def ours() -> set[str]:
@@ -86,6 +87,7 @@ _WORDS = frozenset(
         r"\s+",
         "and or unless by on ignoring without group_left group_right bool offset sum max min count avg vector scalar "
         "rate increase deriv delta changes absent time timestamp bottomk topk histogram_quantile label_replace "
+        "histogram_sum histogram_count histogram_fraction "
         "clamp_min avg_over_time max_over_time last_over_time predict_linear start end",
     )
 )

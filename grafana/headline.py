@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from grafana.panels import GREEN, RED, YELLOW, About, Builder, now, stat
-from grafana.queries import ENERGY_PER_TOKEN, LOOP_LAG, RUN, SEND_LAG, STREAMED, quantile, rate
+from grafana.queries import ENERGY_PER_TOKEN, LOOP_LAG, RUN, SEND_LAG, STREAMED, quantile, rate, since_start
 
 NO_RUN = "no run is chosen, or its exporter is not scraped"
 FEW = "too few requests in 10 s for this percentile, or the run is over"
 UNJUDGED = "no request was judged: the run has no SLO, or no steady window yet"
 
+
+def _is_late(lag: str, limit_s: float) -> str:
+    """1 if the p99 of a lag is above its limit, 0 if not; no value where the lag itself is not there."""
+    there = f"({lag}_count{{{RUN}}} or {lag}{{{RUN}}})"
+    return f"(count({since_start(0.99, lag)} > {limit_s}) or 0 * count({there}))"
+
+
+LATE = (_is_late(LOOP_LAG, 0.01), _is_late(SEND_LAG, 0.005))
 DOUBTS = (
-    f"histogram_quantile(0.99, sum by (le) ({LOOP_LAG}_bucket{{{RUN}}})) > 0.01",
-    f"histogram_quantile(0.99, sum by (le) ({SEND_LAG}_bucket{{{RUN}}})) > 0.005",
     f"max(tokenswarm_worker_cpu_ratio{{{RUN}}}) > 0.7",
     f'sum(tokenswarm_workers{{{RUN},state="missing"}}) > 0',
     f"max(tokenswarm_run_last_push_age_seconds{{{RUN}}} unless on (run_id) tokenswarm_run_end_timestamp_seconds) > 10",
 )
 BELIEVABLE = (
-    "(" + " + ".join(f"(count({doubt}) or vector(0))" for doubt in DOUBTS) + f") * max(tokenswarm_run_info{{{RUN}}})"
+    "("
+    + " + ".join((*LATE, *(f"(count({doubt}) or vector(0))" for doubt in DOUBTS)))
+    + f") * max(tokenswarm_run_info{{{RUN}}})"
 )
 SLO_MET = rate("tokenswarm_slo_requests_total", f'{RUN},met="yes"')
 FAILED = rate("tokenswarm_requests_total", f'{RUN},outcome="error"')

@@ -2,6 +2,9 @@
 
 A quantile is taken in one of three ways: the exporter's own (exact as the report, `quantile`), from the dense buckets
 over a window (`recent`), or from all buckets since the run began (`whole`, no rate: counters start at 0 in a run).
+
+A Prometheus keeps a histogram as series of buckets (`…_bucket`, `…_sum`, `…_count`), as one native histogram under its
+own name, or both. Each query here asks for the first and, where that is not there, for the second.
 """
 
 from __future__ import annotations
@@ -27,20 +30,56 @@ def quantile(metric: str, q: str, window: str = "10s") -> str:
     return f'max(tokenswarm_latency_quantile_seconds{{{RUN},metric="{metric}",quantile=~"{q}",window="{window}"}})'
 
 
+def _bare(expr: str) -> str:
+    return expr.replace("{}", "")
+
+
+def _quantile(q: float | str, histogram: str, selector: str, over: str) -> str:
+    """`over`: what is done with each series, with `%s` where it goes."""
+    buckets, native = (over % f"{histogram}{part}{{{selector}}}" for part in ("_bucket", ""))
+    return _bare(f"(histogram_quantile({q}, sum by (le) ({buckets})) or histogram_quantile({q}, sum({native})))")
+
+
 def recent(q: float | str, histogram: str, window: str = RATE, selector: str = RUN) -> str:
     """A percentile over the window, from the buckets."""
-    return f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{{{selector}}}[{window}])))"
+    return _quantile(q, histogram, selector, f"rate(%s[{window}])")
 
 
 def whole(q: float | str, histogram: str, selector: str = RUN) -> str:
     """A percentile of the whole run, which may be over for long (so: the last value within the dashboard's range)."""
-    return f"histogram_quantile({q}, sum by (le) (last_over_time({histogram}_bucket{{{selector}}}[$__range])))"
+    return _quantile(q, histogram, selector, "last_over_time(%s[$__range])")
+
+
+def since_start(q: float | str, histogram: str, selector: str = RUN) -> str:
+    """A percentile of the run so far."""
+    return _quantile(q, histogram, selector, "%s")
+
+
+def sum_rate(histogram: str, selector: str = "", window: str = RATE) -> str:
+    """The rate of a histogram's sum."""
+    classic = f"sum(rate({histogram}_sum{{{selector}}}[{window}]))"
+    return _bare(f"({classic} or histogram_sum(sum(rate({histogram}{{{selector}}}[{window}]))))")
+
+
+def count_rate(histogram: str, selector: str = "", window: str = RATE) -> str:
+    """The rate of a histogram's count."""
+    classic = f"sum(rate({histogram}_count{{{selector}}}[{window}]))"
+    return _bare(f"({classic} or histogram_count(sum(rate({histogram}{{{selector}}}[{window}]))))")
 
 
 def mean(histogram: str, selector: str = "", window: str = RATE) -> str:
     """The mean of a histogram over the window: rate of the sum / rate of the count."""
-    total = f"sum(rate({histogram}_sum{{{selector}}}[{window}]))"
-    return f"{total} / sum(rate({histogram}_count{{{selector}}}[{window}]))".replace("{}", "")
+    return f"{sum_rate(histogram, selector, window)} / {count_rate(histogram, selector, window)}"
+
+
+def up_to(native: str, first: int, last: int, *, share: bool) -> str:
+    """What classic buckets at 2^first … 2^last would hold, by `le`, from an expression of one native histogram."""
+    rows = []
+    for power in range(first, last + 1):
+        edge = f"{2.0**power:.6g}"
+        below = f"histogram_fraction(0, {edge}, {native})" + ("" if share else f" * histogram_count({native})")
+        rows.append(f'label_replace({below}, "le", "{edge}", "", "")')
+    return " or ".join(rows)
 
 
 def rate(counter: str, selector: str = RUN, window: str = RATE) -> str:

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import dashboard
 from grafana import generator
 from grafana.frame import Rows, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
-from grafana.queries import E2E, ITL, RATE, RUN, TTFT, mean, rate, recent
+from grafana.queries import E2E, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, sum_rate
 
 NO_VLLM = "no vLLM server is scraped (job vllm), or it has served nothing in the window"
 NO_RUN = "no run is chosen, or its exporter is not scraped"
@@ -28,10 +28,6 @@ EXPECTED = (
 )
 
 
-def _server(q: float, histogram: str) -> str:
-    return f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket[{RATE}])))"
-
-
 def _since_start(counter: str) -> str:
     """What a server's counter has gained since the run began (it may be older than the run, or begin within it)."""
     return f"sum({counter}) - (sum({counter} @ $started) or vector(0))"
@@ -50,8 +46,8 @@ def _pair(title: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
         lines(
             (recent(0.5, ours), "client p50"),
             (recent(0.99, ours), "client p99"),
-            (_server(0.5, theirs), "engine p50"),
-            (_server(0.99, theirs), "engine p99"),
+            (recent(0.5, theirs, selector=""), "engine p50"),
+            (recent(0.99, theirs, selector=""), "engine p99"),
             (mean(ours, RUN), "client mean"),
             (mean(theirs), "engine mean"),
         ),
@@ -61,6 +57,8 @@ def _pair(title: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
 
 def _latency() -> list[Builder]:
     ttft, itl = "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"
+    lowest = f'sum(rate({itl}_bucket{{le="0.01"}}[{RATE}]))'
+    native = f"histogram_fraction(0, 0.01, sum(rate({itl}[{RATE}])))"
     return [
         _pair(
             "TTFT",
@@ -105,7 +103,7 @@ def _latency() -> list[Builder]:
                 "above 50 %: the engine's median is a guess below 10 ms (start vLLM with finer buckets).",
                 NO_VLLM,
             ),
-            lines((f'sum(rate({itl}_bucket{{le="0.01"}}[{RATE}])) / sum(rate({itl}_count[{RATE}]))', "below 10 ms")),
+            lines((f"{lowest} / {count_rate(itl)} or {native}", "below 10 ms")),
             thresholds=((0.5, YELLOW),),
             high=1,
             width=12,
@@ -196,7 +194,7 @@ def _requests() -> list[Builder]:
             ),
             lines(
                 (f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[1m]))", "in flight"),
-                (f"sum(rate({E2E}_sum{{{RUN}}}[1m]))", "rate × duration"),
+                (sum_rate(E2E, RUN, "1m"), "rate × duration"),
             ),
             width=12,
         ),
@@ -208,19 +206,24 @@ def _counts() -> list[Builder]:
 
 
 def _missing() -> list[Builder]:
-    missing = " or ".join(f'label_replace(absent({name}), "metric", "{name}", "", "")' for name in EXPECTED)
-    pattern = "|".join(EXPECTED)
+    native = {name: name.removesuffix("_count") for name in EXPECTED}  # the name of one that is kept as a native one
+    missing = " or ".join(
+        f'label_replace(absent({name}){f" and absent({other})" if other != name else ""}, "metric", "{name}", "", "")'
+        for name, other in native.items()
+    )
+    any_of_them = "|".join(dict.fromkeys((*EXPECTED, *native.values())))
+    found = f'{len(EXPECTED)} - (count({missing}) or vector(0)) and on () {{__name__=~"{any_of_them}"}}'
     return [
         stat(
             "Engine metrics found",
             "short",
             About(
                 f"How many of the {len(EXPECTED)} vLLM metrics that these dashboards need are there.",
-                'count(count by (__name__) ({__name__=~"vllm:…"}))',
+                "all of them − those that absent(name) finds",
                 f"below {len(EXPECTED)}: an older or newer vLLM has other names; the table says which.",
                 "no vLLM server is scraped (job vllm)",
             ),
-            now(f'count(count by (__name__) ({{__name__=~"{pattern}"}}))'),
+            now(found),
             height=6,
         ),
         table(

@@ -34,9 +34,10 @@ class SyntheticRun:
         workers: int = 2,
         requests_per_s: int = 60,
         seed: int = 1,
+        loop_lag_s: float = 0.0005,
         **state: Any,
     ) -> None:
-        self.random = random.Random(seed)
+        self.random, self.loop_lag_s = random.Random(seed), loop_lag_s
         self.stages, self.seconds, self.requests_per_s = stages, seconds, requests_per_s
         self.recorders = [
             Recorder(run_id, index, Slo(ttft_s=0.3), start_ns=START_NS, host="host", pid=100 + index)
@@ -79,7 +80,7 @@ class SyntheticRun:
             for _ in range(self.requests_per_s // len(self.recorders)):
                 self._request(recorder, stage, now_ns + self.random.randrange(S))
             recorder.users = self.stages[stage] // len(self.recorders)
-            recorder.instrument.loop_lag.add(0.0005 * (index + 1))
+            recorder.instrument.loop_lag.add(self.loop_lag_s * (index + 1))
             recorder.instrument.rss_bytes = 90_000_000
             self.inbox.put(recorder.snapshot(now_ns + S))
         self.second += 1

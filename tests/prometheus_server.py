@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,22 @@ def tool(name: str) -> str:
             pytest.fail(sentence)
         pytest.skip(sentence)
     return found
+
+
+def version() -> tuple[int, int]:
+    """That of the program here: 2.42 in Debian 12."""
+    told = subprocess.run([tool("prometheus"), "--version"], capture_output=True, text=True, timeout=30, check=True)
+    found = re.search(r"version (\d+)\.(\d+)", told.stdout + told.stderr)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def natives_only(config: dict[str, Any]) -> tuple[str, ...]:
+    """Have it keep native histograms and no classic ones: by a setting of `config` since 3.8, by these flags before."""
+    if version() < (3, 8):
+        return ("--enable-feature=native-histograms",)
+    config["global"]["scrape_native_histograms"] = True
+    return ()
 
 
 def free_port() -> int:

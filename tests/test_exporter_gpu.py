@@ -379,6 +379,43 @@ def test_a_gpu_that_was_lost_before_it_ever_answered_is_told_by_its_index() -> N
     assert value(page, "tokenswarm_gpu_exporter_last_success_timestamp_seconds") is None
 
 
+@pytest.mark.parametrize("error", ["UNKNOWN", "NO_PERMISSION", "TIMEOUT", "CODE_4711"])
+def test_a_gpu_of_which_every_call_fails_is_down_and_opened_again(error: str) -> None:
+    """A container after `systemctl daemon-reload`: the driver is there, and the device files are not."""
+    record = two_gpus(RECORD)
+    record["answers"]["0/device"] = [[0, None], [5, {"error": error}], [40, None]]
+    record["seconds"] = 1000
+    bench = Bench(record)
+    success, inits = "tokenswarm_gpu_exporter_last_success_timestamp_seconds", "tokenswarm_gpu_exporter_calls_total"
+    before = bench.at(4)
+    for second in (5, 6, 9, 20, 30):
+        page = bench.at(second)
+        assert {name for name, labels in page if ("gpu", UUID) in labels} == {"tokenswarm_gpu_up"}
+        assert (value(page, "tokenswarm_gpu_up", gpu=UUID), value(page, "tokenswarm_gpus")) == (0, 1)
+        assert value(page, "tokenswarm_gpu_power_watts", gpu="GPU-second") is not None
+        assert value(page, success) == value(before, success)
+    named = [labels for name, labels in page if name == "tokenswarm_gpu_exporter_errors_total"]
+    assert {dict(labels)["nvml_error"] for labels in named} == {error}
+    assert (value(page, inits, call="init") or 0) >= (value(before, inits, call="init") or 0) + 5
+    page = bench.at(75)
+    assert (value(page, "tokenswarm_gpu_up", gpu=UUID), value(page, "tokenswarm_gpus")) == (1, 2)
+
+
+def test_a_gpu_that_says_nothing_but_unknown_from_the_start_is_opened_again() -> None:
+    page = Bench(changed(gpu0__device=[[0, {"error": "UNKNOWN"}], [10, None]])).at(30)
+    assert value(page, "tokenswarm_gpu_up", gpu=UUID) == 1
+    assert (value(page, "tokenswarm_gpu_exporter_calls_total", call="init") or 0) >= 3
+
+
+def test_a_card_that_supports_nothing_is_not_down() -> None:
+    record = changed()
+    keep = {"0/uuid", "0/name", "system/count", "system/driver", "system/cuda"}
+    record["answers"] = {key: entries for key, entries in record["answers"].items() if key in keep}
+    page = Bench(record).at(20)
+    assert value(page, "tokenswarm_gpu_up", gpu=UUID) == 1
+    assert value(page, "tokenswarm_gpu_exporter_calls_total", call="init") == 1
+
+
 @pytest.mark.parametrize("error", ["UNINITIALIZED", "DRIVER_NOT_LOADED", "LIB_RM_VERSION_MISMATCH"])
 def test_a_driver_that_goes_takes_all_gpus_and_brings_them_back(error: str) -> None:
     record = two_gpus(RECORD)

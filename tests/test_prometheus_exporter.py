@@ -24,8 +24,9 @@ from agreement import (
     within,
 )
 from exporter_process import promtool_findings, running
+from grafana_frames import all_targets
 from load_run import SyntheticRun, post
-from prometheus_server import Prometheus, serving, tool
+from prometheus_server import Prometheus, natives_only, serving, tool, version
 
 from exporters.load.render import le
 from exporters.load.table import HISTOGRAMS as TABLE
@@ -111,7 +112,7 @@ def test_native_histograms_are_scraped_as_protobuf(tmp_path: Path) -> None:
         post(exporter.url, SyntheticRun("run-empty").body())
         post(exporter.url, played.body(merged))
         config = own_configuration(exporter.port, tmp_path)
-        with serving(tmp_path, config, "--enable-feature=native-histograms") as prometheus:
+        with serving(tmp_path, config, *natives_only(config)) as prometheus:
             caught_up(prometheus, played, summary)
             assert_counters_are_exact(prometheus, summary)
             assert_native_percentiles_agree(prometheus, summary, merged)
@@ -187,3 +188,104 @@ def of_values(values: list[float]) -> Buckets:
     (histogram,) = TABLE["tokenswarm_time_to_first_token_seconds"]
     edges = [float(le(key, histogram.schema)) for key in histogram.keys]
     return Buckets(edges, [float(count) for count in histogram.cumulative(Sketch(values))])
+
+
+ASKED = {
+    "$__rate_interval": "10s", "$__range": "1h", "$run_id": "late", "$run_a": "late", "$run_b": "good",
+}  # fmt: skip
+TILE = ("a-live", "Can it be believed?")
+
+
+def ask(prometheus: Prometheus, dashboard: str, title: str, ref: str = "A", **other: str) -> dict[Any, float]:
+    """What a target of a panel says now."""
+    (target,) = (
+        target["expr"]
+        for name, panel, target in all_targets()
+        if (name, panel["title"], target["refId"]) == (dashboard, title, ref) and panel["type"] != "heatmap"
+    )
+    for name, value in {**ASKED, **other}.items():
+        target = target.replace(name, value)
+    return prometheus.query(target)
+
+
+def rules_at_once(folder: Path) -> None:
+    for path in (folder / "rules").glob("*.yml"):
+        rules = yaml.safe_load(path.read_text())
+        for group in rules["groups"]:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                rule.pop("for", None)
+        path.write_text(yaml.safe_dump(rules))
+
+
+@pytest.mark.parametrize("kept", ["buckets", "natives"])
+def test_doubts_and_alerts_are_told_whatever_histograms_are_kept(tmp_path: Path, kept: str) -> None:
+    """A run whose loop was 20 ms late has one doubt; a good one has none; where the lag is not stored, nobody knows."""
+    late, good = (SyntheticRun(name, loop_lag_s=lag) for name, lag in (("late", 0.02), ("good", 0.0005)))
+    with running("load") as exporter:
+        for run in (late, good):
+            run.state.workers = {"running": 2}
+            post(exporter.url, run.body())
+        config = own_configuration(exporter.port, tmp_path)
+        rules_at_once(tmp_path)
+        (tmp_path / "without").mkdir()
+        without = own_configuration(exporter.port, tmp_path / "without")
+        drop = {"source_labels": ["__name__"], "regex": "tokenswarm_event_loop_lag_seconds.*", "action": "drop"}
+        without["scrape_configs"][0]["metric_relabel_configs"] = [drop]
+        flags = natives_only(config) if kept == "natives" else ()
+        with serving(tmp_path, config, *flags) as server, serving(tmp_path / "without", without) as blind:
+            for _ in range(4):
+                for run in (late, good):
+                    play_a_second(run, exporter.url)
+            loop = "tokenswarm_event_loop_lag_seconds"
+            assert bool(server.query(f"{loop}_bucket")) == (kept == "buckets")
+            firing = {"alertname": "LLMMeasurementDoubtful", "why": "event_loop_lag", "run_id": "late"}
+            wanted = ",".join(f'{key}="{value}"' for key, value in firing.items())
+            server.wait_for(f"ALERTS{{{wanted}}}")
+            assert server.query('ALERTS{why="event_loop_lag",run_id="good"}') == {}
+            late_now, good_now = ask(server, *TILE), ask(server, *TILE, **{"$run_id": "good"})
+            # The machine itself may be late with a push: that doubt is counted, too, and for both.
+            assert late_now[()] - good_now[()] == 1
+            assert ask(blind, *TILE) == {}
+            lag = ask(server, "a-live", "Event-loop lag", "B")[()]
+            assert 0.03 < lag < 0.06
+            assert broken_rules(server) == []
+
+
+@pytest.mark.parametrize("kept", ["buckets", "natives"])
+def test_a_run_that_is_over_is_compared_whatever_histograms_are_kept(tmp_path: Path, kept: str) -> None:
+    """Percentiles, the curve of all requests and the heatmap's rows: by value, from either kind."""
+    a, b = SyntheticRun("late", requests_per_s=160), SyntheticRun("good", requests_per_s=160, seed=2)
+    merged = a.play()
+    summary = summarize(merged, plan=a.state.stages)
+    with running("load") as exporter:
+        post(exporter.url, a.body(merged))
+        post(exporter.url, b.body(b.play()))
+        config = own_configuration(exporter.port, tmp_path)
+        flags = natives_only(config) if kept == "natives" else ()
+        if kept == "natives" and version() < (3, 0):
+            pytest.skip("last_over_time of a native histogram: Prometheus before 3 gives none")
+        with serving(tmp_path, config, *flags) as server:
+            caught_up(server, a, summary)
+            told = ask(server, "e-compare-runs", "Latency of the whole run", "A")
+            for name, exact in {
+                "TTFT p50": summary.latency.ttft_s.p50, "TTFT p99": summary.latency.ttft_s.p99,
+                "ITL p95": summary.latency.itl_s.p95, "TPOT p95": summary.latency.tpot_s.p95,
+                "E2E p99": summary.latency.e2e_s.p99,
+            }.items():  # fmt: skip
+                assert told[(("what", name),)] == pytest.approx(exact, rel=0.05), name
+            curve = {float(dict(labels)["le"]): share for labels, share in curve_of(server).items()}
+            assert len(curve) >= 20
+            assert curve[0.25] == pytest.approx(curve_of(server, exact=True)[()], rel=0.03)
+            assert sorted(curve.values()) == [share for _, share in sorted(curve.items())]
+            assert (min(curve.values()), max(curve.values())) == (0, 1)
+
+
+def curve_of(server: Prometheus, *, exact: bool = False) -> dict[Any, float]:
+    """The share of requests up to each TTFT; `exact`: up to 0.25 s, asked plainly of what is kept."""
+    if not exact:
+        return ask(server, "e-compare-runs", "TTFT", "A")
+    name = "tokenswarm_time_to_first_token_seconds"
+    run = 'run_id="late"'
+    buckets = f'sum({name}_bucket{{{run},le="0.25"}}) / sum({name}_count{{{run}}})'
+    return server.query(f"{buckets} or histogram_fraction(0, 0.25, sum({name}{{{run}}}))")

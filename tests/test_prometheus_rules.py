@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet(r
 
 def test_every_metric_of_ours_that_a_rule_asks_for_is_one_that_an_exporter_has() -> None:
     histograms = {f"{name}_{part}" for name in HISTOGRAM_HELP for part in ("bucket", "sum", "count")}
-    known = {*FAMILIES, *SUMMARIES, *histograms, *table.FAMILIES, *host.FAMILIES, *ollama.FAMILIES}
+    known = {*FAMILIES, *SUMMARIES, *histograms, *HISTOGRAM_HELP, *table.FAMILIES, *host.FAMILIES, *ollama.FAMILIES}
     asked = {
         word
         for rule in rules()
@@ -104,6 +105,14 @@ def test_every_metric_of_ours_that_a_rule_asks_for_is_one_that_an_exporter_has()
     }
     assert len(asked) > 20
     assert asked <= known
+
+
+def test_every_rule_that_asks_for_buckets_asks_for_the_native_histogram_where_there_are_none() -> None:
+    asking = [rule["expr"] for rule in rules() if "_bucket" in rule["expr"]]
+    assert len(asking) == 28
+    for expr in asking:
+        name, labels, window = re.search(r"(\w+)_bucket(\{[^}]*\})?(\[\w+\])?", expr).groups("")  # type: ignore[union-attr]
+        assert f"({name}{labels}{window})" in expr.split("or histogram_quantile", 1)[1], expr
 
 
 def test_every_recorded_name_that_a_rule_asks_for_is_recorded() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporters import ollama as exporter
+from exporters.families import Readings
 from tokenswarm import kv_cache
 from tokenswarm.simulator.metrics import Metrics
 from tokenswarm.telemetry import engines, exposition, gpus, histogram, ollama
@@ -57,28 +60,67 @@ def test_samples_are_read_with_labels_escapes_and_time_stamps() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"", "truncated"),
+        (b"", "empty"),
+        (b"  \n\n", "empty"),
         (b"x 1", "truncated"),
+        (b'"x 1\\n"', "not_metrics"),
         (b"<!doctype html>\n<p>x 1\n", "not_metrics"),
         (b'  {"x": 1}\n', "not_metrics"),
         (b"x \xff\n", "not_metrics"),
         (b"x\n", "malformed"),
         (b"x one\n", "malformed"),
         (b"x 1_0\n", "malformed"),
-        (b"x NaN\n", "malformed"),
-        (b"x +Inf\n", "malformed"),
-        (b"x 1e999\n", "malformed"),
+        (b"x nano\n", "malformed"),
         (b'x{a="b} 1\n', "malformed"),
         (b'x{a="b"c="d"} 1\n', "malformed"),
         (b'x{a="b",a="c"} 1\n', "malformed"),
         (b"x{a=b} 1\n", "malformed"),
         (b"x 1 2 3\n", "malformed"),
-        (b"x 1\nx 1\n", "malformed"),
-        (b'x{a="1",b="2"} 1\nx{b="2",a="1"} 1\n', "malformed"),
+        (b"x 1\nx 2\n", "malformed"),
+        (b'x{a="1",b="2"} 1\nx{b="2",a="1"} 3\n', "malformed"),
     ],
 )
 def test_a_page_that_is_none_is_refused(text: bytes, reason: str) -> None:
     assert refused(text, lambda data: exposition.read(data, {"x"})) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "the page is empty"),
+        (b"<html></html>", "HTML, not metrics: a login, or another program"),
+        (b'"# HELP x y\\nx 1\\n"', "a JSON string"),
+        (b'{"a":1}', "the page is JSON"),
+        (b"x 1", "may have been cut"),
+    ],
+)
+def test_each_answer_that_is_no_page_is_called_what_it_is(text: bytes, words: str) -> None:
+    with pytest.raises(PageError, match=words):
+        exposition.read(text, {"x"})
+
+
+def test_openmetrics_time_stamps_exemplars_and_its_last_line_are_read() -> None:
+    text = (
+        b'# TYPE x counter\nx{a="}"} 1 1700000000.123 # {trace_id="a b"} 0.5 1.7e9\nx{a="2"} 2 # {} 1\nx 3 -1.5e3\n'
+        b"# TYPE x counter\nx 3\n# EOF"
+    )
+    assert exposition.read(text, {"x"}) == {"x": {(("a", "}"),): 1.0, (("a", "2"),): 2.0, (): 3.0}}
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "+Inf", "-Inf", "inf", "1e999"])
+def test_a_value_that_is_no_number_is_absent_and_the_rest_of_the_page_counts(word: str) -> None:
+    lines = [*VLLM, f"vllm:kv_cache_usage_perc {word}", f'vllm:num_preemptions_total{{engine="0"}} {word}']
+    lines += ['vllm:num_preemptions_total{engine="1"} 5', f"process_start_time_seconds {word}"]
+    lines += bucket_lines("vllm:time_to_first_token_seconds", ("1", 5), ("+Inf", 5), total=1)
+    lines[-1] = f"vllm:time_to_first_token_seconds_sum {word}"
+    reading = engines.read(page(*lines))
+    assert reading.levels == {"running": 7.0, "waiting": 2.0}
+    assert reading.counters == {"prompt_tokens": 1000.0, "generation_tokens": 500.0}
+    assert (reading.histograms, reading.started_s) == ({}, None)
+    assert reading.unknown == {"kv_cache_usage", "preemptions", "ttft_s"}
+    assert gpus.read(page(*GPU_PAGE, f'tokenswarm_gpu_power_watts{{gpu="A",x="1"}} {word}')).gpus["A"].levels[
+        "power_w"
+    ] == 640  # fmt: skip
 
 
 @given(
@@ -179,6 +221,15 @@ def test_names_before_the_renames_are_understood_and_told() -> None:
 def test_a_new_name_wins_over_its_old_one() -> None:
     reading = engines.read(page(*VLLM, "vllm:kv_cache_usage_perc 0.25", "vllm:gpu_cache_usage_perc 0.5"))
     assert reading.levels["kv_cache_usage"] == 0.25
+
+
+def test_a_fresh_page_of_vllms_rust_front_end_counts_from_0(shared: Find) -> None:
+    """It tells prompt tokens and all histograms with the first request only; `# EOF` proves that none was cut off."""
+    fresh = shared("wire/vllm_rs_metrics_fresh.prom").read_bytes()
+    reading = engines.read(fresh)
+    assert (reading.counters["prompt_tokens"], reading.counters["generation_tokens"]) == (0.0, 0.0)
+    assert reading.levels["running"] == 0.0
+    assert refused(fresh.removesuffix(b"# EOF\n")) == "incomplete"
 
 
 def test_engines_behind_one_page_add_up_and_their_cache_use_is_a_mean() -> None:
@@ -328,11 +379,46 @@ def test_ollamas_loaded_models() -> None:
     assert ollama.read(b'{"models":null}').levels == {"models_loaded": 0.0, "vram_bytes": 0.0}
 
 
+ODD_SIZES: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "no size_vram": ({"size": 1.2e9}, {"size": 1.2e9, "vram": 0.0, "ratio": 0.0}),
+    "null": ({"size": 1.2e9, "size_vram": None}, {"size": 1.2e9, "vram": 0.0, "ratio": 0.0}),
+    "zeros": ({"size": 0, "size_vram": 0}, {}),
+    "nothing": ({}, {}),
+    "size only on the GPU": ({"size_vram": 7}, {"vram": 7.0}),
+    "more than there is": ({"size": 5, "size_vram": 7}, {"size": 5.0, "vram": 7.0}),
+    "text": ({"size": "5", "size_vram": "7"}, {}),
+    "below 0": ({"size": 5, "size_vram": -7}, {"size": 5.0}),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_SIZES)
+def test_exporter_and_run_give_one_answer_to_odd_sizes(odd: str) -> None:
+    """A model all on the CPU is what one wants to be told of; a loaded model of 0 bytes is no answer."""
+    sizes, right = ODD_SIZES[odd]
+    models = {"models": [{"name": "odd", **sizes}, {"model": "unknown", "size": 0, "size_vram": 0}]}
+    readings = Readings()
+    exporter.read_ps(models, readings)
+    names = {"size": "size_bytes", "vram": "vram_bytes", "ratio": "vram_ratio"}
+    for key, name in names.items():
+        rows = [((("odd",), right[key]))] if key in right else []
+        assert readings.rows.get(f"tokenswarm_ollama_model_{name}", []) == rows
+    levels = ollama.read(json.dumps(models).encode()).levels
+    assert levels.pop("models_loaded") == 2
+    assert levels == {names[key]: value for key, value in right.items() if key != "size"}
+
+
+def test_no_models_are_no_models_to_both() -> None:
+    for none in (None, []):
+        readings = Readings()
+        exporter.read_ps({"models": none}, readings)
+        assert readings.rows["tokenswarm_ollama_models_loaded"] == [((), 0)]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         (b'{"models":[{"name":"x"', "truncated"),
-        (b"", "truncated"),
+        (b"", "empty"),
         (b"<html></html>", "not_metrics"),
         (b'{"object":"list"}', "not_metrics"),
         (b'{"models":[{"name":1}]}', "not_metrics"),

@@ -187,7 +187,9 @@ FAULTS: dict[str, tuple[str, list[Any]]] = {
     "no http": ("http_framing", [b"SSH-2.0-OpenSSH_9.2\r\n", CLOSE]),
     "an error": ("http_status", [answer(b"busy\n", status="503 Service Unavailable"), CLOSE]),
     "a redirect": ("http_status", [answer(b"", status="302 Found"), CLOSE]),
-    "no number": ("malformed", [answer(PAGE.replace(b"total 1", b"total NaN")), CLOSE]),
+    "no number": ("malformed", [answer(PAGE.replace(b"total 1", b"total one")), CLOSE]),
+    "empty": ("empty", [answer(b""), CLOSE]),
+    "a JSON string": ("not_metrics", [answer(json.dumps(PAGE.decode()).encode(), "application/json"), CLOSE]),
     "another exporter": ("not_metrics", [answer(b"go_goroutines 7\n"), CLOSE]),
     "endless": ("too_large", [head("text/plain", chunked=False), *[b"# x\n" * 250_000] * 8]),
 }
@@ -252,6 +254,86 @@ def test_a_target_without_metrics_is_left_alone_after_three_looks() -> None:
             it.finish(summary_of())
         assert server.connections == telemetry.TRIES
     assert "/metrics answered HTTP 404 (there is no such page)" in said[0]
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        answer(b'{"error":"loading model"}', "application/json", "503 Service Unavailable"),
+        answer(b"", status="429 Too Many Requests"),
+        answer(b""),
+        answer(b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"),  # not all of it is told yet
+    ],
+)
+def test_a_server_that_is_not_ready_yet_is_asked_on(early: bytes) -> None:
+    with raw_server(*[[early, CLOSE]] * (telemetry.TRIES + 2), [answer(PAGE), CLOSE]) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: it.pages[0].watch.good >= 1)
+
+
+def test_a_page_without_its_last_line_break_counts_where_http_says_that_it_is_whole() -> None:
+    with raw_server([answer(PAGE[:-1]), CLOSE]) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: it.pages[0].watch.good >= 2)
+        assert it.pages[0].watch.gaps == {}
+        assert it.pages[0].watch.newest.counters["generation_tokens"] == 1  # type: ignore[union-attr]
+
+
+def moved(to: str, status: str = "307 Temporary Redirect") -> list[Any]:
+    return [head("text/plain", f"location: {to}", "content-length: 0", status=status, chunked=False), CLOSE]
+
+
+@pytest.mark.parametrize("to", ["/metrics/", "metrics/", "http://127.0.0.1:{port}/metrics/"])
+def test_a_redirect_on_the_same_server_is_followed_and_kept(to: str) -> None:
+    with raw_server() as server:
+        server._scripts = [moved(to.format(port=server.port)), [answer(PAGE), CLOSE]]
+        it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: it.pages[0].watch.good >= 2)
+        assert [request.split()[1] for request in server.requests[:3]] == [b"/metrics", b"/metrics/", b"/metrics/"]
+        assert (it.pages[0].watch.gaps, said) == ({}, [])
+
+
+def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "Bearer engine-key")
+    with raw_server([answer(PAGE), CLOSE]) as other:
+        there = f"http://127.0.0.1:{other.port}/metrics"
+        with raw_server(moved(there)) as server:
+            engine = Engine(headers_from_env={"Authorization": "KEY"})
+            it, said = poller(profile(f"http://127.0.0.1:{server.port}", engine=engine))
+            with it:
+                until(lambda: it.pages[0].watch.looks >= 2)
+                it.finish(summary_of())
+        assert f"/metrics answered HTTP 307 to {there}: give that address" in said[0]
+        assert other.connections == 0
+
+
+def test_a_redirect_in_a_circle_ends() -> None:
+    with raw_server(moved("/metrics")) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: it.pages[0].watch.looks >= 1)
+            assert it.pages[0].watch.gaps.keys() == {"http_status"}
+        assert server.connections <= telemetry.HOPS * (it.pages[0].watch.looks + 1)
+
+
+def test_replicas_behind_one_address_are_said() -> None:
+    def script(tokens: int) -> list[Any]:
+        return [answer(PAGE.replace(b"tokens_total 1", b"tokens_total %d" % tokens)), CLOSE]
+
+    with raw_server(*[script(n) for pair in zip(range(1000, 1060), range(60), strict=True) for n in pair]) as server:
+        it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            it.phase(0, "steady", 1, 1.0)
+            until(lambda: it.pages[0].watch.gaps.get("several_processes"))
+            it.phase(0, "drain", 1, 1.0)
+            summary = summary_of()
+            it.finish(summary)
+    block = summary.server["metrics"]
+    assert (block["coverage"]["resets"], block["generation_tokens"]) == (0, None)
+    assert "several processes answer at this address in turn" in said[0]
 
 
 def test_an_address_that_was_given_is_asked_to_the_end() -> None:

@@ -53,6 +53,16 @@ def test_a_run_that_was_watched_all_the_time_has_no_doubt() -> None:
     assert Case().doubts() == []
 
 
+def test_several_processes_at_one_address_are_one_doubt_that_says_what_to_give() -> None:
+    case = Case()
+    case.metrics["sources"] = [source(gaps={"several_processes": 9})]
+    case.metrics["coverage"]["empty_windows"] = 1
+    (found,) = case.doubts()
+    assert (found.code, found.severity) == ("engine-telemetry-gaps", "degraded")
+    assert "Several processes answer at http://x/metrics in turn" in found.message
+    assert "`telemetry.engine_metrics` the address of each engine" in found.message
+
+
 def test_a_run_that_was_not_watched_has_none_either() -> None:
     case = Case()
     case.summary.server, case.summary.gpu = {}, {}

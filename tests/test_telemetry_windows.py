@@ -226,6 +226,127 @@ def test_series_that_stay_away_are_a_change_of_the_server_not_half_a_page() -> N
     assert (it.looks, it.good, it.misses) == (5, 4, 0)
 
 
+def test_series_that_are_born_in_the_window_count_from_0(shared: Find) -> None:
+    """A label's value, a model, families of vLLM's Rust front end: the same process began to tell them."""
+    fresh = shared("wire/vllm_rs_metrics_fresh.prom").read_bytes()
+    later = shared("wire/vllm_rs_metrics.prom").read_bytes()
+    whole = engines.read(later)
+    it = watch()
+    it.open(0, 0)
+    for at, page in enumerate((fresh, fresh, later, later)):
+        it.page(page, s(at + 1), 0)
+    total = it.by_stage[0].totals(s(4))
+    assert (total.resets, total.covered_ns, it.gaps) == (0, s(3), {})
+    assert total.counters["prompt_tokens"] == whole.counters["prompt_tokens"] > 0
+    assert total.counters["finished.length"] == whole.counters["finished.length"] > 0
+    assert total.histograms["ttft_s"] == whole.histograms["ttft_s"]
+
+
+def told(tokens: float, *more: str, started: float | None = None) -> bytes:
+    """A page of one engine that counted so much."""
+    lines = ["vllm:num_requests_running 1", "vllm:num_requests_waiting 0", f"vllm:prompt_tokens_total {tokens}"]
+    lines += [f"vllm:generation_tokens_total {tokens}", *more]
+    lines += [] if started is None else [f"process_start_time_seconds {started}"]
+    return "\n".join(lines).encode()
+
+
+def test_a_label_that_one_stage_or_one_replica_has_not_told_yet_is_0_there() -> None:
+    one, two = watch(), watch()
+    for it, born in ((one, ["stop"]), (two, ["stop", "abort"])):
+        for stage in (0, 1):
+            it.open(stage, s(10 * stage))
+            for n in range(3):
+                reasons = born if stage else born[:1]
+                rows = [f'vllm:request_success_total{{finished_reason="{why}"}} {10 * stage + n}' for why in reasons]
+                it.page(told(100 * stage + n, *rows), s(10 * stage + n), 0)
+            it.close(s(10 * stage + 2.5))
+    summary = run(stages=2)
+    join.fill(summary, [one, two], [], now_ns=s(30))
+    assert [stage.server["metrics"]["finished"] for stage in summary.stages] == [{"stop": 4}, {"abort": 2, "stop": 4}]
+    assert summary.server["metrics"]["finished"] == {"abort": 2, "stop": 8}
+    assert summary.server["metrics"]["coverage"]["resets"] == 0
+
+
+def test_a_counter_without_a_value_at_an_edge_has_none_in_the_window() -> None:
+    it = watch()
+    it.open(0, 0)
+    for at, preemptions in enumerate(("NaN", "7", "NaN", "9")):
+        it.page(told(at, f"vllm:num_preemptions_total {preemptions}"), s(at), 0)
+    total = it.by_stage[0].totals(s(3))
+    assert (total.resets, total.counters) == (0, {"prompt_tokens": 3, "generation_tokens": 3})
+
+
+def test_a_page_that_may_have_been_cut_gives_no_birth() -> None:
+    """Without a length, chunks or `# EOF` a page may have ended behind any line: what comes later is no new series."""
+    it = watch()
+    it.open(0, 0)
+    it.page(told(5) + b"\n", s(0), 0, framed=False)
+    it.page(told(6, "vllm:num_preemptions_total 900") + b"\n", s(1), 0, framed=False)
+    it.page(told(7, "vllm:num_preemptions_total 900") + b"\n", s(3), 0, framed=False)
+    total = it.by_stage[0].totals(s(3))
+    assert (total.resets, total.counters["preemptions"]) == (1, 0)
+
+
+A, B = (1000, 1010, 1020, 1030, 1040), (70, 80, 90, 100, 110)
+TURNS: dict[str, list[bytes]] = {
+    "two in turn": [told(n) for pair in zip(A, B, strict=True) for n in pair],
+    "the smaller one first": [told(n) for pair in zip(B, A, strict=True) for n in pair],
+    "at random": [told(n) for n in (1000, 1010, 70, 80, 1020, 90, 100, 1030, 1040, 110)],
+    "a cache": [told(n) for n in (100, 200, 300, 200, 400, 500, 400, 600)],
+    "start times": [told(n, started=n // 1000) for pair in zip(A, B, strict=True) for n in pair],
+    "other series": [
+        page
+        for a, b in zip(A, B, strict=True)
+        for page in (told(a, 'vllm:request_success_total{finished_reason="abort"} 1'), told(b))
+    ],
+    "other series, and more": [
+        page
+        for a, b in zip(A, B, strict=True)
+        for page in (told(b, 'vllm:request_success_total{finished_reason="abort"} 1'), told(a))
+    ],
+}
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_several_processes_at_one_address_are_named_and_give_no_number(turns: str) -> None:
+    summary, it = run(), watch()
+    it.open(0, 0)
+    for at, page in enumerate(TURNS[turns]):
+        it.page(page, s(at + 1), 0)
+    it.close(s(99))
+    assert it.several
+    assert it.problem.startswith("several processes answer at this address")
+    assert it.gaps["several_processes"] >= 1
+    join.fill(summary, [it], [], now_ns=s(200))
+    block = summary.stages[0].server["metrics"]
+    assert (block["coverage"]["resets"], block["coverage"]["empty_windows"]) == (0, 1)
+    assert (block["generation_tokens"], block["running"]["mean"], block["finished"]) == (None, None, {})
+
+
+RESTARTED: dict[str, list[bytes | None]] = {
+    "once": [told(n) for n in (100, 200, 300, 5, 15, 25)],
+    "beyond the start": [told(n) for n in (3, 200, 300, 5, 15, 25)],
+    "twice, from 0": [told(n) for n in (0, 50, 0, 60, 0, 70)],
+    "again and again, away meanwhile": [told(n) if n else None for n in (5, 50, 0, 6, 60, 0, 7, 70, 0, 8, 80)],
+    "new start times": [told(n, started=start) for n, start in ((9, 1), (99, 1), (10, 2), (99, 2), (11, 3), (99, 3))],
+    "a cut page again and again": [told(n) if n % 2 else told(n, "vllm:num_preemptions_total 5") for n in range(9)],
+}
+
+
+@pytest.mark.parametrize("restarted", RESTARTED)
+def test_restarts_are_restarts(restarted: str) -> None:
+    it = watch()
+    it.open(0, 0)
+    for at, page in enumerate(RESTARTED[restarted]):
+        if page is None:
+            it.gap("connect", "can't connect", s(at + 1))
+        else:
+            it.page(page, s(at + 1), 0)
+    assert not it.several
+    falls = {"once": 1, "beyond the start": 1, "a cut page again and again": 0}.get(restarted, 2)
+    assert it.by_stage[0].totals(s(20)).resets == (3 if "away" in restarted else falls)
+
+
 # -- the server block ------------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,7 @@ class GpuReader:
         self._open_at_ns: int | None = clock()
         self._patience_s = 0.0
         self._answers: dict[str, Json] = {}
+        self._answered, self._failed = 0, ""  # calls of a GPU in a sample, and the newest error (but UNSUPPORTED)
         self._tally = Tally()
         self._xids: dict[tuple[str, str], tuple[int, float]] = {}
         self._calls: Counter[str] = Counter()
@@ -171,9 +172,11 @@ class GpuReader:
         if gpu.lost:
             return None
         self._answers = {}
+        self._answered, self._failed = 0, ""
         try:
             gpu.uuid = str(self._ask(index, gpu, "uuid") or "")
             if not gpu.uuid:
+                self._check_alive()
                 return None
             readings = Readings()
             self._read_fields(index, gpu)
@@ -182,14 +185,18 @@ class GpuReader:
                 self._read_row(index, gpu, row, readings)
             self._integrate(index, gpu, readings)
             self._read_processes(index, gpu, readings)
+            self._check_alive()
             self._read_pcie(gpu, readings)
         except NvmlError as error:
-            if error.name not in GPU_LOST | LIBRARY_LOST:
-                raise
             self._lose(gpu, error.name)
             return None
         gpu.sampled_ns = self._clock()
         return readings
+
+    def _check_alive(self) -> None:
+        """Raises NvmlError where no call answered: a container that lost its device files says UNKNOWN to each."""
+        if self._failed and not self._answered:
+            raise NvmlError(self._failed)
 
     def _timed(self, call: str, ask: Callable[[], Json]) -> Json:
         """Ask, and book the time under the kind of call: `clock` for clock.sm, `once` for what is asked only once."""
@@ -215,6 +222,7 @@ class GpuReader:
             self._answers[call] = None
             self._excuse(gpu, call, call, error)
             return None
+        self._answered += 1
         return kept[call]
 
     def _read_fields(self, index: int, gpu: _Gpu) -> None:
@@ -234,11 +242,13 @@ class GpuReader:
                 self._excuse(gpu, call, "fields", value)
             else:
                 self._answers[call] = value
+                self._answered += 1
 
     def _excuse(self, gpu: _Gpu, call: str, label: str, error: NvmlError) -> None:
         """Count an error, let the call rest if it is hopeless, and raise what ends the GPU."""
         if error.name not in UNSUPPORTED:
             self._errors[label, error.name] += 1
+            self._failed = error.name
         if error.name in RESTING:
             gpu.resting_until_ns[call] = self._clock() + int(ASK_AGAIN_S * NS_PER_S)
         if error.name in GPU_LOST | LIBRARY_LOST:

@@ -19,6 +19,23 @@ class Page(msgspec.Struct, frozen=True):
     status: int
     content_type: str
     body: bytes
+    location: str = ""  # of a redirect
+    framed: bool = True  # content-length or chunks say that the body is whole; else only the close does
+
+
+class _Answer(Response):
+    """A response that keeps where a redirect points. The load's own does not: nothing follows one there."""
+
+    __slots__ = ("location",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.location = ""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"location":
+            self.location = value.decode("latin-1")[:2000]
+        super().on_header(name, value)
 
 
 def request(
@@ -30,7 +47,7 @@ def request(
         lines["content-length"] = str(len(body))
     head = request_head(target, method, path, lines)
     late = TransportError(Outcome.TIMEOUT, f"no answer within {timeout_s:g} s", "timeout")
-    response, done = Response(), Event()
+    response, done = _Answer(), Event()
     with gevent.Timeout(timeout_s, late):
         connection = open_connection(target, timeout_s)
         try:
@@ -43,4 +60,5 @@ def request(
         raise response.error
     if not response.complete:
         raise TransportError(Outcome.OVERSIZE, f"the answer has more than {PAUSE_BYTES >> 20} MiB", "too large")
-    return Page(response.status, response.content_type, b"".join(response.drain()[1]))
+    body = b"".join(response.drain()[1])
+    return Page(response.status, response.content_type, body, response.location, response.framed)

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import gevent
+import msgspec
 from gevent.event import Event
 
 from tokenswarm import kv_cache
 from tokenswarm.client import preflight
+from tokenswarm.client.page import Page as Answer
 from tokenswarm.client.page import request
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import Target
@@ -31,6 +33,7 @@ from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
 from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry import engines, join, kv, ollama
+from tokenswarm.telemetry.exposition import GapReason
 from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
@@ -39,7 +42,10 @@ from tokenswarm.telemetry.watch import EngineWatch, GpuWatch
 PATIENCE_S = 1.0  # for one page, from connecting to the last byte
 ACCEPT = {"accept": "text/plain; version=0.0.4, application/json"}
 TRIES = 3  # a target without metrics, found by `auto`, is asked so often and then left alone
-REASONS = {
+HOPS = 3  # redirects on the same server that are followed: `/metrics` of a mounted application is `/metrics/`
+REDIRECTS = (301, 302, 303, 307, 308)
+NOT_YET = (408, 425, 429)  # and 5xx: a server that is still loading; other errors say that there is no such page
+REASONS: dict[Outcome, GapReason] = {
     Outcome.TIMEOUT: "timeout",
     Outcome.CONNECT: "connect",
     Outcome.DNS: "connect",
@@ -90,31 +96,39 @@ class Page:
         while True:
             self._wake.clear()
             began_ns = monotonic_ns()
-            answered = self._poll(began_ns)
-            if self._found and not self.watch.good and answered and self.watch.misses >= TRIES:
+            hopeless = self._poll(began_ns)
+            if self._found and not self.watch.good and hopeless and self.watch.misses >= TRIES:
                 return
             self._wake.wait(max(0.0, self.watch.interval_s - (monotonic_ns() - began_ns) / NS_PER_S))
 
     def _poll(self, began_ns: int) -> bool:
-        """One look. True where the server answered, whatever it said."""
+        """One look. True where the server answered that it has no metrics here."""
         try:
-            answer = request(
-                self._target,
-                "GET",
-                self._path.removeprefix(self._target.base_path),
-                {**ACCEPT, **self._headers},
-                timeout_s=PATIENCE_S,
-            )
+            with gevent.Timeout(PATIENCE_S, TransportError(Outcome.TIMEOUT, f"no answer within {PATIENCE_S:g} s", "")):
+                answer = self._ask()
         except TransportError as error:
             self.watch.gap(REASONS.get(error.outcome, "connect"), error.sentence, monotonic_ns())
             return False
         now_ns = monotonic_ns()
         if answer.status != 200:
-            hint = f" ({HINTS[answer.status]})" if answer.status in HINTS else ""
-            self.watch.gap("http_status", f"{self._path} answered HTTP {answer.status}{hint}", now_ns)
-            return True
-        self.watch.page(answer.body, (began_ns + now_ns) // 2, (now_ns - began_ns) // 2)
-        return True
+            self.watch.gap("http_status", f"{self._path} answered HTTP {answer.status}{_hint(answer)}", now_ns)
+            return answer.status < 500 and answer.status not in NOT_YET
+        middle_ns, slack_ns = (began_ns + now_ns) // 2, (now_ns - began_ns) // 2
+        return self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed) == "not_metrics"
+
+    def _ask(self) -> Answer:
+        """The answer, behind redirects on the same server. The last address is kept: it is asked from then on."""
+        headers = {**ACCEPT, **self._headers}
+        for _ in range(HOPS):
+            path = self._path.removeprefix(self._target.base_path)
+            answer = request(self._target, "GET", path, headers, timeout_s=PATIENCE_S)
+            there = urljoin(f"{_root(self.watch.url)}{self._path}", answer.location)
+            if answer.status not in REDIRECTS or not answer.location or _origin(there) != _origin(self.watch.url):
+                break
+            parts = urlsplit(there)
+            self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            self._target = msgspec.structs.replace(self._target, base_path="")
+        return answer
 
 
 class Poller:
@@ -198,7 +212,8 @@ class Poller:
         engines, gpus = self._watches()
         join.fill(summary, engines, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
         for page in self.pages:
-            if not page.watch.good and page.watch.looks:
+            several = isinstance(page.watch, EngineWatch) and page.watch.several
+            if page.watch.looks and (several or not page.watch.good):
                 self._say(f"no telemetry from {page.watch.url}: {page.watch.problem}")
 
 
@@ -252,9 +267,20 @@ def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:
     return pages
 
 
+def _hint(answer: Answer) -> str:
+    if answer.status in REDIRECTS and answer.location:
+        return f" to {answer.location[:120]}: give that address in `telemetry`"
+    return f" ({HINTS[answer.status]})" if answer.status in HINTS else ""
+
+
+def _root(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _with_path(url: str, path: str) -> str:

@@ -6,10 +6,11 @@ old names that were used are told in `facts["old_names"]`. The embedded engine s
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from tokenswarm.telemetry import exposition, histogram
-from tokenswarm.telemetry.exposition import PageError, Samples, label
+from tokenswarm.telemetry.exposition import Labels, PageError, Samples, label
 from tokenswarm.telemetry.histogram import Histogram
 from tokenswarm.telemetry.reading import Reading
 
@@ -21,7 +22,7 @@ class Row(NamedTuple):
     kind: Literal["level", "mean_level", "counter", "counter_by_label", "histogram"]
     names: tuple[str, ...]
     by: str = ""  # for counter_by_label
-    needed: bool = False  # a page without it is none of this engine
+    needed: bool = False  # a page without it is not whole; a counter may be missing where `# EOF` proves that it is
 
 
 VLLM = (
@@ -82,7 +83,10 @@ def read(page: bytes) -> Reading:
     for kind, rows in ENGINES.items():
         present = {row.ours for row in rows if _name(row, samples)}
         if present:
-            missing = sorted(row.names[0] for row in rows if row.needed and row.ours not in present)
+            whole = page.rstrip().endswith(exposition.END)
+            # vLLM's Rust front end tells some counters with the first request only.
+            required = [row for row in rows if row.needed and not (whole and row.kind == "counter")]
+            missing = sorted(row.names[0] for row in required if row.ours not in present)
             if missing:
                 raise PageError("incomplete", f"the page lacks {missing[0]}")
             return _reading(kind, rows, samples)
@@ -99,13 +103,18 @@ def _reading(kind: str, rows: tuple[Row, ...], samples: Samples) -> Reading:
     levels: dict[str, float] = {}
     counters: dict[str, float] = {}
     histograms: dict[str, Histogram] = {}
-    old = []
+    unknown, old = set(), []
     for row in rows:
         name = _name(row, samples)
         if not name:
+            if row.needed and row.kind == "counter":
+                counters[row.ours] = 0.0
             continue
         if name != row.names[0]:
             old.append(name)
+        if _has_no_value(row, name, samples):  # a sum over the others would look like all
+            unknown.add(row.ours)
+            continue
         if row.kind == "histogram":
             found = histogram.read(samples, name)
             if found is not None:
@@ -128,10 +137,32 @@ def _reading(kind: str, rows: tuple[Row, ...], samples: Samples) -> Reading:
         levels=levels,
         counters=counters,
         histograms=histograms,
-        started_s=max(samples.get(STARTED, {}).values(), default=None),
+        started_s=max((at for at in samples.get(STARTED, {}).values() if not math.isnan(at)), default=None),
         facts=facts | _cache_facts(samples),
         shape=frozenset((name, labels) for name, family in samples.items() if name != CACHE_INFO for labels in family),
+        unknown=frozenset(unknown),
+        counts=_counts(rows, samples),
+        born_at_0=True,
     )
+
+
+def _has_no_value(row: Row, name: str, samples: Samples) -> bool:
+    suffixes = ("_bucket", "_sum", "_count") if row.kind == "histogram" else ("",)
+    return any(math.isnan(value) for suffix in suffixes for value in samples.get(name + suffix, {}).values())
+
+
+def _counts(rows: tuple[Row, ...], samples: Samples) -> dict[tuple[str, Labels], float]:
+    """Every series that can't fall while its process lives."""
+    found = {}
+    for row in rows:
+        if row.kind in ("level", "mean_level"):
+            continue
+        for name in row.names:
+            series = name + "_bucket" if row.kind == "histogram" else name
+            for labels, value in samples.get(series, {}).items():
+                if not math.isnan(value):
+                    found[series, labels] = value
+    return found
 
 
 def _cache_facts(samples: Samples) -> dict[str, str]:

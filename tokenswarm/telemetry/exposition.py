@@ -13,20 +13,27 @@ from typing import Literal
 
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[str, dict[Labels, float]]
-"""Sample name -> labels, sorted by name -> value (finite)."""
+"""Sample name -> labels, sorted by name -> value; NaN where the page has the series without a finite value."""
 
 GapReason = Literal[
     "timeout", "connect", "closed_early", "http_framing", "http_status", "too_large", "truncated", "not_metrics",
-    "malformed", "incomplete",
+    "malformed", "incomplete", "empty", "several_processes",
 ]  # fmt: skip
 """Why a poll brought nothing. The first six are the transport's."""
 
-_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?[0-9]+)?[ \t]*")
+_SAMPLE = re.compile(
+    r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[^\"}]|\"(?:[^\"\\]|\\.)*\")*)\})?[ \t]+(\S+)"
+    r"(?:[ \t]+[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)?[ \t]*(?:# \{.*)?"  # a time stamp, OpenMetrics' exemplar
+)
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"[ \t]*(?:,[ \t]*|$)')
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NO_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _HEAD = re.compile(r"[{ \t]")
 _ESCAPED = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", '"': '"', "\\": "\\"}
+
+END = b"# EOF"
+"""The last line of an OpenMetrics page: whatever has it is whole, with a line break behind it or without."""
 
 
 class PageError(ValueError):
@@ -39,10 +46,9 @@ class PageError(ValueError):
 
 def read(page: bytes, wanted: Container[str]) -> Samples:
     """The samples whose names are `wanted` (with `_bucket`, `_sum`, `_count`, `_total`). Raises PageError."""
-    if page.lstrip()[:1] in (b"<", b"{", b"["):
-        raise PageError("not_metrics", "the page is HTML or JSON, not metrics")
-    if not page.endswith(b"\n"):
-        raise PageError("truncated", "the page does not end with a line break")
+    _check_kind(page)
+    if not page.endswith((b"\n", END)):
+        raise PageError("truncated", "the page does not end with a line break: it may have been cut")
     try:
         text = page.decode()
     except UnicodeDecodeError:
@@ -55,10 +61,23 @@ def read(page: bytes, wanted: Container[str]) -> Samples:
         if name in wanted:
             labels, value = _sample(line)
             family = samples.setdefault(name, {})
-            if labels in family:
-                raise PageError("malformed", f"the page has {name} twice with the same labels")
+            if labels in family and family[labels] != value and not math.isnan(value):
+                raise PageError("malformed", f"the page has {name} twice with the same labels, and other values")
             family[labels] = value
     return samples
+
+
+def _check_kind(page: bytes) -> None:
+    """Raises PageError for a whole answer that is no page, in words that say what it is."""
+    start = page.lstrip()[:1]
+    if not start:
+        raise PageError("empty", "the page is empty: the server has nothing to tell yet, or not here")
+    if start == b"<":
+        raise PageError("not_metrics", "the page is HTML, not metrics: a login, or another program's address")
+    if start == b'"':
+        raise PageError("not_metrics", "the page is a JSON string, not metrics: the server quotes its own page")
+    if start in (b"{", b"["):
+        raise PageError("not_metrics", "the page is JSON, not metrics")
 
 
 def _sample(line: str) -> tuple[Labels, float]:
@@ -66,9 +85,13 @@ def _sample(line: str) -> tuple[Labels, float]:
     if match is None:
         raise PageError("malformed", f"the page has a line that is no sample: {line[:80]!r}")
     _, inside, number = match.groups()
-    if _NUMBER.fullmatch(number) is None or not math.isfinite(value := float(number)):
-        raise PageError("malformed", f"the page has a sample without a finite value: {line[:80]!r}")
-    return (_labels(inside, line) if inside else ()), value
+    if _NUMBER.fullmatch(number) is not None:
+        value = float(number)
+    elif _NO_NUMBER.fullmatch(number) is not None:
+        value = math.nan
+    else:
+        raise PageError("malformed", f"the page has a sample whose value is no number: {line[:80]!r}")
+    return (_labels(inside, line) if inside else ()), value if math.isfinite(value) else math.nan
 
 
 def _labels(inside: str, line: str) -> Labels:

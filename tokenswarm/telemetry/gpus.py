@@ -5,6 +5,7 @@ Names are those of docs/exporters.md. A GPU that is lost has no series but `up 0
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -64,7 +65,10 @@ class GpuPage(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(page: bytes) -> GpuPage:
     """Raises PageError where the page is not the exporter's, or not whole."""
-    samples = exposition.read(page, WANTED)
+    samples = {
+        name: {labels: value for labels, value in family.items() if not math.isnan(value)}
+        for name, family in exposition.read(page, WANTED).items()
+    }
     if GPUS not in samples:
         raise PageError("not_metrics", f"the page has no {GPUS}: it is not that of `python -m exporters.gpu`")
     if LAST_FAMILY not in samples:

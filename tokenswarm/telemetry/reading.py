@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
 import msgspec
 
 from tokenswarm.telemetry.exposition import Labels
 from tokenswarm.telemetry.histogram import Histogram
+
+K = TypeVar("K")
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,17 +23,38 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float | None = None  # when the process began, where it says so: another value is another process
     facts: dict[str, str] = {}
     shape: frozenset[tuple[str, Labels]] = frozenset()  # the series behind it: a page with fewer is not whole
+    counts: dict[tuple[str, Labels], float] = {}  # those of them that can't fall while the process lives
+    unknown: frozenset[str] = frozenset()  # quantities that are there without a value (NaN)
+    born_at_0: bool = False  # what the process begins to tell later was 0 until then
 
     def follows(self, before: Reading) -> bool:
-        """True where differences to `before` mean something: same process, same series, no counter fell."""
+        """True where differences to `before` mean something: same process, no series gone, no counter fell."""
         return (
             self.kind == before.kind
+            and not self.fell(before)
+            and not _any_below(self.counters, before.counters)
             and self.started_s == before.started_s
-            and self.counters.keys() == before.counters.keys()
-            and self.histograms.keys() == before.histograms.keys()
-            and all(value >= before.counters[name] for name, value in self.counters.items())
-            and all(_grew(before.histograms[name], now) for name, now in self.histograms.items())
+            and before.shape <= self.shape
+            and self._names(self.counters, before.counters, before.unknown)
+            and self._names(self.histograms, before.histograms, before.unknown)
+            and all(_grew(then, self.histograms.get(name, then)) for name, then in before.histograms.items())
         )
+
+    def fell(self, before: Reading) -> bool:
+        """True where another process must have written it: another start time, or a count below what it was."""
+        if self.started_s is not None and before.started_s is not None and self.started_s != before.started_s:
+            return True
+        if before.counts:
+            return _any_below(self.counts, before.counts)
+        return _any_below(self.counters, before.counters)
+
+    def _names(self, now: Collection[str], then: Collection[str], unknown: frozenset[str]) -> bool:
+        """No name went, and none came that had a past."""
+        return set(then) - set(now) <= self.unknown and (self.born_at_0 or set(now) - set(then) <= unknown)
+
+
+def _any_below(now: Mapping[K, float], then: Mapping[K, float]) -> bool:
+    return any(now.get(key, value) < value for key, value in then.items())
 
 
 def _grew(before: Histogram, now: Histogram) -> bool:

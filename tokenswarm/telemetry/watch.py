@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from tokenswarm.telemetry import gpus
-from tokenswarm.telemetry.exposition import PageError
+from tokenswarm.telemetry.exposition import END, GapReason, PageError
 from tokenswarm.telemetry.gpus import GpuPage
+from tokenswarm.telemetry.processes import Processes
 from tokenswarm.telemetry.reading import Reading
 from tokenswarm.telemetry.window import Sample, Window
+
+SEVERAL = (
+    "several processes answer at this address in turn, their counts go back and forth: it is a router, or a cache; "
+    "give telemetry.engine_metrics the address of each engine"
+)
 
 
 class Watch:
@@ -29,6 +37,10 @@ class Watch:
     def windows(self) -> list[Window]:
         raise NotImplementedError
 
+    def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
+        """Take a page, or count a gap: its reason. `framed`: HTTP itself tells that the page is whole."""
+        raise NotImplementedError
+
     @property
     def waits(self) -> bool:
         """True while a window was closed and the reading at its end has not come yet."""
@@ -38,7 +50,7 @@ class Watch:
         for window in self.windows():
             window.close(now_ns)
 
-    def gap(self, reason: str, sentence: str, at_ns: int) -> None:
+    def gap(self, reason: GapReason, sentence: str, at_ns: int) -> None:
         """A look that brought nothing."""
         self.looks += 1
         self.misses += 1
@@ -63,6 +75,7 @@ class EngineWatch(Watch):
         self.by_stage: dict[int, Window] = {}
         self._read = read
         self._short: frozenset[object] | None = None  # the shape of a page that had fewer series than the one before
+        self._processes = Processes()
 
     def windows(self) -> list[Window]:
         return list(self.by_stage.values())
@@ -70,27 +83,52 @@ class EngineWatch(Watch):
     def open(self, stage: int, now_ns: int) -> None:
         self.by_stage[stage] = Window(stage, now_ns, self.interval_s)
 
-    def page(self, page: bytes, at_ns: int, slack_ns: int) -> None:
+    @property
+    def several(self) -> bool:
+        """True once it is known that several processes answer here: there are no numbers from then on."""
+        return self._processes.several
+
+    def gap(self, reason: GapReason, sentence: str, at_ns: int) -> None:
+        """A look that brought nothing."""
+        if reason not in ("incomplete", "several_processes"):  # these did bring a page
+            self._processes.missed()
+        super().gap(reason, sentence, at_ns)
+
+    def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
         """Take a page, or count a gap."""
+        whole = framed or page.rstrip().endswith(END)
         try:
-            reading = self._whole(self._read(page))
+            reading = self._read(page + b"\n" if whole and page.strip() else page)
+            if not whole:
+                reading = msgspec.structs.replace(reading, born_at_0=False)  # it may have been cut, behind a line
+            self._check_process(reading)
+            reading = self._whole(reading)
         except PageError as error:
             self.gap(error.reason, str(error), at_ns)
-            return
+            return error.reason
         self._came()
         self.newest = reading
         for window in self.windows():
             window.offer(Sample(at_ns, slack_ns, reading))
+        return None
 
     def _whole(self, reading: Reading) -> Reading:
         """Series that vanish tell of half a page, unless they are gone twice in a row: then the server changed."""
         before = self.newest
         missing = before.shape - reading.shape if before is not None and before.kind == reading.kind else ()
-        if missing and self._short != reading.shape:
+        if missing and before is not None and not reading.fell(before) and self._short != reading.shape:
             self._short = reading.shape
             raise PageError("incomplete", f"the page lacks a series of {min(missing)[0]} that was there before")
         self._short = None
         return reading
+
+    def _check_process(self, reading: Reading) -> None:
+        """Raises PageError once it is known that several processes answer: all that was read is of any of them."""
+        self._processes.take(reading)
+        if self._processes.several:
+            for window in self.windows():
+                window.void()
+            raise PageError("several_processes", SEVERAL)
 
 
 class GpuWindow:
@@ -155,16 +193,17 @@ class GpuWatch(Watch):
     def open(self, stage: int, now_ns: int) -> None:
         self.by_stage[stage] = GpuWindow(stage, now_ns, self.interval_s, self.newest)
 
-    def page(self, page: bytes, at_ns: int, slack_ns: int) -> None:
+    def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
         """Take a page, or count a gap."""
         try:
-            found = gpus.read(page)
+            found = gpus.read(page + b"\n" if framed and page.strip() else page)
         except PageError as error:
             self.gap(error.reason, str(error), at_ns)
-            return
+            return error.reason
         self._came()
         for stage in self.by_stage.values():
             stage.offer(found, at_ns, slack_ns)
         self.newest = found
         for gpu, reading in found.gpus.items():
             self.facts[gpu] = reading.facts
+        return None

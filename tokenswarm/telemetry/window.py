@@ -7,7 +7,7 @@ over a restart, never a negative number. Levels are means over time; holes in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -55,6 +55,8 @@ class Totals(msgspec.Struct, kw_only=True):
     gaps: dict[str, int] = {}
     resets: int = 0
     empty: int = 0  # windows without two readings
+    born_at_0: bool = False  # a name that is not here was 0, unless it is one of
+    unknown: set[str] = set()  # what was there without a value, or by a part of those that were added
     levels: dict[str, Level] = {}
     counters: dict[str, float] = {}
     histograms: dict[str, Histogram] = {}
@@ -161,12 +163,23 @@ class Window:
         total.covered_ns = piece.length_ns
         total.edges_ns = abs(first.at_ns - self.opened_ns) + abs(end_ns - last.at_ns) + first.slack_ns + last.slack_ns
         total.levels = piece.levels
-        total.counters = {name: value - first.reading.counters[name] for name, value in last.reading.counters.items()}
+        total.born_at_0 = last.reading.born_at_0
+        total.unknown = set(first.reading.unknown | last.reading.unknown)
+        for name, value in last.reading.counters.items():
+            grown = value - first.reading.counters.get(name, 0.0)
+            if name not in total.unknown and grown >= 0:  # less: it had no value while its process changed
+                total.counters[name] = grown
         for name, now in last.reading.histograms.items():
-            grown = histogram.since(first.reading.histograms[name], now)
-            if grown is not None:
-                total.histograms[name] = grown
+            before = first.reading.histograms.get(name)
+            more = now if before is None else histogram.since(before, now)
+            if more is not None and name not in total.unknown:
+                total.histograms[name] = more
         return total
+
+    def void(self) -> None:
+        """Forget the readings: they are of several processes, and no difference means anything."""
+        self._piece = self._best = None
+        self._resets = 0
 
 
 _ADD = ("planned_ns", "covered_ns", "edges_ns", "samples", "resets", "empty")
@@ -185,7 +198,7 @@ def one_after_another(parts: Iterable[Totals]) -> Totals:
             low=min(level.low for level in levels),
             high=max(level.high for level in levels),
         )
-    _add_counts(total, full)
+    _add_counts(total, full, _later)
     return total
 
 
@@ -204,7 +217,7 @@ def side_by_side(parts: Iterable[Totals]) -> Totals:
         mean = sum(level.mean or 0.0 for level in levels)
         low, high = sum(level.low for level in levels), sum(level.high for level in levels)
         total.levels[name] = Level(area=mean * span_ns, span_ns=span_ns, low=low, high=high)
-    _add_counts(total, given)
+    _add_counts(total, given, _labelled)
     return total
 
 
@@ -218,12 +231,31 @@ def _common(parts: list[Totals]) -> Totals:
     return total
 
 
-def _add_counts(total: Totals, parts: list[Totals]) -> None:
-    if not parts:
-        return
-    for name in set.intersection(*(set(part.counters) for part in parts)):
-        total.counters[name] = sum(part.counters[name] for part in parts)
-    for name in set.intersection(*(set(part.histograms) for part in parts)):
-        whole = histogram.combined(part.histograms[name] for part in parts)
-        if whole is not None:
+def _later(name: str, part: Totals) -> bool:
+    """One source told it in another window only: it was 0 in this one."""
+    return part.born_at_0 and name not in part.unknown
+
+
+def _labelled(name: str, part: Totals) -> bool:
+    """A replica tells the family, but not yet this value of its label (`finished.abort`): it was 0."""
+    family, dot, _ = name.partition(".")
+    return bool(dot) and _later(name, part) and any(other.startswith(family + dot) for other in part.counters)
+
+
+def _add_counts(total: Totals, parts: list[Totals], is_zero: Callable[[str, Totals], bool]) -> None:
+    """Add what every part tells, or was 0 in by `is_zero`; the rest is unknown."""
+    total.born_at_0 = all(part.born_at_0 for part in parts)
+    for part in parts:
+        total.unknown |= part.unknown
+    for name in {name for part in parts for name in part.counters}:
+        if all(name in part.counters or is_zero(name, part) for part in parts):
+            total.counters[name] = sum(part.counters.get(name, 0.0) for part in parts)
+        else:
+            total.unknown.add(name)
+    for name in {name for part in parts for name in part.histograms}:
+        told = [part.histograms[name] for part in parts if name in part.histograms]
+        whole = histogram.combined(told) if all(name in p.histograms or is_zero(name, p) for p in parts) else None
+        if whole is None:
+            total.unknown.add(name)
+        else:
             total.histograms[name] = whole

@@ -22,6 +22,16 @@ def engine_gaps(evidence: Evidence, summary: Summary) -> Doubt | None:
     metrics = summary.server.get("metrics")
     if not metrics:
         return None
+    mixed = [source["url"][:120] for source in metrics["sources"] if source["gaps"].get("several_processes")]
+    if mixed:
+        return doubt(
+            "engine-telemetry-gaps",
+            "degraded",
+            f"Several processes answer at {mixed[0]} in turn (their counts go back and forth): a router that takes "
+            f"turns, or a cache of old pages. The engine's numbers are left out. Give `telemetry.engine_metrics` the "
+            f"address of each engine.",
+            urls=mixed,
+        )
     silent = _silent(metrics["sources"])
     if silent and evidence.profile.telemetry.engine_metrics == ("auto",) and len(silent) == len(metrics["sources"]):
         return None  # not every server has metrics: `auto` that finds none was only a try
