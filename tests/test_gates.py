@@ -10,8 +10,10 @@ import sample_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import evaluate, request_limits
-from tokenswarm.measure import recorder
+from tokenswarm.measure import recorder, snapshot
+from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
@@ -214,6 +216,10 @@ def test_a_number_that_is_none_fails() -> None:
         (Slo(failed_ratio=0.01), {}, "pass"),
         (Slo(failed_ratio=0.01), {Outcome.RESET: 8}, "pass"),
         (Slo(failed_ratio=0.01), {Outcome.RESET: 9}, "fail"),
+        (Slo(failed_ratio=0.01), {Outcome.CENSORED: 8}, "pass"),  # at worst 8 of 808
+        (Slo(failed_ratio=0.01), {Outcome.CENSORED: 9}, "inconclusive"),  # 0 at best, 9 of 809 at worst
+        (Slo(failed_ratio=0.01), {Outcome.CENSORED: 5, Outcome.RESET: 4}, "inconclusive"),
+        (Slo(failed_ratio=0.01), {Outcome.CENSORED: 1, Outcome.RESET: 9}, "fail"),
         (Slo(requests_per_s=7.5), {}, "pass"),
         (Slo(requests_per_s=8.5), {}, "fail"),
         (Slo(output_tokens_per_s=70), {}, "pass"),
@@ -226,6 +232,106 @@ def test_ratios_and_rates(slo: Slo, ends: dict[Outcome, int], result: str) -> No
     wanted = next(name for name in ("goodput_ratio", "failed_ratio", "requests_per_s", "output_tokens_per_s")
                   if getattr(slo, name) is not None)  # fmt: skip
     assert gate[wanted].result == result, gate[wanted]
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5, 1.0])
+def test_where_every_answer_hangs_nothing_passes(limit: float) -> None:
+    slo = Slo(failed_ratio=limit, goodput_ratio=0.0)
+    gates = judge(slo, sample_runs.run(0, slo=slo, ends={Outcome.CENSORED: 10}))
+    assert {name: gate.result for name, gate in gates.items()} == {"failed_ratio": "fail", "goodput_ratio": "fail"}
+
+
+def test_a_mean_of_those_that_ended_says_nothing_of_those_that_did_not() -> None:
+    slo = Slo(e2e_s=Percentiles(mean=5.0))
+    gate = one(slo, sample_runs.run(800, slo=slo, ends={Outcome.CENSORED: 1}))
+    assert (gate.result, "1 more had not ended" in gate.reason) == ("inconclusive", True)
+
+
+def in_one_read(n: int, slo: Slo, ok: int = 800, ttft: float = 0.5) -> Merged:
+    """`ok` answers, of which `n` came in one read `ttft` s after they were sent."""
+    merged = sample_runs.run(ok - n, slo=slo)
+    whole = {"gaps_ns": (), "merged_events": 8, "events": 9, "reads": 1}
+    inbox = snapshot.Inbox(sample_runs.RUN_ID)
+    recorder = Recorder(sample_runs.RUN_ID, 1, request_limits(slo), start_ns=0)
+    recorder.open_window(0, 5 * NS_PER_S)
+    for number in range(n):
+        record = sample_runs.request(number, 6 * NS_PER_S, ttft_s=ttft)
+        recorder.add(msgspec.structs.replace(record, last_ns=record.first_ns, **whole))
+    recorder.close_window(0, 7 * NS_PER_S)
+    inbox.put(recorder.snapshot(8 * NS_PER_S, final=True))
+    for block in inbox.merged().blocks:
+        snapshot.add_into(merged.block(block.stage, block.phase), block)
+    for block in merged.blocks:
+        block.rho_weighted = {}
+    return merged
+
+
+@pytest.mark.parametrize("metric", ["tpot_s", "itl_s", "stall_s"])
+@pytest.mark.parametrize("which", ["p50", "p99", "mean", "max"])
+@pytest.mark.parametrize("n", [400, 800])
+def test_answers_in_one_read_pass_no_limit_on_their_pace(metric: str, which: str, n: int) -> None:
+    slo = Slo(**{metric: Percentiles(**{which: 0.04})})
+    gate = one(slo, in_one_read(n, slo))
+    assert gate.result == ("fail" if n == 800 else "inconclusive"), gate
+    assert "read" in gate.reason
+    assert gate.value != 0.0
+
+
+def test_few_answers_in_one_read_count_as_beyond_the_limit_at_worst() -> None:
+    slo = Slo(tpot_s=Percentiles(p90=0.04))
+    gates = {}
+    for n in (10, 60):
+        merged = in_one_read(n, slo, ok=2000)
+        merged.block(0).merged_events = 0  # of many answers without
+        gates[n] = one(slo, merged)
+    assert (gates[10].result, gates[60].result) == ("pass", "pass")
+    slo = Slo(tpot_s=Percentiles(p99=0.04))
+    merged = in_one_read(20, slo, ok=10_000)
+    merged.block(0).merged_events = 0
+    assert (one(slo, merged).result) == "pass"
+    slo = Slo(tpot_s=Percentiles(p99=0.04), goodput_ratio=0.999)
+    merged = in_one_read(48, slo, ok=10_000)
+    merged.block(0).merged_events = 0
+    assert {name: gate.result for name, gate in judge(slo, merged).items()} == {
+        "tpot_s.p99": "pass",
+        "goodput_ratio": "fail",
+    }
+
+
+def test_what_the_whole_time_keeps_is_kept() -> None:
+    """An answer of 9 tokens that was there after 80 ms had no TPOT above 10 ms, in however few reads it came."""
+    slo = Slo(tpot_s=Percentiles(max=0.03), goodput_ratio=0.9)
+    assert judge(slo, in_one_read(800, slo, ttft=0.08))["goodput_ratio"].result == "pass"
+    assert judge(slo, in_one_read(800, slo, ttft=0.5))["goodput_ratio"].result == "fail"
+
+
+@pytest.mark.parametrize("metric", ["tpot_s", "itl_s", "stall_s"])
+@pytest.mark.parametrize(
+    ("which", "p"), [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999), ("mean", 0.5)]
+)
+def test_a_percentile_that_the_reads_dont_carry_is_neither_told_nor_decided(metric: str, which: str, p: float) -> None:
+    slo = Slo(**{metric: Percentiles(**{which: 0.05})})
+    merged = sample_runs.run(8000, slo=slo)
+    block = merged.block(0)
+    block.rho_weighted = {}
+    for share, result in ((0.0, "pass"), (0.98 * (1 - p) / 2, "pass"), (1.02 * (1 - p) / 2, "inconclusive")):
+        block.merged_events = round(share * block.events)
+        gate = one(slo, merged)
+        assert gate.result == result, (share, gate)
+        shown = getattr(getattr(sample_runs.summary(merged).latency, metric), which)
+        if which != "mean":
+            assert (shown is None, gate.value is None) == (result != "pass", result != "pass")
+    assert f"{share:.2%} of the tokens" in gate.reason
+
+
+def test_merged_reads_excuse_no_failure_and_no_server_that_is_far_too_slow() -> None:
+    for slo, ends in (
+        (Slo(itl_s=Percentiles(p99=0.004)), {}),
+        (Slo(itl_s=Percentiles(p99=0.05)), {Outcome.HTTP_5XX: 800}),
+    ):
+        merged = sample_runs.run(8000, slo=slo, ends=ends)
+        merged.block(0).merged_events = 1500
+        assert one(slo, merged).result == "fail"
 
 
 def test_a_limit_inside_a_bucket_is_compared_exactly_where_it_is_the_requests_limit() -> None:

@@ -104,7 +104,7 @@ def test_multi_turn_files(shared: Shared) -> None:
     assert tools.info.rows_kept == 300
     assert sum(len(tools.conversation(row).turns) for row in range(300)) == 746  # its human messages
     assert all(turn.answer for row in range(300) for turn in tools.conversation(row).turns)
-    assert tools.info.notes == {"tool_skipped": 153}
+    assert tools.info.notes == {"tool_skipped": 153, "tools_left_out": 300}
     dummy = opened(shared("data/fastchat_dummy_conversation.json"))
     assert (dummy.info.rows_kept, dummy.info.duplicates) == (500, 346)
     assert dummy.info.turns is not None

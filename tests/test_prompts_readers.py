@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tokenswarm.prompts import Conversation, Turn, alpaca, jsonl, sharegpt
-from tokenswarm.prompts.reading import Reading, Rules, row_id, safe_text
-from tokenswarm.prompts.source import decode_row
+from tokenswarm.prompts.library import DataSettings, read_row
+from tokenswarm.prompts.reading import LENGTH_KEYS, Reading, Rules, row_id, safe_text
+from tokenswarm.prompts.source import RowFault, decode_row
 
 DATA = Path(__file__).parent / "data"
 RULES = Rules()
@@ -107,7 +108,8 @@ def test_turns_of_every_shape(name: str, turns: list[tuple[str, str | None]]) ->
         ("empty-answer_0", ("empty_answer_skipped",)),
         ("empty-second-question_0", ("cut_at_empty_message",)),
         ("human-human_0", ("user_messages_joined",)),
-        ("tool-call_0", ("tool_skipped",)),
+        ("tool-call_0", ("tool_skipped", "tools_left_out")),
+        ("content-parts_0", ("media_left_out",)),
         ("system-late_0", ("late_system_skipped",)),
     ],
 )
@@ -283,3 +285,166 @@ def test_rows_that_strict_parsers_refuse_are_read() -> None:
     assert decode_row(b'{"a": "raw\x01control"}') == {"a": "raw\x01control"}
     assert decode_row(b'["\\ud83d"]') == ["\ud83d"]
     assert decode_row(b"12345678901234567890123") == 12345678901234567890123
+
+
+def as_opened(row: object, **settings: Any) -> Reading:
+    """What the library makes of a row: the format is found, empty columns decide nothing."""
+    return read_row(row, 0, DataSettings(path="x", **settings))[1]
+
+
+def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
+    return [(turn.user, turn.answer, turn.output_tokens) for turn in turns_of(reading)]
+
+
+@pytest.mark.parametrize(
+    ("row", "turns", "notes"),
+    [
+        (  # Dolly
+            {"instruction": "When?", "context": "It opened in 1932.", "response": "In 1932.", "category": "closed_qa"},
+            [("When?\n\nIt opened in 1932.", "In 1932.", None)],
+            (),
+        ),
+        ({"instruction": "Name one.", "context": "", "response": "Beetroot."}, [("Name one.", "Beetroot.", None)], ()),
+        (
+            {"prompt": "When?", "context": "It opened in 1932.", "answer": 1932},
+            [("When?\n\nIt opened in 1932.", "1932", None)],
+            (),
+        ),
+        ({"text": "The whole prompt.", "context": "in it"}, [("The whole prompt.", None, None)], ()),
+        (
+            {"instruction": "A third?", "input": "", "output": ["Denmark.", "Finland."], "history": []},
+            [("A third?", "Denmark.", None)],
+            ("first_of_several_answers",),
+        ),
+        (
+            {"instruction": "And?", "output": "Sweden.", "history": [["One?", "Norway."], ["Two?", None]]},
+            [("One?", "Norway.", None), ("Two?", None, None), ("And?", "Sweden.", None)],
+            (),
+        ),
+        (
+            {"prompt": "And?", "response": "Sweden.", "history": [["One?", "Norway."]], "max_tokens": 9},
+            [("One?", "Norway.", None), ("And?", "Sweden.", 9)],
+            (),
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "A?"}], "completion": [{"role": "assistant", "content": "B."}]},
+            [("A?", "B.", None)],
+            (),
+        ),
+        ({"prompt": [{"role": "user", "content": "A?"}], "completion": "B."}, [("A?", "B.", None)], ()),
+        ({"prompt": "A?", "chosen": "B.", "rejected": "C."}, [("A?", "B.", None)], ()),
+        ({"prompt": "A?", "output": {"odd": 1}}, [("A?", None, None)], ("answer_unreadable",)),
+        ({"conversation": {"messages": [{"role": "user", "content": "A?"}]}}, [("A?", None, None)], ()),
+        ({"conversations": [[{"role": "user", "content": "A?"}]]}, [("A?", None, None)], ()),
+        (
+            {"messages": [{"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["A", "?"]}}]},
+            [("A?", None, None)],
+            (),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "name": "Bo", "content": "A?"},
+                    {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+                    {"role": "tool", "content": [{"type": "text", "text": "x"}]},
+                    {"role": "assistant", "content": "B."},
+                ]
+            },
+            [("A?", "B.", None)],
+            ("tool_skipped", "empty_answer_skipped"),
+        ),
+        (
+            {"image": "x.png", "conversations": [{"from": "human", "value": "<image>What?"}]},
+            [("<image>What?", None, None)],
+            ("media_left_out",),
+        ),
+    ],
+)
+def test_rows_are_sent_with_all_that_belongs_to_them(row: object, turns: list[Any], notes: tuple[str, ...]) -> None:
+    reading = as_opened(row)
+    assert said(reading) == turns
+    assert reading.notes == notes
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Go.", "system": "Answer in one word.", "output": "x"},
+        {"prompt": "Go.", "system_prompt": "Answer in one word."},
+        {"messages": [{"role": "user", "content": "Go."}], "system": [{"type": "text", "text": "Answer in one word."}]},
+        {"messages": [{"role": "developer", "content": "Answer in one word."}, {"role": "user", "content": "Go."}]},
+        {"turns": ["Go.", "On."], "system": "Answer in one word."},
+    ],
+)
+def test_a_rows_system_message_is_sent_or_counted(row: object) -> None:
+    conversation = as_opened(row).conversation
+    assert conversation is not None
+    assert conversation.system == "Answer in one word."
+    if conversation.template is not None:
+        assert conversation.template.startswith("Answer in one word.\n\nBelow is")
+    without = as_opened(row, rules=Rules(system="drop"))
+    assert without.conversation is not None
+    assert (without.conversation.system, without.notes) == (None, ("system_dropped",))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Go.", "history": [["only a question"]]},
+        {"instruction": "Go.", "history": "a text"},
+        {"instruction": "Go.", "context": ["a", "list"]},
+        {"prompt": "Go.", "context": {"title": "x"}},
+        {"prompt": "Go.", "system": {"odd": 1}},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+    ],
+)
+def test_a_row_whose_context_cant_be_read_is_dropped(row: object) -> None:
+    assert as_opened(row) == Reading(None, "bad_turn")
+
+
+@pytest.mark.parametrize(
+    ("row", "first"),
+    [
+        ({"conversations": None, "messages": [{"role": "user", "content": "A?"}]}, "A?"),
+        ({"conversations": [], "messages": [{"role": "user", "content": "A?"}]}, "A?"),
+        ({"conversations": [{"from": "human", "value": "C?", "role": None, "content": None}], "messages": None}, "C?"),
+        ({"messages": [{"from": None, "value": None, "role": "user", "content": "E?"}]}, "E?"),
+        ({"instruction": "G", "input": "", "output": "H", "conversations": None, "messages": None}, "G"),
+        ({"instruction": None, "prompt": "P", "text": None, "turns": None}, "P"),
+        ({"prompt": None, "text": "T"}, "T"),
+    ],
+)
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_column_that_holds_nothing_hides_no_other(row: object, first: str, explicit: bool) -> None:
+    wanted = "auto" if not explicit else "alpaca" if first == "G" else "jsonl" if first in "PT" else "sharegpt"
+    assert said(as_opened(row, format=wanted))[0][0] == first
+
+
+def test_a_row_of_empty_columns_is_empty() -> None:
+    assert as_opened({"conversations": None, "messages": None}) == Reading(None, "empty_conversation")
+
+
+@pytest.mark.parametrize("key", LENGTH_KEYS)
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [
+        (128, 128), (128.0, 128), ("128", 128), (" 128.0 ", 128), (None, None), (128.5, None), (-1, None), (0, None),
+        ("long", None), (True, None), ([128], None), (1e300, None), ("9" * 5000, None),
+    ],
+)  # fmt: skip
+def test_a_length_is_read_in_all_its_clothes_or_noted(key: str, value: object, length: int | None) -> None:
+    for row in ({"prompt": "p", key: value}, {"instruction": "p", key: value}, {"turns": ["p"], key: value}):
+        reading = as_opened(row)
+        assert said(reading)[0] == ("p", None, length)
+        assert reading.notes == (() if length or value is None else ("length_unreadable",))
+
+
+@pytest.mark.parametrize("row", [b'{"prompt": "a", "prompt": "b"}', b'{"a": {"x": 1, "x": 2}, "x": 3}'])
+def test_a_key_that_stands_twice_is_no_row(row: bytes) -> None:
+    with pytest.raises(RowFault, match="stands twice"):
+        decode_row(row)
+
+
+def test_a_key_may_stand_in_two_objects_and_in_texts() -> None:
+    row = b'{"id": 1, "messages": [{"id": 2, "text": "\\"id\\""}, {"id": 3}]}'
+    assert decode_row(row) == {"id": 1, "messages": [{"id": 2, "text": '"id"'}, {"id": 3}]}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
+from tokenswarm.profile.dataset import Dataset, OutputTokens
 from tokenswarm.prompts import Conversation, Message, Prompt, Turn
+from tokenswarm.prompts.from_profile import prompt_policy
 from tokenswarm.prompts.lengths import LengthLaw
 from tokenswarm.prompts.replay import OutputLength, PromptPolicy, Replay, output_tokens
 
@@ -141,3 +144,39 @@ def test_drawn_lengths_depend_on_the_turn_alone() -> None:
 def test_a_length_policy_needs_its_value(source: str) -> None:
     with pytest.raises(ValueError, match="needs its value"):
         OutputLength(source=source)  # type: ignore[arg-type]  # a plain str from the table
+
+
+@pytest.mark.parametrize("source", ["dataset", "none"])
+def test_without_a_length_the_bound_is_sent_and_the_answer_may_end_itself(source: str) -> None:
+    """With `ignore_eos` the bound would otherwise make each such answer as long as it."""
+    policy = PromptPolicy(history="dataset", output=OutputLength(source=source, bound=512))  # type: ignore[arg-type]
+    prompts, _ = walk(Conversation("c", (Turn("q"), Turn("q"))), policy, [None])
+    assert [(prompt.output_tokens_max, prompt.ends_itself) for prompt in prompts] == [(512, True)] * 2
+    known = Replay(LONG, PromptPolicy(history="dataset", output=OutputLength(source="dataset"))).next_prompt()
+    assert known is not None
+    assert not known.ends_itself
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lengths"),
+    [
+        ({}, [100, 77, None]),
+        ({"max": 50}, [50, 50, 50]),
+        ({"from_dataset": False}, [None] * 3),
+        ({"from_dataset": False, "max": 50}, [50] * 3),
+        ({"fixed": 9000}, [9000] * 3),
+        ({"fixed": 40, "max": 50}, [40] * 3),
+        ({"mean": 40.0, "max": 50}, [40] * 3),
+        ({"mean": 9000.0}, [4096] * 3),
+    ],
+)
+def test_the_maximum_bounds_every_row_wherever_its_length_comes_from(wanted: Any, lengths: list[int | None]) -> None:
+    policy = prompt_policy(Dataset(path="x", output_tokens=OutputTokens(**wanted)))
+    prompts, _ = walk(LONG, policy, [None, None])
+    assert [prompt.output_tokens_max for prompt in prompts] == lengths
+
+
+@pytest.mark.parametrize("wanted", [{"fixed": 51}, {"mean": 50.5}])
+def test_a_length_beyond_the_maximum_is_refused(wanted: Any) -> None:
+    with pytest.raises(ValueError, match=r"`output_tokens.max` 50 allows no answers of 5"):
+        OutputTokens(max=50, **wanted)

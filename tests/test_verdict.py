@@ -139,6 +139,7 @@ def not_final(case: Case) -> None:
 
 
 TLS = sample_runs.profile(tls=Tls(verify=False), target=("https://127.0.0.1:8000",))
+ITL_P95 = sample_runs.profile(Slo(itl_s=Percentiles(p95=9.0)))
 P999 = sample_runs.profile(Slo(ttft_s=Percentiles(p999=9.0)))
 LOST = "worker 1 (host, pid 101)"
 
@@ -176,7 +177,11 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "reads late by 10 ms": ("receive-lag", "degraded", lags("rx_lag", 0.010, 100)),
     "reads late by 80 ms": ("receive-lag", "invalid", lags("rx_lag", 0.080, 100)),
     "sent late by 30 ms": ("send-lag", "degraded", send_lag(0.030)),
+    "0.6 % merged": ("merged-events", "note", steady(merged_events=60)),
     "a fifth merged": ("merged-events", "note", steady(merged_events=1500)),
+    "3 % merged, and a limit on p95": (
+        "merged-events", "degraded", both(steady(merged_events=300), known(profile=ITL_P95)),
+    ),
     "half merged": ("merged-events", "degraded", steady(merged_events=3600)),
     "80 % CPU": ("cpu-saturated", "note", instrument(cpu_ratio_max=0.8)),
     "95 % CPU": ("cpu-saturated", "degraded", instrument(cpu_ratio_max=0.95)),

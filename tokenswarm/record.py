@@ -122,10 +122,19 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def tpot_ns(self) -> float | None:
-        """(last content − first content) / (output tokens − 1); None below 2 tokens."""
-        if self.output_tokens < 2 or not self.first_ns:
+        """(last content − first content) / (output tokens − 1); None below 2 tokens, and where all came in one read."""
+        if self.output_tokens < 2 or self.last_ns <= self.first_ns:
             return None
         return (self.last_ns - self.first_ns) / (self.output_tokens - 1)
+
+    @property
+    def one_read(self) -> bool:
+        """Whether all of several tokens came in one read: their pace is not known.
+
+        One event of two tokens may be a short answer and its end.
+        """
+        several = self.output_tokens > 1 and (self.merged_events > 0 or self.output_tokens > 2)
+        return several and 0 < self.first_ns >= self.last_ns
 
     @property
     def stall_ns(self) -> int | None:

@@ -9,15 +9,14 @@ from flask import Response, request
 from locust.env import Environment
 
 from tokenswarm.measure.snapshot import LATENCIES, Merged, total
+from tokenswarm.result.summary import latency
 
 KEY = "token-latency"
-COLUMNS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+COLUMNS = ("p50", "p90", "p95", "p99", "mean", "max")
 _STRUCTURE = [
     {"key": "name", "title": "Metric (ms)"},
     {"key": "n", "title": "Samples"},
-    *({"key": key, "title": key} for key in COLUMNS),
-    {"key": "mean", "title": "Mean"},
-    {"key": "max", "title": "Max"},
+    *({"key": key, "title": key if key.startswith("p") else key.title()} for key in COLUMNS),
 ]
 
 
@@ -38,11 +37,9 @@ class WebTab:
         block = total(measured or merged.blocks)  # until a window opens, what there is
         rows = []
         for name in LATENCIES:
-            sketch = getattr(block, name)
-            row: dict[str, Any] = {"name": name, "safe_name": name, "n": sketch.n}
-            for key, p in COLUMNS.items():
-                row[key] = _ms(sketch.quantile(p))
-            rows.append({**row, "mean": _ms(sketch.mean), "max": _ms(sketch.high)})
+            shown = latency(block, name)  # as in every report: no percentile that the sample doesn't carry
+            row: dict[str, Any] = {"name": name, "safe_name": name, "n": shown.n}
+            rows.append({**row, **{key: _ms(getattr(shown, key)) for key in COLUMNS}})
         self._rows = rows
 
     def rows(self) -> list[dict[str, Any]]:

@@ -199,7 +199,7 @@ class Worker:
         return Sampling(
             model=engine.model or "",
             max_tokens=prompt.output_tokens_max,
-            ignore_eos=self.profile.dataset.ignore_eos and prompt.output_tokens_max is not None,
+            ignore_eos=self.profile.dataset.ignore_eos and not prompt.ends_itself,
             temperature=engine.temperature,
             top_p=engine.top_p,
             seed=engine.seed,

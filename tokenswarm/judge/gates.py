@@ -14,8 +14,8 @@ import msgspec
 
 from tokenswarm.measure import recorder
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.measure.snapshot import Block, Merged, total
-from tokenswarm.measure.statistics import GateResult, binomial_gate, effective_n, samples_needed
+from tokenswarm.measure.snapshot import BETWEEN_READS, Block, Merged, total
+from tokenswarm.measure.statistics import GateResult, binomial_gate, carried, effective_n, samples_needed
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Gate, Summary
 
@@ -32,11 +32,12 @@ _MUST_HAVE = ("ttft", "ttft_intended", "ttfat", "e2e")
 
 
 class _Count(msgspec.Struct):
-    """How many of `n` are beyond a limit: requests, or for `itl` gaps between tokens."""
+    """How many of `n` are beyond a limit, at worst: requests, or for `itl` gaps between tokens."""
 
     n: int
     violations: int
     unit: str
+    unknown: int = 0  # of the violations: may be none, since nothing was measured
 
 
 def request_limits(slo: Slo) -> recorder.Slo | None:
@@ -92,36 +93,71 @@ def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact
     if not steady.ok:
         return _gate(name, "<=", limit, None, "fail", "no request succeeded in a steady window")
     if value is None or not math.isfinite(value):
-        return _gate(name, "<=", limit, None, "fail", f"no request gave a {metric}")
-    if which == "mean":
-        result: GateResult = "pass" if value <= limit else "fail"
-        return _gate(name, "<=", limit, value, result, f"mean of {sketch.n} samples of successful requests")
+        why = f"; {steady.one_read} answers came in one read each" if steady.one_read else ""
+        return _gate(name, "<=", limit, None, "fail", f"no request gave a {metric}{why}")
+    if which in ("mean", "max"):
+        result, reason = _fact(steady, metric, which, within=value <= limit)
+        return _gate(name, "<=", limit, value, result, reason)
+    p, far = PERCENTILES[which], value > limit * FAR
     count = _count_violations(steady, metric, limit, exact=exact)
-    if which == "max":
-        failed = steady.failed + steady.censored
-        reason = f"largest of {sketch.n} samples" + (f", and {failed} requests failed or never ended" if failed else "")
-        return _gate(name, "<=", limit, value, "pass" if value <= limit and not failed else "fail", reason)
-    far = value > limit * FAR
-    result, reason = _decide(PERCENTILES[which], count, steady.rho(RHO_OF[metric]), far=far)
-    return _gate(name, "<=", limit, value, result, reason)
+    result, reason = _decide(p, count, steady.rho(RHO_OF[metric]), far=far)
+    share = steady.merged_share(metric)
+    if carried(p, share):
+        return _gate(name, "<=", limit, value, result, reason)
+    lost = steady.failed + steady.censored
+    far = far and value * (1 - share) > limit * FAR  # so many tokens a read, and its gap is so much longer
+    if not (far and result == "fail") and binomial_gate(p, min(lost, count.n), count.n) != "fail":
+        result, reason = "inconclusive", f"{_merged(share)}, too many for {which}"
+    return _gate(name, "<=", limit, None, result, reason)
+
+
+def _merged(share: float) -> str:
+    return f"{share:.2%} of the tokens came in one read with others"
+
+
+def _fact(steady: Block, metric: str, which: str, *, within: bool) -> tuple[GateResult, str]:
+    """A mean or a maximum: compared as it is, where nothing is hidden that could lie beyond the limit."""
+    reason = f"{'largest' if which == 'max' else 'mean'} of {getattr(steady, metric).n} samples of successful requests"
+    failed = steady.failed + steady.censored
+    if which == "max" and failed:
+        return "fail", f"{reason}, and {failed} requests failed or never ended"
+    if not within:
+        return "fail", reason
+    if steady.censored:
+        return "inconclusive", f"{reason}; {steady.censored} more had not ended when the drain bound was reached"
+    share = steady.merged_share(metric)
+    if not carried(0.5, share) or (which == "max" and metric in BETWEEN_READS and steady.one_read):
+        return "inconclusive", f"{reason}; {_merged(share)}"
+    return "pass", reason
 
 
 def _count_violations(steady: Block, metric: str, limit: float, *, exact: bool) -> _Count:
     """Exact where the recorder compared each request with this very limit, else to the width of a bucket (1.1 %)."""
     sketch: Sketch = getattr(steady, metric)
     lost = steady.failed + steady.censored
+    unknown = steady.one_read if metric in BETWEEN_READS else 0
     if metric == "itl":
-        lost *= math.ceil(sketch.n / max(1, steady.ok))  # as if each had been a typical answer of late tokens
-        return _Count(sketch.n + lost, sketch.above(limit) + lost, "gaps")
+        typical = math.ceil(
+            sketch.n / max(1, steady.ok - unknown)
+        )  # as if each had been an average answer of late tokens
+        lost, unknown = lost * typical, unknown * typical
+        return _Count(sketch.n + lost + unknown, sketch.above(limit) + lost + unknown, "gaps", unknown)
     absent = steady.ok - sketch.n if metric in _MUST_HAVE else 0
-    beyond = steady.slo_missed_by.get(f"{metric}_s", 0) if exact and steady.slo_judged else sketch.above(limit) + absent
-    return _Count(sketch.n + absent + lost, beyond + lost, "requests")
+    n, beyond = sketch.n + absent + unknown + lost, sketch.above(limit) + absent + unknown
+    if exact and steady.slo_judged:
+        beyond = steady.slo_missed_by.get(f"{metric}_s", 0)
+        unknown = steady.slo_unsure.get(f"{metric}_s", 0)
+    return _Count(n, beyond + lost, "requests", unknown)
 
 
 def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResult, str]:
     """The binomial rule, and two shortcuts to a fail where a small sample leaves it open (docs/verdict.md)."""
     result = binomial_gate(p, count.violations, count.n, rho)
     share = f"{count.violations} of {count.n} {count.unit} miss it"
+    if count.unknown and result != "pass":
+        known = count.violations - count.unknown
+        if binomial_gate(p, known, count.n, rho) != "fail":
+            return "inconclusive", f"{known} of {count.n} {count.unit} miss it; of {count.unknown} nothing is known"
     if result == "inconclusive":
         if count.violations == count.n:
             return "fail", f"all {count.n} {count.unit} miss it"
@@ -148,6 +184,8 @@ def _goodput_gate(steady: Block, slo: Slo) -> Gate:
     met = steady.slo_met if limits is not None else steady.ok
     if not judged:
         return _gate("goodput_ratio", ">=", limit, None, "fail", "no request was judged in a steady window")
+    if not steady.ok:
+        return _gate("goodput_ratio", ">=", limit, 0.0, "fail", "no request succeeded in a steady window")
     value, count = met / judged, _Count(judged, judged - met, "requests")
     if not 0.0 < limit < 1.0:  # every request, or none: no question of chance
         reason = f"{count.violations} of {judged} requests miss a limit"
@@ -162,9 +200,15 @@ def _failed_gate(steady: Block, limit: float) -> Gate:
     ended = steady.ok + steady.failed + steady.censored
     if not ended:
         return _gate("failed_ratio", "<=", limit, None, "fail", "no request ended in a steady window")
-    value = steady.failed / ended
+    value, at_worst = steady.failed / ended, (steady.failed + steady.censored) / ended
     reason = f"{steady.failed} of {ended} requests failed"
-    return _gate("failed_ratio", "<=", limit, value, "pass" if value <= limit else "fail", reason)
+    if steady.censored:
+        reason += f", and {steady.censored} had not ended when the drain bound was reached"
+    if steady.censored == ended or value > limit:
+        result: GateResult = "fail"
+    else:
+        result = "pass" if at_worst <= limit else "inconclusive"
+    return _gate("failed_ratio", "<=", limit, value, result, reason)
 
 
 def _rate_gate(name: str, limit: float, value: float | None) -> Gate:

@@ -21,6 +21,9 @@ BYTES_MAX = 16 * 1024 * 1024  # a run of 40 stages with full sketches is below 2
 LATENCIES = ("ttft", "ttft_intended", "ttfat", "itl", "tpot", "e2e", "stall", "connect")
 """The sketches of a block that users call latencies: rows of the result table, keys of summary.json (with `_s`)."""
 
+BETWEEN_READS = ("itl", "tpot", "stall")
+"""The latencies that lie between two reads of an answer: they need each token in a read of its own."""
+
 T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -62,6 +65,7 @@ class Block(msgspec.Struct, kw_only=True):
     cached_tokens: Count = 0
     events: Count = 0
     merged_events: Count = 0
+    one_read: Count = 0  # successes whose tokens all came in one read: no TPOT, no gap
     reads: Count = 0
     bytes_received: Count = 0
 
@@ -69,6 +73,7 @@ class Block(msgspec.Struct, kw_only=True):
     slo_judged: Count = 0
     slo_met: Count = 0
     slo_missed_by: dict[str, Count] = {}  # limit -> successful requests beyond it, exactly
+    slo_unsure: dict[str, Count] = {}  # limit -> of these, answers in one read, which may be within it
 
     # What fell into this stage's steady window (stands in the block of phase "steady"), whatever phase a request is of.
     window_start_ns: int | None = None
@@ -116,6 +121,13 @@ class Block(msgspec.Struct, kw_only=True):
     second_half: dict[str, Sketch] = {}
     mser_n: dict[str, Count] = {}  # requests looked at by MSER-5
     mser_cut: dict[str, Count] = {}  # of these, requests it calls transient
+
+    def merged_share(self, metric: str) -> float:
+        """Of a metric that lies between reads: the share of events, or of whole answers, that shared one."""
+        if metric not in BETWEEN_READS:
+            return 0.0
+        paced = self.one_read + self.tpot.n
+        return max(self.merged_events / self.events if self.events else 0.0, self.one_read / paced if paced else 0.0)
 
     def rho(self, metric: str) -> float:
         """Lag-1 rank correlation in arrival order, the n-weighted mean over workers, never below 0."""

@@ -68,6 +68,15 @@ def enough(p: float, n: int, rho: float = 0.0) -> bool:
     return effective_n(n, rho) >= samples_needed(p)
 
 
+def carried(p: float, merged_share: float) -> bool:
+    """May percentile p of what lies between reads be told, where this share of the events shared a read with another?
+
+    A merged read hides one gap and makes another twice as long: a share near 1 − p fills the tail beyond p with them.
+    Half of that tail is what is taken: below (1 − p)/2.
+    """
+    return merged_share < (1.0 - p) / 2
+
+
 def binomial_gate(p: float, violations: int, n: int, rho: float = 0.0) -> GateResult:
     """Is "a share of at least p of n requests is within the limit" shown, refuted, or neither, at 99 %?
 

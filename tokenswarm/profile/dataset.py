@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+LENGTH_MAX = 4096  # tokens of an answer, unless the profile says so: the data set's longest would hold a slot for hours
 ROWS_MAX = 10_000_000  # the order of rows takes 4 bytes each in every worker
 
 
@@ -26,20 +27,27 @@ class TokenRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long each answer is asked to be. `fixed` wins, then `mean` (a seeded normal), then the data set's answer."""
+    """How long each answer is asked to be. `fixed` wins, then `mean` (a seeded normal), then the data set's answer.
+
+    `max` bounds every answer. None: the data set's and drawn lengths are cut at LENGTH_MAX, and nothing else is.
+    """
 
     from_dataset: bool = True
     fixed: int | None = None
     mean: float | None = None
     stddev: float = 0.0
     min: int = 1
-    max: int = 4096
+    max: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.fixed is not None and self.fixed < 1) or self.min < 1 or self.max < self.min or self.stddev < 0:
+        wrong = self.min < 1 or (self.max is not None and self.max < self.min) or self.stddev < 0
+        if wrong or (self.fixed is not None and self.fixed < 1):
             raise ValueError("`output_tokens` needs fixed >= 1, 1 <= min <= max, stddev >= 0")
         if self.mean is not None and self.mean < 1:
             raise ValueError("`output_tokens.mean` must be 1 or more")
+        if self.max is not None and max(self.fixed or 0, self.mean or 0) > self.max:
+            asked = f"{self.fixed or self.mean:g} tokens"
+            raise ValueError(f"`output_tokens.max` {self.max} allows no answers of {asked}: raise it, or ask for less")
 
 
 class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

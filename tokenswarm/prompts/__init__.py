@@ -38,4 +38,5 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
     conversation: str
     turn: int
     output_tokens_max: int | None = None
+    ends_itself: bool = False  # no length is known: the maximum is only a bound, and an answer may be shorter
     input_tokens: int | None = None  # None where no tokenizer was given

@@ -1,4 +1,6 @@
-"""Alpaca rows: instruction, input, output; Self-Instruct's `instances` and AlpacaEval's missing input too.
+"""Alpaca rows: instruction, input, output; also Dolly's `context` and `response`, Self-Instruct's `instances`.
+
+A system message and a `history` of earlier turns are sent, too; of several outputs the first counts.
 
 For a chat endpoint the user message is the instruction, and the input after an empty line. For a text endpoint the
 conversation carries the training template of Stanford Alpaca, byte for byte. A `text` key (Hugging Face's copy: the
@@ -7,9 +9,16 @@ rendered prompt WITH its answer) is never sent. "No input" in its many spellings
 
 from __future__ import annotations
 
-import msgspec
-
-from tokenswarm.prompts.reading import Reading, Rules, dropped, is_empty, one_turn, scalar_text, stated_tokens
+from tokenswarm.prompts.reading import (
+    Reading,
+    Rules,
+    answer_of,
+    asked,
+    context_of,
+    dropped,
+    is_empty,
+    scalar_text,
+)
 
 # stanford_alpaca@761dc5bf train.py, PROMPT_DICT: no space or newline after the last colon
 TEMPLATE_INPUT = (
@@ -30,32 +39,28 @@ def matches(row: object) -> bool:
     return isinstance(row, dict) and "instruction" in row
 
 
-def read(row: object, row_name: str, rules: Rules) -> Reading:  # noqa: ARG001 - a reader's signature; nothing to rule on
+def read(row: object, row_name: str, rules: Rules) -> Reading:
     if not matches(row) or not isinstance(row, dict):
         return dropped("unknown_shape")
     fields = row
     instances = row.get("instances")
     if isinstance(instances, list) and instances and isinstance(instances[0], dict):
         fields = instances[0]
-    instruction = scalar_text(row["instruction"])
-    context = scalar_text(fields.get("input"))
-    output = scalar_text(fields.get("output"))
-    if instruction is None or context is None or output is None:
+    instruction, context = scalar_text(row["instruction"]), context_of(fields)
+    if instruction is None or context is None:
         return dropped("bad_turn")
-    if is_empty(instruction):
-        return dropped("empty_value")
-    notes = []
+    notes: list[str] = []
+    output = answer_of(fields, notes)
     if is_marker(context, "noinput"):
         context = ""
         notes.append("no_input_marker")
-    if is_marker(output, "nooutput"):
-        output = ""
+    if output is not None and is_marker(output, "nooutput"):
+        output = None
         notes.append("no_output_marker")
+    if is_empty(instruction):
+        return dropped("empty_value")
     user = instruction if is_empty(context) else f"{instruction}\n\n{context}"
-    reading = one_turn(row_name, user, output, stated_tokens(row))
-    assert reading.conversation is not None  # the instruction is not empty
-    conversation = msgspec.structs.replace(reading.conversation, template=render(instruction, context))
-    return Reading(conversation, notes=tuple(notes))
+    return asked(row, row_name, rules, user, output, notes, template=render(instruction, context))
 
 
 def is_marker(text: str, marker: str) -> bool:

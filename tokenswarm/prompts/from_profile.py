@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenswarm.profile.dataset import Dataset
+from tokenswarm.profile.dataset import LENGTH_MAX, Dataset
 from tokenswarm.prompts.lengths import LIMITS_PRESETS, LengthLaw, Limits
 from tokenswarm.prompts.library import DataSettings
 from tokenswarm.prompts.reading import Rules
@@ -39,16 +39,17 @@ def data_settings(dataset: Dataset, cache_dir: Path | None) -> DataSettings:
 
 def prompt_policy(dataset: Dataset) -> PromptPolicy:
     """What `Replay` takes: `fixed` wins, then the distribution, then the data set's answer."""
-    wanted = dataset.output_tokens
+    wanted, bound = dataset.output_tokens, dataset.output_tokens.max
+    cut = LENGTH_MAX if bound is None else bound
     if wanted.fixed is not None:
-        output = OutputLength(source="fixed", tokens=wanted.fixed)
+        output = OutputLength(source="fixed", tokens=wanted.fixed, max=bound)
     elif wanted.mean is not None:
-        law = LengthLaw(kind="normal", mean=wanted.mean, std=wanted.stddev, min=wanted.min, max=wanted.max)
-        output = OutputLength(source="law", law=law, seed=dataset.shuffle_seed, min=wanted.min, max=wanted.max)
+        law = LengthLaw(kind="normal", mean=wanted.mean, std=wanted.stddev, min=wanted.min, max=cut)
+        output = OutputLength(source="law", law=law, seed=dataset.shuffle_seed, min=wanted.min, max=cut)
     elif wanted.from_dataset:
-        output = OutputLength(source="dataset", min=wanted.min, max=wanted.max)
+        output = OutputLength(source="dataset", min=wanted.min, max=cut, bound=bound)
     else:
-        output = OutputLength(source="none")
+        output = OutputLength(source="none", bound=bound)
     return PromptPolicy(history=dataset.history, output=output)
 
 

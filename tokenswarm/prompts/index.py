@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-INDEX_VERSION = 1  # raise it whenever a reader, a filter or the estimate decides differently
+INDEX_VERSION = 2  # raise it whenever a reader, a filter or the estimate decides differently
 UNKNOWN = 0xFFFFFFFF  # in the output column: the row has no answer and states no length
 
 _COLUMNS = (("offsets", "Q"), ("lengths", "I"), ("numbers", "I"), ("turns", "I"), ("inputs", "I"), ("outputs", "I"))

@@ -25,7 +25,7 @@ from tokenswarm.prompts.index import UNKNOWN, Index, count
 from tokenswarm.prompts.info import ESTIMATE, DataInfo, Spread, spread
 from tokenswarm.prompts.lengths import NO_LIMITS, CountTokens, Limits, estimate_tokens, limits_fault
 from tokenswarm.prompts.order import Shard
-from tokenswarm.prompts.reading import Reading, Rules, dropped, row_id
+from tokenswarm.prompts.reading import Reading, Rules, dropped, row_id, without_nulls
 from tokenswarm.prompts.source import RowFault, Source, decode_row, file_status
 from tokenswarm.prompts.synthetic import Synthetic, count_words, generate
 
@@ -176,13 +176,10 @@ def _index_steps(
 
 def read_row(row: object, number: int, settings: DataSettings) -> tuple[str, Reading]:
     """The format of a row, and what it holds under these settings: its first turn, or all of them."""
-    if settings.format == "auto":
-        name = next((name for name, reader in READERS.items() if reader.matches(row)), "unknown")
-    else:
-        name = settings.format
-    if name == "unknown" or not READERS[name].matches(row):
-        return name, dropped("unknown_shape")
-    reading: Reading = READERS[name].read(row, row_id(row, number + 1), settings.rules)
+    name, known = _reader_of_row(row, settings.format)
+    if name == "unknown":
+        return settings.format if settings.format != "auto" else name, dropped("unknown_shape")
+    reading: Reading = READERS[name].read(known, row_id(known, number + 1), settings.rules)
     conversation = reading.conversation
     if conversation is None:
         return name, reading
@@ -194,6 +191,16 @@ def read_row(row: object, number: int, settings: DataSettings) -> tuple[str, Rea
     if len(turns) < len(conversation.turns):
         conversation = msgspec.structs.replace(conversation, turns=turns)
     return name, Reading(conversation, notes=reading.notes)
+
+
+def _reader_of_row(row: object, wanted: str) -> tuple[str, object]:
+    """(the format whose reader takes it, the row as it is given to that). An empty column decides nothing."""
+    names = list(READERS) if wanted == "auto" else [wanted]
+    for tried in (without_nulls(row), row):
+        for name in names:
+            if READERS[name].matches(tried):
+                return name, tried
+    return "unknown", row
 
 
 def _has_answer(turn: Turn) -> bool:

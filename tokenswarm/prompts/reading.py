@@ -6,6 +6,8 @@ the reason why there is none; `notes` name what was changed on the way (a trimme
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -15,19 +17,34 @@ from tokenswarm.prompts import Conversation, Turn
 ROLES = {
     "human": "user",
     "user": "user",
+    "prompter": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
     "assistant": "assistant",
     "model": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
     "system": "system",
+    "developer": "system",
     "function_call": "tool",
     "observation": "tool",
     "tool": "tool",
     "function": "tool",
 }
-"""Every role name seen in ShareGPT V3, its raw files, LLaMA-Factory and OpenAI rows, and what it means here."""
+"""Every role name seen in ShareGPT V3, its raw files, LLaMA-Factory, OASST and OpenAI rows, and what it means here."""
+
+LENGTH_KEYS = (
+    "output_tokens", "output_len", "output_length", "max_tokens", "max_completion_tokens", "max_new_tokens",
+    "max_output_tokens", "num_predict", "n_predict",
+)  # fmt: skip
+ANSWER_KEYS = ("output", "answer", "completion", "response", "chosen")
+CONTEXT_KEYS = ("input", "context", "passage")
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
+TOOL_KEYS = ("tools", "functions")
+_TOKENS = re.compile(r"([0-9]{1,18})(?:\.0*)?")
 
 Row = dict[str, Any]
 
@@ -75,16 +92,20 @@ def scalar_text(value: object) -> str | None:
     return None
 
 
+def without_nulls(row: object) -> object:
+    """The row without columns that hold nothing: a merged data set has the columns of all its parts in every row."""
+    if not isinstance(row, dict):
+        return row
+    return {key: value for key, value in row.items() if value is not None and value != [] and value != {}}
+
+
 def message_text(message: Row) -> str | None:
-    """The text of a message from `value`, `content` (text or parts), `text` or `markdown.answer`; None: it has none."""
+    """The text of a message: `value`, `content` (text or parts), `text`, `parts` or `markdown.answer`; None: none."""
     found: str | None = None
-    for key in ("value", "content", "text"):
+    for key in ("value", "content", "text", "parts"):
         if key not in message:
             continue
-        value = message[key]
-        if isinstance(value, list):
-            value = _parts_text(value)
-        found = scalar_text(value)
+        found = any_text(message[key])
         if found:
             return found
     markdown = message.get("markdown")
@@ -93,9 +114,25 @@ def message_text(message: Row) -> str | None:
     return found
 
 
-def _parts_text(parts: list[Any]) -> str | None:
-    texts: list[str] = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+def any_text(value: object) -> str | None:
+    """`scalar_text`, and also the text of parts: `[{"type": "text", "text": ...}]`, `["..."]`, `{"parts": [...]}`."""
+    if isinstance(value, dict):
+        value = value["parts"] if isinstance(value.get("parts"), list) else [value]
+    if not isinstance(value, list):
+        return scalar_text(value)
+    texts: list[str] = []
+    for part in value:
+        text = part.get("text", part.get("content")) if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            continue  # a picture, a file: see `holds_media`
+        texts.append(safe_text(text))
     return "".join(texts) if texts else None
+
+
+def holds_media(message: object) -> bool:
+    """Whether a part of the message is no text."""
+    parts = message.get("content") if isinstance(message, dict) else None
+    return isinstance(parts, list) and any(isinstance(part, dict) and any_text(part) is None for part in parts)
 
 
 def role_and_text(item: object) -> tuple[str, str] | None:
@@ -107,10 +144,19 @@ def role_and_text(item: object) -> tuple[str, str] | None:
             return None
     if not isinstance(item, dict):
         return None
-    name = item.get("from", item.get("role"))
+    author = item.get("author")
+    names = (item.get("from"), item.get("role"), author.get("role") if isinstance(author, dict) else author)
+    name = next((name for name in names if name is not None), None)
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     text = message_text(item)
+    if text is None and role == "assistant" and has_any(item, ("tool_calls", "function_call")):
+        text = ""
     return None if role is None or text is None else (role, text)
+
+
+def has_any(row: Row, keys: Sequence[str]) -> bool:
+    """Whether one of these keys holds something."""
+    return any(row.get(key) for key in keys)
 
 
 def row_id(row: object, number: int) -> str:
@@ -123,18 +169,110 @@ def row_id(row: object, number: int) -> str:
     return str(number)
 
 
-def stated_tokens(row: Row) -> int | None:
-    """The output length that the row states, in tokens; None where it states none."""
-    for key in ("output_tokens", "output_len", "max_tokens"):
+def stated_tokens(row: Row, notes: list[str]) -> int | None:
+    """The output length that the row states, in tokens: 128, 128.0 or "128". None where it states none.
+
+    One that is stated and is no length (-1, 128.5, "long") is noted.
+    """
+    for key in LENGTH_KEYS:
         value = row.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
+        if value is None:
+            continue
+        said = _TOKENS.fullmatch(value.strip()) if isinstance(value, str) else None
+        number = float(said[1]) if said else value
+        if isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < 2**53 and number % 1 == 0:
+            return int(number)
+        notes.append("length_unreadable")
     return None
 
 
-def one_turn(row_name: str, user: str, answer: str | None, output_tokens: int | None = None) -> Reading:
-    """The reading of a row that holds one question, and maybe its answer."""
+def answer_of(row: Row, notes: list[str], keys: Sequence[str] = ANSWER_KEYS) -> str | None:
+    """The row's answer: text, a number, a message, or the first of several; None where there is none.
+
+    One that is there and holds no text is noted.
+    """
+    unreadable = False
+    for key in keys:
+        value = row.get(key)
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        said = [text for item in items if (text := _said(item)) is not None]
+        if said:
+            if len(said) > 1:
+                notes.append("first_of_several_answers")
+            return said[0]
+        unreadable = unreadable or bool(items)
+    if unreadable:
+        notes.append("answer_unreadable")
+    return None
+
+
+def _said(item: object) -> str | None:
+    """What an answer says: a scalar's text, or that of a message of the assistant."""
+    if not isinstance(item, dict):
+        return None if item is None else scalar_text(item)
+    message = role_and_text(item) if has_any(item, ("role", "from")) else ("assistant", message_text(item))
+    return message[1] if message is not None and message[0] == "assistant" else None
+
+
+def system_of(row: Row) -> str | None:
+    """The row's own system message, "" where it has none; None: it has one that is no text."""
+    for key in SYSTEM_KEYS:
+        if row.get(key):
+            return any_text(row[key])
+    return ""
+
+
+def note_left_out(row: Row, notes: list[str]) -> None:
+    """What stands beside the question and can't be sent as text is noted."""
+    for keys, note in ((MEDIA_KEYS, "media_left_out"), (TOOL_KEYS, "tools_left_out")):
+        if has_any(row, keys):
+            notes.append(note)
+
+
+def context_of(row: Row) -> str | None:
+    """What the question is about: `input`, `context`, `passage`, joined; "" without. None: one that is no text."""
+    texts = [scalar_text(row.get(key)) for key in CONTEXT_KEYS]
+    if any(text is None for text in texts):
+        return None
+    return "\n\n".join(text for text in texts if text is not None and not is_empty(text))
+
+
+def earlier_turns(row: Row) -> tuple[Turn, ...] | None:
+    """`history`: pairs of question and answer. () without; None: of another shape."""
+    history = row.get("history")
+    if not history:
+        return ()
+    if not isinstance(history, list):
+        return None
+    turns = []
+    for pair in history:
+        texts = [scalar_text(text) for text in pair] if isinstance(pair, list) and len(pair) == 2 else []
+        if not texts or any(text is None for text in texts) or is_empty(texts[0] or ""):
+            return None
+        turns.append(Turn(texts[0] or "", None if is_empty(texts[1] or "") else texts[1]))
+    return tuple(turns)
+
+
+def asked(
+    row: Row, row_name: str, rules: Rules, user: str, answer: str | None, notes: list[str], template: str | None = None
+) -> Reading:
+    """The reading of a row that holds one question, with its system message and what was said before."""
+    system, earlier = system_of(row), earlier_turns(row)
+    if system is None or earlier is None:
+        return dropped("bad_turn")
     if is_empty(user):
         return dropped("empty_value")
+    if system and not is_empty(system) and rules.system == "drop":
+        notes.append("system_dropped")
+        system = ""
+    if is_empty(system):
+        system = ""
     kept = None if answer is None or is_empty(answer) else answer
-    return Reading(Conversation(id=row_name, turns=(Turn(user, kept, output_tokens),)))
+    turns = (*earlier, Turn(user, kept, stated_tokens(row, notes)))
+    if template is not None and (earlier or system):
+        template = None if earlier else f"{system}\n\n{template}"
+    note_left_out(row, notes)
+    conversation = Conversation(id=row_name, turns=turns, system=system or None, template=template)
+    return Reading(conversation, notes=tuple(dict.fromkeys(notes)))

@@ -22,7 +22,8 @@ class OutputLength(msgspec.Struct, frozen=True, kw_only=True):
     """How many tokens to ask for, and the bounds it is clipped to.
 
     `dataset`: as long as the data set's answer; `fixed`: `tokens`; `law`: drawn, the same for the same turn in every
-    run; `none`: no limit is sent. A turn without an answer has no length under `dataset`: no limit is sent either.
+    run; `none`: no length. A turn without an answer has no length under `dataset`. Where there is no length `bound` is
+    sent, if there is one.
     """
 
     source: Literal["dataset", "fixed", "law", "none"]
@@ -31,6 +32,7 @@ class OutputLength(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     min: int = 1
     max: int | None = None
+    bound: int | None = None
 
     def __post_init__(self) -> None:
         if (self.source == "fixed" and self.tokens is None) or (self.source == "law" and self.law is None):
@@ -104,13 +106,15 @@ def build_prompt(
         text = conversation.template
     else:
         text = "\n\n".join(message.content for message in messages)
+    length = output_tokens(conversation, turn, output, count_tokens)
     return Prompt(
         id=f"{conversation.id}#{turn}",
         messages=tuple(messages),
         text=text,
         conversation=conversation.id,
         turn=turn,
-        output_tokens_max=output_tokens(conversation, turn, output, count_tokens),
+        output_tokens_max=output.bound if length is None else length,
+        ends_itself=length is None,
         input_tokens=None if count_tokens is None else sum(count_tokens(message.content) for message in messages),
     )
 
@@ -118,7 +122,7 @@ def build_prompt(
 def output_tokens(
     conversation: Conversation, turn: int, output: OutputLength, count_tokens: CountTokens | None = None
 ) -> int | None:
-    """How many tokens to ask for; None: send no limit. Estimated from the answer's characters without a tokenizer."""
+    """How many tokens to ask for; None: it is not known. Estimated from the answer's characters without a tokenizer."""
     wanted = _wanted_tokens(conversation, turn, output, count_tokens)
     if wanted is None:
         return None

@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenswarm.prompts import Conversation, Turn
-from tokenswarm.prompts.reading import Reading, Row, Rules, dropped, is_empty, role_and_text, scalar_text, stated_tokens
+from tokenswarm.prompts.reading import (
+    Reading,
+    Row,
+    Rules,
+    dropped,
+    has_any,
+    holds_media,
+    is_empty,
+    note_left_out,
+    role_and_text,
+    stated_tokens,
+    system_of,
+)
 
 MESSAGE_KEYS = ("conversations", "conversation", "items", "messages")
 
@@ -24,24 +36,38 @@ def read(row: object, row_name: str, rules: Rules) -> Reading:
     items = messages_of(row) if isinstance(row, dict) else None
     if items is None or not isinstance(row, dict):
         return dropped("unknown_shape")
-    return from_messages(items, row_name, rules, system=row.get("system"), output_tokens=stated_tokens(row))
+    return from_messages(items, row, row_name, rules, [])
 
 
 def messages_of(row: Row) -> list[Any] | None:
-    for key in MESSAGE_KEYS:
+    """The row's list of messages: the first that holds some, also inside another (`{"conversation": {"messages": …}}`).
+
+    [] where such keys are there, and hold nothing.
+    """
+    found: list[Any] | None = None
+    for key in (*MESSAGE_KEYS, "content"):
         value = row.get(key)
+        if isinstance(value, dict):
+            value = messages_of(value)
+        elif key == "content":
+            continue
         if isinstance(value, list):
-            return value
-        if key in row and value is None:
-            return []
-    page = row.get("content")
-    return messages_of(page) if isinstance(page, dict) else None
+            if len(value) == 1 and isinstance(value[0], list):
+                value = value[0]
+            if value:
+                return value
+        if isinstance(value, list) or (key in row and row[key] is None):
+            found = []
+    return found
 
 
 def from_messages(
-    items: Sequence[object], row_name: str, rules: Rules, *, system: object = None, output_tokens: int | None = None
+    items: Sequence[object], row: Row, row_name: str, rules: Rules, notes: list[str], *, answer: str | None = None
 ) -> Reading:
-    """The conversation that a list of messages holds. `output_tokens` (stated by the row) goes to its first turn."""
+    """The conversation that a list of messages of `row` holds. A length that the row states goes to its first turn.
+
+    `answer`: what stands beside the messages as the answer to the last of them.
+    """
     if not items:
         return dropped("empty_conversation")
     messages: list[tuple[str, str]] = []
@@ -50,9 +76,15 @@ def from_messages(
         if message is None:
             return dropped("bad_turn")
         messages.append(message)
+    if any(isinstance(item, dict) and has_any(item, ("tool_calls", "function_call")) for item in items):
+        notes.append("tool_skipped")
+    if any(holds_media(item) for item in items):
+        notes.append("media_left_out")
+    system = system_of(row)
+    if system is None:
+        return dropped("bad_turn")
     first_user = next((at for at, (role, _) in enumerate(messages) if role == "user"), len(messages))
     leading = messages[:first_user]
-    notes: list[str] = []
     if any(role != "system" for role, _ in leading):
         if rules.leading_assistant == "drop":
             return dropped("starts_with_assistant")
@@ -62,9 +94,13 @@ def from_messages(
     if is_empty(messages[first_user][1]):
         return dropped("empty_value")
     turns = _turns(messages[first_user:], notes)
+    if answer is not None and turns[-1].answer is None and not is_empty(answer):
+        turns[-1] = Turn(turns[-1].user, answer)
+    output_tokens = stated_tokens(row, notes)
     if output_tokens is not None:
         turns[0] = Turn(turns[0].user, turns[0].answer, output_tokens)
-    said = [scalar_text(system) or "", *(text for role, text in leading if role == "system")]
+    note_left_out(row, notes)
+    said = [system, *(text for role, text in leading if role == "system")]
     system_text = "\n\n".join(text for text in said if not is_empty(text))
     if system_text and rules.system == "drop":
         notes.append("system_dropped")

@@ -170,7 +170,10 @@ def decode_row(raw: bytes) -> Any:
     parser) is read again with `json`, which also says where the fault is.
     """
     try:
-        return _decode_fast(raw)
+        row = _decode_fast(raw)
+        if isinstance(row, dict) and any(raw.count(b'"%s"' % key.encode()) > 1 for key in row if key.isascii()):
+            _decode_careful(raw)  # maybe only the same word elsewhere in the row
+        return row
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_careful(raw)
 
@@ -181,7 +184,9 @@ def _decode_careful(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise RowFault("not valid UTF-8", error.start, truncated=error.reason == "unexpected end of data") from None
     try:
-        return json.loads(text, strict=False, parse_constant=_refuse_constant)
+        return json.loads(text, strict=False, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+    except RowFault:
+        raise
     except json.JSONDecodeError as error:
         truncated = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
         at = len(raw) if truncated else len(text[: error.pos].encode())
@@ -190,6 +195,16 @@ def _decode_careful(raw: bytes) -> Any:
         raise RowFault("the row is nested too deeply") from None
     except ValueError:  # CPython's own limit on digits (sys.set_int_max_str_digits)
         raise RowFault("the row holds a number with thousands of digits") from None
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; RowFault where a key stands in it twice: parsers would keep one of them, each its own."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RowFault(f"not one meaning: the key {twice[:40]!r} stands twice in the same object; remove one of them")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tokenswarm.measure.statistics import samples_needed
 from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
-from tokenswarm.result.summary import Gate, Requests, Stage, Stat, Summary
+from tokenswarm.result.summary import PERCENTILES, Gate, Requests, Stage, Stat, Summary
 
 STAGE_COLUMNS: dict[str, Callable[[Stage], str]] = {
     "users": lambda stage: f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING),
@@ -69,13 +69,34 @@ def gate_row(gate: Gate) -> list[str]:
     ]  # fmt: skip
 
 
-def footnote(*tables: list[list[str]]) -> str | None:
-    """What – means, where one is shown."""
+def footnote(summary: Summary, *tables: list[list[str]]) -> str | None:
+    """What – means, where one is shown: what the samples are worth, and whose percentiles the reads don't carry."""
     if not any(MISSING in row for table in tables for row in table):
         return None
-    return (
-        f"{MISSING} too few samples for this percentile: a p99 takes {samples_needed(0.99)} requests, "
-        f"a p99.9 {samples_needed(0.999)}, more where they depend on each other."
+    parts = [*summary.stages, summary] if len(summary.stages) > 1 else [summary]
+    stats = [(name, getattr(part.latency, field)) for part in parts for field, name in LATENCY_NAMES.items()]
+    few = {name: stat for name, stat in stats if stat.n and _lacks(stat, few=True)}
+    merged = {name: stat for name, stat in stats if stat.n and _lacks(stat, few=False)}
+    worth = ", ".join(f"{name} {stat.n} worth {stat.n_effective:.0f}" for name, stat in few.items()
+                      if stat.n_effective < 0.95 * stat.n)  # fmt: skip
+    said = []
+    if few or not merged:
+        said.append(
+            f"too few samples for this percentile: a p99 takes {samples_needed(0.99)} requests, "
+            f"a p99.9 {samples_needed(0.999)}, more where they depend on each other" + (f" ({worth})" if worth else "")
+        )
+    if merged:
+        share = max(stat.merged_ratio for stat in merged.values())
+        names = ", ".join(merged)
+        said.append(f"{names}: {share:.2%} of the tokens shared a read, and a percentile p takes less than (1 − p)/2")
+    return f"{MISSING} {'; '.join(said)}."
+
+
+def _lacks(stat: Stat, *, few: bool) -> bool:
+    """Whether a percentile is not told because of too few samples, or because of the reads."""
+    return any(
+        getattr(stat, which) is None and (stat.n_effective < samples_needed(p)) == few
+        for which, p in PERCENTILES.items()
     )
 
 

@@ -52,7 +52,7 @@ def report(summary: Summary, path: str, *, written: bool = True) -> RenderableTy
         head = ["all stages" if len(stages) > 1 else "", *rows.LATENCY_HEAD[1:]]
         parts += [_Table(head, latencies, LEAVE_OUT_OF_LATENCIES), Text("")]
     parts.append(Text(f" {rows.facts(summary)}"))
-    note = rows.footnote(latencies, stages if len(stages) > 1 else [])
+    note = rows.footnote(summary, latencies, stages if len(stages) > 1 else [])
     if note:
         parts.append(Padding(Text(note, style="dim"), (0, 1)))
     parts += _errors(summary)

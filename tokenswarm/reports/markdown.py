@@ -38,7 +38,7 @@ def render(summary: Summary, manifest: Mapping[str, Any]) -> str:
         lines += ["### Stages", "", *table(rows.STAGE_HEAD, stages), ""]
     if latencies:
         lines += ["### Latency", "", *table(rows.LATENCY_HEAD, latencies), ""]
-    note = rows.footnote(latencies, stages)
+    note = rows.footnote(summary, latencies, stages)
     if note:
         lines += [f"<sub>{escape(note)}</sub>", ""]
     lines += _errors(summary) + _repeat(manifest)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 from tokenswarm.measure.snapshot import Merged
+from tokenswarm.measure.statistics import carried
 from tokenswarm.reports.numbers import duration, harmless, quantity
 
 PLAIN_EVERY_S = 5.0
@@ -104,11 +105,12 @@ class Progress:
         here = self._merged.block(stage, "steady" if phase == "drain" else phase)
         failed = sum(block.failed for block in blocks)
         requests_per_s, tokens_per_s = self._rates()
+        itl_s = here.itl.quantile(0.5) if carried(0.5, here.merged_share("itl")) else None
         parts = [
             f"{quantity(requests_per_s)} req/s",
             f"{quantity(tokens_per_s)} tok/s",
             f"TTFT {duration(here.ttft.quantile(0.5))}",
-            f"ITL {duration(here.itl.quantile(0.5))}",
+            f"ITL {duration(itl_s)}",
             f"{sum(worker.in_flight for worker in workers)} in flight",
             f"{sum(block.ok for block in blocks)} ok",
         ]

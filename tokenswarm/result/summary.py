@@ -17,7 +17,7 @@ from tokenswarm.measure import conventions
 from tokenswarm.measure.instrument import InstrumentReport, instrument
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import LATENCIES, Block, Merged, total
-from tokenswarm.measure.statistics import effective_n, enough
+from tokenswarm.measure.statistics import carried, effective_n, enough
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +31,9 @@ RHO_OF |= {"stall": "tpot", "connect": "ttft"}
 
 
 class Stat(msgspec.Struct, kw_only=True):
-    """One latency (s) or length (tokens). A percentile is None where n_effective is below n(1) of statistics.py."""
+    """One latency (s) or length (tokens). A percentile p is None where n_effective is below n(1) of statistics.py, or
+    where merged_ratio is not below (1 − p)/2.
+    """
 
     n: int = 0
     mean: float | None = None
@@ -43,6 +45,7 @@ class Stat(msgspec.Struct, kw_only=True):
     p99: float | None = None
     p999: float | None = None
     n_effective: float = 0.0
+    merged_ratio: float = 0.0  # of what lies between reads: the share that shared a read
 
 
 class Requests(msgspec.Struct, kw_only=True):
@@ -103,6 +106,7 @@ class Tokens(msgspec.Struct, kw_only=True):
     output_by_source: dict[str, int] = {}
     reasoning: int = 0
     cached: int = 0
+    one_read: int = 0  # answers of several tokens that came in one read: they have no TPOT and no gap
     input_length: Stat
     output_length: Stat
 
@@ -255,20 +259,25 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
     }
 
 
-def stat(sketch: Sketch, rho: float = 0.0) -> Stat:
-    """n, mean = sum/n, exact min and max; p: nearest rank x_(⌈p·n⌉), if n(1−ρ)/(1+ρ) ≥ n(1) of that p."""
+def stat(sketch: Sketch, rho: float = 0.0, merged_share: float = 0.0) -> Stat:
+    """n, mean = sum/n, exact min and max; p: nearest rank x_(⌈p·n⌉), if n(1−ρ)/(1+ρ) ≥ n(1) of that p, and the reads
+    carry it.
+    """
     values = sketch.quantiles(list(PERCENTILES.values()))
     shown = {
-        name: value if enough(p, sketch.n, rho) else None
+        name: value if enough(p, sketch.n, rho) and carried(p, merged_share) else None
         for (name, p), value in zip(PERCENTILES.items(), values, strict=True)
     }
     n_effective = round(effective_n(sketch.n, rho), 1)
-    return Stat(n=sketch.n, mean=sketch.mean, min=sketch.low, max=sketch.high, n_effective=n_effective, **shown)
+    return Stat(
+        n=sketch.n, mean=sketch.mean, min=sketch.low, max=sketch.high, n_effective=n_effective,
+        merged_ratio=merged_share, **shown,
+    )  # fmt: skip
 
 
 def latency(steady: Block, metric: str) -> Stat:
     """The metric over the successful requests of the block, with the correlation that stands for it."""
-    return stat(getattr(steady, metric), steady.rho(RHO_OF[metric]))
+    return stat(getattr(steady, metric), steady.rho(RHO_OF[metric]), steady.merged_share(metric))
 
 
 def per_window(steady: Block, quantity: float) -> float | None:
@@ -324,6 +333,7 @@ def tokens(block: Block) -> Tokens:
         output_by_source=by_source,
         reasoning=block.reasoning_tokens,
         cached=block.cached_tokens,
+        one_read=block.one_read,
         input_length=stat(block.prompt_len),
         output_length=stat(block.output_len),
     )

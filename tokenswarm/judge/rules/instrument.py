@@ -6,6 +6,7 @@ Kernel stamps stay true while the event loop is late, so a stall weighs one step
 from __future__ import annotations
 
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.judge.gates import latency_limits
 from tokenswarm.judge.rules.evidence import (
     SEVERITIES,
     Evidence,
@@ -19,8 +20,9 @@ from tokenswarm.judge.rules.evidence import (
     worst,
 )
 from tokenswarm.measure.sketch import bucket_edge
-from tokenswarm.measure.snapshot import WorkerState
-from tokenswarm.result.summary import Doubt, Summary
+from tokenswarm.measure.snapshot import BETWEEN_READS, WorkerState
+from tokenswarm.measure.statistics import carried, enough
+from tokenswarm.result.summary import PERCENTILES, Doubt, Summary
 
 STALL_S = (0.05, 0.25, 1.0)  # the longest stall: note, degraded, invalid. AIPerf warns at 25 ms of a 250 ms tick
 LOOP_P99_S = (0.05, 0.25)
@@ -31,7 +33,6 @@ RX_LAG_S = (0.001, 0.005, 0.05)  # p99; the second and third are at least these 
 RX_LAG_OF_ITL = (0.1, 1.0)
 SEND_LAG_S = (0.005, 0.02)  # p99; at least these shares of the median TTFT:
 SEND_LAG_OF_TTFT = (0.01, 0.05)
-MERGED_SHARE = (0.1, 0.3)
 THROTTLED_SHARE = (0.001, 0.05)
 CLOCK_STEP_S = 0.01
 CLOCK_STEP_JOIN_S = 1.0  # beyond this, series of other machines can't be laid beside ours
@@ -120,16 +121,31 @@ def send_lag(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def merged_events(_evidence: Evidence, summary: Summary) -> Doubt | None:
-    share = summary.instrument.merged_events_ratio or 0.0
-    if share <= MERGED_SHARE[0]:
+def merged_events(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Degraded where a median or a percentile with a limit is withheld, a note where another one up to p99 is."""
+    block = steady(evidence)
+    share = block.merged_share("tpot")
+    limited = [which for name, which, _ in latency_limits(evidence.profile.slo) if name in BETWEEN_READS]
+    wanted = [
+        which for which in ("p50", "p90", "p95", "p99") if block.itl.n and enough(PERCENTILES[which], block.itl.n)
+    ]
+    lacking = [
+        which for which in PERCENTILES if which in (*wanted, *limited) and not carried(PERCENTILES[which], share)
+    ]
+    if not lacking and carried(0.5, share):
         return None
+    degraded = not carried(0.5, share) or set(lacking) & set(limited)
     return doubt(
         "merged-events",
-        "degraded" if share > MERGED_SHARE[1] else "note",
-        f"{share:.0%} of the events shared a read with an earlier one and have no gap of their own, so ITL is that of "
-        f"the others; TTFT and TPOT hold. The server sends tokens in bursts, or this client reads too late.",
+        "degraded" if degraded else "note",
+        f"{share:.2%} of the tokens came in one read with others"
+        + (f", {block.one_read} whole answers among them" if block.one_read else "")
+        + f": ITL, TPOT and the worst gap are not told for {', '.join(lacking or ['any percentile'])}, which take less "
+        f"than (1 − p)/2. A proxy or the server sends tokens in bursts, or this client reads too late: see "
+        f"`receive-lag` and `loop-stall`.",
         merged_events_ratio=share,
+        one_read=block.one_read,
+        withheld=lacking,
     )
 
 

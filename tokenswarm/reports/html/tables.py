@@ -166,7 +166,7 @@ def latencies(summary: Summary) -> str:
 
 def footnote(summary: Summary) -> str:
     shown = rows.stage_rows(summary) if len(summary.stages) > 1 else []
-    text = rows.footnote(rows.latency_rows(summary), shown)
+    text = rows.footnote(summary, rows.latency_rows(summary), shown)
     return f'<p class="small">{escape(text)}</p>' if text else ""
 
 
