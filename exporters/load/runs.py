@@ -158,7 +158,8 @@ class Run:
         recent = self._recent.since(everything, elapsed_ns, now_ns)
         for metric in METRICS:
             readings.add_summary(_QUANTILES, latency(steady, metric), metric, "run")
-            readings.add_summary(_QUANTILES, stat(recent.get(metric) or Sketch(), 0.0, everything.merged_share(metric)), metric, "10s")
+            newest = stat(recent.get(metric) or Sketch(), 0.0, everything.merged_share(metric))
+            readings.add_summary(_QUANTILES, newest, metric, "10s")
         for family, histograms in HISTOGRAMS.items():
             for histogram in histograms:
                 if not histogram.engines or self.state.engine in histogram.engines:
