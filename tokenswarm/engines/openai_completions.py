@@ -1,6 +1,7 @@
 """POST /v1/completions: one text in, pieces of text out; no roles, tools or reasoning.
 
-Ollama puts a zeroed usage on every event before the real one; `Timeline` takes the last and believes no zero.
+Ollama puts a zeroed usage on every event before the real one; zeros are no usage. A whole answer, of a server that
+ignores `stream: true`, has the shape of an event: it is one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from tokenswarm.engines.openai_envelope import (
     MALFORMED,
     ChoiceIndex,
     Envelope,
+    WireUsage,
     complete,
-    not_json,
+    ended,
+    reshaped,
     sampling_fields,
     without_choices,
 )
@@ -26,6 +29,8 @@ class _Choice(msgspec.Struct, gc=False):
     index: ChoiceIndex = 0
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    usage: WireUsage | None = None
+    error: object = None
 
 
 class _Chunk(Envelope, gc=False):
@@ -46,22 +51,28 @@ def decode(data: bytes) -> Delta:
     try:
         chunk = _decode(data)
     except MALFORMED as reason:
-        return not_json(data, reason)
+        found = reshaped(data, reason, _Chunk)
+        if isinstance(found, Delta):
+            return found
+        chunk = found
     choices = chunk.choices
-    if choices is None:
-        return without_choices(data, chunk)
+    if not choices:
+        return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        if choice.finish_reason is None and choice.token_ids is None:
+        if choice.finish_reason is None and choice.token_ids is None and choice.error is None:
             return Delta(choice.text or "", "", False, choice.index)
-    first, *more = [_delta(choice) for choice in choices] or [Delta()]
-    return complete(chunk, first, more)
+    first, *more = [_delta(choice) for choice in choices]
+    usage = next((choice.usage for choice in choices if choice.usage is not None), None)
+    error = next((choice.error for choice in choices if choice.error is not None), None)
+    return complete(chunk, first, more, usage, error)
 
 
 def _delta(choice: _Choice) -> Delta:
+    reason = ended(choice.finish_reason)
     return Delta(
         choice.text or "",
         choice=choice.index,
         tokens=len(choice.token_ids) if choice.token_ids else None,
-        finished=((choice.index, choice.finish_reason),) if choice.finish_reason else (),
+        finished=((choice.index, reason),) if reason else (),
     )

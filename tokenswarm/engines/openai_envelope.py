@@ -6,13 +6,14 @@ Sources: vLLM's `metrics`, llama.cpp's `timings` and `prompt_progress`, as captu
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
+from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line, error_text
+from tokenswarm.engines.odd_shapes import tidy
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -26,6 +27,8 @@ DONE = Delta(sentinel=True)
 class WireUsage(msgspec.Struct, gc=False):
     prompt_tokens: object = None
     completion_tokens: object = None
+    total_tokens: object = None
+    reasoning_tokens: object = None  # of servers that have no details
     prompt_tokens_details: object = None
     completion_tokens_details: object = None
 
@@ -61,9 +64,21 @@ class Envelope(msgspec.Struct, gc=False):
         return self.usage is None and self.error is None and self.metrics is None and self.timings is None
 
 
-def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
-    """Return the event of `first` (its first choice) and `more` (the others) with what the envelope says."""
-    if not more and envelope.bare:
+def ended(reason: str | None) -> str:
+    """Return the reason for which a choice ended; "" where it goes on: some servers write `null` as a text."""
+    return "" if reason is None or reason.strip().lower() in ("", "null", "none") else reason
+
+
+def complete(
+    envelope: Envelope, first: Delta, more: list[Delta], usage: WireUsage | None = None, error: object = None
+) -> Delta:
+    """Return the event of `first` (its first choice) and `more` (the others) with what the envelope says.
+
+    `usage` and `error` are what a choice says of them: the envelope's own win.
+    """
+    usage = usage if envelope.usage is None else envelope.usage
+    error = error if envelope.error is None else envelope.error
+    if not more and envelope.bare and usage is None and error is None:
         return first
     return Delta(
         first.content,
@@ -72,9 +87,10 @@ def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
         first.choice,
         first.tokens,
         first.finished,
-        _usage(envelope.usage, envelope.timings),
+        _usage(usage, envelope.timings),
         _times(envelope.metrics, envelope.timings),
-        error_line(envelope.error),
+        error_line(error),
+        False,
         False,
         tuple(more),
     )
@@ -89,11 +105,15 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     cached = tokens(timings.cache_n) if timings else None
     if usage is not None:
         stated = _detail(usage.prompt_tokens_details, "cached_tokens")
+        reasoning = _detail(usage.completion_tokens_details, "reasoning_tokens")
+        reasoning = tokens(usage.reasoning_tokens) if reasoning is None else reasoning
+        prompt, output = tokens(usage.prompt_tokens), tokens(usage.completion_tokens)
         return Usage(
-            prompt_tokens=tokens(usage.prompt_tokens),
-            output_tokens=tokens(usage.completion_tokens),
-            reasoning_tokens=_detail(usage.completion_tokens_details, "reasoning_tokens"),
+            prompt_tokens=prompt,
+            output_tokens=output,
+            reasoning_tokens=reasoning,
             cached_tokens=cached if stated is None else stated,
+            reasoning_beside=_beside(prompt, output, reasoning, tokens(usage.total_tokens)),
         )
     if timings is None:
         return None
@@ -103,6 +123,15 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
         output_tokens=tokens(timings.predicted_n),
         cached_tokens=cached,
     )
+
+
+def _beside(prompt: int | None, output: int | None, reasoning: int | None, total: int | None) -> bool | None:
+    """Does the total say that reasoning tokens are left out of the output? More than all output can't be among it."""
+    if not reasoning or output is None:
+        return False
+    if reasoning > output or (prompt is not None and total == prompt + output + reasoning):
+        return True
+    return False if prompt is not None and total == prompt + output else None
 
 
 def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | None:
@@ -117,24 +146,51 @@ def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | No
     return None
 
 
-def without_choices(data: bytes, envelope: Envelope) -> Delta:
-    """Read an event that has no `choices`: an error in one of its shapes, or usage alone. Raises NotAnEvent."""
-    if envelope.usage is not None or error_line(envelope.error):  # timings alone: another API of llama.cpp
-        return complete(envelope, Delta(), [])
+Chunk = TypeVar("Chunk", bound=Envelope)
+
+# What carries the words of other APIs: an object that has one of these is no keep-alive.
+_OF_OTHER_APIS = frozenset(
+    ("content", "text", "message", "messages", "response", "delta", "output", "candidates", "content_block")
+    + ("completion", "generated_text", "token", "tokens", "done")
+)
+
+
+def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
+    """Read an event without a choice: an error in one of its shapes, usage alone, or nothing of the answer.
+
+    `choices`: [] where it has at least the list. Raises NotAnEvent where it has the words of another API.
+    """
+    if envelope.usage is not None or error_line(envelope.error) or choices is not None:
+        told = complete(envelope, Delta(), [])
+        if told.usage is not None or told.times is not None or told.error:
+            return told
     try:
-        error = error_text(msgspec.json.decode(data))
+        value = msgspec.json.decode(data)
     except MALFORMED as reason:
         raise NotAnEvent(f"an event of {len(data)} bytes is malformed: {reason}") from None
-    if error:
+    if error := error_text(value):
         return Delta(error=error)
+    if choices is not None or _OF_OTHER_APIS.isdisjoint(value):  # timings alone: another API of llama.cpp
+        return NOTHING
     raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
 
 
-def not_json(data: bytes, reason: Exception) -> Delta:
-    """Read a payload that JSON could not: the sentinel, which is none. Raises NotAnEvent."""
-    if data.strip() == b"[DONE]":
+def no_stream(data: bytes) -> NotAnEvent:
+    """Return the exception for an answer in one piece."""
+    return NotAnEvent(f"an event of {len(data)} bytes is a whole answer: the server ignores `stream: true`")
+
+
+def reshaped(data: bytes, reason: Exception, chunk: type[Chunk]) -> Chunk | Delta:
+    """Read a payload that the strict decoder could not: no object at all, or one of another shape. Raises NotAnEvent."""
+    text = data.strip()
+    if text == b"[DONE]":
         return DONE
-    raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}")
+    if text in (b"", b"null"):
+        return NOTHING
+    try:
+        return msgspec.convert(tidy(msgspec.json.decode(data, type=dict[str, Any])), chunk)
+    except MALFORMED:
+        raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}") from None
 
 
 def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:
