@@ -22,7 +22,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
-    # Do the reasoning tokens stand beside the output tokens (xAI), or are they among them (OpenAI)? None: no total tells.
+    # Do the reasoning tokens stand beside the output tokens (xAI), or among them (OpenAI)? None: no total tells.
     reasoning_beside: bool | None = False
 
 

@@ -11,17 +11,15 @@ import msgspec
 
 from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
-from tokenswarm.engines.odd_shapes import reasoning_of
 from tokenswarm.engines.openai_envelope import (
     MALFORMED,
     ChoiceIndex,
     Envelope,
-    WireUsage,
     complete,
-    ended,
-    no_stream,
+    ends,
     reshaped,
     sampling_fields,
+    second_look,
     without_choices,
 )
 from tokenswarm.prompts import Prompt
@@ -41,7 +39,6 @@ class _Piece(msgspec.Struct, gc=False):
     reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek
     refusal: str | None = None  # OpenAI: an answer in words, under another name
     tool_calls: list[_ToolCall] | None = None
-    reasoning_details: object = None  # OpenRouter, MiniMax: a list of parts
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -49,9 +46,6 @@ class _Choice(msgspec.Struct, gc=False):
     index: ChoiceIndex = 0
     finish_reason: str | None = None
     token_ids: list[int] | None = None
-    usage: WireUsage | None = None  # Moonshot
-    error: object = None  # OpenRouter
-    message: object = None  # a whole answer has it instead of a delta
 
 
 class _Chunk(Envelope, gc=False):
@@ -90,28 +84,26 @@ def decode(data: bytes) -> Delta:
             and piece.refusal is None
             and choice.token_ids is None
             and chunk.metrics is None
-            and piece.reasoning_details is None
-            and choice.error is None
         ):
-            return Delta(piece.content or "", piece.reasoning or piece.reasoning_content or "", False, choice.index)
-    if choices[0].delta is None and choices[0].message is not None:
-        raise no_stream(data)
+            content, reasoning = piece.content or "", piece.reasoning or piece.reasoning_content or ""
+            if content or reasoning or (b"_details" not in data and b'"error"' not in data):
+                return Delta(content, reasoning, False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
-    usage = next((choice.usage for choice in choices if choice.usage is not None), None)
-    error = next((choice.error for choice in choices if choice.error is not None), None)
-    return complete(chunk, first, more, usage, error)
+    if first.finished or not (first.content or first.reasoning or chunk.usage):
+        return second_look(data, chunk, first, more)
+    return complete(chunk, first, more)
 
 
 def _delta(choice: _Choice) -> Delta:
     piece = choice.delta or _Piece()
     calls = piece.tool_calls or []
     arguments = "".join(call.function.arguments or "" for call in calls if call.function)
-    reason = ended(choice.finish_reason)
+    reason = choice.finish_reason
     return Delta(
         (piece.content or "") + (piece.refusal or "") + arguments,
-        piece.reasoning or piece.reasoning_content or reasoning_of(piece.reasoning_details),
+        piece.reasoning or piece.reasoning_content or "",
         bool(calls),
         choice.index,
         len(choice.token_ids) if choice.token_ids else None,
-        ((choice.index, reason),) if reason else (),
+        ((choice.index, reason),) if reason and ends(reason) else (),
     )

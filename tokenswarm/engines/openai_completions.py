@@ -14,11 +14,11 @@ from tokenswarm.engines.openai_envelope import (
     MALFORMED,
     ChoiceIndex,
     Envelope,
-    WireUsage,
     complete,
-    ended,
+    ends,
     reshaped,
     sampling_fields,
+    second_look,
     without_choices,
 )
 from tokenswarm.prompts import Prompt
@@ -29,8 +29,6 @@ class _Choice(msgspec.Struct, gc=False):
     index: ChoiceIndex = 0
     finish_reason: str | None = None
     token_ids: list[int] | None = None
-    usage: WireUsage | None = None
-    error: object = None
 
 
 class _Chunk(Envelope, gc=False):
@@ -60,19 +58,19 @@ def decode(data: bytes) -> Delta:
         return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        if choice.finish_reason is None and choice.token_ids is None and choice.error is None:
+        if choice.finish_reason is None and choice.token_ids is None and (choice.text or b'"error"' not in data):
             return Delta(choice.text or "", "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
-    usage = next((choice.usage for choice in choices if choice.usage is not None), None)
-    error = next((choice.error for choice in choices if choice.error is not None), None)
-    return complete(chunk, first, more, usage, error)
+    if first.finished or not (first.content or chunk.usage):
+        return second_look(data, chunk, first, more)
+    return complete(chunk, first, more)
 
 
 def _delta(choice: _Choice) -> Delta:
-    reason = ended(choice.finish_reason)
+    reason = choice.finish_reason
     return Delta(
         choice.text or "",
         choice=choice.index,
         tokens=len(choice.token_ids) if choice.token_ids else None,
-        finished=((choice.index, reason),) if reason else (),
+        finished=((choice.index, reason),) if reason and ends(reason) else (),
     )

@@ -13,7 +13,7 @@ import msgspec
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line, error_text
-from tokenswarm.engines.odd_shapes import tidy
+from tokenswarm.engines.odd_shapes import reasoning_of, tidy
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -64,21 +64,14 @@ class Envelope(msgspec.Struct, gc=False):
         return self.usage is None and self.error is None and self.metrics is None and self.timings is None
 
 
-def ended(reason: str | None) -> str:
-    """Return the reason for which a choice ended; "" where it goes on: some servers write `null` as a text."""
-    return "" if reason is None or reason.strip().lower() in ("", "null", "none") else reason
+def ends(reason: str) -> bool:
+    """Tell whether a finish reason is one: some servers write `null` as a text, in each event."""
+    return reason.strip().lower() not in ("", "null", "none")
 
 
-def complete(
-    envelope: Envelope, first: Delta, more: list[Delta], usage: WireUsage | None = None, error: object = None
-) -> Delta:
-    """Return the event of `first` (its first choice) and `more` (the others) with what the envelope says.
-
-    `usage` and `error` are what a choice says of them: the envelope's own win.
-    """
-    usage = usage if envelope.usage is None else envelope.usage
-    error = error if envelope.error is None else envelope.error
-    if not more and envelope.bare and usage is None and error is None:
+def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
+    """Return the event of `first` (its first choice) and `more` (the others) with what the envelope says."""
+    if not more and envelope.bare:
         return first
     return Delta(
         first.content,
@@ -87,9 +80,9 @@ def complete(
         first.choice,
         first.tokens,
         first.finished,
-        _usage(usage, envelope.timings),
+        _usage(envelope.usage, envelope.timings),
         _times(envelope.metrics, envelope.timings),
-        error_line(error),
+        error_line(envelope.error),
         False,
         False,
         tuple(more),
@@ -104,17 +97,17 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     """Server usage; where llama.cpp was not asked for it, its timings carry the same counts."""
     cached = tokens(timings.cache_n) if timings else None
     if usage is not None:
-        stated = _detail(usage.prompt_tokens_details, "cached_tokens")
-        reasoning = _detail(usage.completion_tokens_details, "reasoning_tokens")
-        reasoning = tokens(usage.reasoning_tokens) if reasoning is None else reasoning
         prompt, output = tokens(usage.prompt_tokens), tokens(usage.completion_tokens)
-        return Usage(
-            prompt_tokens=prompt,
-            output_tokens=output,
-            reasoning_tokens=reasoning,
-            cached_tokens=cached if stated is None else stated,
-            reasoning_beside=_beside(prompt, output, reasoning, tokens(usage.total_tokens)),
-        )
+        if usage.prompt_tokens_details is not None:
+            stated = _detail(usage.prompt_tokens_details, "cached_tokens")
+            cached = cached if stated is None else stated
+        reasoning = tokens(usage.reasoning_tokens) if usage.reasoning_tokens is not None else None
+        if usage.completion_tokens_details is not None:
+            stated = _detail(usage.completion_tokens_details, "reasoning_tokens")
+            reasoning = reasoning if stated is None else stated
+        if not reasoning:
+            return Usage(prompt, output, reasoning, cached)
+        return Usage(prompt, output, reasoning, cached, _beside(prompt, output, reasoning, usage.total_tokens))
     if timings is None:
         return None
     new = tokens(timings.prompt_n)
@@ -125,9 +118,9 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     )
 
 
-def _beside(prompt: int | None, output: int | None, reasoning: int | None, total: int | None) -> bool | None:
+def _beside(prompt: int | None, output: int | None, reasoning: int, total: object) -> bool | None:
     """Does the total say that reasoning tokens are left out of the output? More than all output can't be among it."""
-    if not reasoning or output is None:
+    if output is None:
         return False
     if reasoning > output or (prompt is not None and total == prompt + output + reasoning):
         return True
@@ -150,8 +143,10 @@ Chunk = TypeVar("Chunk", bound=Envelope)
 
 # What carries the words of other APIs: an object that has one of these is no keep-alive.
 _OF_OTHER_APIS = frozenset(
-    ("content", "text", "message", "messages", "response", "delta", "output", "candidates", "content_block")
-    + ("completion", "generated_text", "token", "tokens", "done")
+    (
+        *("content", "text", "message", "messages", "response", "delta", "output", "candidates", "content_block"),
+        *("completion", "generated_text", "token", "tokens", "done"),
+    )
 )
 
 
@@ -175,13 +170,36 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
     raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
 
 
-def no_stream(data: bytes) -> NotAnEvent:
-    """Return the exception for an answer in one piece."""
-    return NotAnEvent(f"an event of {len(data)} bytes is a whole answer: the server ignores `stream: true`")
+_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"')
+
+
+def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
+    """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
+
+    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter). Most events have words, so
+    the decoders need not know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    """
+    for key in _SELDOM:
+        if key in data and (envelope.usage is None or b"usage" not in key):
+            break
+    else:
+        return complete(envelope, first, more)
+    usage, error = envelope.usage, envelope.error
+    for choice in msgspec.json.decode(data)["choices"]:
+        delta = choice.get("delta")
+        if delta is None and choice.get("message") is not None:
+            raise NotAnEvent(f"an event of {len(data)} bytes is a whole answer: the server ignores `stream: true`")
+        if usage is None and isinstance(choice.get("usage"), dict):
+            usage = msgspec.convert(choice["usage"], WireUsage)
+        error = choice.get("error") if error is None else error
+        details = delta.get("reasoning_details") if isinstance(delta, dict) else None
+        if details and not first.content and not first.reasoning:
+            first = msgspec.structs.replace(first, reasoning=reasoning_of(details))
+    return complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
 
 
 def reshaped(data: bytes, reason: Exception, chunk: type[Chunk]) -> Chunk | Delta:
-    """Read a payload that the strict decoder could not: no object at all, or one of another shape. Raises NotAnEvent."""
+    """Read what the strict decoder could not: no object at all, or one of another shape. Raises NotAnEvent."""
     text = data.strip()
     if text == b"[DONE]":
         return DONE

@@ -183,7 +183,9 @@ class Timeline:
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
-            self._usage = merged(self._usage, delta.usage)
+            usage = delta.usage
+            whole = usage.prompt_tokens and usage.output_tokens  # else: what it does not state stands
+            self._usage = usage if whole else merged(self._usage, usage)
         if delta.times is not None:
             self._times = delta.times
         for other in delta.more:
