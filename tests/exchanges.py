@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import gevent
+import msgspec
 import pytest
 from raw_server import DONE, RawServer, Step, content, raw_server, usage
 
@@ -75,10 +76,10 @@ class Setup:
         self.decoder.close()
 
 
-def ask(client: Client, number: int = 0) -> RequestRecord:
+def ask(client: Client, number: int = 0, choices: int = 1) -> RequestRecord:
     request = Request(f"0-{number}", PROMPT, 0, "steady", monotonic_ns())
     with gevent.Timeout(20):
-        return client.send(request, SAMPLING)
+        return client.send(request, msgspec.structs.replace(SAMPLING, choices=choices))
 
 
 def one(setup: Setup, *script: Step, **options: object) -> RequestRecord:

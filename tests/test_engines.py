@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling, Usage
+from tokenswarm.engines import NOTHING, Delta, Dialect, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import EngineTimes
@@ -222,7 +222,62 @@ CHAT_EVENTS = {
     "token ids without text": (chunk({"content": ""}, token_ids=[5]), Delta(tokens=1)),
     "no token ids": (chunk({"content": "a"}, token_ids=[]), Delta("a")),
     "progress": (chunk({"role": "assistant", "content": None}) | {"prompt_progress": {"total": 9}}, Delta()),
-    "no choice": ({"choices": []}, Delta()),
+    "no choice": ({"choices": []}, NOTHING),
+    "no choices": ({"id": "c1", "object": "chat.completion.chunk"}, NOTHING),
+    "choices null": ({"id": "c1", "choices": None, "error": None}, NOTHING),
+    "empty": ({}, NOTHING),
+    "null": (None, NOTHING),
+    "keep-alive": ({"type": "ping", "ts": 5}, NOTHING),
+    "finish is null as a text": (chunk({"content": "a"}, finish_reason="null"), Delta("a")),
+    "finish is None as a text": (chunk({"content": "a"}, finish_reason=" None "), Delta("a")),
+    "parts": (chunk({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), Delta("ab")),
+    "one part": (chunk({"content": {"type": "text", "text": "a"}}), Delta("a")),
+    "no parts": (chunk({"content": []}), Delta()),
+    "thoughts among parts": (
+        chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
+        Delta(reasoning="hm"),
+    ),
+    "thoughts as text": (
+        chunk({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "output_text", "text": "a"}]}),
+        Delta("a", "hm"),
+    ),
+    "reasoning as parts": (
+        chunk({"content": None, "reasoning_content": [{"type": "text", "text": "hm"}]}, finish_reason=None),
+        Delta(reasoning="hm"),
+    ),
+    "reasoning as one part": (chunk({"reasoning": {"type": "summary", "summary": "hm"}}), Delta(reasoning="hm")),
+    "reasoning details": (
+        chunk({"content": "", "reasoning_details": [{"type": "reasoning.text", "index": 0, "text": "hm"}]}),
+        Delta(reasoning="hm"),
+    ),
+    "reasoning details, summary": (
+        chunk({"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]}),
+        Delta(reasoning="hm"),
+    ),
+    "reasoning details, encrypted": (
+        chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "abc"}]}),
+        Delta(),
+    ),
+    "reasoning twice, with details": (
+        chunk({"reasoning_content": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}),
+        Delta(reasoning="hm"),
+    ),
+    "tool arguments as an object": (chunk(tool(name="f", arguments={"a": 1})), Delta('{"a":1}', tool=True)),
+    "error in the choice": (chunk({"content": ""}, error={"code": 502, "message": "bad"}), Delta(error="bad")),
+    "usage in the choice": (
+        chunk({}, finish_reason="stop", usage={"prompt_tokens": 19, "completion_tokens": 13}),
+        Delta(finished=((0, "stop"),), usage=Usage(19, 13)),
+    ),
+    "usage in the choice and above": (
+        chunk({}, usage={"prompt_tokens": 19, "completion_tokens": 13})
+        | {"usage": {"prompt_tokens": 19, "completion_tokens": 14}},
+        Delta(usage=Usage(19, 14)),
+    ),
+    "usage that is none": (chunk({"content": "a"}) | {"usage": 0, "timings": [], "metrics": "x"}, Delta("a")),
+    "flat error": ({"message": "Model not found", "type": "Not Found", "code": 404}, Delta(error="Model not found")),
+    "error in a text": ({"error": '{"error":{"code":400,"message":"too long"}}'}, Delta(error="too long")),
+    "errors": ({"errors": [{"message": "a"}, {"message": "b"}]}, Delta(error="a; b")),
+    "error in an error": ({"error": {"error": {"message": "a"}}}, Delta(error="a")),
     "two choices": (
         {
             "choices": [
@@ -271,7 +326,20 @@ def test_usage_and_engine_times(dialect: Dialect) -> None:
     assert event(dialect, {"choices": [], "usage": usage | details}).usage == Usage(9, 4, 3, 8)
     nothing = {"prompt_tokens_details": None, "completion_tokens_details": []}
     assert event(dialect, {"choices": [], "usage": usage | nothing}).usage == Usage(9, 4)
-    assert event(dialect, {"choices": [], "usage": None}) == Delta()
+    assert event(dialect, {"choices": [], "usage": None}) == NOTHING
+    thought = {"prompt_tokens": 7, "completion_tokens": 12, "completion_tokens_details": {"reasoning_tokens": 10}}
+    for said, where in (
+        (thought, None),
+        (thought | {"total_tokens": 19}, False),
+        (thought | {"total_tokens": 29}, True),
+        (thought | {"completion_tokens": 2}, True),  # 10 can't be among 2
+        (thought | {"completion_tokens": 2, "total_tokens": 9}, True),
+        (thought | {"completion_tokens_details": None, "reasoning_tokens": 10, "total_tokens": 29}, True),
+        (thought | {"completion_tokens_details": None, "total_tokens": 29}, False),
+    ):
+        told = event(dialect, {"choices": [], "usage": said}).usage
+        assert told is not None
+        assert told.reasoning_beside is where, said
     timings = {"cache_n": 7, "prompt_n": 2, "prompt_ms": 0.5, "predicted_n": 4, "predicted_ms": 12}
     delta = event(dialect, {"choices": [], "timings": timings})
     assert delta.usage == Usage(9, 4, cached_tokens=7)
@@ -320,7 +388,7 @@ OLLAMA_EVENTS = {
     ),
     "end, zeros omitted": (
         {"message": {"content": ""}, **END, "total_duration": 50, "eval_duration": 30, "eval_count": 3},
-        Delta(finished=((0, "stop"),), usage=Usage(None, 3), times=EngineTimes(50, 0, 0, 30, 20)),
+        Delta(finished=((0, "stop"),), usage=Usage(None, 3), times=EngineTimes(50, None, None, 30, None)),
     ),
     "end with content": (
         {"message": {"content": "a"}, "done": True, "done_reason": "length"},
@@ -334,7 +402,42 @@ OLLAMA_EVENTS = {
     ),
     "parts exceed the total": (
         {**END, "total_duration": 5, "load_duration": 9},
-        Delta(finished=((0, "stop"),), usage=Usage(), times=EngineTimes(5, 9, 0, 0, 0)),
+        Delta(finished=((0, "stop"),), usage=Usage(), times=EngineTimes(5, None, None, None, None)),
+    ),
+    "40 tokens, only a total": (
+        {**END, "total_duration": 2_100, "prompt_eval_count": 12, "eval_count": 40},
+        Delta(finished=((0, "stop"),), usage=Usage(12, 40), times=EngineTimes(2_100)),
+    ),
+    "zeros written out": (
+        {**END, "total_duration": 9, "load_duration": 0, "prompt_eval_duration": 0, "eval_duration": 0}
+        | {"prompt_eval_count": 12, "eval_count": 40},
+        Delta(finished=((0, "stop"),), usage=Usage(12, 40), times=EngineTimes(9)),
+    ),
+    "a part of 143 hours": (
+        {**END, "total_duration": 306, "load_duration": 4, "prompt_eval_duration": 290, "eval_duration": 516_000_000}
+        | {"prompt_eval_count": 12, "eval_count": 3},
+        Delta(finished=((0, "stop"),), usage=Usage(12, 3), times=EngineTimes(306, 4, 290, None, None)),
+    ),
+    "parts that do not fit together": (
+        {**END, "total_duration": 300, "load_duration": 4, "prompt_eval_duration": 290, "eval_duration": 290}
+        | {"prompt_eval_count": 12, "eval_count": 3},
+        Delta(finished=((0, "stop"),), usage=Usage(12, 3), times=EngineTimes(300, 4, 290, 290, None)),
+    ),
+    "one token takes no time": (
+        {**END, "total_duration": 120, "load_duration": 4, "prompt_eval_duration": 110}
+        | {"prompt_eval_count": 12, "eval_count": 1},
+        Delta(finished=((0, "stop"),), usage=Usage(12, 1), times=EngineTimes(120, 4, 110, 0, 6)),
+    ),
+    "parts without a total": (
+        {**END, "total_duration": 0, "load_duration": 4, "prompt_eval_duration": 110, "eval_duration": 9},
+        Delta(finished=((0, "stop"),), usage=Usage(), times=EngineTimes(None, 4, 110, 9, None)),
+    ),
+    "no piece of an answer": ({"status": "loading"}, NOTHING),
+    "nothing": ({}, NOTHING),
+    "flat error": ({"message": "Not Found", "code": 404}, Delta(error="Not Found")),
+    "content as parts": (
+        {"message": {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]}},
+        Delta("a", "hm"),
     ),
     "error": ({"error": "an error was encountered"}, Delta(error="an error was encountered")),
     "error beside text": ({"message": {"content": "a"}, "error": "x"}, Delta("a", error="x")),

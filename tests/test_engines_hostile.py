@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm.engines import Delta, Dialect, NotAnEvent
+from tokenswarm.engines import NOTHING, Delta, Dialect, NotAnEvent
 from tokenswarm.engines.counts import ms_as_ns, ns, tokens
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import clean_line, error_message, hide, secret_words
@@ -40,8 +40,6 @@ USUAL: dict[str, object] = {
 
 EVERY = b'{"choices":[{"delta":{"content":"?"},"text":"?"}],"response":"?","message":{"content":"?"}}'
 NO_EVENTS = {
-    "nothing": b"",
-    "blank": b"  ",
     "text": b"hello",
     "html": b"<html><body>Log in</body></html>",
     "cut": b'{"choices":[{"index":0,"delta":{"content":"a',
@@ -50,9 +48,6 @@ NO_EVENTS = {
     "list": b"[]",
     "string": b'"a"',
     "number": b"1",
-    "null": b"null",
-    "another object": b'{"a":1}',
-    "empty object": b"{}",
     "NaN": b'{"choices":NaN,"done":NaN,"message":NaN,"response":NaN}',
     "Infinity": b'{"choices":-Infinity,"done":-Infinity}',
     "not UTF-8": EVERY.replace(b"?", b"\xff"),
@@ -74,6 +69,36 @@ def test_what_is_no_event(dialect: Dialect, data: bytes) -> None:
         dialect.decode(data)
     assert len(str(caught.value)) < 300
     assert "Log in" not in str(caught.value)
+
+
+LIKE_COMMENTS = (b"", b"  ", b"null", b"{}", b" {} ", b'{"a":1}', b'{"id":"c1","model":"m"}', b'{"type":"ping"}')
+
+
+@by_name
+@pytest.mark.parametrize("data", LIKE_COMMENTS)
+def test_what_says_nothing_of_the_answer_is_like_a_comment(dialect: Dialect, data: bytes) -> None:
+    assert dialect.decode(data) is NOTHING
+
+
+OTHER_APIS = {
+    "responses": b'{"type":"response.output_text.delta","delta":"a"}',
+    "messages": b'{"type":"message_start","message":{"role":"assistant","content":[]}}',
+    "gemini": b'{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}',
+    "tgi": b'{"token":{"id":5,"text":"a"},"generated_text":null}',
+}
+
+
+@pytest.mark.parametrize("data", OTHER_APIS.values(), ids=OTHER_APIS)
+@pytest.mark.parametrize("dialect", [CHAT, TEXT], ids=["chat", "completions"])
+def test_words_of_another_api_are_no_keep_alive(dialect: Dialect, data: bytes) -> None:
+    with pytest.raises(NotAnEvent):
+        dialect.decode(data)
+
+
+def test_a_whole_answer_is_no_stream_and_says_so() -> None:
+    whole = {"choices": [{"index": 0, "message": {"content": "hello"}, "finish_reason": "stop"}], "usage": {}}
+    with pytest.raises(NotAnEvent, match="ignores `stream: true`"):
+        event(CHAT, whole)
 
 
 @by_name

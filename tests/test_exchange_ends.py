@@ -114,7 +114,8 @@ NOT_WHOLE: dict[str, tuple[Outcome, str, tuple[Step, ...]]] = {
 def test_what_is_not_whole_stays_a_failure(setup: Setup, name: str) -> None:
     outcome, kind, script = NOT_WHOLE[name]
     with raw_server(script) as server:
-        record = ask(setup.client(server, timeouts=QUICK if kind == "idle timeout" else SLOW))
+        client = setup.client(server, timeouts=QUICK if kind == "idle timeout" else SLOW)
+        record = ask(client, choices=2 if "two choices" in name else 1)
 
     assert (record.outcome, record.error_kind) == (outcome, kind), record.error
 

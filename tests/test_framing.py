@@ -20,7 +20,10 @@ def run(framer: Framer, pieces: Iterable[bytes]) -> list[bytes]:
 
 
 def whatwg(body: bytes, at_end: bool = True) -> list[bytes]:
-    """The parsing rules, read off the specification one byte at a time; `at_end` adds our rule for a missing end."""
+    """The parsing rules, read off the specification one byte at a time; `at_end` adds our rule for a missing end.
+
+    Beyond them, as in framing.py: what is a whole JSON object needs no blank line, and no field name.
+    """
     lines, line, i = [], b"", 0
     while i < len(body):
         if body[i : i + 2] == b"\r\n":
@@ -49,7 +52,12 @@ def whatwg(body: bytes, at_end: bool = True) -> list[bytes]:
         if value.startswith(b" "):
             value = value[1:]
         if field == b"data":
-            buffer += value + b"\n"
+            if not buffer and value.strip() == b"{}":
+                events.append(value)
+            else:
+                buffer += value + b"\n"
+        elif line.strip() == b"{}":
+            events.append(line)
     return events
 
 
@@ -73,7 +81,7 @@ SSE_CASES = {
     "empty data": (b"data\n\ndata:\n\ndata: \n\n", [b"", b"", b""]),
     "no data": (b"event: x\nid: 1\n\nretry: 9\n\n", []),
     "comments": (b": ping\n\n:\n\ndata: a\n: in between\ndata: b\n\n:\n\n", [b"a\nb"]),
-    "other fields": (b"event: error\nid: 7\nretry: 10\ndata: a\nfoo: b\nbar\n\n", [b"a"]),
+    "other fields": (b"event: token\nid: 7\nretry: 10\ndata: a\nfoo: b\nbar\n\n", [b"a"]),
     "look-alikes": (b"database: 1\ndata : 2\nDATA: 3\n data: 4\n\n", []),
     "bom": (b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n", [b"a"]),
     "bom before blank": (b"\xef\xbb\xbf\n\ndata: a\n\n", [b"a"]),
@@ -93,6 +101,39 @@ SSE_CASES = {
     "trailing comment": (b"data: a\n\n: bye", [b"a"]),
     "nothing": (b"", []),
 }
+
+ERROR = b'{"error":{"message":"gone"}}'
+BEYOND_CASES = {  # what servers send outside of the specification: events, and what `stray` holds
+    "error event": (b"event: error\ndata: gone\n\n", [b'{"error":"gone"}'], b""),
+    "error event, name last": (b"data: gone\nevent: error\n\n", [b'{"error":"gone"}'], b""),
+    "error event, JSON": (b'event: error\ndata: {"message":"gone"}\n\n', [ERROR], b""),
+    "error event, an error already": (b"event: error\r\ndata: " + ERROR + b"\r\n\r\n", [ERROR], b""),
+    "error event, other names": (b"event: stream_error\ndata: a\n\nevent:Error\ndata:b\n\n",
+                                 [b'{"error":"a"}', b'{"error":"b"}'], b""),
+    "no error event": (b"event: errors_so_far\ndata: 0\n\nevent: terror\ndata: 1\n\n", [b"0", b"1"], b""),
+    "error in a comment": (b'event: error\n: {"message":"gone"}\n\n', [ERROR], b""),
+    "error in the comment before": (b": gone\nevent: error\n\n", [b'{"error":"gone"}'], b""),
+    "error that says nothing": (b"event: error\n\nevent: error\ndata: {}\n\n", [b'{"error":""}'] * 2, b""),
+    "error event after events": (b"data: a\n\nevent: error\n: gone\n\ndata: [DONE]\n\n",
+                                 [b"a", b'{"error":"gone"}', b"[DONE]"], b""),
+    "error event without its end": (b"data: a\n\nevent: error\n: gone", [b"a", b'{"error":"gone"}'], b""),
+    "old comments are no error": (b": ping\n\nevent: error\n\n", [b'{"error":""}'], b""),
+    "error field": (b'error: {"message":"gone"}\n\ndata: [DONE]\n\n', [ERROR, b"[DONE]"], b""),
+    "error field, text": (b"data: a\n\nerror: gone\n\n", [b"a", b'{"error":"gone"}'], b""),
+    "error field, no end": (b"error:gone", [b'{"error":"gone"}'], b""),
+    "bare error": (ERROR, [ERROR], b""),
+    "bare error behind": (b"data: a\n\n" + ERROR + b"\n", [b"a", ERROR], b""),
+    "bare error over lines": (b'data: a\n\n{\n  "error": "gone"\n}\n', [b"a", b'{\n  "error": "gone"\n}'],
+                              b'{\n  "error": "gone"\n}'),
+    "bare text": (b"data: a\n\nupstream connect error\n", [b"a"], b"upstream connect error"),
+    "one line break": (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"], b""),
+    "one line break, crlf": (b'data: {"a":1}\r\ndata: {"b":2}\r\ndata: [DONE]\r\n',
+                             [b'{"a":1}', b'{"b":2}', b"[DONE]"], b""),
+    "one line break, then two": (b'data: {"a":1}\ndata: {"b":2}\n\ndata: {"c":3}\n\n',
+                                 [b'{"a":1}', b'{"b":2}', b'{"c":3}'], b""),
+    "one line break, with ids": (b'id: 1\ndata: {"a":1}\nid: 2\ndata: {"b":2}\n', [b'{"a":1}', b'{"b":2}'], b""),
+    "JSON over data lines": (b'data: {"a":\ndata:  {}\ndata: }\n\n', [b'{"a":\n {}\n}'], b""),
+}  # fmt: skip
 
 NDJSON_CASES = {
     "usual": (b'{"a":1}\n{"b":2}\n', [b'{"a":1}', b'{"b":2}']),
@@ -118,6 +159,31 @@ def test_events_are_the_same_for_every_split(make: Make, body: bytes, events: li
     assert run(make(LIMIT), [body[i : i + 1] for i in range(len(body))]) == events
     for i, j in itertools.combinations_with_replacement(range(len(body) + 1), 2):
         assert run(make(LIMIT), [body[:i], body[i:j], body[j:]]) == events, (i, j)
+
+
+@pytest.mark.parametrize(("body", "events", "stray"), BEYOND_CASES.values(), ids=BEYOND_CASES)
+def test_what_servers_say_outside_of_events_comes_out_for_every_split(
+    body: bytes, events: list[bytes], stray: bytes
+) -> None:
+    for i, j in itertools.combinations_with_replacement(range(len(body) + 1), 2):
+        framer = sse(LIMIT)
+        assert run(framer, [body[:i], body[i:j], body[j:]]) == events, (i, j)
+        assert framer.stray == stray
+
+
+def test_a_whole_object_comes_with_its_own_line_end_where_no_blank_line_follows() -> None:
+    framer = sse(LIMIT)
+    assert framer.feed(b'data: {"a":1}') == []
+    assert framer.feed(b"\n") == [b'{"a":1}']
+    assert framer.feed(b'data: {"b":2}\n') == [b'{"b":2}']
+    assert framer.feed(b"\ndata: [DONE]\n\n") == [b"[DONE]"]
+
+
+def test_what_belongs_to_no_event_is_kept_up_to_a_limit() -> None:
+    framer = sse(LIMIT)
+    for _ in range(1000):
+        assert framer.feed(b"no field\n") == []
+    assert len(framer.stray) <= 4096
 
 
 @pytest.mark.parametrize(("body", "events"), SSE_CASES.values(), ids=SSE_CASES)

@@ -93,12 +93,29 @@ def test_choices_within_one_event_are_all_marked() -> None:
     assert (got.events, got.gaps_ns, got.finish_reason) == (4, (20 * MS, 20 * MS), "stop,stop")
 
 
-def test_a_choice_that_nobody_asked_for_is_followed_too() -> None:
-    timeline = marked(
-        (10, Delta(content="a")), (20, Delta(content="b", choice=1)), (30, Delta(content="a")), (31, STOP)
+def test_who_asks_for_one_choice_gets_one_whatever_its_index() -> None:
+    """Some servers number the events there, or count from 1."""
+    marks = [(10 * (i + 1), Delta(content="a", choice=i, tokens=1 + i % 2)) for i in range(5)]
+    timeline = marked(*marks, (51, Delta(choice=5, finished=((5, "stop"),))), keep_text=True)
+    assert timeline.judge() == (Outcome.OK, "")
+    got = frozen(timeline)
+    assert (got.gaps_ns, got.gap_tokens) == ((10 * MS,) * 4, (2, 1, 2, 1))
+    assert (got.finish_reason, got.text) == ("stop", "aaaaa")
+    one_based = marked((10, Delta(content="a", choice=1)), (20, Delta(finished=((1, "stop"),))))
+    assert one_based.judge() == (Outcome.OK, "")
+
+
+def test_choices_that_never_began_are_named_and_not_called_a_cut() -> None:
+    timeline = marked((10, Delta(content="a")), (20, STOP), choices=3)
+    assert timeline.choices_missing == 2
+    assert timeline.judge() == (
+        Outcome.TRUNCATED,
+        "1 of 3 choices came: the server may not know `n` (engine.choices)",
     )
-    assert timeline.judge()[0] is Outcome.TRUNCATED  # choice 1 began and has no end
-    assert frozen(timeline).gaps_ns == (20 * MS,)
+    cut = marked((10, Delta(content="a")), (11, Delta(content="b", choice=1)), (20, STOP), choices=2)
+    assert cut.choices_missing == 0
+    assert cut.judge()[1] == "the answer ended without a finish reason, after 2 content events"
+    assert marked((10, Delta(content="a")), choices=2).choices_missing == 0
 
 
 # --- tokens an event -------------------------------------------------------------------------------------------------
@@ -363,7 +380,7 @@ def test_any_stream_adds_up(events: list[tuple[int, Delta]], choices: int, keep_
         now += step
         timeline.mark(now, delta)
         if delta.content or delta.reasoning:
-            content.append((now, delta.choice))
+            content.append((now, delta.choice if choices != 1 else 0))
     got = frozen(timeline, timeline.judge()[0])
     begun = {choice for _, choice in content}
     assert got.events == len(content) == len(got.gaps_ns) + got.merged_events + len(begun)

@@ -21,6 +21,7 @@ from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence
 from tokenswarm.judge.verdict import RULES, exit_code, judge
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Instrument, Merged
+from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, TokenSource
@@ -138,6 +139,26 @@ def not_final(case: Case) -> None:
     case.merged.workers[1].final = False
 
 
+def says(**examples: str) -> Callable[[Case], None]:
+    def change(case: Case) -> None:
+        for name, text in examples.items():
+            getattr(case.merged.block(0), name)["example"] = text
+
+    return change
+
+
+def tokens_each(n: float) -> Callable[[Case], None]:
+    """So many tokens an event, by the server's count."""
+
+    def change(case: Case) -> None:
+        block = case.merged.block(0)
+        block.output_tokens = int(block.events * n)
+
+    return change
+
+
+CHOICES_MISSING = {"choices missing": 24}
+CONTINUOUS = sample_runs.profile(engine=Engine(continuous_usage=True))
 TLS = sample_runs.profile(tls=Tls(verify=False), target=("https://127.0.0.1:8000",))
 ITL_P95 = sample_runs.profile(Slo(itl_s=Percentiles(p95=9.0)))
 P999 = sample_runs.profile(Slo(ttft_s=Percentiles(p999=9.0)))
@@ -209,6 +230,19 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     ),
     "the data set began again": (
         "dataset-wrapped", "degraded", on_merged(lambda merged: setattr(merged.workers[0], "wraps", 1)),
+    ),
+    "more than was asked for": (
+        "tokens-over-limit", "degraded", both(steady(over_limit=100), says(over_limit_says="8 asked for, 17 stated")),
+    ),
+    "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
+    "less than was asked for": ("short-answers", "note", steady(short=600)),
+    "reasoning was left out": ("reasoning-added", "note", steady(reasoning_added=1100)),
+    "several tokens an event": ("tokens-per-event", "note", tokens_each(3.4)),
+    "several events a token": ("events-over-tokens", "note", tokens_each(0.2)),
+    "continuous usage without effect": ("continuous-usage-ignored", "note", known(profile=CONTINUOUS)),
+    "one of two choices": (
+        "choices-missing", "invalid",
+        both(outcomes(Outcome.TRUNCATED, 24), lambda case: case.merged.block(0).by_error.update(CHOICES_MISSING)),
     ),
     "any certificate": ("tls-unverified", "note", known(profile=TLS)),
 }  # fmt: skip

@@ -7,6 +7,7 @@ and FROM_DOCS ones are written from Ollama's source and documentation. The table
 from __future__ import annotations
 
 import json
+import os
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
 
 STREAMS = Path(__file__).parent / "streams"
+SHARED = Path(os.environ.get("TOKENSWARM_SHARED", Path(__file__).parents[2] / "shared")) / "wire"
 LIMIT = 1 << 20
 
 
@@ -81,11 +83,13 @@ def dialect_of(name: str) -> Dialect:
     return DIALECTS["openai", "completions" if "_completion" in name else "chat"]
 
 
-def replay(name: str, pieces: list[bytes]) -> tuple[list[Delta], RequestRecord, tuple[Outcome, str]]:
+def replay(
+    name: str, pieces: list[bytes], choices: int | None = None
+) -> tuple[list[Delta], RequestRecord, tuple[Outcome, str]]:
     """Deltas, record and judgement; each read is stamped 1 ms after the one before."""
     dialect = dialect_of(name)
     framer = (sse if dialect.framing == "sse" else ndjson)(LIMIT)
-    timeline = Timeline(choices=2 if "_n2" in name else 1, keep_text=True)
+    timeline = Timeline(choices=choices or (2 if "_n2" in name else 1), keep_text=True)
     timeline.sent_ns = 1
     deltas: list[Delta] = []
     for i, piece in enumerate([*pieces, None]):
@@ -193,6 +197,97 @@ def test_a_body_cut_anywhere_is_never_a_success_and_never_raises_anything_else(n
             assert record.events == row.content_events
         else:
             assert outcome in (Outcome.EMPTY, Outcome.TRUNCATED, row.outcome)
+
+
+# Further captures, where they are at hand: outcome, finish reason, content events, prompt and output tokens, who
+# counted these, the read of the first token, reasoning tokens.
+FURTHER = {
+    "dynamo_completion.sse": ("ok", "length", 6, 9, 6, "server", 0, None),
+    "dynamo_prompt_too_long.sse": ("error_object", "", 0, None, 0, "events", None, None),
+    "gw_lmproxy_error_http200.sse": ("error_object", "error", 0, None, 0, "events", None, None),
+    "gw_mlflow_no_done.sse": ("ok", "length", 20, 7, 20, "server", 1, None),
+    "gw_portkey_dead_engine_clean_end.sse": ("truncated", "", 10, None, 10, "events", 1, None),
+    "litellm_chat.sse": ("ok", "length", 8, 15, 8, "server", 1, 0),
+    "ollama_real_chat.ndjson": ("ok", "length", 8, 55, 8, "server", 0, None),
+    "ollama_real_chat_cold_start.ndjson": ("ok", "length", 4, 55, 4, "server", 0, None),
+    "ollama_real_chat_engine_error_line.ndjson": ("error_object", "", 2, None, 2, "events", 0, None),
+    "ollama_real_chat_held_tokens.ndjson": ("ok", "length", 7, 55, 10, "server", 0, None),
+    "ollama_real_chat_logprobs.ndjson": ("ok", "length", 3, 55, 3, "server", 0, None),
+    "ollama_real_chat_queued.ndjson": ("ok", "length", 8, 56, 8, "server", 0, None),
+    "ollama_real_chat_repeat_no_done.ndjson": ("truncated", "", 32, None, 32, "events", 0, None),
+    "ollama_real_chat_runner_death.ndjson": ("error_object", "", 33, None, 33, "events", 0, None),
+    "ollama_real_chat_stop.ndjson": ("ok", "stop", 20, 55, 21, "server", 0, None),
+    "ollama_real_chat_thinking.ndjson": ("ok", "stop", 9, 8, 14, "server", 0, None),
+    "ollama_real_chat_tool_cut_error.ndjson": ("error_object", "", 4, None, 4, "events", 0, None),
+    "ollama_real_chat_tool_only.ndjson": ("ok", "stop", 1, 397, 8, "server", 0, None),
+    "ollama_real_chat_utf8_cut.ndjson": ("ok", "length", 8, 55, 17, "server", 0, None),
+    "ollama_real_generate_raw.ndjson": ("ok", "length", 6, 5, 6, "server", 0, None),
+    "ollama_real_generate_thinking_empty_lines.ndjson": ("ok", "stop", 9, 8, 14, "server", 2, None),
+    "ollama_real_openai_chat_one_token.sse": ("ok", "length", 1, 55, 1, "server", 0, None),
+    "ollama_real_openai_chat_reasoning.sse": ("ok", "stop", 9, 8, 14, "server", 0, None),
+    "ollama_real_openai_chat_tool.sse": ("ok", "tool_calls", 5, 397, 12, "server", 0, None),
+    "ollama_real_openai_chat_usage.sse": ("ok", "length", 8, 55, 8, "server", 0, None),
+    "ollama_real_openai_completion_repeat_no_done.sse": ("truncated", "", 32, None, 32, "events", 0, None),
+    "ollama_real_openai_completion_runner_death.sse": ("truncated", "", 24, None, 24, "events", 0, None),
+    "ollama_real_openai_completion_usage.sse": ("ok", "length", 5, 55, 5, "server", 0, None),
+    "transformers_524_chat_n2_ignored.sse": ("truncated", "length", 5, 25, 5, "events", 1, None),
+    "vllm_chat_interval8_server_metrics.sse": ("ok", "length", 2, 25, 6, "server", 1, None),
+    "vllm_router_chat.sse": ("ok", "length", 8, 15, 8, "server", 1, None),
+    "vllm_rs_033_chat_required_tool.sse": ("ok", "tool_calls", 21, 25, 56, "server", 2, 0),
+    "vllm_rs_033_chat_server_metrics.sse": ("ok", "length", 5, 25, 6, "server", 1, 0),
+    "vllm_rs_033_engine_death_midstream.sse": ("truncated", "", 81, None, 81, "events", 1, None),
+    "vllm_rs_033_interval8_reasoning_continuous_usage.sse": ("ok", "length", 2, 27, 6, "server", 1, 6),
+    "vllm_rs_033_queued_keepalive.sse": ("ok", "length", 4, 16, 5, "server", 7, 0),
+    "vllm_rs_033_spec_decode_continuous_usage.sse": ("ok", "length", 47, 25, 90, "server", 1, 0),
+    "vllm_rs_chat.sse": ("ok", "length", 5, 25, 6, "server", 1, 0),
+    "vllm_rs_chat_continuous_usage.sse": ("ok", "length", 5, 25, 6, "server", 1, 0),
+    "vllm_rs_chat_logprobs.sse": ("ok", "length", 3, None, 3, "events", 1, None),
+    "vllm_rs_chat_stop.sse": ("empty", "stop", 0, 25, 1, "server", None, 0),
+    "vllm_rs_completion.sse": ("ok", "length", 5, 4, 6, "server", 0, 0),
+}  # fmt: skip
+OF_OTHER_APIS = (
+    "ollama_real_anthropic_messages.sse",
+    "ollama_real_anthropic_messages_no_end.sse",
+    "ollama_real_responses.sse",
+    "ollama_real_responses_no_end.sse",
+)
+further = pytest.mark.skipif(not SHARED.is_dir(), reason="no further captures here (shared/wire)")
+
+
+@further
+def test_no_further_capture_is_left_out() -> None:
+    here = {path.name for path in SHARED.iterdir() if path.suffix in (".sse", ".ndjson")}
+    assert here - {path.name for path in STREAMS.iterdir()} == {*FURTHER, *OF_OTHER_APIS}
+
+
+@further
+@pytest.mark.parametrize("name", sorted(FURTHER))
+def test_further_captures(name: str) -> None:
+    body = (SHARED / name).read_bytes()
+    asked = json.loads((SHARED / f"{name}.request.json").read_bytes())
+    _, record, _ = replay(name, one_event_a_read(body, name), asked.get("n", 1))
+    first = (record.first_ns - 1) // 1_000_000 if record.first_ns else None
+    assert (
+        *(record.outcome, record.finish_reason, record.events, record.prompt_tokens, record.output_tokens),
+        *(record.token_source, first, record.reasoning_tokens),
+    ) == FURTHER[name]
+
+
+@further
+@pytest.mark.parametrize("name", OF_OTHER_APIS)
+def test_further_captures_of_other_apis_are_refused(name: str) -> None:
+    with pytest.raises(NotAnEvent):
+        replay(name, [(SHARED / name).read_bytes()])
+
+
+@further
+def test_a_captured_answer_with_fewer_choices_says_so() -> None:
+    name = "transformers_524_chat_n2_ignored.sse"
+    _, _, (outcome, sentence) = replay(name, [(SHARED / name).read_bytes()], 2)
+    assert (outcome, sentence) == (
+        Outcome.TRUNCATED,
+        "1 of 2 choices came: the server may not know `n` (engine.choices)",
+    )
 
 
 def test_what_the_engines_say_about_their_own_times() -> None:

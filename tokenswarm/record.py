@@ -40,7 +40,7 @@ FAILED_OUTCOMES = frozenset(Outcome) - {Outcome.OK, Outcome.CANCELLED, Outcome.C
 class TokenSource(enum.StrEnum):
     """Where the count of output tokens comes from. A label everywhere: sources are never mixed silently."""
 
-    SERVER = "server"  # usage.completion_tokens, eval_count
+    SERVER = "server"  # usage.completion_tokens, eval_count; and its reasoning tokens, where they stand beside it
     EVENTS = "events"  # content-bearing events: a lower bound
 
 
@@ -83,6 +83,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
     token_source: TokenSource = TokenSource.EVENTS
+    stated_tokens: int | None = None  # output tokens as the server stated them, believed or not
+    reasoning_added: bool = False  # it left its reasoning tokens out of them; output_tokens has them
+    tokens_max: int | None = None  # the most that was asked for, all choices together; None: no limit
+    ignore_eos: bool = False  # the server was asked for no less than that
+    tokens_told: bool = False  # the wire said of each content event how many tokens it holds
     events: int = 0  # content-bearing events
     merged_events: int = 0  # of these, events that share one read (one stamp) with an earlier one
     reads: int = 0
@@ -135,6 +140,26 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         """
         several = self.output_tokens > 1 and (self.merged_events > 0 or self.output_tokens > 2)
         return several and 0 < self.first_ns >= self.last_ns
+
+    @property
+    def over_limit(self) -> bool:
+        """More output tokens than were asked for: the server does not keep the limit, or its count is another's."""
+        if self.tokens_max is None:
+            return False
+        if not self.stated_tokens:
+            return self.events > self.tokens_max
+        # Engines differ on whether the limit holds for the reasoning, too.
+        return self.stated_tokens - (0 if self.reasoning_added else self.reasoning_tokens or 0) > self.tokens_max
+
+    @property
+    def short(self) -> bool:
+        """Fewer output tokens than were asked for, by the server's count, where the answer was to have them all.
+
+        That is: it was told to ignore its end of text, or says itself that the length is what ended it.
+        """
+        if self.tokens_max is None or self.token_source is not TokenSource.SERVER:
+            return False
+        return self.output_tokens < self.tokens_max and (self.ignore_eos or self.finish_reason == "length")
 
     @property
     def stall_ns(self) -> int | None:

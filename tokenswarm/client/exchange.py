@@ -15,6 +15,7 @@ import gevent
 import msgspec
 from gevent.hub import Waiter, get_hub
 
+from tokenswarm.client.body import Document, Opening, judge_document, words_of
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.head import request_head
 from tokenswarm.client.pool import Pool
@@ -22,8 +23,8 @@ from tokenswarm.client.response import Response, TransportError
 from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Dialect, NotAnEvent, Sampling
-from tokenswarm.engines.failure import error_message, error_text, hide
-from tokenswarm.engines.framing import Framer, Oversize, ndjson, sse
+from tokenswarm.engines.failure import clean_line, error_message, hide
+from tokenswarm.engines.framing import Framer, Oversize
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -31,7 +32,6 @@ from tokenswarm.prompts import Prompt
 from tokenswarm.record import Outcome, RequestRecord
 
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
-ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -48,7 +48,6 @@ class Exchange:
     """One answer while it arrives: reads wait in `response`, `decode` moves them into the timeline in slices."""
 
     __slots__ = (
-        "_body",
         "_dialect",
         "_framer",
         "_inflate",
@@ -59,6 +58,7 @@ class Exchange:
         "_recorder",
         "_timeouts",
         "_waiter",
+        "_words",
         "connection",
         "ended",
         "failure",
@@ -72,15 +72,15 @@ class Exchange:
         self._dialect = client.dialect
         self._timeouts = client.timeouts
         self._recorder = client.recorder
-        self._framer: Framer = (sse if client.dialect.framing == "sse" else ndjson)(client.event_bytes_max)
         self._inflate: zlib._Decompress | None = None
-        self._body = bytearray()  # of an answer that is no stream: the error's text
+        self._words = ""  # what the server wrote where an event was due
         self._reads: list[tuple[int, int, int]] = []
         self._pieces: list[bytes] = []
         self._next_read = self._next_piece = 0
         self._waiter = Waiter(get_hub())
         self.connection = connection
         self.response = Response()
+        self._framer: Framer = Opening(client.dialect, self.response, client.event_bytes_max, self._settle)
         self.timeline = timeline
         self.failure: TransportError | None = None
         self.left_ns = 0  # the end of an answer that was whole although its body had no end
@@ -131,7 +131,7 @@ class Exchange:
 
     def _give_up(self, outcome: Outcome, sentence: str, kind: str) -> None:
         """Time is up: a failure, unless all choices have ended and only what comes behind them is missing."""
-        self._flush()
+        self._flush(whole=True)
         if self.timeline.complete:
             self._leave(self.timeline.last_event_ns)
         else:
@@ -152,7 +152,6 @@ class Exchange:
         timeline, instrument = self.timeline, self._recorder.instrument
         events_before = timeline.events
         end = min(self._next_read + reads_max, len(self._reads))
-        streaming = self._is_stream
         for recv_ns, lag_ns, upto in self._reads[self._next_read : end]:
             instrument.rx_lag.add(lag_ns / NS_PER_S)
             if lag_ns > timeline.rx_lag_ns_max:
@@ -160,10 +159,7 @@ class Exchange:
                 instrument.rx_lag_ns_max = max(instrument.rx_lag_ns_max, lag_ns)
             if self.failure is None:
                 for piece in self._pieces[self._next_piece : upto]:
-                    if streaming:
-                        self._take(piece, recv_ns)
-                    else:
-                        self._keep_error(piece)
+                    self._take(piece, recv_ns)
             self._next_piece = upto
         timeline.reads += end - self._next_read
         self._next_read = end
@@ -173,9 +169,8 @@ class Exchange:
             self._recorder.live_tokens(timeline.events - events_before)
         return end >= len(self._reads) and not self.response.reads
 
-    @property
-    def _is_stream(self) -> bool:
-        return 200 <= self.response.status < 300 and self._dialect.accepts(self.response.content_type)
+    def _settle(self, framer: Framer) -> None:
+        self._framer = framer
 
     def _take(self, piece: bytes, recv_ns: int) -> None:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
@@ -191,31 +186,31 @@ class Exchange:
                     mark(recv_ns, decode(event))
             self._spoil(Outcome.OVERSIZE, str(error), "oversize")
         except NotAnEvent as error:
+            self._words = words_of(event)
             self._spoil(Outcome.PROTOCOL, str(error), "not an event")
 
-    def _keep_error(self, piece: bytes) -> None:
-        self._body += piece[: ERROR_BODY_BYTES - len(self._body)]
-
     def _decompress(self, piece: bytes) -> bytes:
+        refused = not 200 <= self.response.status < 300  # then the status says it, with or without words
         if self._inflate is None:
             if self.response.content_encoding not in ("gzip", "x-gzip"):
                 sentence = (
                     f"the answer has the content encoding {self.response.content_encoding[:20]!r}; identity was asked"
                 )
-                self._spoil(Outcome.PROTOCOL, sentence, "content encoding")
+                if not refused:
+                    self._spoil(Outcome.PROTOCOL, sentence, "content encoding")
                 return b""
             self._inflate = zlib.decompressobj(wbits=31)
         try:
             return self._inflate.decompress(piece)
         except zlib.error:
-            self._spoil(Outcome.PROTOCOL, "the gzip encoding of the answer is broken", "gzip")
+            if not refused:
+                self._spoil(Outcome.PROTOCOL, "the gzip encoding of the answer is broken", "gzip")
             return b""
 
     def conclude(self) -> tuple[Outcome, str, str]:
         """(outcome, sentence, kind) of an answer that has ended and is decoded."""
         response = self.response
-        if self.failure is None and response.complete and self._is_stream:
-            self._finish_stream()
+        self._finish_stream()
         broken = response.error
         if broken is not None and broken.outcome is Outcome.RESET and self.timeline.complete and self._over_ns:
             self.left_ns, broken = self._over_ns, None  # it broke off behind the protocol's own end: nothing is missing
@@ -223,42 +218,50 @@ class Exchange:
         outcome, sentence = self.timeline.judge()
         if outcome is Outcome.ERROR_OBJECT:  # what the server said beats how it then hung up
             return outcome, sentence, "error object"
-        if failure is not None:
-            return failure.outcome, failure.sentence, failure.kind
+        document = self._framer if isinstance(self._framer, Document) else None
+        if failure is not None and (document is None or not document.text or failure.outcome is Outcome.PROTOCOL):
+            return failure.outcome, self._with_words(failure.sentence), failure.kind
         if not 200 <= response.status < 300:
-            return self._refused()
-        if not self._is_stream:
-            return self._no_stream()
-        return outcome, sentence, "" if outcome is Outcome.OK else outcome.value
+            return (failure.outcome, failure.sentence, failure.kind) if failure is not None else self._refused(document)
+        if document is not None:
+            judged = judge_document(document, response, self._dialect)
+            if failure is None or judged[0] is Outcome.ERROR_OBJECT:
+                return judged
+            return failure.outcome, failure.sentence, failure.kind
+        if outcome is Outcome.TRUNCATED and self.timeline.choices_missing:
+            return outcome, sentence, "choices missing"
+        return (outcome, "", "") if outcome is Outcome.OK else (outcome, self._with_words(sentence), outcome.value)
 
     def _finish_stream(self) -> None:
-        if self._inflate is not None and not self._inflate.eof:
+        """The end of the body, or of what came of it."""
+        whole = self.failure is None and self.response.complete
+        if whole and self._inflate is not None and not self._inflate.eof and self.response.status < 300:
             self.failure = TransportError(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
             return
-        self._flush()
+        self._flush(whole)
 
-    def _flush(self) -> None:
-        """Read what a missing last line end held back."""
+    def _flush(self, whole: bool) -> None:
+        """Read what a missing last line end held back; of a body that is not whole only what went wrong."""
+        event = b""
         try:
             for event in self._framer.finish():
-                self.timeline.mark(self.response.last_read_ns, self._dialect.decode(event))
+                delta = self._dialect.decode(event)
+                if whole or delta.error:
+                    self.timeline.mark(self.response.last_read_ns, delta)
         except NotAnEvent:
-            pass  # the body was cut inside its last event: without a finish, judge calls it truncated
+            # The body was cut inside its last event: without a finish, judge calls it truncated.
+            self._words = self._words or words_of(event)
+        except Oversize:
+            pass  # the limit has ended this stream already
 
-    def _no_stream(self) -> tuple[Outcome, str, str]:
-        """A 2xx answer of another content type: nothing, an error object, a login page."""
-        if not self._body:
-            return Outcome.EMPTY, f"HTTP {self.response.status} without a body", Outcome.EMPTY.value
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if message := error_text(msgspec.json.decode(bytes(self._body))):
-                return Outcome.ERROR_OBJECT, message, "error object"
-        got = self.response.content_type.split(";")[0][:40] or "none"
-        wanted = self._dialect.content_types[0]
-        return Outcome.PROTOCOL, f"the answer's content type is {got}, not {wanted}", "content type"
+    def _with_words(self, sentence: str) -> str:
+        """Add what the server or a proxy wrote outside of the events of its stream."""
+        words = self._words or words_of(self._framer.stray)
+        return clean_line(f"{sentence}; the server says: {words}") if words else sentence
 
-    def _refused(self) -> tuple[Outcome, str, str]:
+    def _refused(self, document: Document | None) -> tuple[Outcome, str, str]:
         status = self.response.status
-        text = error_message(bytes(self._body), self.response.content_type)
+        text = error_message(bytes(document.text if document else b""), self.response.content_type)
         sentence = f"HTTP {status}" + (f": {text}" if text else "")
         outcome = Outcome.PROTOCOL
         if status == 429:
@@ -315,7 +318,12 @@ class Client:
 
         A greenlet that is killed meanwhile leaves a `cancelled` record behind. Everything else that is raised is a bug.
         """
-        timeline = Timeline(choices=sampling.choices, keep_text=self.keep_text)
+        timeline = Timeline(
+            choices=sampling.choices_asked,
+            keep_text=self.keep_text,
+            tokens_max=sampling.tokens_max(request.prompt),
+            ignore_eos=sampling.ignore_eos and self.dialect.knows_ignore_eos,
+        )
         timeline.intended_ns = request.intended_ns
         body = self.dialect.encode(request.prompt, sampling)
         lengths = b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (request.id.encode("ascii"), len(body))

@@ -22,6 +22,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
+    # Do the reasoning tokens stand beside the output tokens (xAI), or among them (OpenAI)? None: no total tells.
+    reasoning_beside: bool | None = False
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +39,11 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     times: EngineTimes | None = None
     error: str = ""  # an error object: its message
     sentinel: bool = False  # [DONE]: neither enough nor needed
+    void: bool = False  # it says nothing of the answer (no data, {}, no choices): like a comment
     more: tuple[Delta, ...] = ()  # further choices that the same event carries, one Delta each
+
+
+NOTHING = Delta(void=True)
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -55,9 +61,25 @@ class Sampling(msgspec.Struct, frozen=True):
     continuous_usage: bool = False
     extra: dict[str, object] = {}  # merged into the body last: what a server knows and we don't
 
+    def tokens_max(self, prompt: Prompt) -> int | None:
+        """Return the length that a request for `prompt` asks for at most, or None where the server may go on."""
+        options = self.extra.get("options")
+        for asked in (self.extra, options if isinstance(options, dict) else {}):
+            for key in ("max_tokens", "max_completion_tokens", "num_predict"):
+                if key in asked:
+                    length = asked[key]
+                    return length if type(length) is int and length > 0 else None
+        return prompt.output_tokens_max if prompt.output_tokens_max is not None else self.max_tokens
+
+    @property
+    def choices_asked(self) -> int:
+        """How many answers a request asks for: `n` of `extra` wins, as it does in the body."""
+        n = self.extra.get("n", self.choices)
+        return n if type(n) is int and n > 0 else 1
+
 
 class NotAnEvent(ValueError):
-    """The payload is no JSON, or not an object of this dialect. The message names why and repeats no payload."""
+    """The payload is no JSON, or an object of another API. The message names why and repeats no payload."""
 
 
 class Dialect(msgspec.Struct, frozen=True):

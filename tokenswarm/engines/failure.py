@@ -1,11 +1,13 @@
 """What a server says when it refuses, as one clean short line: never a control character, never more than 200 long.
 
-Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI: {"error": {"message"}}, {"error": "text"},
-{"object": "error", "message"}, {"detail": "text" | [{"loc", "msg"}]}.
+Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI, Dynamo, gateways: {"error": {"message"}},
+{"error": "text"}, the text being JSON again, {"object": "error", "message"}, {"message", "code" or "type"},
+{"detail": "text" | [{"loc", "msg"}]}, {"errors": [...]}.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -24,6 +26,7 @@ _HTML_TAG = re.compile(r"<[^>]*>")
 # Pydantic's reports (vLLM, FastAPI) repeat the offending input, which is the prompt: records hold no prompt text.
 _ECHO = re.compile(r"""[,\s]*(?:['"]input['"]|input_value)\s*[:=].*""", re.DOTALL)
 
+_DEPTH_MAX = 3  # errors within errors
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -56,14 +59,22 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
+# A `message` alone may be anything; beside one of these it says what went wrong (Dynamo, Azure, API gateways).
+_BESIDE_MESSAGE = ("code", "type", "object", "status", "statusCode", "error_code")
+
+
 def error_text(body: object) -> str:
     """Return the message of a decoded error object, or "" where `body` has none of the known shapes."""
     if not isinstance(body, dict):
         return ""
-    error = body.get("error")
-    if error is None or error is False:
-        error = body.get("message") if body.get("object") == "error" else body.get("detail")
-    return error_line(error)
+    for key in ("error", "errors", "detail"):
+        if (error := body.get(key)) is not None and error is not False and error != []:
+            return error_line(error)
+    if any(body.get(key) for key in _BESIDE_MESSAGE):
+        for key in ("message", "msg"):
+            if isinstance(body.get(key), str):
+                return error_line(body[key])
+    return ""
 
 
 def error_line(error: object) -> str:
@@ -74,15 +85,21 @@ def error_line(error: object) -> str:
     return clean_line(_ECHO.sub("", said[:_SCAN_CHARS_MAX])) or "an error object without a message"
 
 
-def _said(error: object) -> str:
+def _said(error: object, depth: int = 0) -> str:
     if isinstance(error, str):
+        if depth < _DEPTH_MAX and error.lstrip()[:1] == "{":  # Ollama hands on llama-server's object as a text
+            with contextlib.suppress(*_MALFORMED):
+                return _said(msgspec.json.decode(error), depth + 1) or error
         return error
     if isinstance(error, dict):
         for key in ("message", "msg", "detail", "error", "type", "code"):
             value = error.get(key)
+            if isinstance(value, dict) and value and depth < _DEPTH_MAX and (said := _said(value, depth + 1)):
+                return said
             if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
                 where = error.get("loc")
-                return f"{value}" + (f" at {'.'.join(map(str, where))}" if isinstance(where, list) else "")
+                said = _said(value, depth) if isinstance(value, str) else str(value)
+                return said + (f" at {'.'.join(map(str, where))}" if isinstance(where, list) else "")
         return ""
     if isinstance(error, list):
         return "; ".join(filter(None, (_said(item) for item in error[:3] if isinstance(item, dict | str))))

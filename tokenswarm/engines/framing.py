@@ -3,15 +3,32 @@
 Guarantee: after the same bytes the same events have come out, however the bytes were split into reads; an event comes
 out with the read that completes it. Memory is bounded by `event_bytes_max` (plus the read that is being fed).
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+
+Servers say some things outside of what that page gives a meaning to. They are kept here, in four rules beyond it:
+* A data line that is a whole JSON object (or [DONE]) is an event at its line end, blank line or not: some gateways send
+  one line break between events. JSON events of several lines are joined as ever: no line of them is whole.
+* An event whose name is that of an error (`event: error`) is one, whatever its data; where it has none, its comment
+  says what it is. It comes out as `{"error": …}`, which every dialect reads.
+* So does a field `error: …` (llama.cpp).
+* A bare line that is a whole JSON object is an event (an error behind the stream, or instead of it). Other lines of no
+  field are none; `stray` has the first of them, for the sentence of an answer that failed.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
+
+import msgspec
 
 BOM = b"\xef\xbb\xbf"
 LF = 0x0A
 CR = 0x0D
+STRAY_BYTES_MAX = 4096
+
+_ERROR_NAME = re.compile(rb"(^|[._ -])(error|exception)$", re.IGNORECASE)
+_FIELD = re.compile(rb"(event|id|retry|error)(?::[ ]?(.*))?$", re.DOTALL)
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Oversize(Exception):
@@ -28,6 +45,11 @@ class Oversize(Exception):
 
 class Framer(Protocol):
     """Feed it the body of one response, in order."""
+
+    @property
+    def stray(self) -> bytes:
+        """The first lines that belong to no event (at most 4 KiB): what a server or a proxy wrote behind its stream."""
+        ...
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the payload of every event that these bytes complete. Raises `Oversize`."""
@@ -53,7 +75,21 @@ def ndjson(event_bytes_max: int) -> Framer:
 
 
 class _Sse:
-    __slots__ = ("_after_cr", "_clean", "_event", "_event_bytes", "_event_bytes_max", "_line", "_line_first", "_spent")
+    __slots__ = (
+        "_after_cr",
+        "_clean",
+        "_comment",
+        "_event",
+        "_event_bytes",
+        "_event_bytes_max",
+        "_failed",
+        "_line",
+        "_line_first",
+        "_name",
+        "_spent",
+        "_stray",
+        "_told",
+    )
 
     def __init__(self, event_bytes_max: int) -> None:
         self._event_bytes_max = event_bytes_max
@@ -64,6 +100,16 @@ class _Sse:
         self._line_first = True  # a BOM may stand in front
         self._clean = True  # between two events, with nothing held back
         self._spent = False
+        # Of the event being read, beside its data; and of the whole body:
+        self._name = b""
+        self._comment = b""
+        self._failed: bytes | None = None  # the value of a field `error`
+        self._told = b""  # data that came out before the event's blank line
+        self._stray = bytearray()
+
+    @property
+    def stray(self) -> bytes:
+        return bytes(self._stray).strip()
 
     def feed(self, data: bytes) -> list[bytes]:
         # What servers really send is whole events, `data: ...` LF LF; that shape needs no line by line. (Slices and
@@ -91,6 +137,8 @@ class _Sse:
             self._end_line(bytes(self._line), events)
             self._line.clear()
         self._end_line(b"", events)
+        if _is_object(self._stray):
+            events.append(self.stray)  # over several lines
         return events
 
     def _feed(self, data: bytes) -> list[bytes]:
@@ -110,9 +158,14 @@ class _Sse:
                     line = bytes(self._line)
                     self._line.clear()
                 self._end_line(line, events)
+            if self._event:
+                self._tell_whole(events)
             self._check(len(rest), events)
             self._line += rest
-        self._clean = not (self._line or self._event)  # an LF after CR is a blank line at worst: no event there
+        # An LF after CR is a blank line at worst: no event there.
+        self._clean = not (
+            self._line or self._event or self._name or self._comment or self._told or self._failed is not None
+        )
         return events
 
     def _end_line(self, line: bytes, events: list[bytes]) -> None:
@@ -121,18 +174,57 @@ class _Sse:
             self._line_first = False
             line = line.removeprefix(BOM)
         if not line:
-            if self._event:
-                events.append(bytes(self._event[:-1]))
-                self._event.clear()
-                self._event_bytes = 0
+            self._end_event(events)
         elif line.startswith(b"data:"):
+            if self._event:
+                self._tell_whole(events)
             self._event += line[6:] if line.startswith(b"data: ") else line[5:]
             self._event += b"\n"
             self._event_bytes += len(line)
         elif line == b"data":
+            if self._event:
+                self._tell_whole(events)
             self._event += b"\n"
             self._event_bytes += len(line)
-        # Comments, event, id, retry and unknown fields mean nothing to a dialect: its data says what it is.
+        else:
+            self._end_other(line, events)
+
+    def _end_other(self, line: bytes, events: list[bytes]) -> None:
+        """Take a line that is no data: id, retry and unknown fields mean nothing, but where something went wrong."""
+        if line[0] == 0x3A:  # a comment, and the name of an event may yet follow it
+            self._comment = self._comment or line[1:STRAY_BYTES_MAX].strip()
+        elif (field := _FIELD.match(line)) is None:
+            if _is_object(line):
+                events.append(line)
+            elif len(self._stray) < STRAY_BYTES_MAX:
+                self._stray += line[: STRAY_BYTES_MAX - len(self._stray)] + b"\n"
+        elif field[1] == b"event":
+            self._name = (field[2] or b"").strip()[:64]
+        elif field[1] == b"error":
+            self._failed = field[2] or b""
+
+    def _end_event(self, events: list[bytes]) -> None:
+        data = bytes(self._event[:-1]) if self._event else None
+        if self._name and _ERROR_NAME.search(self._name):
+            events.append(_as_error(data or self._told or self._comment))
+        elif data is not None:
+            events.append(data)
+        if self._failed is not None:
+            events.append(_as_error(self._failed))
+        self._event.clear()
+        self._event_bytes = 0
+        self._name = self._comment = self._told = b""
+        self._failed = None
+
+    def _tell_whole(self, events: list[bytes]) -> None:
+        """Hand out the data lines so far, if they are one line that is a whole JSON object: nothing can follow it."""
+        data = bytes(self._event[:-1])
+        if LF not in data and (_is_object(data) or data.strip() == b"[DONE]"):
+            if not _ERROR_NAME.search(self._name):
+                events.append(data)
+            self._told = data
+            self._event.clear()
+            self._event_bytes = 0
 
     def _check(self, more: int, events: list[bytes]) -> None:
         if self._spent or self._event_bytes + len(self._line) + more > self._event_bytes_max:
@@ -143,6 +235,28 @@ class _Sse:
             raise Oversize(self._event_bytes_max, events)
 
 
+def _is_object(text: bytes | bytearray) -> bool:
+    text = text.strip()
+    if text[:1] != b"{" or text[-1:] != b"}":
+        return False
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except _MALFORMED:
+        return False
+    return True
+
+
+def _as_error(said: bytes) -> bytes:
+    """Return the JSON text of an error object that says this: an object that has an `error` is one already."""
+    try:
+        value = msgspec.json.decode(said)
+    except _MALFORMED:
+        return msgspec.json.encode({"error": said.decode("utf-8", "replace")})
+    if isinstance(value, dict) and value.get("error"):
+        return said
+    return b'{"error":%s}' % (said if value else b'""')
+
+
 class _Ndjson:
     __slots__ = ("_event_bytes_max", "_line", "_line_first", "_spent")
 
@@ -151,6 +265,10 @@ class _Ndjson:
         self._line = bytearray()  # the line being read
         self._line_first = True  # a BOM may stand in front
         self._spent = False
+
+    @property
+    def stray(self) -> bytes:
+        return b""  # each line is an event, or none of the dialect's
 
     def feed(self, data: bytes) -> list[bytes]:
         # A whole line, or several, in one read: what Ollama really sends.

@@ -9,7 +9,7 @@ import msgspec
 
 from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
-from tokenswarm.engines.ollama_envelope import MALFORMED, Envelope, not_json, sampling_fields, special
+from tokenswarm.engines.ollama_envelope import MALFORMED, Envelope, not_json, reshaped, sampling_fields, special
 from tokenswarm.prompts import Prompt
 
 
@@ -44,15 +44,25 @@ def decode(data: bytes) -> Delta:
     """Return what one line says. Raises NotAnEvent where it is no JSON or no chat line."""
     try:
         line = _decode(data)
-        message = line.message
-        if message is None:
-            return special(data, line, None)
-        content = message.content or ""
-        calls = message.tool_calls
-        if calls:
-            content += "".join(bytes(call.function.arguments).decode() for call in calls if call.function)
     except MALFORMED as reason:
-        raise not_json(data, reason) from None
+        found = reshaped(data, reason, _Line)
+        if isinstance(found, Delta):
+            return found
+        line = found
+    message = line.message
+    if message is None:
+        return special(data, line, None)
+    content = message.content or ""
+    calls = message.tool_calls
+    if calls:
+        content += _arguments(data, calls)
     if line.done or line.error is not None:
         return special(data, line, Delta(content, message.thinking or "", bool(calls)))
     return Delta(content, message.thinking or "", bool(calls))
+
+
+def _arguments(data: bytes, calls: list[_ToolCall]) -> str:
+    try:
+        return "".join(bytes(call.function.arguments).decode() for call in calls if call.function)
+    except UnicodeDecodeError as reason:
+        raise not_json(data, reason) from None

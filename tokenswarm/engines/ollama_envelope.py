@@ -1,15 +1,19 @@
 """What /api/chat and /api/generate lines have in common: the end, its counts and durations, errors, options.
 
-Source: ollama api/types.go. Counts and durations of the final line are `omitempty`: a zero is absent there.
+Source: ollama api/types.go. Counts and durations of the final line are `omitempty`: a zero is absent there, and so
+is what a release or a gateway does not know.
 """
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import msgspec
 
-from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
+from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import ns, tokens
-from tokenswarm.engines.failure import error_line
+from tokenswarm.engines.failure import error_line, error_text
+from tokenswarm.engines.odd_shapes import tidy
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -30,22 +34,51 @@ class Envelope(msgspec.Struct, gc=False):
     eval_duration: object = None
 
 
+# What carries the words of other APIs: an object that has one of these is no keep-alive.
+_OF_OTHER_APIS = frozenset(("choices", "content", "text", "message", "response", "delta", "output", "candidates"))
+
+Line = TypeVar("Line", bound=Envelope)
+
+
 def special(data: bytes, line: Envelope, piece: Delta | None) -> Delta:
-    """Read a line that is not just a piece of text: the end, an error. Raises NotAnEvent where it is none of these."""
+    """Read a line that is not just a piece of text: the end, an error, or nothing of the answer. Raises NotAnEvent."""
     error = error_line(line.error)
     if piece is None and line.done is None and not error:
-        raise NotAnEvent(f"a line of {len(data)} bytes has neither text nor an error")
+        return _without_text(data)
     piece = piece or Delta()
+    reason = line.done_reason
     return Delta(
         piece.content,
         piece.reasoning,
         piece.tool,
         # Releases before 2024-05 give no reason; "done" is what they do say.
-        finished=((0, line.done_reason or "done"),) if line.done else (),
+        finished=((0, reason if isinstance(reason, str) and reason else "done"),) if line.done else (),
         usage=_usage(line) if line.done else None,
         times=_times(line) if line.done else None,
         error=error,
     )
+
+
+def _without_text(data: bytes) -> Delta:
+    value = msgspec.json.decode(data)
+    if error := error_text(value):
+        return Delta(error=error)
+    if _OF_OTHER_APIS.isdisjoint(value):
+        return NOTHING
+    raise NotAnEvent(f"a line of {len(data)} bytes has neither text nor an error")
+
+
+def reshaped(data: bytes, reason: Exception, line: type[Line]) -> Line | Delta:
+    """Read a line that the strict decoder could not: no object at all, or one of another shape. Raises NotAnEvent."""
+    if data.strip() in (b"", b"null"):
+        return NOTHING
+    try:
+        event = msgspec.json.decode(data, type=dict[str, Any])
+        if isinstance(event.get("message"), str) and (error := error_text(event)):
+            return Delta(error=error)
+        return msgspec.convert(tidy(event), line)
+    except MALFORMED:
+        raise not_json(data, reason) from None
 
 
 def not_json(data: bytes, reason: Exception) -> NotAnEvent:
@@ -55,26 +88,37 @@ def not_json(data: bytes, reason: Exception) -> NotAnEvent:
 
 def _usage(line: Envelope) -> Usage:
     # An absent prompt_eval_count is not a zero: old releases left the cached tokens out of it.
-    return Usage(prompt_tokens=tokens(line.prompt_eval_count), output_tokens=tokens(line.eval_count))
+    return Usage(prompt_tokens=tokens(line.prompt_eval_count) or None, output_tokens=tokens(line.eval_count))
 
 
 def _times(line: Envelope) -> EngineTimes | None:
-    """Durations of the final line; queue ≈ total − load − prompt eval − eval, since Ollama does not state it."""
-    total_ns = ns(line.total_duration)
-    if total_ns is None:
+    """Durations of the final line; queue ≈ total − load − prompt eval − eval, since Ollama does not state it.
+
+    A zero is absent on the wire, and an absent part is known to be 0 only where there was nothing to do: no token
+    evaluated, or one, which is the prefill's. A part that is longer than the total is not stated.
+    """
+    total_ns = ns(line.total_duration) or None
+    load_ns = _part(line.load_duration, total_ns)
+    prefill_ns = _part(line.prompt_eval_duration, total_ns)
+    decode_ns = _part(line.eval_duration, total_ns)
+    if prefill_ns is None and line.prompt_eval_duration in (None, 0) and line.prompt_eval_count == 0:
+        prefill_ns = 0
+    if decode_ns is None and line.eval_duration in (None, 0) and tokens(line.eval_count) in (0, 1):
+        decode_ns = 0
+    queue_ns = None
+    if total_ns is not None and load_ns is not None and prefill_ns is not None and decode_ns is not None:
+        rest_ns = total_ns - load_ns - prefill_ns - decode_ns
+        queue_ns = max(0, rest_ns) if rest_ns > -total_ns // 100 else None  # parts are rounded, not invented
+    if total_ns is None and load_ns is None and prefill_ns is None and decode_ns is None:
         return None
-    load_ns, prefill_ns, decode_ns = (
-        0 if value is None else ns(value)
-        for value in (line.load_duration, line.prompt_eval_duration, line.eval_duration)
-    )
-    known = load_ns is not None and prefill_ns is not None and decode_ns is not None
     return EngineTimes(
-        total_ns=total_ns,
-        load_ns=load_ns,
-        prefill_ns=prefill_ns,
-        decode_ns=decode_ns,
-        queue_ns=max(0, total_ns - (load_ns or 0) - (prefill_ns or 0) - (decode_ns or 0)) if known else None,
+        total_ns=total_ns, load_ns=load_ns, prefill_ns=prefill_ns, decode_ns=decode_ns, queue_ns=queue_ns
     )
+
+
+def _part(value: object, total_ns: int | None) -> int | None:
+    part_ns = ns(value) or None
+    return None if part_ns is not None and total_ns is not None and part_ns > total_ns else part_ns
 
 
 def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:

@@ -6,7 +6,7 @@ import msgspec
 
 from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
-from tokenswarm.engines.ollama_envelope import MALFORMED, Envelope, not_json, sampling_fields, special
+from tokenswarm.engines.ollama_envelope import MALFORMED, Envelope, reshaped, sampling_fields, special
 from tokenswarm.prompts import Prompt
 
 
@@ -30,7 +30,10 @@ def decode(data: bytes) -> Delta:
     try:
         line = _decode(data)
     except MALFORMED as reason:
-        raise not_json(data, reason) from None
+        found = reshaped(data, reason, _Line)
+        if isinstance(found, Delta):
+            return found
+        line = found
     if line.response is None and line.thinking is None:
         return special(data, line, None)
     piece = Delta(line.response or "", line.thinking or "")

@@ -2,6 +2,7 @@
 
 A role-only or empty delta is an event without content. Arguments of tool calls are content; a tool's name alone is
 not (it comes before the model has written anything that a user can use, and some servers send it with the role).
+`reasoning_details` repeats what stands in `reasoning` or `reasoning_content`, where these are sent, too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from tokenswarm.engines.openai_envelope import (
     ChoiceIndex,
     Envelope,
     complete,
-    not_json,
+    ends,
+    reshaped,
     sampling_fields,
+    second_look,
     without_choices,
 )
 from tokenswarm.prompts import Prompt
@@ -64,10 +67,13 @@ def decode(data: bytes) -> Delta:
     try:
         chunk = _decode(data)
     except MALFORMED as reason:
-        return not_json(data, reason)
+        found = reshaped(data, reason, _Chunk)
+        if isinstance(found, Delta):
+            return found
+        chunk = found
     choices = chunk.choices
-    if choices is None:
-        return without_choices(data, chunk)
+    if not choices:
+        return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.usage is None and chunk.timings is None and chunk.error is None:
         choice = choices[0]
         piece = choice.delta
@@ -79,8 +85,12 @@ def decode(data: bytes) -> Delta:
             and choice.token_ids is None
             and chunk.metrics is None
         ):
-            return Delta(piece.content or "", piece.reasoning or piece.reasoning_content or "", False, choice.index)
-    first, *more = [_delta(choice) for choice in choices] or [Delta()]
+            content, reasoning = piece.content or "", piece.reasoning or piece.reasoning_content or ""
+            if content or reasoning or (b"_details" not in data and b'"error"' not in data):
+                return Delta(content, reasoning, False, choice.index)
+    first, *more = [_delta(choice) for choice in choices]
+    if first.finished or not (first.content or first.reasoning or chunk.usage):
+        return second_look(data, chunk, first, more)
     return complete(chunk, first, more)
 
 
@@ -88,11 +98,12 @@ def _delta(choice: _Choice) -> Delta:
     piece = choice.delta or _Piece()
     calls = piece.tool_calls or []
     arguments = "".join(call.function.arguments or "" for call in calls if call.function)
+    reason = choice.finish_reason
     return Delta(
         (piece.content or "") + (piece.refusal or "") + arguments,
         piece.reasoning or piece.reasoning_content or "",
         bool(calls),
         choice.index,
         len(choice.token_ids) if choice.token_ids else None,
-        ((choice.index, choice.finish_reason),) if choice.finish_reason else (),
+        ((choice.index, reason),) if reason and ends(reason) else (),
     )

@@ -1,6 +1,7 @@
 """POST /v1/completions: one text in, pieces of text out; no roles, tools or reasoning.
 
-Ollama puts a zeroed usage on every event before the real one; `Timeline` takes the last and believes no zero.
+Ollama puts a zeroed usage on every event before the real one; zeros are no usage. A whole answer, of a server that
+ignores `stream: true`, has the shape of an event: it is one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from tokenswarm.engines.openai_envelope import (
     ChoiceIndex,
     Envelope,
     complete,
-    not_json,
+    ends,
+    reshaped,
     sampling_fields,
+    second_look,
     without_choices,
 )
 from tokenswarm.prompts import Prompt
@@ -46,22 +49,28 @@ def decode(data: bytes) -> Delta:
     try:
         chunk = _decode(data)
     except MALFORMED as reason:
-        return not_json(data, reason)
+        found = reshaped(data, reason, _Chunk)
+        if isinstance(found, Delta):
+            return found
+        chunk = found
     choices = chunk.choices
-    if choices is None:
-        return without_choices(data, chunk)
+    if not choices:
+        return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        if choice.finish_reason is None and choice.token_ids is None:
+        if choice.finish_reason is None and choice.token_ids is None and (choice.text or b'"error"' not in data):
             return Delta(choice.text or "", "", False, choice.index)
-    first, *more = [_delta(choice) for choice in choices] or [Delta()]
+    first, *more = [_delta(choice) for choice in choices]
+    if first.finished or not (first.content or chunk.usage):
+        return second_look(data, chunk, first, more)
     return complete(chunk, first, more)
 
 
 def _delta(choice: _Choice) -> Delta:
+    reason = choice.finish_reason
     return Delta(
         choice.text or "",
         choice=choice.index,
         tokens=len(choice.token_ids) if choice.token_ids else None,
-        finished=((choice.index, choice.finish_reason),) if choice.finish_reason else (),
+        finished=((choice.index, reason),) if reason and ends(reason) else (),
     )

@@ -6,13 +6,14 @@ Sources: vLLM's `metrics`, llama.cpp's `timings` and `prompt_progress`, as captu
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
+from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line, error_text
+from tokenswarm.engines.odd_shapes import reasoning_of, tidy
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -26,6 +27,8 @@ DONE = Delta(sentinel=True)
 class WireUsage(msgspec.Struct, gc=False):
     prompt_tokens: object = None
     completion_tokens: object = None
+    total_tokens: object = None
+    reasoning_tokens: object = None  # of servers that have no details
     prompt_tokens_details: object = None
     completion_tokens_details: object = None
 
@@ -61,6 +64,11 @@ class Envelope(msgspec.Struct, gc=False):
         return self.usage is None and self.error is None and self.metrics is None and self.timings is None
 
 
+def ends(reason: str) -> bool:
+    """Tell whether a finish reason is one: some servers write `null` as a text, in each event."""
+    return reason.strip().lower() not in ("", "null", "none")
+
+
 def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
     """Return the event of `first` (its first choice) and `more` (the others) with what the envelope says."""
     if not more and envelope.bare:
@@ -76,6 +84,7 @@ def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
         _times(envelope.metrics, envelope.timings),
         error_line(envelope.error),
         False,
+        False,
         tuple(more),
     )
 
@@ -88,13 +97,17 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     """Server usage; where llama.cpp was not asked for it, its timings carry the same counts."""
     cached = tokens(timings.cache_n) if timings else None
     if usage is not None:
-        stated = _detail(usage.prompt_tokens_details, "cached_tokens")
-        return Usage(
-            prompt_tokens=tokens(usage.prompt_tokens),
-            output_tokens=tokens(usage.completion_tokens),
-            reasoning_tokens=_detail(usage.completion_tokens_details, "reasoning_tokens"),
-            cached_tokens=cached if stated is None else stated,
-        )
+        prompt, output = tokens(usage.prompt_tokens), tokens(usage.completion_tokens)
+        if usage.prompt_tokens_details is not None:
+            stated = _detail(usage.prompt_tokens_details, "cached_tokens")
+            cached = cached if stated is None else stated
+        reasoning = tokens(usage.reasoning_tokens) if usage.reasoning_tokens is not None else None
+        if usage.completion_tokens_details is not None:
+            stated = _detail(usage.completion_tokens_details, "reasoning_tokens")
+            reasoning = reasoning if stated is None else stated
+        if not reasoning:
+            return Usage(prompt, output, reasoning, cached)
+        return Usage(prompt, output, reasoning, cached, _beside(prompt, output, reasoning, usage.total_tokens))
     if timings is None:
         return None
     new = tokens(timings.prompt_n)
@@ -103,6 +116,15 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
         output_tokens=tokens(timings.predicted_n),
         cached_tokens=cached,
     )
+
+
+def _beside(prompt: int | None, output: int | None, reasoning: int, total: object) -> bool | None:
+    """Does the total say that reasoning tokens are left out of the output? More than all output can't be among it."""
+    if output is None:
+        return False
+    if reasoning > output or (prompt is not None and total == prompt + output + reasoning):
+        return True
+    return False if prompt is not None and total == prompt + output else None
 
 
 def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | None:
@@ -117,24 +139,76 @@ def _times(metrics: Metrics | None, timings: Timings | None) -> EngineTimes | No
     return None
 
 
-def without_choices(data: bytes, envelope: Envelope) -> Delta:
-    """Read an event that has no `choices`: an error in one of its shapes, or usage alone. Raises NotAnEvent."""
-    if envelope.usage is not None or error_line(envelope.error):  # timings alone: another API of llama.cpp
-        return complete(envelope, Delta(), [])
+Chunk = TypeVar("Chunk", bound=Envelope)
+
+# What carries the words of other APIs: an object that has one of these is no keep-alive.
+_OF_OTHER_APIS = frozenset(
+    (
+        *("content", "text", "message", "messages", "response", "delta", "output", "candidates", "content_block"),
+        *("completion", "generated_text", "token", "tokens", "done"),
+    )
+)
+
+
+def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
+    """Read an event without a choice: an error in one of its shapes, usage alone, or nothing of the answer.
+
+    `choices`: [] where it has at least the list. Raises NotAnEvent where it has the words of another API.
+    """
+    if envelope.usage is not None or error_line(envelope.error) or choices is not None:
+        told = complete(envelope, Delta(), [])
+        if told.usage is not None or told.times is not None or told.error:
+            return told
     try:
-        error = error_text(msgspec.json.decode(data))
+        value = msgspec.json.decode(data)
     except MALFORMED as reason:
         raise NotAnEvent(f"an event of {len(data)} bytes is malformed: {reason}") from None
-    if error:
+    if error := error_text(value):
         return Delta(error=error)
+    if choices is not None or _OF_OTHER_APIS.isdisjoint(value):  # timings alone: another API of llama.cpp
+        return NOTHING
     raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
 
 
-def not_json(data: bytes, reason: Exception) -> Delta:
-    """Read a payload that JSON could not: the sentinel, which is none. Raises NotAnEvent."""
-    if data.strip() == b"[DONE]":
+_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"')
+
+
+def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
+    """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
+
+    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter). Most events have words, so
+    the decoders need not know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    """
+    for key in _SELDOM:
+        if key in data and (envelope.usage is None or b"usage" not in key):
+            break
+    else:
+        return complete(envelope, first, more)
+    usage, error = envelope.usage, envelope.error
+    for choice in msgspec.json.decode(data)["choices"]:
+        delta = choice.get("delta")
+        if delta is None and choice.get("message") is not None:
+            raise NotAnEvent(f"an event of {len(data)} bytes is a whole answer: the server ignores `stream: true`")
+        if usage is None and isinstance(choice.get("usage"), dict):
+            usage = msgspec.convert(choice["usage"], WireUsage)
+        error = choice.get("error") if error is None else error
+        details = delta.get("reasoning_details") if isinstance(delta, dict) else None
+        if details and not first.content and not first.reasoning:
+            first = msgspec.structs.replace(first, reasoning=reasoning_of(details))
+    return complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
+
+
+def reshaped(data: bytes, reason: Exception, chunk: type[Chunk]) -> Chunk | Delta:
+    """Read what the strict decoder could not: no object at all, or one of another shape. Raises NotAnEvent."""
+    text = data.strip()
+    if text == b"[DONE]":
         return DONE
-    raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}")
+    if text in (b"", b"null"):
+        return NOTHING
+    try:
+        return msgspec.convert(tidy(msgspec.json.decode(data, type=dict[str, Any])), chunk)
+    except MALFORMED:
+        raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}") from None
 
 
 def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:

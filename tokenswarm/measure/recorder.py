@@ -307,6 +307,7 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     block.output_len.add(tokens)
     sources = block.output_tokens_by_source
     sources[record.token_source.value] = sources.get(record.token_source.value, 0) + tokens
+    _hold_against_asked(block, record)
     block.reasoning_tokens += record.reasoning_tokens or 0
     block.cached_tokens += record.cached_tokens or 0
     if record.prompt_tokens is not None:
@@ -314,6 +315,29 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
         block.prompt_len.add(record.prompt_tokens)
     if record.engine is not None:
         _add_engine(block, record.engine, tokens)
+
+
+def _hold_against_asked(block: Block, record: RequestRecord) -> None:
+    """Count what can't be read off the sums: counts beyond or below what was asked for, and who told them."""
+    if record.over_limit:
+        block.over_limit += 1
+        _example(block.over_limit_says, record)
+    elif record.short:
+        block.short += 1
+        _example(block.short_says, record)
+    block.reasoning_added += record.reasoning_added
+    if record.events > 1:
+        block.tokens_told += record.tokens_told
+        block.tokens_untold += not record.tokens_told
+
+
+def _example(says: dict[str, str], record: RequestRecord) -> None:
+    """Keep the first in the alphabet, as for errors: it does not depend on the order in which workers report."""
+    said = (
+        f"{record.tokens_max} tokens asked for, {record.stated_tokens} stated, {record.events} events, "
+        f"finish reason {record.finish_reason!r}"
+    )
+    says["example"] = min(says.get("example", said), said)
 
 
 def _add_engine(block: Block, engine: EngineTimes, tokens: int) -> None:

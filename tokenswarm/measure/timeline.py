@@ -14,7 +14,8 @@ from operator import sub
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
+from tokenswarm.measure.stated import merged, output_tokens, plausible
+from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
 
@@ -32,6 +33,7 @@ class Timeline:
         "_counted",
         "_error",
         "_finished",
+        "_ignore_eos",
         "_of_choice",
         "_parts",
         "_plain",
@@ -39,6 +41,8 @@ class Timeline:
         "_started",
         "_times",
         "_tokens",
+        "_tokens_max",
+        "_told",
         "_uncounted",
         "_usage",
         "bytes_received",
@@ -58,7 +62,15 @@ class Timeline:
         "status",
     )
 
-    def __init__(self, *, choices: int = 1, keep_text: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        choices: int = 1,
+        keep_text: bool = False,
+        tokens_max: int | None = None,
+        ignore_eos: bool = False,
+    ) -> None:
+        """`tokens_max`: the most that each choice was asked for; `ignore_eos`: and no less, where the server can."""
         # Set by the exchange.
         self.intended_ns = 0
         self.sent_ns = 0
@@ -77,6 +89,8 @@ class Timeline:
         self.last_event_ns = 0
         self.over_ns = 0  # stamp of the sentinel: no event of the answer comes behind it
         self._choices = choices
+        self._tokens_max = tokens_max
+        self._ignore_eos = ignore_eos
         self._plain = choices == 1 and not keep_text  # an event is a stamp and nothing else
         self._stamps = array("q")  # one per content event
         self._tokens: array[int] | None = None  # tokens of each, once the wire has said it of one
@@ -91,6 +105,7 @@ class Timeline:
         self._uncounted: dict[int, int] = {}  # tokens of events that had no text yet (UTF-8 cut in two), by choice
         self._counted = 0  # continuous usage: output tokens up to the newest content event
         self._contiguous = True  # ... and every content event so far carried one
+        self._told = 0  # content events with token ids
 
     @property
     def events(self) -> int:
@@ -116,6 +131,8 @@ class Timeline:
 
     def _quiet(self, recv_ns: int, delta: Delta) -> None:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
+        if delta.void:
+            return
         if delta.sentinel:
             self.over_ns = recv_ns
         else:
@@ -124,32 +141,36 @@ class Timeline:
                 self.first_event_ns = self.first_event_ns or (self._stamps[0] if self._stamps else recv_ns)
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
-            self._uncounted[delta.choice] = self._uncounted.get(delta.choice, 0) + delta.tokens
+            choice = delta.choice if self._choices != 1 else 0
+            self._uncounted[choice] = self._uncounted.get(choice, 0) + delta.tokens
 
     def _detail(self, delta: Delta) -> None:
         """Note what belongs to a content event besides its stamp."""
         before = len(self._stamps) - 1
-        if delta.choice and self._of_choice is None:
+        # Who asked for one choice gets one, whatever its index: some servers number the events there.
+        choice = delta.choice if self._choices != 1 else 0
+        if choice and self._of_choice is None:
             self._of_choice = array("H", [0]) * before
             self._plain = False
         if self._of_choice is not None:
-            self._of_choice.append(delta.choice)
-        if self._parts is not None and not delta.choice:
+            self._of_choice.append(choice)
+        if self._parts is not None and not choice:
             self._parts.append(delta.content)
-        tokens = self._tokens_of(delta)
+        tokens = self._tokens_of(delta, choice)
         if tokens != 1 and self._tokens is None:
             self._tokens = array("I", [1]) * before
             self._plain = False
         if self._tokens is not None:
             self._tokens.append(tokens)
 
-    def _tokens_of(self, delta: Delta) -> int:
+    def _tokens_of(self, delta: Delta, choice: int) -> int:
         """Tokens since the previous content event of the choice, as the wire says; 1 where it does not."""
         usage = delta.usage
         if usage is None or usage.output_tokens is None:
             self._contiguous = False
-        waiting = self._uncounted.pop(delta.choice, 0)
+        waiting = self._uncounted.pop(choice, 0)
         if delta.tokens is not None:
+            self._told += 1
             return delta.tokens + waiting or 1
         if usage is None or usage.output_tokens is None or self._choices != 1:
             return 1  # with several choices servers disagree whether usage counts one of them or all
@@ -162,11 +183,13 @@ class Timeline:
 
     def _rare(self, recv_ns: int, delta: Delta) -> None:
         for choice, reason in delta.finished:
-            self._finished[choice] = reason
+            self._finished[choice if self._choices != 1 else 0] = reason
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
-            self._usage = delta.usage
+            usage = delta.usage
+            whole = usage.prompt_tokens and usage.output_tokens  # else: what it does not state stands
+            self._usage = usage if whole else merged(self._usage, usage)
         if delta.times is not None:
             self._times = delta.times
         for other in delta.more:
@@ -186,6 +209,13 @@ class Timeline:
         begun = set(self._of_choice) if self._of_choice is not None else set()
         return sorted((begun | set(range(self._choices))) - self._finished.keys())
 
+    @property
+    def choices_missing(self) -> int:
+        """Choices that were asked for and never began, where all that began have ended."""
+        missing = self._unfinished()
+        begun = set(self._of_choice or ()) | ({0} if self._stamps else set())
+        return len(missing) if self._finished and begun.isdisjoint(missing) else 0
+
     def judge(self) -> tuple[Outcome, str]:
         """Judge a body that ended well-framed under 2xx: ok, truncated, error_object or empty, and a sentence why."""
         if self._error:
@@ -196,6 +226,9 @@ class Timeline:
         unfinished = self._unfinished()
         if not self._stamps and (not unfinished or not self._started):
             return Outcome.EMPTY, "the answer holds no content"
+        if missing := self.choices_missing:
+            came = f"{self._choices - missing} of {self._choices} choices came"
+            return Outcome.TRUNCATED, f"{came}: the server may not know `n` (engine.choices)"
         if unfinished:
             return Outcome.TRUNCATED, f"the answer ended without a finish reason, after {self.events} content events"
         return Outcome.OK, ""
@@ -214,8 +247,10 @@ class Timeline:
     ) -> RequestRecord:
         """Freeze the marks. Without an `error_kind` a failure is grouped under its outcome."""
         usage = self._usage or Usage()
-        output_tokens, source = self._output_tokens(usage)
-        gaps, gap_tokens, merged = self._gaps()
+        limit = None if self._tokens_max is None else self._tokens_max * self._choices
+        partial = self._choices != 1 and bool(self._unfinished())
+        output, source, added = output_tokens(usage, len(self._stamps), limit, partial)
+        gaps, gap_tokens, merged_events = self._gaps()
         failed = outcome is not Outcome.OK
         return RequestRecord(
             id=id,
@@ -238,13 +273,18 @@ class Timeline:
             finish_reason=self._finish_reason(),
             conversation=conversation,
             turn=turn,
-            prompt_tokens=usage.prompt_tokens,
-            output_tokens=output_tokens,
+            prompt_tokens=usage.prompt_tokens or None,  # there is no prompt of 0 tokens
+            output_tokens=output,
+            stated_tokens=usage.output_tokens,
+            reasoning_added=added,
+            tokens_max=limit,
+            ignore_eos=self._ignore_eos,
+            tokens_told=bool(self._stamps) and (self._contiguous or self._told == len(self._stamps)),
             reasoning_tokens=usage.reasoning_tokens,
             cached_tokens=usage.cached_tokens,
             token_source=source,
             events=len(self._stamps),
-            merged_events=merged,
+            merged_events=merged_events,
             reads=self.reads,
             bytes_received=self.bytes_received,
             gaps_ns=gaps,
@@ -253,7 +293,7 @@ class Timeline:
             rx_lag_max_ns=self.rx_lag_ns_max,
             reconnected=self.reconnected,
             stamp=self.stamp,
-            engine=self._times,
+            engine=plausible(self._times, self.done_ns - self.sent_ns if self.sent_ns else 0, output),
             text=self.text() if self._parts is not None else None,
         )
 
@@ -261,20 +301,12 @@ class Timeline:
         joined = ",".join(reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items()))
         return clean_line(joined)[:FINISH_REASON_CHARS_MAX]
 
-    def _output_tokens(self, usage: Usage) -> tuple[int, TokenSource]:
-        """Server usage first; a zero beside content is no count, and neither is a part's usage of several choices."""
-        stated = usage.output_tokens
-        partial = self._choices != 1 and bool(self._unfinished())
-        if stated is None or partial or (stated == 0 and self._stamps):
-            return len(self._stamps), TokenSource.EVENTS
-        return stated, TokenSource.SERVER
-
     def _gaps(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         """Gaps in ns, tokens of each (() where all are 1), and the number of merged events."""
         if self._of_choice is None:
-            gaps, tokens, merged = _gaps(self._stamps, self._tokens)
+            gaps, tokens, shared = _gaps(self._stamps, self._tokens)
         else:
-            gaps, tokens, merged = [], [], 0
+            gaps, tokens, shared = [], [], 0
             places: dict[int, list[int]] = {}
             for place, choice in enumerate(self._of_choice):
                 places.setdefault(choice, []).append(place)
@@ -283,8 +315,8 @@ class Timeline:
                 more_gaps, more_tokens, more_merged = _gaps([self._stamps[i] for i in picked], counts)
                 gaps += more_gaps
                 tokens += more_tokens
-                merged += more_merged
-        return tuple(gaps), tuple(tokens) if any(count != 1 for count in tokens) else (), merged
+                shared += more_merged
+        return tuple(gaps), tuple(tokens) if any(count != 1 for count in tokens) else (), shared
 
 
 def _gaps(stamps: Sequence[int], tokens: Sequence[int] | None) -> tuple[list[int], list[int], int]:

@@ -49,6 +49,8 @@ class Row(msgspec.Struct, kw_only=True, gc=False):
     prompt_tokens: int | None
     output_tokens: int
     token_source: str
+    stated_tokens: int | None
+    tokens_max: int | None
     reasoning_tokens: int | None
     cached_tokens: int | None
     events: int
@@ -102,6 +104,8 @@ def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -
         prompt_tokens=record.prompt_tokens,
         output_tokens=record.output_tokens,
         token_source=record.token_source.value,
+        stated_tokens=record.stated_tokens,
+        tokens_max=record.tokens_max,
         reasoning_tokens=record.reasoning_tokens,
         cached_tokens=record.cached_tokens,
         events=record.events,

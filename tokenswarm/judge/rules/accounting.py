@@ -179,6 +179,7 @@ def mostly_failed(_evidence: Evidence, summary: Summary) -> Doubt | None:
 def truncated_answers(_evidence: Evidence, summary: Summary) -> Doubt | None:
     counts = summary.requests
     truncated, finished = counts.by_outcome.get("truncated", 0), counts.ok + counts.failed
+    truncated -= counts.by_error.get("choices missing", 0)  # those ended properly; `choices-missing` tells of them
     if truncated <= TRUNCATED_SHARE_MAX * finished:
         return None
     return doubt(

@@ -1,0 +1,266 @@
+"""Answers that users have reported, over sockets: streams that are fine in odd clothes, and errors in odd places."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+
+import pytest
+from raw_server import CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, usage
+from test_exchange import Setup, one
+
+from tokenswarm.profile.phases import Timeouts
+from tokenswarm.profile.typed_yaml import Seconds
+from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
+
+PATIENT = Timeouts(connect=Seconds(5.0), first_token=Seconds(20.0), idle_token=Seconds(20.0), total=Seconds(30.0))
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+END = STOP + usage(7, 2) + DONE
+CHAT, GENERATE, OLLAMA = ("openai", "chat"), ("openai", "completions"), ("ollama", "chat")
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    found = Setup()
+    yield found
+    found.close()
+
+
+def event(value: object) -> bytes:
+    return b"data: %s\n\n" % json.dumps(value).encode()
+
+
+def delta(index: int = 0, **fields: object) -> bytes:
+    return event({"choices": [{"index": index, "delta": fields, "finish_reason": None}]})
+
+
+def answer(setup: Setup, *events: Step, kind: tuple[str, str] = CHAT, content_type: str | None = None) -> RequestRecord:
+    """The record of a chunked answer, one chunk an event; floats are waits."""
+    usual = "text/event-stream" if kind[0] == "openai" else "application/x-ndjson"
+    chunks = (chunk(step) if isinstance(step, bytes) else step for step in events)
+    return one(setup, head(content_type or usual), *chunks, LAST_CHUNK, kind=kind, timeouts=PATIENT)
+
+
+EMPTIES = (b"data:\n\n", b"data: \n\n", b"data: {}\n\n", b'data: {"id":"c1","object":"chat.completion.chunk"}\n\n')
+EMPTIES += (b'data: {"choices":[]}\n\n', b'data: {"type":"ping"}\n\n', b"data: null\n\n")
+
+
+def test_events_without_content_are_like_comments(setup: Setup) -> None:
+    got = answer(setup, *EMPTIES, 0.1, content("A"), *EMPTIES, content("B"), END)
+    assert (got.outcome, got.events, got.text, got.output_tokens) == (Outcome.OK, 2, "AB", 2)
+    assert got.first_event_ns == got.first_ns, "what says nothing is not the first event, for any tool"
+
+
+def test_events_without_content_keep_no_time_out_away(setup: Setup) -> None:
+    got = one(setup, head(), *([chunk(b"data: {}\n\n"), 0.05] * 60))
+    assert (got.outcome, got.error) == (Outcome.TIMEOUT, "no token within 1 s")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/octet-stream", "text/html; x=y"])
+def test_a_stream_under_another_content_type_is_one(setup: Setup, kind: str) -> None:
+    for begin in (b"", b"\n", b"\xef\xbb\xbf", b": hello\n\n", b"event: message\n"):
+        got = answer(setup, begin + content("A"), content("B"), END, content_type=kind)
+        assert (got.outcome, got.text, got.error) == (Outcome.OK, "AB", "")
+    lines = (b'{"message":{"content":"A"}}\n', b'{"done":true,"done_reason":"stop","eval_count":1}\n')
+    got = answer(setup, *lines, kind=OLLAMA, content_type=kind)
+    assert (got.outcome, got.text, got.output_tokens) == (Outcome.OK, "A", 1)
+    byte_by_byte = [bytes([b]) for b in content("A") + END]
+    assert answer(setup, *byte_by_byte, content_type=kind).text == "A"
+
+
+WHOLE = b'{"choices":[{"index":0,"message":{"content":"hello"},"finish_reason":"stop"}]}'
+ERROR = b'{"error":{"message":"no such engine","code":500}}'
+NO_STREAMS: dict[str, tuple[bytes, Outcome, str]] = {
+    "error object": (ERROR, Outcome.ERROR_OBJECT, "no such engine"),
+    "error object over lines": (
+        b'{\n  "error": {\n "message": "no such engine"}\n}\n',
+        Outcome.ERROR_OBJECT,
+        "no such engine",
+    ),
+    "flat error": (b'{"message":"no such engine","code":404}', Outcome.ERROR_OBJECT, "no such engine"),
+    "page": (
+        b"<html><title>Log in</title></html>",
+        Outcome.PROTOCOL,
+        "is an HTML page (type TYPE), not a stream: look at the address, at a proxy or a login; it says: Log in",
+    ),
+    "nothing": (b"", Outcome.EMPTY, ""),
+}
+
+
+@pytest.mark.parametrize("case", NO_STREAMS)
+@pytest.mark.parametrize("kind", [CHAT, GENERATE, OLLAMA], ids=["chat", "completions", "ollama"])
+@pytest.mark.parametrize("usual", [True, False], ids=["stream's type", "other type"])
+def test_what_is_no_stream_is_told_in_its_own_words(
+    setup: Setup, case: str, kind: tuple[str, str], usual: bool
+) -> None:
+    body, outcome, said = NO_STREAMS[case]
+    kind_of = "text/plain" if not usual else "text/event-stream" if kind[0] == "openai" else "application/x-ndjson"
+    got = answer(setup, *([body] if body else []), kind=kind, content_type=kind_of)
+    assert (got.outcome, got.events) == (outcome, 0)
+    assert said.replace("TYPE", kind_of) in got.error
+
+
+def test_a_whole_answer_is_not_a_stream(setup: Setup) -> None:
+    for kind in ("application/json", "text/event-stream"):
+        got = answer(setup, WHOLE, content_type=kind)
+        assert (got.outcome, got.error) == (
+            Outcome.PROTOCOL,
+            f"the answer is one piece of {kind}, not a stream: the server ignores `stream: true`",
+        )
+
+
+SAID = "worker 3 went away"
+BEHIND = {  # what a server writes behind two events
+    "error event, JSON in a comment": b'event: error\n: {"message":"worker 3 went away","code":503}\n\n',
+    "error event, text in a comment": b"event: error\n: worker 3 went away\n\n",
+    "error event, text": b"event: error\ndata: worker 3 went away\n\n",
+    "error event, JSON": b'event: error\ndata: {"message":"worker 3 went away"}\n\n',
+    "error field": b'error: {"code":500,"message":"worker 3 went away"}\n\n',
+    "error field, text": b"error: worker 3 went away",
+    "bare error": b'{"error":{"message":"worker 3 went away"}}',
+    "bare error over lines": b'{\n"error": "worker 3 went away"\n}\n',
+    "flat error": b'data: {"message":"worker 3 went away","type":"Internal","code":500}\n\n',
+    "error in the choice": b'data: {"choices":[{"index":0,"delta":{},"error":{"message":"worker 3 went away"}}]}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize("done", [b"", DONE], ids=["no end", "[DONE]"])
+def test_an_error_in_an_odd_place_is_one_in_the_servers_words(setup: Setup, name: str, done: bytes) -> None:
+    got = answer(setup, content("A"), content("B"), BEHIND[name], *([b"\n\n" + done] if done else []))
+    assert (got.outcome, got.error, got.error_kind) == (Outcome.ERROR_OBJECT, SAID, "error object")
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_an_error_in_an_odd_place_beats_the_broken_connection(setup: Setup, name: str) -> None:
+    got = one(setup, head(), chunk(content("A")), chunk(BEHIND[name]), 0.1, CLOSE)
+    assert (got.outcome, got.error) == (Outcome.ERROR_OBJECT, SAID)
+
+
+def test_text_behind_the_last_event_reaches_the_user(setup: Setup) -> None:
+    got = answer(setup, content("A"), b"upstream connect error\n")
+    assert got.outcome is Outcome.TRUNCATED
+    assert got.error.endswith("after 1 content events; the server says: upstream connect error")
+    got = answer(setup, b"data: upstream connect error\n\n")
+    assert got.outcome is Outcome.PROTOCOL
+    assert got.error.endswith("the server says: upstream connect error")
+    got = answer(setup, b'{"message":{"content":"A"}}\n', b"upstream connect error\n", kind=OLLAMA)
+    assert got.outcome is Outcome.PROTOCOL
+    assert got.error.endswith("the server says: upstream connect error")
+    got = one(setup, head(), chunk(content("A") + b"502 Bad Gateway\n"), 0.1, RESET)
+    assert got.outcome is Outcome.RESET
+    assert got.error.endswith("the server says: 502 Bad Gateway")
+    assert answer(setup, content("A"), END, b"bye\n").outcome is Outcome.OK
+
+
+def test_a_refusal_that_is_compressed_is_read(setup: Setup) -> None:
+    body = gzip.compress(ERROR)
+    got = one(setup, head("application/json", "content-encoding: gzip", status="503 Busy"), chunk(body), LAST_CHUNK)
+    assert (got.outcome, got.error) == (Outcome.HTTP_5XX, "HTTP 503: no such engine")
+    got = one(setup, head("application/json", "content-encoding: br", status="503 Busy"), chunk(body), LAST_CHUNK)
+    assert (got.outcome, got.error) == (Outcome.HTTP_5XX, "HTTP 503")
+
+
+def test_one_line_break_between_events_is_enough_where_each_line_is_whole(setup: Setup) -> None:
+    lines = [one_event[:-1] for one_event in (content("A"), content("B"), content("C", "stop"), DONE)]
+    got = answer(setup, lines[0], 0.2, lines[1], 0.2, *lines[2:])
+    assert (got.outcome, got.text, got.events) == (Outcome.OK, "ABC", 3)
+    assert min(got.gaps_ns[:1]) > 100_000_000, "an event has the stamp of its own line, not of the next one"
+    assert got.first_ns - got.sent_ns < got.last_ns - got.first_ns
+
+
+@pytest.mark.parametrize("word", ["null", "", "None", "NULL"])
+def test_a_finish_reason_that_is_none_ends_nothing(setup: Setup, word: str) -> None:
+    assert answer(setup, content("A", word), content("B", word)).outcome is Outcome.TRUNCATED
+    got = answer(setup, content("A", word), content("B", word), END)
+    assert (got.outcome, got.finish_reason) == (Outcome.OK, "stop")
+
+
+def test_content_as_a_list_of_parts(setup: Setup) -> None:
+    thinks = [
+        delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]) for text in ("Hm", " so")
+    ]
+    got = answer(
+        setup, thinks[0], 0.1, thinks[1], delta(content=[{"type": "text", "text": "Hi"}]), content(" you"), END
+    )
+    assert (got.outcome, got.text, got.events) == (Outcome.OK, "Hi you", 4)
+    assert got.first_ns < got.first_answer_ns
+
+
+def test_reasoning_details_are_reasoning_and_count_once(setup: Setup) -> None:
+    parts = [{"type": "reasoning.text", "index": 0, "text": "Let"}]
+    alone = answer(setup, delta(content="", reasoning_details=parts), 0.1, content("Yes"), END)
+    assert (alone.outcome, alone.events, alone.text) == (Outcome.OK, 2, "Yes")
+    assert alone.first_ns < alone.first_answer_ns
+    twice = delta(content="", reasoning_content="Let", reasoning_details=parts)
+    assert answer(setup, twice, content("Yes"), END).events == 2
+
+
+def test_indices_that_number_the_events(setup: Setup) -> None:
+    got = answer(setup, *(delta(i, content="x") for i in range(5)), STOP.replace(b'"index":0', b'"index":5'), DONE)
+    assert (got.outcome, got.events, got.text) == (Outcome.OK, 5, "xxxxx")
+
+
+def test_tool_arguments_as_an_object(setup: Setup) -> None:
+    call = [{"index": 0, "function": {"name": "f", "arguments": {"city": "Oslo"}}}]
+    got = answer(setup, delta(content=None, tool_calls=call), END)
+    assert (got.outcome, got.events, got.text) == (Outcome.OK, 1, '{"city":"Oslo"}')
+
+
+def test_usage_in_the_choice(setup: Setup) -> None:
+    inside = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 19, "completion_tokens": 3}}
+    got = answer(setup, content("A"), event({"choices": [inside]}), DONE)
+    assert (got.prompt_tokens, got.output_tokens, got.token_source) == (19, 3, TokenSource.SERVER)
+
+
+def test_reasoning_tokens_beside_the_output_tokens_are_output_tokens(setup: Setup) -> None:
+    thinks = [delta(reasoning_content="hm")] * 10
+
+    def counted(completion: int, total: int | None) -> RequestRecord:
+        told = {"prompt_tokens": 7, "completion_tokens": completion, "total_tokens": total}
+        told["completion_tokens_details"] = {"reasoning_tokens": 10}  # type: ignore[assignment]
+        return answer(setup, *thinks, content("A"), content("B"), STOP, event({"choices": [], "usage": told}), DONE)
+
+    for completion, total in ((2, 19), (2, None), (2, 9)):
+        got = counted(completion, total)
+        assert (got.output_tokens, got.stated_tokens, got.reasoning_added) == (12, 2, True)
+    for total in (19, None):
+        got = counted(12, total)
+        assert (got.output_tokens, got.reasoning_tokens, got.reasoning_added) == (12, 10, False)
+
+
+@pytest.mark.parametrize("told", [{"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, {}, None])
+def test_usage_of_zeros_is_no_usage(setup: Setup, told: object) -> None:
+    nothing = event({"choices": [], "usage": told})
+    got = answer(setup, content("A"), content("B"), STOP, nothing, DONE)
+    assert (got.outcome, got.prompt_tokens, got.output_tokens) == (Outcome.OK, None, 2)
+    assert got.token_source is TokenSource.EVENTS
+    got = answer(setup, content("A"), content("B"), STOP, usage(7, 2), nothing, DONE)
+    assert (got.prompt_tokens, got.output_tokens, got.token_source) == (7, 2, TokenSource.SERVER)
+
+
+def test_a_count_beyond_what_was_asked_for_is_marked(setup: Setup) -> None:
+    """The requests of this file ask for 4 tokens."""
+    events = [content("a")] * 4
+    got = answer(setup, *events, STOP, usage(5, 9), DONE)
+    assert (got.over_limit, got.stated_tokens, got.output_tokens, got.token_source) == (True, 9, 4, TokenSource.EVENTS)
+    got = answer(setup, *events, *events, STOP, usage(5, 8), DONE)
+    assert (got.over_limit, got.output_tokens, got.token_source) == (True, 8, TokenSource.SERVER)
+    assert not answer(setup, *events, STOP, usage(5, 4), DONE).over_limit
+    short = answer(setup, content("a"), STOP.replace(b"stop", b"length"), usage(5, 1), DONE)
+    assert (short.short, short.over_limit) == (True, False)
+
+
+def test_durations_that_can_not_be_are_not_stated(setup: Setup) -> None:
+    line = b'{"message":{"content":"A"}}\n'
+    last = {"done": True, "done_reason": "stop", "total_duration": 90_000, "prompt_eval_count": 12, "eval_count": 40}
+    got = answer(setup, line, line, json.dumps(last).encode() + b"\n", kind=OLLAMA)
+    assert got.engine == EngineTimes(total_ns=90_000)
+    day_ms = 86_400_000
+    timings = {"prompt_n": 5, "prompt_ms": day_ms, "predicted_n": 3, "predicted_ms": 0.001}
+    got = answer(setup, content("A"), event({"choices": [], "timings": timings}), STOP, DONE)
+    assert got.engine == EngineTimes(decode_ns=1_000), "longer than the request itself"
+    metrics = {"time_to_first_token_ms": day_ms, "queue_time_ms": 0, "generation_time_ms": 0}
+    got = answer(setup, content("A"), content("B"), STOP, event({"choices": [], "metrics": metrics}), DONE)
+    assert got.engine == EngineTimes(queue_ns=0)
