@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import pytest
@@ -128,3 +134,39 @@ def test_the_family_that_answers_is_tried_first_from_then_on(setup: Setup, serve
     assert [a[4][0] for a in client.pool.target.addresses] == ["127.0.0.1", "127.0.0.2", "::1"]
     assert [r.outcome for r in setup.records] == [Outcome.OK] * 7
     assert abs(servers[0].connections - servers[1].connections) <= 1
+
+
+FEW_PORTS = """
+import sys, gevent
+sys.path.insert(0, {tests!r})
+from exchanges import Setup, ask
+from raw_server import LAST_CHUNK, chunk, content, head, raw_server
+from tokenswarm.record import Outcome
+setup = Setup()
+with raw_server((head(), 0.5, chunk(content("a", "stop")) + LAST_CHUNK)) as server:
+    client = setup.client(server, fresh=True)
+    gevent.joinall([gevent.spawn(ask, client, n) for n in range(20)], timeout=20, raise_error=True)
+    assert client.pool.target.addresses, "the name is not to blame"
+for record in setup.records:
+    print(record.outcome.value, record.error_kind.replace(" ", "-"))
+"""
+
+
+def test_no_local_ports_left() -> None:
+    """Ten ports and twenty connections at once, in a network namespace of its own."""
+    inside = 'ip link set lo up && echo "50000 50009" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"'
+    python = [sys.executable, "-c", FEW_PORTS.format(tests=str(Path(__file__).parent))]
+    command = ["unshare", "--net", "sh", "-c", inside, "-", *python]
+    if os.geteuid() or shutil.which("unshare") is None or shutil.which("ip") is None:
+        pytest.skip("a network namespace needs root, unshare and ip")
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[1]
+    )
+    if done.returncode and "Operation not permitted" in done.stderr:
+        pytest.skip("no network namespace may be made here")
+
+    assert done.returncode == 0, done.stderr
+    counted = Counter(done.stdout.splitlines())
+    assert set(counted) == {"ok ", "connect no-local-ports"}, counted
+    assert counted.total() == 20
+    assert 8 <= counted["ok "] <= 10, "a port is left for the listener or not"

@@ -234,7 +234,7 @@ def engine() -> Iterator[Server]:
 @pytest.mark.parametrize("kind", FAULT_ROWS)
 def test_the_outcome_of_a_fault(engine: Server, kind: str, api: tuple[str, str]) -> None:
     setup = Setup()
-    patience = msgspec.structs.replace(QUICK, first_token=3.0)  # slow_first takes 1 s
+    patience = msgspec.structs.replace(QUICK, first_token=3.0, idle_token=1.5)  # slow_first takes 1 s
     client = setup.client(engine.address[1], kind=api, headers={"x-sim-fault": kind}, timeouts=patience)
     try:
         with gevent.Timeout(20):

@@ -118,6 +118,23 @@ def test_where_no_look_is_tight_it_is_counted(monkeypatch: pytest.MonkeyPatch) -
     reader.close()
 
 
+@pytest.mark.parametrize("drift_ppm", [-400.0, 30.0, 400.0])
+def test_a_clock_that_drifts_while_nothing_is_read_was_not_set(
+    monkeypatch: pytest.MonkeyPatch, drift_ppm: float
+) -> None:
+    """Ten minutes before the first token, or between a run's stages."""
+    world = World(9, 0.0, drift_ppm)
+    reader = Reader(world, monkeypatch)
+    for _ in range(20):
+        world.now_ns += 600 * 10**9
+        arrived_ns = world.now_ns
+        world.now_ns += 8_000
+        assert abs(reader.read(world.wall(arrived_ns)) - arrived_ns) <= SLACK_NS
+    reader.close()
+
+    assert reader.response.unsure_reads == 0
+
+
 @pytest.mark.parametrize("step_ns", [-3600 * 10**9, -10 * MS, 2 * MS, 10 * MS, 15 * 10**9, 3600 * 10**9])
 def test_a_wall_clock_that_is_set_spoils_one_read(monkeypatch: pytest.MonkeyPatch, step_ns: int) -> None:
     """Between an arrival and its read, where nothing can tell; later reads are right again."""

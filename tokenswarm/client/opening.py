@@ -87,7 +87,7 @@ def _avoid(target: Target, address: Address | None, error: OSError | None = None
 
 def _prefer(target: Target, address: Address) -> None:
     """Its family answers: from now on it is tried first (a server may listen on one loopback address of two)."""
-    if address[0] != target.addresses[0][0]:
+    if target.addresses and address[0] != target.addresses[0][0]:  # else: another user found them all dead meanwhile
         target.addresses.sort(key=lambda other: other[0] != address[0])
 
 

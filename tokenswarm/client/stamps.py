@@ -21,7 +21,8 @@ SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name 
 TIGHT_NS = 5_000  # a bracket is trusted up to here; an undisturbed one takes 0.2 µs
 SLACK_NS = 2 * TIGHT_NS  # what two looks may differ by without anything being wrong
 TRIES = 4  # brackets a look; a machine that is busy enough to widen all of them is told of, not waited for
-STEP_NS = 1_000_000  # beyond this the wall clock did not drift between two looks but was set
+STEP_NS = 1_000_000  # beyond this, and the drift below, the wall clock did not drift between two looks but was set
+DRIFT_PER = 2_000  # a clock that is slewed gains or loses 1 ns in so many at the most (500 ppm)
 
 unpack_timespec = struct.Struct("qq").unpack
 
@@ -30,12 +31,13 @@ class ClockPair:
     """The offset of the wall clock from the monotonic one, ns. `low_ns` to `high_ns`: what a pair of reads may say of
     it without a new look; empty while it is not known."""
 
-    __slots__ = ("_monotonic", "_realtime", "error_ns", "high_ns", "low_ns", "offset_ns")
+    __slots__ = ("_looked_ns", "_monotonic", "_realtime", "error_ns", "high_ns", "low_ns", "offset_ns")
 
     def __init__(self, monotonic: Clock | None = None, realtime: Clock | None = None) -> None:
         self._monotonic = monotonic or clock.monotonic_ns
         self._realtime = realtime or clock.realtime_ns
-        self.offset_ns = self._realtime() - self._monotonic()
+        self._looked_ns = self._monotonic()
+        self.offset_ns = self._realtime() - self._looked_ns
         self.error_ns = STEP_NS
         self.low_ns, self.high_ns = 1, 0
         self.look()
@@ -61,7 +63,8 @@ class ClockPair:
         # else: only wide brackets, and none of them speaks against what a tight one said before
         tight = self.error_ns <= TIGHT_NS
         self.low_ns, self.high_ns = (self.offset_ns - TIGHT_NS, self.offset_ns + TIGHT_NS) if tight else (1, 0)
-        return known and abs(self.offset_ns - before_ns) > STEP_NS
+        drift_ns, self._looked_ns = (ended_ns - self._looked_ns) // DRIFT_PER, ended_ns
+        return known and abs(self.offset_ns - before_ns) > STEP_NS + drift_ns
 
     def place(self, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, bool]:
         """(moment on the monotonic clock, whether it is sure) of a stamp of the wall clock: the slow way, with a look.
