@@ -226,6 +226,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(prometheus, natives, summary["run_id"], native["run_id"], began, started, end, summary)
 
 
+def _counts(series: dict[str, Any]) -> list[float]:
+    """Of native histograms, each by its count."""
+    return [float(histogram["count"]) for _, histogram in series.get("histograms", ())]
+
+
 def _answers(
     world: World, target: dict[str, Any], run_id: str, prometheus: Prometheus | None = None
 ) -> list[tuple[dict[str, str], list[float]]]:
@@ -235,7 +240,7 @@ def _answers(
     if not target.get("instant"):
         begin = world.begin if "$started" in target["expr"] else world.earliest
         data = prometheus.api("query_range", query=expr, start=f"{begin:.3f}", end=f"{time.time():.3f}", step="1")
-        return [(one["metric"], [float(v) for _, v in one["values"]]) for one in data["result"]]
+        return [(one["metric"], [float(v) for _, v in one.get("values", ())] + _counts(one)) for one in data["result"]]
     found = []
     for at in (world.end - 3, time.time()):
         data = prometheus.api("query", query=expr, time=f"{at:.3f}")
@@ -286,6 +291,8 @@ def test_what_is_drawn_from_buckets_is_drawn_from_native_histograms_alone(world:
             compared += high is not None
             if high is not None and high_native is None:
                 empty.append(where)
+            elif target.get("format") == "heatmap":
+                continue  # the highest bucket there, all of a histogram here
             elif high and high_native and not 0.4 < high_native / high < 2.5:  # scraped at other moments
                 unlike.append((where, high, high_native))
     assert (empty, unlike) == ([], [])
