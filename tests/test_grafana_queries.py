@@ -198,6 +198,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         prometheus = stack.enter_context(serving(folder, _config(folder, **addresses)))
         other_folder = tmp_path_factory.mktemp("natives")
         config = _config(other_folder, tokenswarm_load=addresses["tokenswarm_load"])
+        del config["rule_files"]  # rules are asked in test_prometheus_exporter.py; here they would cost a core
+        config["global"]["scrape_interval"] = "2s"
         natives = stack.enter_context(serving(other_folder, config, *natives_only(config)))
         prometheus.wait_for("up == 1")
         other = SyntheticRun(OTHER, engine="ollama", start_timestamp_s=time.time() - 20)
@@ -220,8 +222,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         end = time.time()
         prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
         time.sleep(2.5)  # so that the last scrapes and rules have seen it
-        started = prometheus.value(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
-        assert started is not None
+        told = prometheus.wait_for(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
+        (started,) = told.values()
         assert began < started < end
         yield World(prometheus, natives, summary["run_id"], native["run_id"], began, started, end, summary)
 

@@ -321,6 +321,8 @@ def test_several_processes_at_one_address_are_named_and_give_no_number(turns: st
     block = summary.stages[0].server["metrics"]
     assert (block["coverage"]["resets"], block["coverage"]["empty_windows"]) == (0, 1)
     assert (block["generation_tokens"], block["running"]["mean"], block["finished"]) == (None, None, {})
+    assert it.newest is not None
+    assert (it.newest.kind, it.newest.levels) == ("vllm", {})
 
 
 RESTARTED: dict[str, list[bytes | None]] = {
