@@ -331,6 +331,10 @@ RESTARTED: dict[str, list[bytes | None]] = {
     "twice, from 0": [told(n) for n in (0, 50, 0, 60, 0, 70)],
     "again and again, away meanwhile": [told(n) if n else None for n in (5, 50, 0, 6, 60, 0, 7, 70, 0, 8, 80)],
     "new start times": [told(n, started=start) for n, start in ((9, 1), (99, 1), (10, 2), (99, 2), (11, 3), (99, 3))],
+    "a model that leaves while the other one gains": [
+        *(told(1, *(f'vllm:num_preemptions_total{{model_name="{m}"}} {n}' for m in "ab")) for n in (10, 20)),
+        *(told(1, f'vllm:num_preemptions_total{{model_name="a"}} {n}') for n in (300, 400)),
+    ],
     "a cut page again and again": [told(n) if n % 2 else told(n, "vllm:num_preemptions_total 5") for n in range(9)],
 }
 
@@ -345,8 +349,9 @@ def test_restarts_are_restarts(restarted: str) -> None:
         else:
             it.page(page, s(at + 1), 0)
     assert not it.several
-    falls = {"once": 1, "beyond the start": 1, "a cut page again and again": 0}.get(restarted, 2)
-    assert it.by_stage[0].totals(s(20)).resets == (3 if "away" in restarted else falls)
+    falls = {"twice, from 0": 2, "new start times": 2, "again and again, away meanwhile": 3}
+    falls["a cut page again and again"] = 0
+    assert it.by_stage[0].totals(s(20)).resets == falls.get(restarted, 1)
 
 
 # -- the server block ------------------------------------------------------------------------------------------------
