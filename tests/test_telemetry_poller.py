@@ -302,7 +302,7 @@ def test_a_redirect_on_the_same_server_is_followed_and_kept(to: str) -> None:
 def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", "Bearer engine-key")
     with raw_server([answer(PAGE), CLOSE]) as other:
-        there = f"http://127.0.0.1:{other.port}/metrics"
+        there = f"http://127.0.0.1:{other.port}/elsewhere"
         with raw_server(moved(there)) as server:
             engine = Engine(headers_from_env={"Authorization": "KEY"})
             it, said = poller(profile(f"http://127.0.0.1:{server.port}", engine=engine))
@@ -311,6 +311,7 @@ def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pyt
                 it.finish(summary_of())
         assert f"/metrics answered HTTP 307 to {there}: give that address" in said[0]
         assert other.connections == 0
+        assert {request.split()[1] for request in server.requests} == {b"/metrics"}
 
 
 def test_a_redirect_in_a_circle_ends() -> None:

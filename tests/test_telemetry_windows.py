@@ -294,6 +294,7 @@ TURNS: dict[str, list[bytes]] = {
     "at random": [told(n) for n in (1000, 1010, 70, 80, 1020, 90, 100, 1030, 1040, 110)],
     "a cache": [told(n) for n in (100, 200, 300, 200, 400, 500, 400, 600)],
     "start times": [told(n, started=n // 1000) for pair in zip(A, B, strict=True) for n in pair],
+    "a start time that comes back": [told(1000, started=1), told(70, started=2), told(1010, started=1)],
     "other series": [
         page
         for a, b in zip(A, B, strict=True)
