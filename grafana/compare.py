@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from grafana.frame import Rows, assemble, run, run_annotations
 from grafana.panels import About, Builder, joined, rows, table, transformation, xy
-from grafana.queries import E2E, ITL, STALL, TPOT, TTFT, stage, up_to, whole
+from grafana.queries import E2E, ITL, STALL, TPOT, TTFT, shares, stage, whole
 
 A, B = 'run_id="$run_a"', 'run_id="$run_b"'
 GONE = "one of the runs has no numbers in the time range: widen it, or choose another run"
@@ -118,7 +118,7 @@ def _cdf(title: str, histogram: str, what: str) -> Builder:
         share = f"{buckets} / scalar(sum(last_over_time({histogram}_count{{{run_}}}[$__range])))"
         native = f"sum(last_over_time({histogram}{{{run_}}}[$__range]))"
         kept = f"last_over_time({histogram}_count{{{run_}}}[$__range])"
-        return f"{share} or ({up_to(native, -10, 9, share=True)}) unless on () {kept}"
+        return f"{share} or ({shares(native, -10, 9)}) unless on () {kept}"
 
     steps = joined("le")
     numeric = [{"targetField": "le", "destinationType": "number"}]

@@ -22,7 +22,6 @@ from grafana.queries import (
     quantile,
     rate,
     recent,
-    up_to,
 )
 
 
@@ -133,16 +132,16 @@ def _latency_of(title: str, metric: str, histogram: str, what: str, bad: str, sl
     )
 
 
-def _heatmap_of(title: str, histogram: str, edges: tuple[int, int], what: str, bad: str) -> Builder:
+def _heatmap_of(title: str, histogram: str, edges: str, what: str, bad: str) -> Builder:
     about = About(
         f"How many {what}; a row is a factor of 2.",
         "increase of the buckets at whole powers of 2",
         bad,
         "no steady window yet",
     )
-    native = f"sum(increase({histogram}{{{RUN}}}[{RATE}]))"
-    expr = f"sum by (le) (increase({histogram}_bucket{{{RUN},{octaves(*edges)}}}[{RATE}]))"
-    expr += f" or ({up_to(native, *edges, share=False)}) unless on () rate({histogram}_count{{{RUN}}}[{RATE}])"
+    expr = f"sum by (le) (increase({histogram}_bucket{{{RUN},{edges}}}[{RATE}]))"
+    # Grafana draws a native histogram itself; where buckets are kept, too, it must not get both.
+    expr += f" or sum(increase({histogram}{{{RUN}}}[{RATE}])) unless on () rate({histogram}_count{{{RUN}}}[{RATE}])"
     return heatmap(title, "s", about, query(expr, "{{le}}").format(PromQueryFormat.HEATMAP), width=8)
 
 
@@ -163,14 +162,14 @@ def _latency() -> list[Builder]:
         _heatmap_of(
             "TTFT",
             TTFT,
-            (-10, 9),
+            octaves(-10, 9),
             "requests of the steady windows had which TTFT",
             "two bands: two kinds of requests (cached, not cached; queued, not queued) that a percentile mixes.",
         ),
         _heatmap_of(
             "ITL",
             ITL,
-            (-13, 5),
+            octaves(-13, 5),
             "gaps between tokens had which length",
             "a second band far above the first: prefills of others interrupt decoding.",
         ),

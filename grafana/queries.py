@@ -72,13 +72,10 @@ def mean(histogram: str, selector: str = "", window: str = RATE) -> str:
     return f"{sum_rate(histogram, selector, window)} / {count_rate(histogram, selector, window)}"
 
 
-def up_to(native: str, first: int, last: int, *, share: bool) -> str:
-    """What classic buckets at 2^first … 2^last would hold, by `le`, from an expression of one native histogram."""
-    rows = []
-    for power in range(first, last + 1):
-        edge = f"{2.0**power:.6g}"
-        below = f"histogram_fraction(0, {edge}, {native})" + ("" if share else f" * histogram_count({native})")
-        rows.append(f'label_replace({below}, "le", "{edge}", "", "")')
+def shares(native: str, first: int, last: int) -> str:
+    """The share up to 2^first … 2^last, by `le`, from an expression of one native histogram: for one moment only."""
+    edges = [f"{2.0**power:.6g}" for power in range(first, last + 1)]
+    rows = (f'label_replace(histogram_fraction(0, {edge}, {native}), "le", "{edge}", "", "")' for edge in edges)
     return " or ".join(rows)
 
 

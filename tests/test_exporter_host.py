@@ -80,6 +80,41 @@ def test_network_bytes_leave_out_loopback_and_survive_an_interface_that_goes(mon
     assert rx() == 167
 
 
+def test_network_bytes_are_the_machines_where_its_processes_are_shared_and_its_network_is_not(tmp_path: Path) -> None:
+    """As in a container with `pid: host`: its own interfaces have moved nothing."""
+    head = "Inter-|   Receive\n face |bytes    packets\n"
+    row = "  {}: {} 9 0 0 0 0 0 0 {} 9 0 0 0 0 0 0\n"
+    write(
+        tmp_path,
+        **{
+            "1__net__dev": head + row.format("lo", 5, 5) + row.format("eth0", 700, 30) + row.format("veth0:1", 20, 4),
+            "self__net__dev": head + row.format("eth0", 1, 1),
+        },
+    )
+    readings = host.HostReader(proc=tmp_path).read()
+    assert value(readings, "host_network_bytes_total", "rx") == 720
+    assert value(readings, "host_network_bytes_total", "tx") == 34
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
+def test_in_a_network_of_its_own_it_tells_that_of_process_1() -> None:
+    code = (
+        "from exporters.gpu import host; r = host.HostReader().read();"
+        "print(dict(r.rows['tokenswarm_host_network_bytes_total'])[('rx',)])"
+    )
+    command = ["unshare", "--net", sys.executable, "-c", code]
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace can be made here")
+
+    def machine() -> int:
+        rows = [line.split(":") for line in Path("/proc/1/net/dev").read_text().splitlines()[2:]]
+        return sum(int(counts.split()[0]) for name, counts in rows if not name.strip().startswith("lo"))
+
+    before = machine()
+    told = float(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert before <= told <= machine()
+
+
 @pytest.mark.parametrize("error", [OSError("gone"), psutil.AccessDenied(), ValueError("new format")])
 def test_a_source_that_fails_is_counted_and_spoils_no_other(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail() -> None:

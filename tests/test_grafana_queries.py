@@ -198,6 +198,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         prometheus = stack.enter_context(serving(folder, _config(folder, **addresses)))
         other_folder = tmp_path_factory.mktemp("natives")
         config = _config(other_folder, tokenswarm_load=addresses["tokenswarm_load"])
+        del config["rule_files"]  # rules are asked in test_prometheus_exporter.py; here they would cost a core
+        config["global"]["scrape_interval"] = "2s"
         natives = stack.enter_context(serving(other_folder, config, *natives_only(config)))
         prometheus.wait_for("up == 1")
         other = SyntheticRun(OTHER, engine="ollama", start_timestamp_s=time.time() - 20)
@@ -220,10 +222,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         end = time.time()
         prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
         time.sleep(2.5)  # so that the last scrapes and rules have seen it
-        started = prometheus.value(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
-        assert started is not None
+        told = prometheus.wait_for(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
+        (started,) = told.values()
         assert began < started < end
         yield World(prometheus, natives, summary["run_id"], native["run_id"], began, started, end, summary)
+
+
+def _counts(series: dict[str, Any]) -> list[float]:
+    """Of native histograms, each by its count."""
+    return [float(histogram["count"]) for _, histogram in series.get("histograms", ())]
 
 
 def _answers(
@@ -235,7 +242,7 @@ def _answers(
     if not target.get("instant"):
         begin = world.begin if "$started" in target["expr"] else world.earliest
         data = prometheus.api("query_range", query=expr, start=f"{begin:.3f}", end=f"{time.time():.3f}", step="1")
-        return [(one["metric"], [float(v) for _, v in one["values"]]) for one in data["result"]]
+        return [(one["metric"], [float(v) for _, v in one.get("values", ())] + _counts(one)) for one in data["result"]]
     found = []
     for at in (world.end - 3, time.time()):
         data = prometheus.api("query", query=expr, time=f"{at:.3f}")
@@ -286,6 +293,8 @@ def test_what_is_drawn_from_buckets_is_drawn_from_native_histograms_alone(world:
             compared += high is not None
             if high is not None and high_native is None:
                 empty.append(where)
+            elif target.get("format") == "heatmap":
+                continue  # the highest bucket there, all of a histogram here
             elif high and high_native and not 0.4 < high_native / high < 2.5:  # scraped at other moments
                 unlike.append((where, high, high_native))
     assert (empty, unlike) == ([], [])

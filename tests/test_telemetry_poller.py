@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -299,7 +302,7 @@ def test_a_redirect_on_the_same_server_is_followed_and_kept(to: str) -> None:
 def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", "Bearer engine-key")
     with raw_server([answer(PAGE), CLOSE]) as other:
-        there = f"http://127.0.0.1:{other.port}/metrics"
+        there = f"http://127.0.0.1:{other.port}/elsewhere"
         with raw_server(moved(there)) as server:
             engine = Engine(headers_from_env={"Authorization": "KEY"})
             it, said = poller(profile(f"http://127.0.0.1:{server.port}", engine=engine))
@@ -308,6 +311,7 @@ def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pyt
                 it.finish(summary_of())
         assert f"/metrics answered HTTP 307 to {there}: give that address" in said[0]
         assert other.connections == 0
+        assert {request.split()[1] for request in server.requests} == {b"/metrics"}
 
 
 def test_a_redirect_in_a_circle_ends() -> None:
@@ -509,3 +513,70 @@ def test_looks_come_at_the_interval_and_do_not_pile_up() -> None:
                 it.phase(0, "steady", 1, 1.0)  # edges ask at once, but not for several at a time
                 gevent.sleep(0.05)
         assert 2 <= server.connections <= 6
+
+
+# -- what a server repeats -------------------------------------------------------------------------------------------
+
+KEY = "sk-canary-0123456789abcdef"
+
+
+@pytest.mark.parametrize("told", [KEY, f"0.33 ({KEY})", "x" * 90 + KEY])
+def test_a_key_that_the_server_repeats_as_its_version_is_in_no_file_and_on_no_page(
+    told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Behind a proxy that shows what it was sent; cut at 100 characters, the last case holds a part of the key."""
+    monkeypatch.setenv("KEY", f"Bearer {KEY}")
+    models = answer(b'{"object":"list","data":[{"id":"m"}]}', "application/json")
+    version = answer(json.dumps({"version": told}).encode(), "application/json")
+    with raw_server([models, CLOSE], [version, CLOSE]) as server:
+        pushed = in_a_process_of_its_own(
+            "from tokenswarm.cluster import conclusion, push; from tokenswarm.profile.engine import Engine;"
+            "engine = Engine(headers_from_env={'Authorization': 'KEY'});"
+            f"made = sample_runs.profile(target=('http://127.0.0.1:{server.port}',), engine=engine);"
+            f"run = conclusion.open_run(made, {str(tmp_path)!r}, ['run']);"
+            "print(json.dumps(push.of_run(run.profile, run.manifest, list, str)._state.info))"
+        )
+    files = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("/version" in text for text in files)
+    assert pushed["engine_version"]
+    for text in (*files, json.dumps(pushed)):
+        assert KEY[:10] not in text
+
+
+def in_a_process_of_its_own(code: str) -> Any:
+    """The JSON that it prints; here Locust would patch what the tests stand on."""
+    code = f"import json; import locust; import sample_runs, msgspec;{code}"
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'tests'}"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_key_that_a_metrics_page_repeats_is_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", f"Bearer {KEY}")
+    cases = ([answer(PAGE + f"vllm:num_preemptions_total{{{KEY}}} 1\n".encode()), CLOSE], moved(f"http://x/?k={KEY}"))
+    for script in cases:
+        with raw_server(script) as server:
+            engine = Engine(headers_from_env={"Authorization": "KEY"})
+            it, said = poller(profile(f"http://127.0.0.1:{server.port}", engine=engine))
+            with it:
+                until(lambda it=it: it.pages[0].watch.looks >= 2)  # type: ignore[misc]
+                summary = summary_of()
+                it.finish(summary)
+        assert "[hidden]" in said[0]
+        assert KEY not in said[0] + json.dumps(summary.server["metrics"])
+
+
+def test_locusts_own_table_gets_the_models_name_without_control_characters() -> None:
+    """Locust prints names as they are, on the console and into its CSV."""
+    told = in_a_process_of_its_own(
+        "from locust.env import Environment; from tokenswarm.cluster.worker import fire_request;"
+        "from tokenswarm.record import Outcome, RequestRecord; made = sample_runs.profile();"
+        "engine = msgspec.structs.replace(made.engine, model='a\x1b[31m\u202eb\nc');".encode("unicode_escape").decode()
+        + "made = msgspec.structs.replace(made, engine=engine); env, got = Environment(), [];"
+        "env.events.request.add_listener(lambda **told: got.append([told['name'], str(told['exception'])]));"
+        "record = RequestRecord(id='r', outcome=Outcome.RESET, error_kind='x\\x1b[2Jy', stage=0, phase='steady',"
+        "intended_ns=0, sent_ns=0); fire_request(env, made, record); print(json.dumps(got))"
+    )
+    assert told == [["a [31m b c", "reset: x [2Jy"]]

@@ -294,6 +294,7 @@ TURNS: dict[str, list[bytes]] = {
     "at random": [told(n) for n in (1000, 1010, 70, 80, 1020, 90, 100, 1030, 1040, 110)],
     "a cache": [told(n) for n in (100, 200, 300, 200, 400, 500, 400, 600)],
     "start times": [told(n, started=n // 1000) for pair in zip(A, B, strict=True) for n in pair],
+    "a start time that comes back": [told(1000, started=1), told(70, started=2), told(1010, started=1)],
     "other series": [
         page
         for a, b in zip(A, B, strict=True)
@@ -321,6 +322,8 @@ def test_several_processes_at_one_address_are_named_and_give_no_number(turns: st
     block = summary.stages[0].server["metrics"]
     assert (block["coverage"]["resets"], block["coverage"]["empty_windows"]) == (0, 1)
     assert (block["generation_tokens"], block["running"]["mean"], block["finished"]) == (None, None, {})
+    assert it.newest is not None
+    assert (it.newest.kind, it.newest.levels) == ("vllm", {})
 
 
 RESTARTED: dict[str, list[bytes | None]] = {
@@ -329,6 +332,10 @@ RESTARTED: dict[str, list[bytes | None]] = {
     "twice, from 0": [told(n) for n in (0, 50, 0, 60, 0, 70)],
     "again and again, away meanwhile": [told(n) if n else None for n in (5, 50, 0, 6, 60, 0, 7, 70, 0, 8, 80)],
     "new start times": [told(n, started=start) for n, start in ((9, 1), (99, 1), (10, 2), (99, 2), (11, 3), (99, 3))],
+    "a model that leaves while the other one gains": [
+        *(told(1, *(f'vllm:num_preemptions_total{{model_name="{m}"}} {n}' for m in "ab")) for n in (10, 20)),
+        *(told(1, f'vllm:num_preemptions_total{{model_name="a"}} {n}') for n in (300, 400)),
+    ],
     "a cut page again and again": [told(n) if n % 2 else told(n, "vllm:num_preemptions_total 5") for n in range(9)],
 }
 
@@ -343,8 +350,9 @@ def test_restarts_are_restarts(restarted: str) -> None:
         else:
             it.page(page, s(at + 1), 0)
     assert not it.several
-    falls = {"once": 1, "beyond the start": 1, "a cut page again and again": 0}.get(restarted, 2)
-    assert it.by_stage[0].totals(s(20)).resets == (3 if "away" in restarted else falls)
+    falls = {"twice, from 0": 2, "new start times": 2, "again and again, away meanwhile": 3}
+    falls["a cut page again and again"] = 0
+    assert it.by_stage[0].totals(s(20)).resets == falls.get(restarted, 1)
 
 
 # -- the server block ------------------------------------------------------------------------------------------------

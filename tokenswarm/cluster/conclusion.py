@@ -27,9 +27,11 @@ from tokenswarm.client import preflight
 from tokenswarm.cluster import poller, push
 from tokenswarm.cluster.controller import RunEnd, Watcher
 from tokenswarm.cluster.messages import Member
+from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
+from tokenswarm.profile.environment import secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
@@ -70,7 +72,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str]) -> Run:
         command=list(command),
         versions={name: metadata.version(name) for name in PACKAGES},
         git_revision=_git_revision(),
-        engine=msgspec.to_builtins(findings),
+        engine=hide_in(msgspec.to_builtins(findings), secret_words(secret_headers(profile))),
         host=_host_facts(),
     )
     folder.write_json("manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")

@@ -24,6 +24,7 @@ from tokenswarm.client.page import request
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.engines.failure import clean_line, hide, secret_words
 from tokenswarm.kv_cache import KvShape
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Merged
@@ -72,6 +73,7 @@ class Page:
         self._target = target
         self._path = urlsplit(watch.url).path
         self._headers = headers
+        self._secrets = secret_words(headers)
         self._found = found  # by `auto`: it may well have no metrics
         self._wake = Event()
         self._greenlet: gevent.Greenlet | None = None
@@ -97,6 +99,7 @@ class Page:
             self._wake.clear()
             began_ns = monotonic_ns()
             hopeless = self._poll(began_ns)
+            self.watch.problem = hide(self.watch.problem, self._secrets)  # servers repeat a key, and so do redirects
             if self._found and not self.watch.good and hopeless and self.watch.misses >= TRIES:
                 return
             self._wake.wait(max(0.0, self.watch.interval_s - (monotonic_ns() - began_ns) / NS_PER_S))
@@ -269,7 +272,7 @@ def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:
 
 def _hint(answer: Answer) -> str:
     if answer.status in REDIRECTS and answer.location:
-        return f" to {answer.location[:120]}: give that address in `telemetry`"
+        return f" to {clean_line(answer.location)[:120]}: give that address in `telemetry`"
     return f" ({HINTS[answer.status]})" if answer.status in HINTS else ""
 
 

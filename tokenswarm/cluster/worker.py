@@ -47,6 +47,7 @@ from tokenswarm.prompts.library import Library, open_steps
 from tokenswarm.prompts.replay import Replay
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
+from tokenswarm.reports.numbers import harmless
 
 REPORT_S = 1.0
 DEAD_MAN_S = 10.0  # without the master's heartbeat for so long, a worker stops its load
@@ -333,10 +334,10 @@ def fire_request(environment: Environment, profile: Profile, record: RequestReco
     e2e_ns = record.e2e_ns
     environment.events.request.fire(
         request_type=profile.engine.api,
-        name=profile.engine.model or "?",
+        name=harmless(profile.engine.model or "?"),  # Locust prints it as it is
         response_time=None if e2e_ns is None else e2e_ns / 1e6,
         response_length=record.bytes_received,
-        exception=None if record.ok else RequestFailed(f"{record.outcome.value}: {record.error_kind}"),
+        exception=None if record.ok else RequestFailed(harmless(f"{record.outcome.value}: {record.error_kind}")),
         context={"outcome": record.outcome.value, "output_tokens": record.output_tokens},
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -57,6 +58,16 @@ def hide(text: str, secrets: Iterable[str]) -> str:
                     text = f"{said[:-length]}[hidden]…"
                     break
     return text
+
+
+def hide_in(value: Any, secrets: Iterable[str]) -> Any:
+    """A copy of something JSON-like that a server told, with the secrets hidden in each text, cut or whole."""
+    words = tuple(secrets)
+    if isinstance(value, Mapping):
+        return {hide_in(key, words): hide_in(inner, words) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_in(inner, words) for inner in value]
+    return hide(f"{value}…", words).removesuffix("…") if isinstance(value, str) else value
 
 
 # A `message` alone may be anything; beside one of these it says what went wrong (Dynamo, Azure, API gateways).

@@ -128,6 +128,7 @@ class EngineWatch(Watch):
         if self._processes.several:
             for window in self.windows():
                 window.void()
+            self.newest = Reading(kind=reading.kind, facts=reading.facts)  # what is shown live must not stand still
             raise PageError("several_processes", SEVERAL)
 
 
