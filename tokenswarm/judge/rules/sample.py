@@ -59,21 +59,21 @@ def few_samples(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 def censored(evidence: Evidence, summary: Summary) -> Doubt | None:
     """Requests cut off at the drain bound are the slowest: they must be few against the tail that is looked at."""
-    counts = summary.requests_steady
-    n = counts.ok + counts.censored
-    if not counts.censored:
+    hung = summary.requests.censored  # those of a warm-up hung all the window long
+    n = summary.requests_steady.ok + hung
+    if not hung:
         return None
     gated = [PERCENTILES[which] for _, which, _ in latency_limits(evidence.profile.slo) if which in PERCENTILES]
     p = max([0.5, *gated, *(p for p in PERCENTILES.values() if enough(p, n))])
-    share, tail = counts.censored / n, 1.0 - p
+    share, tail = hung / n, 1.0 - p
     if share < tail / 10:
         return None
     return doubt(
         "censored",
         "invalid" if share >= tail else "degraded",
-        f"{counts.censored} of {n} requests were still running when the drain bound was reached ({share:.1%}): they "
+        f"{hung} of {n} requests were still running when the drain bound was reached ({share:.1%}): they "
         f"are the slowest, and the percentiles up to p{100 * p:g} lack them. Raise `phases.drain`.",
-        censored=counts.censored,
+        censored=hung,
         n=n,
         p=p,
     )
