@@ -197,7 +197,7 @@ def _goodput_gate(steady: Block, slo: Slo) -> Gate:
 
 
 def _failed_gate(steady: Block, limit: float, hung: int) -> Gate:
-    """`hung`: requests of any phase that had not ended at the drain bound; one of a warm-up hung all the window long."""
+    """`hung`: requests of any phase that had not ended at the drain bound; one of a warm-up hung on through it."""
     ended = steady.ok + steady.failed + steady.censored
     if not ended:
         return _gate("failed_ratio", "<=", limit, None, "fail", "no request ended in a steady window")
