@@ -241,6 +241,16 @@ def test_where_every_answer_hangs_nothing_passes(limit: float) -> None:
     assert {name: gate.result for name, gate in gates.items()} == {"failed_ratio": "fail", "goodput_ratio": "fail"}
 
 
+def test_what_hangs_since_the_warm_up_may_have_failed_too() -> None:
+    slo = Slo(failed_ratio=0.01)
+    merged = sample_runs.run(800, slo=slo)
+    early = sample_runs.run(0, ends={Outcome.CENSORED: 9}, phase="warmup").block(0)
+    early.phase = "warmup"
+    merged.blocks.append(early)
+    gate = one(slo, merged)
+    assert (gate.result, "9 had not ended" in gate.reason) == ("inconclusive", True)
+
+
 def test_a_mean_of_those_that_ended_says_nothing_of_those_that_did_not() -> None:
     slo = Slo(e2e_s=Percentiles(mean=5.0))
     gate = one(slo, sample_runs.run(800, slo=slo, ends={Outcome.CENSORED: 1}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from datetime import UTC, datetime
 
@@ -146,6 +147,22 @@ def test_every_part_of_the_result_is_there() -> None:
     assert "a p99 takes 662 requests" in text
     assert "errors: 9 × http_5xx: service unavailable" in text
     assert "results: /some/where/results/x report: /some/where/results/x/report.html" in text
+
+
+def test_the_footnote_says_what_the_samples_are_worth() -> None:
+    """60 samples of a slow wave are no 60 samples: without that the missing median puzzles."""
+    merged = sample_runs.run(60, ttft=lambda number: 0.1 + 0.05 * math.sin(number / 20))
+    stat = sample_runs.summary(merged).latency.ttft_s
+    assert stat.n_effective < 11
+    assert f"TTFT 60 worth {stat.n_effective:.0f}" in " ".join(written(judged(merged)).split())
+
+
+def test_the_footnote_names_what_the_reads_dont_carry() -> None:
+    merged = sample_runs.run(8000)
+    merged.block(0).merged_events = 1440  # 2 %
+    text = " ".join(written(judged(merged)).split())
+    assert "ITL, TPOT, worst gap: 2.00% of the tokens shared a read" in text
+    assert "too few samples" not in text
 
 
 def test_there_is_no_footnote_where_nothing_is_missing() -> None:

@@ -222,6 +222,22 @@ def test_faults_inside_a_stream_leave_unstreamed_answers_alone(server):
     assert json.loads(body)["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("api", ["chat", "ollama_chat", "completions"])
+def test_a_long_prompt_is_cut_without_a_word(server, api):
+    """Of several messages the oldest go; of one text half of the context and 2 tokens are left."""
+
+    def read(text: str, several: bool = False) -> int:
+        messages = [{"role": "user", "content": text}] * (3 if several else 1)
+        fields = {"messages": messages} if api.endswith("chat") else {"prompt": text}
+        body = json.loads(exchange(server, asking("prompt_cut:100", api, stream=False, **fields))[1])
+        return body["prompt_eval_count"] if api == "ollama_chat" else body["usage"]["prompt_tokens"]
+
+    assert read("word " * 20) <= 100
+    assert read("word " * 200) == 52
+    if api.endswith("chat"):
+        assert read("word " * 40, several=True) == 50 + 4 + 3
+
+
 def test_each_kind_is_tested_here():
     text = Path(__file__).read_text()
     assert [kind for kind in FAULTS if f'"{kind}' not in text] == []

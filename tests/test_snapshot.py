@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenswarm.measure import snapshot as snapshots
+from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.recorder import Recorder, Slo
 from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch
 from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot, SnapshotError, total
@@ -203,6 +204,8 @@ def test_every_field_of_a_block_is_summed() -> None:
             old = getattr(struct, name)
             if isinstance(old, Sketch):
                 old.add(value)
+            elif isinstance(old, Periods):
+                old.add(value, failed=True)
             elif isinstance(old, dict):
                 old["key"] = Sketch([value]) if name.endswith("_half") else value
             elif isinstance(old, msgspec.Struct):
@@ -218,6 +221,8 @@ def test_every_field_of_a_block_is_summed() -> None:
             match getattr(struct, name):
                 case Sketch() as sketch:
                     assert (sketch.n, sketch.sum) == (2, 8.0), name
+                case Periods() as periods:
+                    assert periods == Periods(ended={3: 1, 5: 1}, failed={3: 1, 5: 1})
                 case dict() as counts:
                     assert counts["key"] in (8, Sketch([3, 5])), name
                 case int(number) if name not in ("stage", "phase"):
@@ -313,3 +318,35 @@ def test_kernel_stamp_ratio() -> None:
 def test_an_empty_sum_is_not_final() -> None:
     assert not Inbox("run").merged().final
     assert Merged(run_id="run").blocks == []
+
+
+@pytest.mark.parametrize("seconds", [10, 511, 4000, 90_000])
+def test_periods_are_bounded_and_add_up_in_any_order(seconds: int) -> None:
+    """An outage of a tenth of the run keeps its place, to the width of a bin, however long the run is."""
+    workers = [Periods(), Periods(), Periods()]
+    for second in range(seconds):
+        failed = 0.4 * seconds <= second < 0.5 * seconds
+        for worker in workers[: 1 + second % 3]:
+            worker.add(second, failed=failed)
+    sums = []
+    for order in (workers, workers[::-1]):
+        whole = Periods()
+        for worker in order:
+            whole.merge(worker)
+        sums.append(whole)
+    assert sums[0] == sums[1]
+    assert len(sums[0].ended) <= 512
+    assert sum(sums[0].ended.values()) == sum(1 + second % 3 for second in range(seconds))
+    found = sums[0].worst()
+    assert found is not None
+    assert abs(found.start_s - 0.4 * seconds) <= sums[0].width_s
+    assert abs(found.end_s - 0.5 * seconds) <= sums[0].width_s
+
+
+def test_periods_without_a_failure_have_no_outage() -> None:
+    periods = Periods(ended={1: 4, 2: 2}, failed={1: 2})
+    assert periods.worst() is None  # half is not most
+    periods.failed[1] = 3
+    outage = periods.worst()
+    assert outage is not None
+    assert (outage.start_s, outage.end_s, outage.failed, outage.ended) == (1, 2, 3, 4)

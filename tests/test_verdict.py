@@ -110,6 +110,25 @@ def both(*faults: Callable[[Case], None]) -> Callable[[Case], None]:
     return change
 
 
+def outage(start_s: int, seconds: int) -> Callable[[Case], None]:
+    """In each second most of the requests that ended failed."""
+
+    def change(case: Case) -> None:
+        for second in range(start_s, start_s + seconds):
+            for _ in range(1 + 2 * case.merged.block(0).periods.ended.get(second, 0)):
+                case.merged.block(0).periods.add(second, failed=True)
+
+    return change
+
+
+def broken(age_s: float, n: int) -> Callable[[Case], None]:
+    def change(case: Case) -> None:
+        for number in range(n):
+            case.merged.block(0).broken_e2e.add(age_s + 0.01 * number)
+
+    return change
+
+
 def window(seconds: float) -> Callable[[Case], None]:
     return lambda case: setattr(case.merged.block(0), "window_ns", int(seconds * NS_PER_S))
 
@@ -182,6 +201,14 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "users were missing": ("run-trouble", "invalid", known(remarks=("only 3 of 50 users were there",))),
     "a signal": ("interrupted", "degraded", known(interrupted=True)),
     "most requests failed": ("mostly-failed", "invalid", outcomes(Outcome.HTTP_5XX, 1101)),
+    "2 % refused": ("failures", "degraded", outcomes(Outcome.HTTP_5XX, 24)),
+    "an outage of 8 s": ("failures", "degraded", both(outcomes(Outcome.CONNECT, 9), outage(40, 8))),
+    "all died at one age": ("path-timeout", "note", broken(60.0, 8)),
+    "every other request refused": ("failures", "degraded", outcomes(Outcome.RATE_LIMITED, 1100)),
+    "half of the prompts cut": (
+        "prompt-cut", "invalid", lambda case: case.merged.block(0).prompt_cut.add(90, 550),
+    ),
+    "5 % of the prompts cut": ("prompt-cut", "degraded", lambda case: case.merged.block(0).prompt_cut.add(90, 55)),
     "2 % truncated": ("truncated-answers", "invalid", outcomes(Outcome.TRUNCATED, 24)),
     "0.1 % dropped": ("dropped-arrivals", "degraded", steady(intended=1, dropped=1)),
     "1 % dropped": ("dropped-arrivals", "invalid", steady(intended=8, dropped=8)),
@@ -335,6 +362,27 @@ def test_the_drift_of_a_smoke_test_is_only_noted() -> None:
         ("short-run", "degraded"),
         ("not-steady", "note"),
     ]
+
+
+def test_a_constant_server_did_not_change_by_nothing() -> None:
+    case = Case()
+    case.merged.block(0).mser_cut.update(ttft=400)
+    (doubt,) = case.judge().doubts
+    assert "changed by" not in doubt.message
+    assert "MSER-5" in doubt.message
+
+
+def test_two_requests_are_no_drift() -> None:
+    case = Case(ok=20, window_s=100.0, ttft=lambda number: 0.1 if number < 10 else 0.3)
+    assert "not-steady" not in {doubt.code for doubt in case.judge().doubts}
+
+
+def test_an_outage_is_told_with_its_time() -> None:
+    case = Case()
+    FAULTS["an outage of 8 s"][2](case)
+    (doubt,) = case.judge().doubts
+    assert "From 40 s to 48 s of the run" in doubt.message
+    assert "mostly as connect" in doubt.message
 
 
 def test_slow_connections_are_no_late_sends() -> None:

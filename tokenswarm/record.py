@@ -37,6 +37,12 @@ class Outcome(enum.StrEnum):
 FAILED_OUTCOMES = frozenset(Outcome) - {Outcome.OK, Outcome.CANCELLED, Outcome.CENSORED}
 
 
+BROKEN_OUTCOMES = frozenset(
+    (Outcome.TRUNCATED, Outcome.RESET, Outcome.HTTP_5XX, Outcome.PROTOCOL, Outcome.ERROR_OBJECT)
+)
+"""Ended by the server or something on the way, neither by a time-out of this client nor by a refusal of the request."""
+
+
 class TokenSource(enum.StrEnum):
     """Where the count of output tokens comes from. A label everywhere: sources are never mixed silently."""
 
@@ -79,6 +85,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     conversation: str = ""
     turn: int = 0
     prompt_tokens: int | None = None
+    prompt_bytes: int = 0  # of the text that was sent, without the dialect's own; 0: not noted
+    prompt_needed: int = 0  # tokens that the prompt needs where the server read clearly fewer; 0: nothing is wrong
     output_tokens: int = 0
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None

@@ -37,6 +37,7 @@ from tokenswarm.engines.failure import secret_words
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.judge.gates import request_limits
 from tokenswarm.measure import snapshot
+from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.environment import cache_folder, secret_headers
@@ -117,6 +118,8 @@ class Worker:
         self.recorder = Recorder(
             data["run_id"], self.index, limits, start_ns=monotonic_ns(), host=socket.gethostname(), pid=os.getpid()
         )
+        self._watch = PromptWatch(counts_cached=profile.engine.kind == "ollama")
+        self._asking: dict[str, int] = {}  # id of a request under way -> bytes of its prompt
         self._probes = Probes(self.recorder.instrument)
         self._decoder = Decoder(self._crashed)
         secret = secret_headers(profile)
@@ -189,6 +192,7 @@ class Worker:
         request = Request(name, prompt, self.stage, self.phase, monotonic_ns())
         self.recorder.intended(request.stage, request.phase)
         greenlet = gevent.getcurrent()
+        self._asking[request.id] = prompt.size(chat=self.profile.engine.api == "chat")
         self._sending.add(greenlet)
         try:
             return self._clients[number % len(self._clients)].send(request, self._sampling(prompt))
@@ -213,6 +217,10 @@ class Worker:
 
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""
+        record = msgspec.structs.replace(record, prompt_bytes=self._asking.pop(record.id, 0))
+        needed = self._watch.needed(record)
+        if needed:
+            record = msgspec.structs.replace(record, prompt_needed=needed)
         self.recorder.add(record)
         self._spool.write(row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text))
         self._rows += 1

@@ -61,7 +61,7 @@ def evaluate(slo: Slo, summary: Summary, merged: Merged) -> list[Gate]:
     if slo.goodput_ratio is not None:
         gates.append(_goodput_gate(steady, slo))
     if slo.failed_ratio is not None:
-        gates.append(_failed_gate(steady, slo.failed_ratio))
+        gates.append(_failed_gate(steady, slo.failed_ratio, total(merged.blocks).censored))
     for name in RATES:
         limit = getattr(slo, name)
         if limit is not None:
@@ -196,14 +196,16 @@ def _goodput_gate(steady: Block, slo: Slo) -> Gate:
     return _gate("goodput_ratio", ">=", limit, value, result, reason)
 
 
-def _failed_gate(steady: Block, limit: float) -> Gate:
+def _failed_gate(steady: Block, limit: float, hung: int) -> Gate:
+    """`hung`: requests of any phase that had not ended at the drain bound; one of a warm-up hung on through it."""
     ended = steady.ok + steady.failed + steady.censored
     if not ended:
         return _gate("failed_ratio", "<=", limit, None, "fail", "no request ended in a steady window")
-    value, at_worst = steady.failed / ended, (steady.failed + steady.censored) / ended
+    value = steady.failed / ended
+    at_worst = (steady.failed + hung) / (ended + hung - steady.censored)
     reason = f"{steady.failed} of {ended} requests failed"
-    if steady.censored:
-        reason += f", and {steady.censored} had not ended when the drain bound was reached"
+    if hung:
+        reason += f", and {hung} had not ended when the drain bound was reached"
     if steady.censored == ended or value > limit:
         result: GateResult = "fail"
     else:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenswarm.errors import ExitCode
-from tokenswarm.judge.rules import accounting, answers, instrument, sample, telemetry
+from tokenswarm.judge.rules import accounting, answers, instrument, sample, server, telemetry
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule
 from tokenswarm.result.summary import Gate, Summary, Verdict
 
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
-RULES: tuple[Rule, ...] = (*accounting.RULES, *answers.RULES, *instrument.RULES, *sample.RULES, *telemetry.RULES)
+RULES: tuple[Rule, ...] = (
+    *accounting.RULES, *answers.RULES, *server.RULES, *instrument.RULES, *sample.RULES, *telemetry.RULES,
+)  # fmt: skip
 
 
 def judge(evidence: Evidence, summary: Summary) -> Verdict:

@@ -15,7 +15,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import conventions
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
-from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
+from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
 
 SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
@@ -139,6 +139,8 @@ class Recorder:
             for sketch, value_ns in ((block.failed_ttft, record.ttft_ns), (block.failed_e2e, record.e2e_ns)):
                 if value_ns is not None:
                     sketch.add(value_ns / NS_PER_S)
+            if record.outcome in BROKEN_OUTCOMES and record.e2e_ns is not None:
+                block.broken_e2e.add(record.e2e_ns / NS_PER_S)
         self._attribute(record, met)
 
     def _count(self, block: Block, record: RequestRecord) -> bool:
@@ -150,6 +152,8 @@ class Recorder:
         if outcome is Outcome.CANCELLED:
             block.cancelled += 1
             return False
+        if outcome is not Outcome.CENSORED:
+            block.periods.add((record.done_ns - self.start_ns) / NS_PER_S, failed=outcome is not Outcome.OK)
         met = False
         if outcome is Outcome.OK:
             block.ok += 1
@@ -313,6 +317,9 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     if record.prompt_tokens is not None:
         block.prompt_tokens += record.prompt_tokens
         block.prompt_len.add(record.prompt_tokens)
+        block.prompt_tokens_max = max(block.prompt_tokens_max or 0, record.prompt_tokens)
+        if record.prompt_needed:
+            block.prompt_cut.add(record.prompt_needed)
     if record.engine is not None:
         _add_engine(block, record.engine, tokens)
 

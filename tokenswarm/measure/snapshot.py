@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from tokenswarm.measure.conventions import Conventions
+from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.sketch import Sketch, SketchWire
 
 SCHEMA_VERSION = 1
@@ -59,6 +60,7 @@ class Block(msgspec.Struct, kw_only=True):
 
     # Tokens, events, bytes. Tokens of requests that failed are in none of them.
     prompt_tokens: Count = 0
+    prompt_tokens_max: Count | None = None  # the most that the server said it read
     output_tokens: Count = 0
     output_tokens_by_source: dict[str, Count] = {}
     reasoning_tokens: Count = 0
@@ -108,8 +110,11 @@ class Block(msgspec.Struct, kw_only=True):
     rx_lag: Sketch = _sketch()  # the largest receive lag of each request
     output_len: Sketch = _sketch()
     prompt_len: Sketch = _sketch()
+    prompt_cut: Sketch = _sketch()  # tokens that prompts need of which the server read clearly fewer
     failed_ttft: Sketch = _sketch()
     failed_e2e: Sketch = _sketch()
+    broken_e2e: Sketch = _sketch()  # of these: broken off or given up by somebody else than this client
+    periods: Periods = msgspec.field(default_factory=Periods)  # of the requests that ended ok or failed
 
     engine_total: Sketch = _sketch()  # durations that the engine reported, seconds
     engine_load: Sketch = _sketch()
@@ -232,6 +237,7 @@ _EXTENT: dict[str, Callable[[list[int]], int]] = {
     "window_ns": max,  # workers measure the same window side by side; stages, one after the other (see `total`)
     "first_sent_ns": min,
     "last_done_ns": max,
+    "prompt_tokens_max": max,
 }
 
 
@@ -239,7 +245,7 @@ def add_into(into: Any, other: Any) -> None:
     """Add every field of `other`, a struct of the same type, into `into`: two workers' shares of one (stage, phase)."""
     for name in into.__struct_fields__:
         mine, theirs = getattr(into, name), getattr(other, name)
-        if isinstance(mine, Sketch):
+        if isinstance(mine, Sketch | Periods):
             mine.merge(theirs)
         elif isinstance(mine, dict):
             _add_dict(mine, theirs)

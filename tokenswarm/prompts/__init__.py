@@ -40,3 +40,8 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
     output_tokens_max: int | None = None
     ends_itself: bool = False  # no length is known: the maximum is only a bound, and an answer may be shorter
     input_tokens: int | None = None  # None where no tokenizer was given
+
+    def size(self, *, chat: bool) -> int:
+        """Bytes of the text that is sent, without the dialect's own."""
+        texts = [message.content for message in self.messages] if chat else [self.text]
+        return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)

@@ -47,6 +47,7 @@ class Row(msgspec.Struct, kw_only=True, gc=False):
     rx_lag_s_max: float
     stamp: str
     prompt_tokens: int | None
+    prompt_cut: bool
     output_tokens: int
     token_source: str
     stated_tokens: int | None
@@ -102,6 +103,7 @@ def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -
         rx_lag_s_max=record.rx_lag_max_ns / NS_PER_S,
         stamp=record.stamp,
         prompt_tokens=record.prompt_tokens,
+        prompt_cut=record.prompt_needed > 0,
         output_tokens=record.output_tokens,
         token_source=record.token_source.value,
         stated_tokens=record.stated_tokens,

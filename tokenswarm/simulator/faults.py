@@ -11,10 +11,12 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.simulator.answer import LAST_CHUNK, Answer, plain
+from tokenswarm.simulator.asks import Ask
+from tokenswarm.simulator.text import chat_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`stage`: status and raw answer at once; delay, framing and mid change a stream; `param` is the default."""
+    """`stage`: status and raw answer at once; ask changes what is asked, delay, framing and mid change a stream.
+
+    `param` is the default.
+    """
 
     stage: str
     param: float
@@ -41,6 +46,7 @@ FAULTS = {
     "reset_before": Row("raw", 0, "a TCP reset instead of an answer"),
     "garbage": Row("raw", 0, "bytes that are no HTTP, then the end"),
     "empty": Row("raw", 0, "status 200 and an empty body"),
+    "prompt_cut": Row("ask", 512, "a prompt of more than param tokens is cut without a word, as Ollama does"),
     "slow_first": Row("delay", 1, "the first token is param seconds late"),
     "role_only_first": Row("delay", 0.5, "an event without content param seconds ahead of the first token"),
     "gzip": Row("framing", 0, "content-encoding: gzip, flushed at each event"),
@@ -100,6 +106,22 @@ class Lottery:
                 return fault
             point -= share
         return None
+
+
+def cut_prompt(ask: Ask, tokens_max: int) -> Ask:
+    """Of several messages the oldest go until the rest fits; of one a half of the context is kept."""
+    return replace(ask, prompts=tuple((key, _left(ask.api, key, tokens, tokens_max)) for key, tokens in ask.prompts))
+
+
+def _left(api: str, key: bytes, tokens: int, tokens_max: int) -> int:
+    if tokens <= tokens_max:
+        return tokens
+    messages = key.decode("utf-8", "surrogatepass").split(chr(30)) if api in ("chat", "ollama_chat") else []
+    while len(messages) > 1:
+        messages = messages[1:]
+        if chat_tokens(messages) <= tokens_max:
+            return chat_tokens(messages)
+    return tokens_max // 2 + 2
 
 
 def reset(answer: Answer) -> None:

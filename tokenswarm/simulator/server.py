@@ -201,6 +201,8 @@ async def _answer(
             sim.truth.outcomes["completed"] += 1
             return _loaded(ask)
         fault = sim.fault_of(request)
+        if fault is not None and fault.kind == "prompt_cut":
+            ask = faults.cut_prompt(ask, int(fault.param))
         if fault is None or faults.FAULTS[fault.kind].stage != "status":
             sim.room_for(ask)
     except ApiError as error:

@@ -138,7 +138,7 @@ def interrupted(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
-def _errors(counts: Requests) -> str:
+def error_kinds(counts: Requests) -> str:
     """The three most frequent kinds, each with what was said of one of them."""
     said = [(kind, n, counts.error_says.get(kind, "")) for kind, n in list(counts.by_error.items())[:3]]
     return "; ".join(f"{kind} ({n}{': ' + text if text else ''})" for kind, n, text in said)
@@ -147,7 +147,7 @@ def _errors(counts: Requests) -> str:
 def no_success(evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.requests_steady.ok:
         return None
-    errors = _errors(summary.requests)
+    errors = error_kinds(summary.requests)
     return doubt(
         "no-success",
         "invalid",
@@ -165,7 +165,7 @@ def mostly_failed(_evidence: Evidence, summary: Summary) -> Doubt | None:
     finished = counts.ok + counts.failed
     if not counts.ok or counts.failed <= FAILED_SHARE_MAX * finished:
         return None
-    errors = _errors(counts)
+    errors = error_kinds(counts)
     return doubt(
         "mostly-failed",
         "invalid",
@@ -230,7 +230,7 @@ def impossible_values(evidence: Evidence, summary: Summary) -> Doubt | None:
         "impossible-values",
         "invalid",
         f"{refused} measured values were no finite numbers and {negative} durations were negative, which can't be: "
-        f"this is a bug. Keep the results and report it.",
+        f"a clock went backwards, or this is a bug. Run again; if it stays, keep the results and report it.",
         refused=refused,
         negative=negative,
         requests=everything(evidence).ok,

@@ -14,6 +14,7 @@ from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
 SHORT_S = 60.0  # a smoke test; MLPerf asks for 600 s
 DRIFT = (0.05, 0.10)  # of the median from the first to the second half of a window
 DRIFT_N_MIN = 200  # requests in a window, below which a drift doubts but does not condemn
+HALF_N_MIN = samples_needed(0.5)  # requests of a half, below which its median is chance
 MSER_CUT = 1 / 3  # more than this cut means that the series never became steady
 MEDIAN_Z = 2.33  # 99 %, one-sided, for each half
 
@@ -58,21 +59,21 @@ def few_samples(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 def censored(evidence: Evidence, summary: Summary) -> Doubt | None:
     """Requests cut off at the drain bound are the slowest: they must be few against the tail that is looked at."""
-    counts = summary.requests_steady
-    n = counts.ok + counts.censored
-    if not counts.censored:
+    hung = summary.requests.censored  # those of a warm-up hung all the window long
+    n = summary.requests_steady.ok + hung
+    if not hung:
         return None
     gated = [PERCENTILES[which] for _, which, _ in latency_limits(evidence.profile.slo) if which in PERCENTILES]
     p = max([0.5, *gated, *(p for p in PERCENTILES.values() if enough(p, n))])
-    share, tail = counts.censored / n, 1.0 - p
+    share, tail = hung / n, 1.0 - p
     if share < tail / 10:
         return None
     return doubt(
         "censored",
         "invalid" if share >= tail else "degraded",
-        f"{counts.censored} of {n} requests were still running when the drain bound was reached ({share:.1%}): they "
+        f"{hung} of {n} requests were still running when the drain bound was reached ({share:.1%}): they "
         f"are the slowest, and the percentiles up to p{100 * p:g} lack them. Raise `phases.drain`.",
-        censored=counts.censored,
+        censored=hung,
         n=n,
         p=p,
     )
@@ -96,14 +97,21 @@ def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
     return doubt(
         "not-steady",
         "note" if _is_short(summary) else severity,
-        f"Stage {block.stage + 1} was not steady: the median of {metric} changed by {change:+.0%} from the first half "
-        f"of its window to the second, and MSER-5 calls {cut:.0%} of it a transient. Use a longer warm-up, "
-        f"or a lower load if the server falls behind.",
+        f"Stage {block.stage + 1} was not steady: {'; '.join(_how(metric, change, cut))}. Use a longer warm-up, or a "
+        f"lower load if the server falls behind.",
         stage=block.stage,
         metric=f"{metric}_s",
         change=change,
         transient_ratio=cut,
     )
+
+
+def _how(metric: str, change: float, cut: float) -> list[str]:
+    """What was not steady, and not what was."""
+    drifted = f"the median of {metric} changed by {change:+.0%} from the first half of its window to the second"
+    settled = f"of {metric} in order of arrival the first {cut:.0%} look like a start-up (MSER-5)"
+    said = [drifted] if abs(change) > DRIFT[0] else []
+    return [*said, settled] if cut >= MSER_CUT or not said else said
 
 
 def _drift(block: Block, metric: str) -> tuple[Severity | None, float]:
@@ -113,7 +121,7 @@ def _drift(block: Block, metric: str) -> tuple[Severity | None, float]:
     never_steady = n >= DRIFT_N_MIN and block.mser_cut.get(metric, 0) >= MSER_CUT * n
     transient: Severity | None = "note" if never_steady else None
     p50_1, p50_2 = (half.quantile(0.5) if half is not None else None for half in (first, second))
-    if first is None or second is None or not p50_1 or not p50_2:
+    if first is None or second is None or not p50_1 or not p50_2 or min(first.n, second.n) < HALF_N_MIN:
         return transient, 0.0
     change, apart = p50_2 / p50_1 - 1.0, _apart(first, second, 0.0)
     # A trend correlates the requests by itself, so the cautious bounds need only not overlap.

@@ -1,0 +1,118 @@
+"""Runs against servers that hang, refuse, or hold answers back: what the gates and the verdict of a whole run say."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import SAMPLES, Finished, run, tokenswarm
+from simulator_process import simulator
+
+PROFILE = """
+target: http://127.0.0.1:1
+engine: {model: sim}
+dataset: {path: %s, output_tokens: {max: 20}}
+load: {stages: [{users: 10, duration: 4s}]}
+phases: {warmup: 0s, drain: 1s}
+timeouts: {idle_token: 60s, first_token: 60s}
+"""
+
+
+def judged(url: str, home: Path, slo: str = "") -> Finished:
+    (home / "profile.yaml").write_text(PROFILE % (SAMPLES / "sharegpt.json") + slo, encoding="utf-8")
+    return run(tokenswarm("run", str(home / "profile.yaml"), "--host", url, "--workers", "1"), home)
+
+
+def gates(finished: Finished) -> dict[str, str]:
+    return {gate["metric"]: gate["result"] for gate in finished.summary["gates"]}
+
+
+def doubt(finished: Finished, code: str) -> dict[str, Any]:
+    return next(doubt for doubt in finished.summary["verdict"]["doubts"] if doubt["code"] == code)
+
+
+@pytest.mark.parametrize(("share", "result", "code"), [("0.1", "inconclusive", {11, 12}), ("1", "fail", {11})])
+def test_a_gate_on_failures_does_not_pass_while_answers_hang(
+    share: str, result: str, code: set[int], tmp_path: Path
+) -> None:
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2", "--fault", f"stall:{share}:0") as server:
+        finished = judged(server.url, tmp_path, "slo: {failed_ratio: 0.01, goodput_ratio: 0.5}\n")
+    assert finished.summary["requests_steady"]["failed"] == 0
+    assert finished.summary["requests"]["censored"] > 0
+    assert gates(finished)["failed_ratio"] == result
+    assert finished.code in code
+
+
+def test_refusals_are_a_doubt_with_the_servers_words(tmp_path: Path) -> None:
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2", "--fault", "http_503:0.3") as server:
+        finished = judged(server.url, tmp_path)
+    found = doubt(finished, "failures")
+    assert found["severity"] == "degraded"
+    assert found["evidence"]["failed"] == finished.summary["requests_steady"]["failed"] > 0
+    assert "http_5xx" in found["message"]
+    assert "currently busy" in found["message"]
+
+
+class OneWrite(socketserver.StreamRequestHandler):
+    """An OpenAI server behind which a proxy holds each answer back until it is whole."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            path, length = line.split()[1], 0
+            while (header := self.rfile.readline()).strip():
+                name, _, value = header.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            self.rfile.read(length)
+            self.wfile.write(models() if path == b"/v1/models" else answer())
+
+
+def models() -> bytes:
+    return http(b'{"object":"list","data":[{"id":"sim"}]}', b"application/json")
+
+
+def answer() -> bytes:
+    deltas = [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}] * 10
+    events = [{"choices": [delta]} for delta in deltas]
+    events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}]
+    events += [{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 10, "total_tokens": 19}}]
+    body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
+    return http(body, b"text/event-stream")
+
+
+def http(body: bytes, kind: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n%s" % (kind, len(body), body)
+
+
+@pytest.fixture
+def one_write() -> Iterator[str]:
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = daemon_threads = True
+        request_queue_size = socket.SOMAXCONN
+
+    with Server(("127.0.0.1", 0), OneWrite) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_answers_in_one_read_have_no_pace_and_pass_no_limit_on_it(one_write: str, tmp_path: Path) -> None:
+    finished = judged(one_write, tmp_path, "slo: {tpot_s: {p50: 0.5}, itl_s: {p99: 0.5}, stall_s: {max: 5}}\n")
+    summary = finished.summary
+    steady = summary["requests_steady"]["ok"]
+    assert steady > 50
+    assert summary["tokens"]["one_read"] == steady
+    for metric in ("tpot_s", "itl_s", "stall_s"):
+        assert summary["latency"][metric]["n"] == 0
+        assert summary["latency"][metric]["mean"] is None
+    assert set(gates(finished).values()) == {"fail"}
+    assert finished.code == 10
+    assert {row["tpot_s"] for row in finished.rows if row["outcome"] == "ok"} == {None}
+    assert doubt(finished, "merged-events")["evidence"]["one_read"] == steady
+    assert "0.00ms" not in finished.out

@@ -1,0 +1,107 @@
+"""Rules about what the server did with what it was asked: refused it, broke it off, read only a part of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tokenswarm.judge.rules.accounting import FAILED_SHARE_MAX, error_kinds
+from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
+from tokenswarm.measure.periods import Outage
+from tokenswarm.measure.prompt_cut import BEYOND
+from tokenswarm.result.summary import Doubt, Summary
+
+FAILED_SHARE = 0.01  # of the requests, above which the rest is no longer what users get
+OUTAGE = (5, 5)  # seconds, and failures, from which on it has a name
+ONE_AGE_N, ONE_AGE_S = 5, 2.0  # broken answers, and their age, that may show a time-out
+ONE_AGE_WIDTH, ONE_AGE_WIDTH_S = 0.02, 0.25  # what timers and a round trip add
+CUT_SHARE = (0.02, 0.1)  # of the prompts: what counts without cached tokens may look like; too many for any number
+
+
+def failures(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """More failed than a few, or most did for a while. Truncated answers, and failures alone, have their own codes."""
+    counts = summary.requests_steady
+    truncated = counts.by_outcome.get("truncated", 0)
+    failed, finished = counts.failed - truncated, counts.ok + counts.failed
+    if not counts.ok or not failed or counts.failed > FAILED_SHARE_MAX * finished:
+        return None
+    outage = _outage(evidence)
+    if outage is None and failed <= FAILED_SHARE * (counts.ok + failed):
+        return None
+    outcomes = {name: n for name, n in counts.by_outcome.items() if name not in ("ok", "censored", "cancelled")}
+    main = max(outcomes, key=lambda name: outcomes[name])
+    when = (
+        f" From {outage.start_s} s to {outage.end_s} s of the run {outage.failed} of {outage.ended} failed: an outage."
+        if outage is not None
+        else ""
+    )
+    return doubt(
+        "failures",
+        "degraded",
+        f"{counts.failed} of {finished} requests failed ({counts.failed / finished:.1%}), mostly as {main}.{when} "
+        f"Latencies are those of the others. Mend it, or lower the load: {error_kinds(counts)}.",
+        failed=counts.failed,
+        finished=finished,
+        outcomes=outcomes,
+        outage=None if outage is None else msgspec.to_builtins(outage),
+    )
+
+
+def _outage(evidence: Evidence) -> Outage | None:
+    """A time in which most requests failed; None where it is short, or the whole window."""
+    block = steady(evidence)
+    found = block.periods.worst()
+    if found is None or found.failed < OUTAGE[1] or found.ended >= sum(block.periods.ended.values()):
+        return None
+    return found if found.end_s - found.start_s >= max(OUTAGE[0], block.periods.width_s) else None
+
+
+def path_timeout(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Answers that were broken off, nearly all at one age: a time-out, and not the engine."""
+    ages = everything(evidence).broken_e2e
+    if ages.n < ONE_AGE_N:
+        return None
+    low, middle, high = (value or 0.0 for value in ages.quantiles((0.1, 0.5, 0.9)))
+    if middle < ONE_AGE_S or high - low > max(ONE_AGE_WIDTH * middle, ONE_AGE_WIDTH_S):
+        return None
+    return doubt(
+        "path-timeout",
+        "note",
+        f"{ages.n} answers were broken off, nearly all {middle:.3g} s after they were sent: a time-out of a proxy, a "
+        f"load balancer or the server, not chance. Raise it (nginx: proxy_read_timeout, HAProxy: timeout server), or "
+        f"ask for shorter answers.",
+        n=ages.n,
+        age_s=middle,
+        from_s=low,
+        to_s=high,
+    )
+
+
+def prompt_cut(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Prompts of which the server read clearly fewer tokens than any that it has ever read whole."""
+    block = everything(evidence)
+    cut, n = block.prompt_cut.above((block.prompt_tokens_max or 0) * BEYOND), block.prompt_len.n
+    share = cut / n if n else 0.0
+    ollama = evidence.profile.engine.kind == "ollama"
+    if not cut or (share < CUT_SHARE[0] and not ollama):
+        return None
+    mend = (
+        "Raise `num_ctx` (`engine.extra_body: {options: {num_ctx: …}}`), or send `truncate: false` there, so that it "
+        "refuses instead"
+        if ollama
+        else "Raise the server's context (Ollama: OLLAMA_CONTEXT_LENGTH), or keep longer prompts out "
+        "(`dataset.input_tokens.max`)"
+    )
+    return doubt(
+        "prompt-cut",
+        "invalid" if share > CUT_SHARE[1] else "degraded",
+        f"The server cut at least {cut} of {n} prompts ({share:.1%}) without a word: they need up to "
+        f"{block.prompt_cut.high:.0f} tokens, and it never read more than {block.prompt_tokens_max}. It answered other "
+        f"questions than were asked. {mend}.",
+        cut=cut,
+        prompts=n,
+        needed_max=block.prompt_cut.high,
+        read_max=block.prompt_tokens_max,
+    )
+
+
+RULES: tuple[Rule, ...] = (failures, path_timeout, prompt_cut)

@@ -1,0 +1,72 @@
+"""How many requests ended, and how many of them failed, in each short time of a run: bounded, and it adds over workers.
+
+Times are seconds since the recorder began. A bin is 1 s wide, and twice as wide whenever there would be too many.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+BINS_MAX = 512
+
+
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which most requests failed: [start_s, end_s), to the width of a bin."""
+
+    start_s: int
+    end_s: int
+    failed: int
+    ended: int
+
+
+class Periods(msgspec.Struct, kw_only=True):
+    width_s: int = 1
+    ended: dict[int, int] = {}  # bin -> requests
+    failed: dict[int, int] = {}
+
+    def add(self, at_s: float, *, failed: bool) -> None:
+        """Count a request that ended at `at_s`."""
+        key = max(0, int(at_s)) // self.width_s
+        self.ended[key] = self.ended.get(key, 0) + 1
+        if failed:
+            self.failed[key] = self.failed.get(key, 0) + 1
+        while len(self.ended) > BINS_MAX:
+            self._widen(2 * self.width_s)
+
+    def merge(self, other: Periods) -> None:
+        """Add another worker's, or another stage's."""
+        self._widen(max(self.width_s, other.width_s))
+        for mine, theirs in ((self.ended, other.ended), (self.failed, other.failed)):
+            for key, n in theirs.items():
+                wide = key * other.width_s // self.width_s
+                mine[wide] = mine.get(wide, 0) + n
+        while len(self.ended) > BINS_MAX:
+            self._widen(2 * self.width_s)
+
+    def _widen(self, width_s: int) -> None:
+        if width_s == self.width_s:
+            return
+        for table in (self.ended, self.failed):
+            old = dict(table)
+            table.clear()
+            for key, n in old.items():
+                wide = key * self.width_s // width_s
+                table[wide] = table.get(wide, 0) + n
+        self.width_s = width_s
+
+    def worst(self) -> Outage | None:
+        """The longest time in which more failed than did not, in each bin; bins in which nothing ended don't count."""
+        found: list[Outage] = []
+        start: int | None = None
+        failed = ended = last = 0
+        for key in [*sorted(self.ended), -1]:
+            bad = key >= 0 and 2 * self.failed.get(key, 0) > self.ended[key]
+            if bad:
+                if start is None:
+                    start, failed, ended = key, 0, 0
+                failed, ended, last = failed + self.failed[key], ended + self.ended[key], key
+            elif start is not None:
+                end = (last + 1) * self.width_s
+                found.append(Outage(start_s=start * self.width_s, end_s=end, failed=failed, ended=ended))
+                start = None
+        return max(found, key=lambda outage: outage.end_s - outage.start_s, default=None)
