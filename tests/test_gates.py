@@ -308,6 +308,18 @@ def test_few_answers_in_one_read_count_as_beyond_the_limit_at_worst() -> None:
     }
 
 
+@pytest.mark.parametrize(("unknown", "result"), [(0, "inconclusive"), (80, "inconclusive"), (400, "inconclusive")])
+def test_what_is_unknown_refutes_no_limit(unknown: int, result: str) -> None:
+    """9 % are late, which p90 leaves open; 4 % more may be."""
+    slo = Slo(tpot_s=Percentiles(p90=0.04))
+    merged = in_one_read(unknown, slo, ok=2000)
+    block = merged.block(0)
+    block.merged_events = 0
+    late = round(0.09 * 2000)
+    block.slo_missed_by["tpot_s"] = block.slo_missed_by.get("tpot_s", 0) + late
+    assert one(slo, merged).result == result
+
+
 def test_what_the_whole_time_keeps_is_kept() -> None:
     """An answer of 9 tokens that was there after 80 ms had no TPOT above 10 ms, in however few reads it came."""
     slo = Slo(tpot_s=Percentiles(max=0.03), goodput_ratio=0.9)

@@ -59,6 +59,9 @@ def test_refusals_are_a_doubt_with_the_servers_words(tmp_path: Path) -> None:
     assert "currently busy" in found["message"]
 
 
+BODIES: list[dict[str, Any]] = []
+
+
 class OneWrite(socketserver.StreamRequestHandler):
     """An OpenAI server behind which a proxy holds each answer back until it is whole."""
 
@@ -69,7 +72,9 @@ class OneWrite(socketserver.StreamRequestHandler):
                 name, _, value = header.partition(b":")
                 if name.lower() == b"content-length":
                     length = int(value)
-            self.rfile.read(length)
+            body = self.rfile.read(length)
+            if body:
+                BODIES.append(json.loads(body))
             self.wfile.write(models() if path == b"/v1/models" else answer())
 
 
@@ -116,3 +121,22 @@ def test_answers_in_one_read_have_no_pace_and_pass_no_limit_on_it(one_write: str
     assert {row["tpot_s"] for row in finished.rows if row["outcome"] == "ok"} == {None}
     assert doubt(finished, "merged-events")["evidence"]["one_read"] == steady
     assert "0.00ms" not in finished.out
+
+
+def test_the_bound_is_sent_for_rows_without_a_length_and_they_may_end_before_it(one_write: str, tmp_path: Path) -> None:
+    """`ignore_eos` would make each of them as long as the bound."""
+    texts = [
+        {"prompt": "no length"},
+        {"prompt": "stated", "output_tokens": 7.0},
+        {"prompt": "beyond", "max_tokens": "99"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
+    (tmp_path / "profile.yaml").write_text((PROFILE % "rows.jsonl").replace("4s", "1s"), encoding="utf-8")
+    del BODIES[:]
+    run(tokenswarm("run", str(tmp_path / "profile.yaml"), "--host", one_write, "--workers", "1"), tmp_path)
+    sent = {
+        (body["messages"][-1]["content"], body["max_tokens"], body.get("ignore_eos") is True)
+        for body in BODIES
+        if body["messages"][-1]["content"] in {row["prompt"] for row in texts}
+    }
+    assert sent == {("no length", 20, False), ("stated", 7, True), ("beyond", 20, True)}

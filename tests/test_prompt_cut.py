@@ -182,6 +182,19 @@ def test_failed_requests_and_repeats_of_a_conversation_say_nothing() -> None:
     assert watch.needed(failed) == 0
 
 
+def test_a_prompt_that_was_read_whole_before_is_in_a_cache_and_not_cut() -> None:
+    """The second round of a data set, at a server that leaves cached tokens out of its count."""
+    watch = PromptWatch()
+    for cached in (False, True):
+        for number in range(100):
+            tokens = 200 + 10 * number
+            record = sample_runs.request(
+                number, 0, prompt_tokens=tokens // 5 if cached else tokens, prompt_bytes=4 * tokens, turn=0,
+                conversation=f"c{number}",
+            )  # fmt: skip
+            assert watch.needed(record) == 0
+
+
 def test_memory_is_bounded() -> None:
     watch = PromptWatch()
     for number in range(20_000):
