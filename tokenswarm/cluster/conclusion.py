@@ -107,16 +107,20 @@ class Company:
 def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) -> tuple[ExitCode, Summary]:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
-    summary = summarize(end.merged, plan=plan, partial=end.interrupted)
+    evidence = _evidence(run, end)
+    summary = summarize(end.merged, plan=plan, partial=end.interrupted or bool(evidence.left))
     add_telemetry(summary)
     summary.gates = gates.evaluate(run.profile.slo, summary, end.merged)
-    summary.verdict = verdict.judge(_evidence(run, end), summary)
+    summary.verdict = verdict.judge(evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
-    problem = _write(run, end, summary)
+    problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)
     run.console.print(terminal.report(summary, str(run.folder.path), written=problem is None))
     if problem is not None:
         say(str(problem))
         code = ExitCode.RESULTS
+    if run.folder.spool.is_dir():
+        path = run.folder.path
+        say(f"rows that requests.jsonl lacks are in {run.folder.spool}: `tokenswarm report --merge {path}` adds them")
     return code, summary
 
 
@@ -152,6 +156,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         merged=end.merged,
         expected_workers=end.expected_workers,
         lost={member.name: member.lost for member in end.members if member.lost},
+        left={member.name: member.left for member in end.members if member.left and not member.lost},
         refused=tuple(end.refused),
         rows=end.rows,
         interrupted=end.interrupted,

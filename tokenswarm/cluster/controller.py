@@ -17,6 +17,7 @@ from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.messages import Cluster, Member, ToMaster, ToWorker
+from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
 from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
@@ -29,10 +30,14 @@ JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SILENCE_S = 10.0  # a worker without a report for so long is lost (Locust's heartbeat usually says so in 4 s)
-INTERRUPT_DRAIN_S = 5.0  # an interrupted run does not wait for long answers
+SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
 
-_ERRORS: dict[int, type[UserError]] = {ExitCode.TARGET: TargetError, ExitCode.CONFIG: ConfigError}
+_ERRORS: dict[int, type[UserError]] = {
+    ExitCode.TARGET: TargetError,
+    ExitCode.CONFIG: ConfigError,
+    ExitCode.RESULTS: ResultsError,
+}
 
 
 class Watcher(Protocol):
@@ -55,6 +60,7 @@ class RunEnd(msgspec.Struct):
     expected_workers: int
     dataset: dict[str, Any]
     remarks: list[str]  # what went wrong on the way, in sentences
+    unwritten: list[str]  # where rows could not be written, in sentences
 
 
 class Controller:
@@ -79,6 +85,8 @@ class Controller:
         self._interrupted = False
         self._rows = 0
         self._remarks: list[str] = []
+        self._unwritten: list[str] = []
+        self._draining = False
         self._stages_begun: list[Stage] = []
         self.active = False
         cluster.on(ToMaster.PREPARED, self._on_prepared)
@@ -87,6 +95,8 @@ class Controller:
         cluster.on(ToMaster.REPORT, self._on_report)
         cluster.on(ToMaster.ROWS, self._on_rows)
         cluster.on(ToMaster.DONE, self._on_done)
+        cluster.on(ToMaster.TROUBLE, self._on_trouble)
+        cluster.on(ToMaster.LEAVING, self._on_leaving)
 
     # -- from outside --------------------------------------------------------------------------------------------
 
@@ -94,6 +104,13 @@ class Controller:
         """End the run early: by a signal (the results are partial) or by the web UI's stop button (they are not)."""
         self._interrupted = self._interrupted or signal
         self._stop.set()
+        if not signal:
+            return
+        for member in self._cluster.in_run:
+            if monotonic_ns() - member.left_ns < SAME_STOP_S * NS_PER_S:
+                member.left = ""
+        if self._draining:
+            self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": INTERRUPT_DRAIN_S})
 
     @property
     def interrupted(self) -> bool:
@@ -117,7 +134,8 @@ class Controller:
         self.active = True
         try:
             self._gather(workers)
-            self._prepare()
+            if not self._stop.is_set():
+                self._prepare()
             for number, stage in enumerate(self._profile.load.stages):
                 if self._stop.is_set():
                     break
@@ -136,6 +154,7 @@ class Controller:
             expected_workers=workers,
             dataset=members[0].dataset if members else {},
             remarks=self._remarks,
+            unwritten=self._unwritten,
         )
 
     def _gather(self, workers: int) -> None:
@@ -174,8 +193,9 @@ class Controller:
             self._raise_failure()
             self._cluster.find_lost(SILENCE_S)
             for member in self._cluster.in_run:
-                if member.lost:
-                    raise TargetError(f"{member.name} was lost before the load began: {member.lost}")
+                if member.lost or member.left:
+                    how = member.left or f"was lost: {member.lost}"
+                    raise TargetError(f"{member.name} {how}, before the load began")
             if monotonic_ns() > deadline_ns:
                 raise DatasetError(f"the workers were not ready within {PREPARE_S:g} s")
         sums = {m.dataset.get("sha256") for m in self._cluster.in_run if m.prepared}
@@ -207,7 +227,7 @@ class Controller:
                 here = self._environment.runner.user_count
                 self._remark(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
                 return
-            if any(m.lost for m in self._cluster.in_run):
+            if any(m.lost or m.left for m in self._cluster.in_run):
                 return  # its users will not come
 
     def _announce(self, stage: int, phase: str, users: int, seconds: float) -> None:
@@ -229,6 +249,8 @@ class Controller:
         if self._cluster.in_run and all(m.lost for m in self._cluster.in_run):
             self._remark("no worker is left")
             self._stop.set()
+        elif self._cluster.in_run and all(m.lost or m.left for m in self._cluster.in_run):
+            self._stop.set()
         merged = self._inbox.merged()
         for watcher in self._watchers:
             watcher.tick(merged)
@@ -247,6 +269,7 @@ class Controller:
             return
         for watcher in self._watchers:
             watcher.phase(max(0, len(self._stages_begun) - 1), "drain", 0, bound_s)
+        self._draining = True
         self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": bound_s})
         deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
         looked_ns = monotonic_ns()
@@ -290,12 +313,32 @@ class Controller:
         try:
             self._folder.append_rows(rows)
         except ResultsError as error:
-            self._remark(str(error))
+            self._rows_unwritten(str(error))
         member.rows += rows.count(b"\n")
-        self._rows += rows.count(b"\n")
-        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
+        self._rows += rows.count(b"\n") if self._folder.failure is None else 0
+        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"], "written": self._folder.failure is None})
 
     def _on_done(self, member: Member, data: dict[str, Any]) -> None:
         member.done = True
+        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
         if member.rows != data["rows"]:
             self._remark(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")
+
+    def _on_trouble(self, _member: Member, data: dict[str, Any]) -> None:
+        self._rows_unwritten(str(data["sentence"])[:400])
+
+    def _rows_unwritten(self, sentence: str) -> None:
+        """Once for each disk, not for each worker."""
+        if sentence not in self._unwritten:
+            self._unwritten.append(sentence)
+            self._remark(sentence)
+
+    def _on_leaving(self, member: Member, data: dict[str, Any]) -> None:
+        """A worker was told to end before the master was: it drains; the others go on."""
+        reason = str(data["sentence"])[:200]
+        if member.index < 0:
+            self._cluster.members.pop(member.client_id, None)
+        elif not self._interrupted:
+            member.left, member.left_ns = reason, monotonic_ns()
+            for watcher in self._watchers:
+                watcher.note(f"{member.name} {reason}: it drains and hands its rows over")

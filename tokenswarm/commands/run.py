@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from tokenswarm.errors import ExitCode
 from tokenswarm.profile import options
 
 
@@ -16,6 +19,10 @@ def main(words: list[str]) -> int:
     options.add_arguments(parser, locust=False)
     options.refuse_secrets(words)
     given = vars(parser.parse_args(words))
-    from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
+    try:
+        from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
 
-    return run_profile(given)
+        return run_profile(given)
+    except KeyboardInterrupt:
+        print("tokenswarm: interrupted before the load began: none was sent", file=sys.stderr, flush=True)
+        return int(ExitCode.INTERRUPTED)

@@ -65,9 +65,33 @@ def worker_lost(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
+def worker_left(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.left:
+        return None
+    names = ", ".join(f"{name} {reason}" for name, reason in evidence.left.items())
+    return doubt(
+        "worker-left",
+        "invalid",
+        f"{len(evidence.left)} of {evidence.expected_workers} workers left before the run's end ({names}). Its "
+        f"requests are all counted, but less load was sent than planned: let every worker live until the master ends.",
+        left=dict(evidence.left),
+        expected=evidence.expected_workers,
+    )
+
+
+def never_ended(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.recovered:
+        return None
+    return doubt(
+        "never-ended",
+        "invalid",
+        f"The master died before the run ended. {evidence.recovered} Run it again to compare it with others.",
+    )
+
+
 def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
     here = len(evidence.merged.workers)
-    if here + len(evidence.lost) >= evidence.expected_workers:
+    if here + len(evidence.lost) >= evidence.expected_workers or evidence.recovered:
         return None
     return doubt(
         "worker-missing",
@@ -81,7 +105,7 @@ def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
 
 def final_report_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
     silent = [worker.worker for worker in evidence.merged.workers if not worker.final]
-    if len(silent) <= len(evidence.lost):
+    if len(silent) <= len(evidence.lost) or evidence.recovered:
         return None
     return doubt(
         "final-report-missing",
@@ -241,6 +265,8 @@ RULES: tuple[Rule, ...] = (
     accounting_mismatch,
     rows_mismatch,
     worker_lost,
+    worker_left,
+    never_ended,
     worker_missing,
     final_report_missing,
     worker_refused,
