@@ -64,10 +64,12 @@ def test_a_core_that_is_full_shows_among_the_others() -> None:
 Nic = namedtuple("Nic", "bytes_sent bytes_recv")
 
 
-def test_network_bytes_leave_out_loopback_and_survive_an_interface_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_bytes_leave_out_loopback_and_survive_an_interface_that_goes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     nics: dict[str, Nic] = {"lo": Nic(1000, 1000), "eth0": Nic(10, 100), "veth1": Nic(5, 50)}
     monkeypatch.setattr(psutil, "net_io_counters", lambda **_options: dict(nics))
-    reader = host.HostReader()
+    reader = host.HostReader(proc=tmp_path)
 
     def rx() -> float | None:
         return value(reader.read(), "host_network_bytes_total", "rx")
@@ -113,6 +115,15 @@ def test_in_a_network_of_its_own_it_tells_that_of_process_1() -> None:
     before = machine()
     told = float(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert before <= told <= machine()
+def test_network_bytes_are_those_of_process_1_in_a_network_of_another_container(tmp_path: Path) -> None:
+    dev = tmp_path / "1" / "net" / "dev"
+    dev.parent.mkdir(parents=True)
+    head = "Inter-|   Receive  |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes\n"
+    lines = ("    lo: 7 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n", "  eth0:38000000000 5 0 0 0 0 0 0 4900000 9 0 0 0 0 0 0\n")
+    dev.write_text(head + "".join(lines))
+    readings = host.HostReader(proc=tmp_path).read()
+    assert value(readings, "host_network_bytes_total", "rx") == 38_000_000_000
+    assert value(readings, "host_network_bytes_total", "tx") == 4_900_000
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), psutil.AccessDenied(), ValueError("new format")])
