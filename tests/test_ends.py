@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import SAMPLES, Finished, children, eventually, free_port, program, run, tokenswarm
+from running import SAMPLES, Finished, children, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
 PROFILE = """
@@ -172,6 +173,90 @@ def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Serv
     assert finished.code == 13, finished.out
     assert "interrupted" in finished.out
     assert "Traceback" not in finished.out
+
+
+# Plain Locust
+
+
+def plain(engine: Server, *more: str) -> list[str]:
+    words = ("--headless", "-u", "4", "-r", "4", "--host", engine.url, "--dataset", str(SAMPLES / "sharegpt.json"))
+    return locust("chat.py", *words, *more)
+
+
+def on_a_terminal(command: list[str], home: Path) -> tuple[int, str]:
+    """(exit code, what is on a terminal of 100 columns)."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=home, env=environ(home, TERM="xterm"), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    read = b""
+    try:
+        while block := os.read(ours, 65536):
+            read += block
+    except OSError:  # Linux says EIO when the last writer has gone
+        pass
+    finally:
+        os.close(ours)
+        process.kill()
+    return process.wait(), read.decode()
+
+
+def test_on_a_terminal_locusts_tables_stay_whole_and_the_verdict_is_last(engine: Server, tmp_path: Path) -> None:
+    code, screen = on_a_terminal(plain(engine, "-t", "4s", "--max-tokens", "8"), tmp_path)
+
+    assert code == 0, screen
+    assert "━" not in screen, "no bar where Locust's tables are"
+    heads = [line for line in screen.splitlines() if "# reqs" in line]
+    assert len(heads) >= 3
+    assert all(line.startswith("Type ") for line in heads), heads
+    assert "No run time limit set" not in screen
+    assert "Run time limit set to 4 seconds" in screen
+    assert screen.index("verdict: ") > screen.rindex("Aggregated")
+
+
+def test_with_only_its_summary_the_bar_is_there(engine: Server, tmp_path: Path) -> None:
+    code, screen = on_a_terminal(plain(engine, "-t", "2s", "--max-tokens", "8", "--only-summary"), tmp_path)
+    assert (code, "━" in screen) == (0, True), screen
+    assert screen.index("verdict: ") > screen.rindex("Aggregated")
+
+
+def test_a_mistake_stands_below_locusts_empty_tables(engine: Server, tmp_path: Path) -> None:
+    told = run(plain(engine, "-t", "2s", "--dataset", "absent.json"), tmp_path)
+    assert told.code == 15
+    assert "absent.json" in told.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_end_plain_locust_at_once(number: signal.Signals, engine: Server, tmp_path: Path) -> None:
+    with program(plain(engine, *LONG), tmp_path) as started:
+        started.await_output("steady")
+        started.process.send_signal(number)
+        started.await_output("drain")
+        started.process.send_signal(number)
+        finished = started.finish(30)
+
+    assert finished.code == 13, finished.out
+    assert "interrupted twice" in finished.out
+    assert "Traceback" not in finished.out
+    assert not (results(tmp_path) / "summary.json").exists()
+
+
+def test_a_worker_of_plain_locust_hands_over_too(engine: Server, tmp_path: Path) -> None:
+    before, port = engine.truth()["totals"]["received"], str(free_port())
+    worker = locust("chat.py", "--worker", "--master-host", "127.0.0.1", "--master-port", port)
+    bind = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2")
+    with program(worker, tmp_path) as first, program(worker, tmp_path) as second:
+        with program(plain(engine, *bind, "-t", "6s", "--warmup", "1s", "--max-tokens", "8"), tmp_path) as m:
+            m.await_output("steady")
+            first.process.send_signal(signal.SIGTERM)
+            left = first.finish(30)
+            finished = m.finish(60)
+        stayed = second.finish(30)
+
+    assert (left.code, stayed.code, finished.code) == (13, 0, 11), left.out + finished.out
+    check_nothing_is_lost(finished, engine.truth()["totals"]["received"] - before)
+    assert "worker-left" in finished.doubts()
 
 
 # A death

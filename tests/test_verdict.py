@@ -192,6 +192,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "sent, never ended": ("accounting-mismatch", "invalid", steady(intended=1, sent=1)),
     "rows are missing": ("rows-mismatch", "invalid", known(rows=1099)),
     "a worker died": ("worker-lost", "invalid", both(not_final, known(lost={LOST: "its heartbeat stopped"}))),
+    "somebody edited the users": ("users-changed", "invalid", known(changed={0: (12, 24)})),
     "a worker was told to go": ("worker-left", "invalid", known(left={LOST: "was ended by a signal (SIGTERM)"})),
     "the master died": ("never-ended", "invalid", both(not_final, known(recovered="7 rows are there.", rows=7))),
     "a worker never came": ("worker-missing", "invalid", known(expected_workers=3)),

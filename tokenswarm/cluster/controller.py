@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from pathlib import Path
 from typing import Any, Protocol
 
 import gevent
@@ -60,6 +61,7 @@ class RunEnd(msgspec.Struct):
     expected_workers: int
     dataset: dict[str, Any]
     remarks: list[str]  # what went wrong on the way, in sentences
+    changed: dict[int, tuple[int, int]]  # stage -> (its users, what the web UI made of them)
     unwritten: list[str]  # where rows could not be written, in sentences
 
 
@@ -86,6 +88,8 @@ class Controller:
         self._rows = 0
         self._remarks: list[str] = []
         self._unwritten: list[str] = []
+        self._changed: dict[int, tuple[int, int]] = {}
+        self._phase = ""
         self._draining = False
         self._stages_begun: list[Stage] = []
         self.active = False
@@ -111,6 +115,11 @@ class Controller:
                 member.left = ""
         if self._draining:
             self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": INTERRUPT_DRAIN_S})
+
+    @property
+    def path(self) -> Path:
+        """The results folder."""
+        return self._folder.path
 
     @property
     def interrupted(self) -> bool:
@@ -154,6 +163,7 @@ class Controller:
             expected_workers=workers,
             dataset=members[0].dataset if members else {},
             remarks=self._remarks,
+            changed=self._changed,
             unwritten=self._unwritten,
         )
 
@@ -231,6 +241,7 @@ class Controller:
                 return  # its users will not come
 
     def _announce(self, stage: int, phase: str, users: int, seconds: float) -> None:
+        self._phase = phase
         self._cluster.broadcast(ToWorker.PHASE, {"stage": stage, "phase": phase})
         for watcher in self._watchers:
             watcher.phase(stage, phase, users, seconds)
@@ -251,9 +262,22 @@ class Controller:
             self._stop.set()
         elif self._cluster.in_run and all(m.lost or m.left for m in self._cluster.in_run):
             self._stop.set()
+        self._look_at_users()
         merged = self._inbox.merged()
         for watcher in self._watchers:
             watcher.tick(merged)
+
+    def _look_at_users(self) -> None:
+        """The web UI lets its user change them at any time."""
+        number, target = len(self._stages_begun) - 1, self._environment.runner.target_user_count
+        if self._phase != "steady" or self._stop.is_set() or self._draining or number in self._changed:
+            return
+        if target != self._stages_begun[number].users:
+            self._changed[number] = (self._stages_begun[number].users, target)
+            for watcher in self._watchers:
+                watcher.note(
+                    f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
+                )
 
     def _remark(self, sentence: str) -> None:
         self._remarks.append(sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from typing import Any
@@ -33,7 +34,9 @@ def run_profile(given: dict[str, Any]) -> int:
     if remote is None:
         _index(profile)
     host, port, token = _address(given["bind"], remote)
-    run = open_run(profile, given["results"], command=sys.argv)
+    run = open_run(
+        profile, given["results"], command=shlex.split(given["started_by"]) if given["started_by"] else sys.argv
+    )
     return _drive(run, host, port, token, remote)
 
 

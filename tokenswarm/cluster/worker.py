@@ -333,6 +333,11 @@ class Worker:
         if self._ended:
             self._leave(ExitCode.INTERRUPTED, f"ended by {self._ended}: its streams were drained")
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has rows that the master lacks."""
+        return self._spool is not None
+
     def last_words(self) -> str:
         """What the user should know when this worker leaves: why, and where rows are that nobody took over."""
         if self._spool is None:

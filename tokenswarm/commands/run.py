@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from tokenswarm.errors import ExitCode
@@ -16,6 +17,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--workers", metavar="N", help="worker processes on this machine")
     parser.add_argument("--expect-workers", metavar="N", type=int, help="wait for N remote workers, start none here")
     parser.add_argument("--bind", metavar="HOST:PORT", help="where remote workers find the master")
+    parser.add_argument("--started-by", help=argparse.SUPPRESS)  # the command that runs this one, for the manifest
     options.add_arguments(parser, locust=False)
     options.refuse_secrets(words)
     given = vars(parser.parse_args(words))

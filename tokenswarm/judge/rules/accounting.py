@@ -152,6 +152,19 @@ def run_trouble(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )  # fmt: skip
 
 
+def users_changed(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.changed:
+        return None
+    stage, (planned, made) = next(iter(evidence.changed.items()))
+    return doubt(
+        "users-changed",
+        "invalid",
+        f"The number of users was changed by hand from {planned} to {made} within stage {stage + 1}: its numbers are "
+        f"of both loads. Stop the run and start another one for each load, or write stages into a profile.",
+        changed={str(number): list(users) for number, users in evidence.changed.items()},
+    )
+
+
 def interrupted(evidence: Evidence, _summary: Summary) -> Doubt | None:
     if not evidence.interrupted:
         return None
@@ -272,6 +285,7 @@ RULES: tuple[Rule, ...] = (
     worker_refused,
     reports_missing,
     run_trouble,
+    users_changed,
     interrupted,
     no_success,
     mostly_failed,
