@@ -210,7 +210,7 @@ class Plugin:
     def _end_worker(self, worker: Worker) -> None:
         """A signal ends this worker in the middle of a run: its streams are drained, its rows handed over."""
         if worker.busy and not worker.gone.is_set():
-            worker.end("a signal")
+            worker.end("")
             worker.gone.wait()
             self._environment.process_exit_code = int(worker.exit_code)
 

@@ -304,14 +304,18 @@ class Worker:
             gevent.sleep(0.02)
 
     def end(self, name: str) -> None:
-        """A signal ends this worker alone: open streams get a few seconds, rows are handed over. A second one: now."""
+        """A signal ends this worker alone: open streams get a few seconds, rows are handed over. A second one: now.
+
+        `name` is the signal's, or empty where it is not known.
+        """
+        how = f"ended by a signal{f' ({name})' if name else ''}"
         if self._ended or self.gone.is_set():
-            self._leave(ExitCode.INTERRUPTED, f"ended by {name}, at once")
+            self._leave(ExitCode.INTERRUPTED, f"{how}, at once")
             return
-        self._ended = name
-        self._tell(ToMaster.LEAVING, {"sentence": f"was ended by a signal ({name})"})
+        self._ended = how
+        self._tell(ToMaster.LEAVING, {"sentence": f"was {how}"})
         if self._spool is None:
-            self._leave(ExitCode.INTERRUPTED, f"ended by {name}")
+            self._leave(ExitCode.INTERRUPTED, how)
         else:
             gevent.spawn(self._drain, INTERRUPT_DRAIN_S)
 
@@ -331,7 +335,7 @@ class Worker:
         if self._hand_over.run():
             self._spool = None
         if self._ended:
-            self._leave(ExitCode.INTERRUPTED, f"ended by {self._ended}: its streams were drained")
+            self._leave(ExitCode.INTERRUPTED, f"{self._ended}: its streams were drained")
 
     @property
     def busy(self) -> bool:
