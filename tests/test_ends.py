@@ -303,6 +303,27 @@ def test_rows_of_a_killed_worker_are_on_disk_and_come_back(engine: Server, tmp_p
     assert finished.summary["partial"] is True
 
 
+def test_a_worker_that_was_lost_for_a_while_hands_its_rows_over(engine: Server, tmp_path: Path) -> None:
+    before = engine.truth()["totals"]["received"]
+    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=9s"), tmp_path) as started:
+        started.await_output("steady")
+        eventually_rows(tmp_path)
+        victim = children(started.process.pid)[0]
+        os.kill(victim, signal.SIGSTOP)
+        try:
+            started.await_output("was lost during the run")
+        finally:
+            os.kill(victim, signal.SIGCONT)
+        finished = started.finish(60)
+
+    assert finished.code == 11, finished.out
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "worker-lost")
+    assert "it came back, and handed its rows over" in doubt["message"]
+    check_nothing_is_lost(finished, engine.truth()["totals"]["received"] - before)
+    assert {row["worker"] for row in finished.rows} == {0, 1}
+    assert not (finished.folder / ".spool").exists()
+
+
 @pytest.fixture(scope="module")
 def dead_run(engine: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of a run whose master was killed."""
@@ -330,6 +351,7 @@ def test_a_run_whose_master_was_killed_comes_back_as_a_partial_one(dead: Path, t
     first = (dead / "summary.json").read_bytes(), (dead / "requests.jsonl").read_bytes()
 
     assert told.code == 0, told.out
+    assert json.loads((dead / "manifest.json").read_bytes())["command"][:2] == ["tokenswarm", "run"]
     rows = rows_of(dead / "requests.jsonl")
     assert Counter(row["worker"] for row in rows) == Counter(row["worker"] for row in left)
     assert len(rows) == len(left) > 0

@@ -64,12 +64,10 @@ def test_a_core_that_is_full_shows_among_the_others() -> None:
 Nic = namedtuple("Nic", "bytes_sent bytes_recv")
 
 
-def test_network_bytes_leave_out_loopback_and_survive_an_interface_that_goes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_network_bytes_leave_out_loopback_and_survive_an_interface_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     nics: dict[str, Nic] = {"lo": Nic(1000, 1000), "eth0": Nic(10, 100), "veth1": Nic(5, 50)}
     monkeypatch.setattr(psutil, "net_io_counters", lambda **_options: dict(nics))
-    reader = host.HostReader(proc=tmp_path)
+    reader = host.HostReader()
 
     def rx() -> float | None:
         return value(reader.read(), "host_network_bytes_total", "rx")

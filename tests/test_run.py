@@ -259,6 +259,8 @@ def test_the_report_can_be_printed_again(engine: Server, tmp_path: Path) -> None
 
     assert again.code == 0, again.out
     assert (tmp_path / "results/latest/report.html").read_text(encoding="utf-8") == page
+    by_file = run(tokenswarm("report", "results/latest/summary.json"), tmp_path)
+    assert by_file.out == again.out, "a file of the folder stands for it"
     table = [line for line in again.out.splitlines() if "TTFT" in line]
     assert table
     assert all(line in finished.out for line in table)

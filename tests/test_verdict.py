@@ -386,6 +386,15 @@ def test_an_outage_is_told_with_its_time() -> None:
     (doubt,) = case.judge().doubts
     assert "From 40 s to 48 s of the run" in doubt.message
     assert "mostly as connect" in doubt.message
+@pytest.mark.parametrize(("n", "doubted"), [(1, False), (7, False), (8, True)])
+def test_a_drift_takes_enough_requests_in_each_half(n: int, doubted: bool) -> None:
+    case = Case()
+    block = case.merged.block(0)
+    for half, value in ((block.first_half, 0.3), (block.second_half, 0.1)):
+        half["ttft"] = snapshot.Sketch()
+        for _ in range(n):
+            half["ttft"].add(value)
+    assert ("not-steady" in {doubt.code for doubt in case.judge().doubts}) == doubted
 
 
 def test_slow_connections_are_no_late_sends() -> None:

@@ -159,20 +159,10 @@ class HostReader:
         nics = {name: counts for name, counts in self._interfaces().items() if not name.startswith("lo")}
         for place, direction in enumerate(("tx", "rx")):
             total = self._network_sums[direction].advance({name: counts[place] for name, counts in nics.items()})
+        nics = {n: c for n, c in psutil.net_io_counters(pernic=True, nowrap=True).items() if not n.startswith("lo")}
+        for direction, part in (("tx", "bytes_sent"), ("rx", "bytes_recv")):
+            total = self._network_sums[direction].advance({nic: getattr(c, part) for nic, c in nics.items()})
             readings.add("tokenswarm_host_network_bytes_total", total, direction)
-
-    def _interfaces(self) -> dict[str, tuple[int, int]]:
-        """(bytes sent, received) by interface, of process 1's network: in a container with the host's process ids, the
-        machine's, while psutil's is the container's."""
-        try:
-            text = _text(self._proc / "1" / "net" / "dev")
-        except PermissionError:
-            text = None
-        if text is None:
-            counters = psutil.net_io_counters(pernic=True, nowrap=True)
-            return {name: (c.bytes_sent, c.bytes_recv) for name, c in counters.items()}
-        rows = [line.partition(":") for line in text.splitlines()[2:]]
-        return {name.strip(): (int(values.split()[8]), int(values.split()[0])) for name, _, values in rows}
 
     def _disk(self, readings: Readings) -> None:
         counters = psutil.disk_io_counters(nowrap=True)

@@ -31,6 +31,7 @@ JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SILENCE_S = 10.0  # a worker without a report for so long is lost (Locust's heartbeat usually says so in 4 s)
+HEARD_AGAIN_S = 3.0  # a lost worker that was heard so lately is back: it reports each second
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
 
@@ -133,7 +134,7 @@ class Controller:
             if member is None or member.index < 0:
                 self._failed = self._failed or TargetError(f"a worker process ended before the run began ({how})")
                 return
-            member.lost = f"its process ended with {how}"
+            member.lost, member.dead = f"its process ended with {how}", True
             self._remark(f"{member.name} was lost during the run: {member.lost}")
 
     # -- the run -------------------------------------------------------------------------------------------------
@@ -294,10 +295,12 @@ class Controller:
         for watcher in self._watchers:
             watcher.phase(max(0, len(self._stages_begun) - 1), "drain", 0, bound_s)
         self._draining = True
-        self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": bound_s})
+        for member in ready:
+            if self._is_here(member):
+                self._cluster.send(member, ToWorker.DRAIN, {"bound_s": bound_s})
         deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
         looked_ns = monotonic_ns()
-        while not all(m.done or m.lost for m in ready) and monotonic_ns() < deadline_ns:
+        while any(self._is_here(m) and not m.done for m in ready) and monotonic_ns() < deadline_ns:
             gevent.sleep(0.05)
             if monotonic_ns() - looked_ns > NS_PER_S:
                 looked_ns = monotonic_ns()
@@ -306,6 +309,12 @@ class Controller:
             if not member.done and not member.lost:
                 member.lost = "its final report did not come"
                 self._remark(f"{member.name}: {member.lost}")
+
+    @staticmethod
+    def _is_here(member: Member) -> bool:
+        """Not lost; or lost and heard again, such as behind a network that healed: its rows can still be fetched."""
+        silence_s = (monotonic_ns() - member.heard_ns) / NS_PER_S
+        return not member.lost or (not member.dead and silence_s < HEARD_AGAIN_S)
 
     # -- what workers say ----------------------------------------------------------------------------------------
 
@@ -344,6 +353,8 @@ class Controller:
 
     def _on_done(self, member: Member, data: dict[str, Any]) -> None:
         member.done = True
+        if member.lost:
+            member.lost += "; it came back, and handed its rows over"
         self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
         if member.rows != data["rows"]:
             self._remark(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")

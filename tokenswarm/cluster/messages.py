@@ -48,6 +48,7 @@ class Member(msgspec.Struct):
     prepared: bool = False
     done: bool = False
     lost: str = ""  # why it is gone; "" while it is here
+    dead: bool = False  # its process ended
     left: str = ""  # why it drained and handed over before the run's end
     left_ns: int = 0
     dataset: dict[str, Any] = {}

@@ -8,7 +8,7 @@ Where the master wrote no summary it is computed from the workers' last reports,
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -202,20 +202,19 @@ def _profile(home: Path, manifest: dict[str, Any]) -> Profile:
 def _merged(home: Path, run_id: str) -> Merged:
     """The sum of the last report of each worker, stage and phase. A file that is none is left out."""
     inbox = Inbox(run_id)
-    for report in _reports(sorted((home / ".spool").glob("worker-*.part"))):
-        inbox.put(report)
+    for path in sorted((home / ".spool").glob("worker-*.part")):
+        try:
+            report = snapshot.decode(path.read_bytes())
+        except SnapshotError:
+            continue
+        try:
+            inbox.put(report)
+        except SnapshotError as error:
+            raise ConfigError(f"{path}: {error}") from None
     merged = inbox.merged()
     for worker in merged.workers:
         worker.missing = []  # only the newest were kept
     return merged
-
-
-def _reports(paths: Iterable[Path]) -> Iterator[snapshot.Snapshot]:
-    for path in paths:
-        try:
-            yield snapshot.decode(path.read_bytes())
-        except SnapshotError:
-            continue
 
 
 def _told(owners: Sequence[Owner], rows: Rows) -> str:

@@ -58,8 +58,8 @@ def worker_lost(evidence: Evidence, _summary: Summary) -> Doubt | None:
     return doubt(
         "worker-lost",
         "invalid",
-        f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load was sent than "
-        f"planned and its requests are missing: look at its log and memory, then run again.",
+        f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load than planned "
+        f"was sent, or requests are missing: look at its log, memory and network, then run again.",
         lost=dict(evidence.lost),
         expected=evidence.expected_workers,
     )
