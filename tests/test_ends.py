@@ -18,6 +18,8 @@ import pytest
 from running import SAMPLES, Finished, children, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
+from tokenswarm.measure import snapshot
+
 PROFILE = """
 name: test
 target: http://127.0.0.1:9
@@ -270,8 +272,17 @@ def eventually_rows(home: Path) -> Path:
     assert eventually(lambda: len(list((home / "results").glob("*/.spool/worker-*.jsonl"))) == 2, 30)
     spool = results(home) / ".spool"
     full = [spool / f"worker-{index}.jsonl" for index in (0, 1)]
-    assert eventually(lambda: all(path.stat().st_size for path in full) and len(list(spool.glob("*-steady.part"))) == 2)
+    assert eventually(lambda: all(path.stat().st_size for path in full) and all(map(counted, full)), 20)
     return spool
+
+
+def counted(path: Path) -> int:
+    """Successful requests of the window in the newest report beside the rows."""
+    try:
+        blocks = snapshot.decode(path.with_suffix(".live-0.part").read_bytes()).blocks
+    except (OSError, snapshot.SnapshotError):  # not yet, or being written
+        return 0
+    return sum(block.ok for block in blocks if block.phase == "steady")
 
 
 def test_rows_of_a_killed_worker_are_on_disk_and_come_back(engine: Server, tmp_path: Path) -> None:

@@ -258,15 +258,16 @@ class Worker:
         self.recorder.wraps = self._stock.wraps
         self.recorder.users = self._environment.runner.user_count
         report = self.recorder.snapshot(monotonic_ns(), final=final)
-        self._tell(ToMaster.REPORT, snapshot.encode(report))
-        self._save(report)
+        encoded = snapshot.encode(report)
+        self._tell(ToMaster.REPORT, encoded)
+        self._save(report, encoded)
 
-    def _save(self, report: snapshot.Snapshot) -> None:
+    def _save(self, report: snapshot.Snapshot, encoded: bytes) -> None:
         """Onto the disk what came since the last report: more than a second is never lost."""
         if self._spool is None:
             return
         self._spool.flush()
-        self._spool.keep(report)
+        self._spool.keep(report, encoded)
         if self._spool.failure is not None and not self._told:
             self._told = True
             sentence = f"{socket.gethostname()}: {self._spool.failure}"

@@ -1,10 +1,11 @@
 """What a worker keeps on disk while the load runs, so that its death loses a second and no more.
 
-Rows are written each second, and beside them the newest report of each (stage, phase) and whose all of it is:
+Rows are written each second, and beside them the newest report, and whose all of it is:
 
     worker-3.json           Owner: run, worker, host, process
     worker-3.jsonl          rows of requests.jsonl
-    worker-3.0-steady.part  an encoded Snapshot with that block alone
+    worker-3.live-0.part    the newest report, or the one before it (live-1): Snapshots with what changed lately
+    worker-3.0-steady.part  the newest report that still held this block
 
 A disk that fails costs rows, never the load: `failure` keeps the first error, later rows are dropped and counted.
 """
@@ -12,13 +13,13 @@ A disk that fails costs rows, never the load: `failure` keeps the first error, l
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from tokenswarm.errors import ResultsError
-from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Snapshot
 
 PENDING_BYTES_MAX = 256 * 1024  # rows in memory; more are written before the second is over
@@ -48,9 +49,13 @@ class Spool:
         self.rows = self.lost = 0
         self._pending: list[bytes] = []
         self._pending_bytes = self._good = 0
+        self._live: set[str] = set()  # blocks of the newest report
+        self._turn = 0
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
             self.path.with_suffix(".json").write_bytes(msgspec.json.encode(owner))
+            for turn in (0, 1):
+                self._live_path(turn).touch()
         except OSError as error:
             raise ResultsError(f"{self.path}: rows can't be written: {error.strerror}") from None
 
@@ -79,18 +84,28 @@ class Spool:
                 self.lost += len(rows)
                 self._fail(error)
 
-    def keep(self, report: Snapshot) -> None:
-        """Keep the newest report of each block in `report`, whole or as it was."""
+    def keep(self, report: Snapshot, encoded: bytes) -> None:
+        """Keep the newest report. A block that it lacks did not change any more: the one before has its last state.
+
+        Two files in turn, written in place: should this process be killed within a write, the other one is whole, and
+        no file is replaced, for which some file systems would write to the disk at once (6 ms, each second).
+        """
         if self.failure is not None:
             return
+        blocks = {f"{block.stage}-{block.phase}" for block in report.blocks}
         try:
-            for block in report.blocks:
-                path = self.path.with_suffix(f".{block.stage}-{block.phase}.part")
-                new = path.with_suffix(".new")
-                new.write_bytes(snapshot.encode(msgspec.structs.replace(report, blocks=[block])))
-                new.replace(path)
+            for settled in self._live - blocks:
+                shutil.copyfile(self._live_path(0), self.path.with_suffix(f".{settled}.part"))
+            self._turn += 1
+            with self._live_path(0).open("r+b") as file:
+                file.write(encoded)
+                file.truncate()
+            self._live = blocks
         except OSError as error:
             self._fail(error)
+
+    def _live_path(self, ago: int) -> Path:
+        return self.path.with_suffix(f".live-{(self._turn + ago) % 2}.part")
 
     def _fail(self, error: OSError) -> None:
         self.failure = ResultsError(
