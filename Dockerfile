@@ -31,11 +31,11 @@ COPY --from=build --chown=10001:10001 /empty /home/tokenswarm
 COPY --from=build --chown=10001:10001 /empty /results
 COPY --from=build --chown=10001:10001 /empty /models
 COPY --from=build --chown=10001:10001 /empty /run/tokenswarm
+COPY --from=build --chown=10001:10001 /empty /run/tokenswarm-run
 COPY --from=build --chown=10001:10001 /empty /run/grafana
 ENV PATH=/opt/tokenswarm/bin:$PATH HOME=/home/tokenswarm XDG_CACHE_HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 USER 10001:10001
-VOLUME ["/results"]
 # All commands end in order on SIGTERM: streams are drained and results written.
 STOPSIGNAL SIGTERM
 CMD ["tokenswarm", "--help"]

@@ -74,13 +74,47 @@ def test_services_wait_for_what_they_need() -> None:
             condition = how["condition"]
             assert (condition == "service_healthy") <= ("healthcheck" in SERVICES[other]), f"{name} waits for ever"
             needed = set(SERVICES[other].get("profiles", service.get("profiles", [])))
+            if how.get("required") is False:
+                continue  # waited for where its profile is on
             assert needed <= set(service.get("profiles", [])), f"{name} needs {other}, which another profile starts"
         for volume in service.get("volumes", []):
-            if volume.split(":")[0] in ("tokens", "grafana-password", "models") and name != "init":
+            if volume.split(":")[0] in ("tokens", "run-token", "grafana-password", "models") and name != "init":
                 reached = set(service["depends_on"]) | {
                     far for near in service["depends_on"] for far in SERVICES[near].get("depends_on", {})
                 }
                 assert "init" in reached, f"{name} reads {volume} before it is filled"
+
+
+def test_a_stop_reaches_the_master_while_its_workers_live_and_up_master_starts_them() -> None:
+    for name in (name for name in SERVICES if name.startswith("master")):
+        assert SERVICES[name]["depends_on"]["worker"] == {"condition": "service_started"}, name
+    assert not [other for other in SERVICES["worker"]["depends_on"] if other.startswith("master")]
+
+
+def test_workers_wait_for_a_model_however_long_it_takes() -> None:
+    waits = SERVICES["worker"]["depends_on"]
+    assert waits["vllm"] == {"condition": "service_healthy", "required": False}
+    assert waits["ollama-pull"] == {"condition": "service_completed_successfully", "required": False}
+
+
+def test_engines_have_no_cpu_limit_unless_the_user_sets_one() -> None:
+    """More CPUs than the machine has are refused by Docker; a quota below its cores stalls llama.cpp's threads."""
+    for name in ("ollama", "vllm"):
+        assert SERVICES[name]["deploy"]["resources"]["limits"]["cpus"] == "${ENGINE_CPUS:-0}"
+
+
+def test_the_image_is_built_once() -> None:
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["init"]
+    assert all("init" in SERVICES[name]["depends_on"] for name in OURS if name != "init"), "so it is there by then"
+
+
+def test_only_those_who_join_a_run_can_read_its_token() -> None:
+    readers = {n for n, s in SERVICES.items() if any(v.startswith("run-token:") for v in s.get("volumes", []))}
+    assert readers == {"init", "worker", "master", "master-ollama", "master-vllm"}
+    users = {name: SERVICES[name]["user"] for name in OURS}
+    sees_processes = {name for name in OURS if SERVICES[name].get("pid") == "host"}
+    assert sees_processes == {"host-exporter", "gpu-exporter"}
+    assert all(users[name] not in {users[reader] for reader in readers} for name in sees_processes)
 
 
 def test_plain_up_needs_no_gpu_and_no_model() -> None:
@@ -114,8 +148,8 @@ def test_secrets_are_files_and_nobody_is_admin() -> None:
     assert grafana["GF_USERS_ALLOW_SIGN_UP"] == "false"
     readers = {n for n, s in SERVICES.items() if any("grafana-password" in v for v in s.get("volumes", []))}
     assert readers == {"init", "grafana"}
-    writers = {n for n, s in SERVICES.items() if "tokens:/run/tokenswarm" in s.get("volumes", [])}
-    assert writers == {"init"}
+    for mount in ("tokens:/run/tokenswarm", "run-token:/run/tokenswarm-run"):
+        assert {n for n, s in SERVICES.items() if mount in s.get("volumes", [])} == {"init"}
 
 
 def test_grafana_calls_nobody() -> None:
@@ -243,6 +277,7 @@ def test_the_last_stage_runs_nothing_and_is_not_root() -> None:
     assert "RUN" not in {word for word, _ in last}
     assert dict(last)["USER"] == SERVICES["master"]["user"] == "10001:10001"
     assert dict(last)["STOPSIGNAL"] == "SIGTERM"
+    assert "VOLUME" not in dict(last), "each container would leave an anonymous one"
     assert json.loads(dict(last)["CMD"]) == ["tokenswarm", "--help"]
 
 

@@ -78,7 +78,7 @@ def until_up(url: str) -> None:
 @pytest.fixture
 def paths(tmp_path: Path) -> dict[str, str]:
     """What stands in a container, and what it is here. The longer name first: they are replaced in this order."""
-    for folder in ("tokens", "grafana", "results", "bin"):
+    for folder in ("tokens", "run-token", "grafana", "results", "bin"):
         (tmp_path / folder).mkdir()
     # Not links: Python would look for its packages beside the link.
     for name, module in (("python", ""), ("tokenswarm", " -m tokenswarm.cli")):
@@ -94,6 +94,7 @@ def paths(tmp_path: Path) -> dict[str, str]:
         "0.0.0.0:5557": f"127.0.0.1:{master}",
         "--master-host master --master-port 5557": f"--master-host 127.0.0.1 --master-port {master}",
         "0.0.0.0": "127.0.0.1",
+        "/run/tokenswarm-run": str(tmp_path / "run-token"),
         "/run/tokenswarm": str(tmp_path / "tokens"),
         "/run/grafana": str(tmp_path / "grafana"),
         "/results": str(tmp_path / "results"),
@@ -105,7 +106,11 @@ def test_the_secrets_are_made_once(paths: dict[str, str], tmp_path: Path) -> Non
     def make() -> dict[str, str]:
         with started("init", paths) as one:
             assert one.wait(timeout=30) == 0
-        files = [*(tmp_path / "tokens").iterdir(), *(tmp_path / "grafana").iterdir()]
+        files = [
+            *(tmp_path / "tokens").iterdir(),
+            *(tmp_path / "run-token").iterdir(),
+            *(tmp_path / "grafana").iterdir(),
+        ]
         assert all(path.stat().st_mode & 0o777 == 0o444 for path in files)
         return {path.name: path.read_text() for path in files}
 
@@ -161,14 +166,16 @@ def test_an_exporter_starts(name: str, paths: dict[str, str], tmp_path: Path) ->
         ({"PROFILE": "configs/profiles/smoke.yaml"}, None),
     ],
 )
-@pytest.mark.parametrize("name", ["master", "master-vllm"])
+@pytest.mark.parametrize("name", ["master", "master-vllm", "master-ollama"])
 def test_only_the_demo_gets_stages_that_its_profile_does_not_name(
     name: str, environ: dict[str, str], wanted: str | None, paths: dict[str, str], tmp_path: Path
 ) -> None:
-    for file in ("run-token", "push-token"):
-        (tmp_path / "tokens" / file).write_text("x")
+    (tmp_path / "run-token" / "run-token").write_text("x")
+    (tmp_path / "tokens" / "push-token").write_text("x")
     (tmp_path / "bin" / "tokenswarm").write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
-    with started(name, {**paths, "vllm:8000": "x"}, **environ) as process:
+    if name == "master-ollama" and not environ:
+        wanted = None  # its profile has stages of its own
+    with started(name, {"vllm:8000": "x", **paths}, **environ) as process:
         told = process.communicate(timeout=20)[0].splitlines()
     stages = [word.removeprefix("load.stages=") for word in told if word.startswith("load.stages=")]
     assert told[0] == "run"

@@ -181,7 +181,7 @@ WORKER, CONTROLLER = "tokenswarm/cluster/worker.py", "tokenswarm/cluster/control
         ("architecture", f"hears nothing from the master for {constant(WORKER, 'DEAD_MAN_S'):g} s"),
         ("architecture", f"A worker without a report for {constant(CONTROLLER, 'SILENCE_S'):g} s"),
         ("architecture", f"they say hello, within {constant(CONTROLLER, 'JOIN_S'):g} s"),
-        ("architecture", f"in the same order with {constant(CONTROLLER, 'INTERRUPT_DRAIN_S'):g} s for open streams"),
+        ("architecture", f"in the same order with {constant(WORKER, 'INTERRUPT_DRAIN_S'):g} s for open streams"),
         ("architecture", f"models and version, {constant('tokenswarm/client/preflight.py', 'ANSWER_S'):g} s each"),
         ("architecture", f"the decoder takes {constant('tokenswarm/client/decoding.py', 'SLICE_READS')} reads"),
         ("architecture", f"are therefore up to {constant('tokenswarm/client/decoding.py', 'SWEEP_S'):g} s late"),
@@ -189,7 +189,7 @@ WORKER, CONTROLLER = "tokenswarm/cluster/worker.py", "tokenswarm/cluster/control
         ("architecture", f"{Phases().settle:g} s to settle"),
         ("architecture", f"{Phases().drain:g} s at most"),
         ("scale-out", f"11 if the master was silent for {constant(WORKER, 'DEAD_MAN_S'):g} s"),
-        ("soak", f"open streams get {constant(CONTROLLER, 'INTERRUPT_DRAIN_S'):g} s"),
+        ("soak", f"open streams get {constant(WORKER, 'INTERRUPT_DRAIN_S'):g} s"),
     ],
 )
 def test_a_number_in_a_sentence(name: str, said: str) -> None:

@@ -113,6 +113,15 @@ def test_in_a_network_of_its_own_it_tells_that_of_process_1() -> None:
     before = machine()
     told = float(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert before <= told <= machine()
+def test_network_bytes_are_those_of_process_1_in_a_network_of_another_container(tmp_path: Path) -> None:
+    dev = tmp_path / "1" / "net" / "dev"
+    dev.parent.mkdir(parents=True)
+    head = "Inter-|   Receive  |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes\n"
+    lines = ("    lo: 7 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n", "  eth0:38000000000 5 0 0 0 0 0 0 4900000 9 0 0 0 0 0 0\n")
+    dev.write_text(head + "".join(lines))
+    readings = host.HostReader(proc=tmp_path).read()
+    assert value(readings, "host_network_bytes_total", "rx") == 38_000_000_000
+    assert value(readings, "host_network_bytes_total", "tx") == 4_900_000
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), psutil.AccessDenied(), ValueError("new format")])

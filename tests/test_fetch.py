@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tokenswarm.commands import data
 from tokenswarm.commands import fetch as fetching
 from tokenswarm.commands.fetch import KNOWN, KnownDataset, fetch, licence_note
 from tokenswarm.errors import DatasetError
@@ -262,3 +263,14 @@ def test_the_known_data_sets_are_pinned_and_have_a_licence_note() -> None:
         assert known.sha256 or known.git_blob
         assert licence_note(name)
     assert licence_note("https://example.org/x.json") == ""
+
+
+def test_a_destination_with_a_slash_is_a_folder(site: Site, tmp_path: Path) -> None:
+    assert data.main(["fetch", f"{site.url}", "--to", f"{tmp_path}/new/sub/"]) == 0
+    assert (tmp_path / "new" / "sub" / "data.json").read_bytes() == BODY
+
+
+def test_a_folder_that_can_not_be_made_is_one_sentence(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DatasetError, match="can't be made: Not a directory"):
+        data.main(["fetch", f"{site.url}", "--to", f"{tmp_path}/file/sub/"])

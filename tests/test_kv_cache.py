@@ -194,6 +194,7 @@ def test_the_command_prints_the_numbers(tmp_path: Path, capsys: pytest.CaptureFi
         (["CONFIG", "--batch", "0"], "--batch 0: write a whole number"),
         (["CONFIG", "--batch", "many"], "--batch many: write a whole number"),
         (["CONFIG", "--memory", "40 parsecs"], "--memory 40 parsecs: write a size"),
+        (["CONFIG", "--memory", "40"], "--memory 40: 40 bytes? Write the unit, such as 40GiB"),
         (["CONFIG", "--memory", "inf"], "--memory inf: write a size"),
         (["CONFIG", "--dtype", "fp3"], "--dtype: the dtype `fp3` is not known"),
         ([], "the following arguments are required"),
@@ -209,7 +210,15 @@ def test_mistakes_are_one_sentence(words: list[str], sentence: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("40GiB", 40 * GIB), ("40GB", 40e9), ("40g", 40e9), ("1.5 TiB", 1.5 * 1024**4), ("4e10", 4e10), ("512", 512)],
+    [
+        ("40GiB", 40 * GIB),
+        ("40GB", 40e9),
+        ("40g", 40e9),
+        ("1.5 TiB", 1.5 * 1024**4),
+        ("4e10", 4e10),
+        ("40960000000", 40.96e9),
+        ("512B", 512),
+    ],
 )
 def test_sizes(text: str, size: float) -> None:
     assert kv.size("--memory", text) == size

@@ -146,6 +146,29 @@ def test_a_sweep_that_ends_at_the_knee_says_so() -> None:
     assert "not saturated yet" not in html.render(sweep(), {}, rows())
 
 
+@pytest.mark.parametrize(
+    ("gained", "waiting", "claim"),
+    [
+        (100.0, None, "not saturated yet"),
+        (81.0, 0.0, "not saturated yet"),
+        (79.0, 0.0, "this sweep does not say"),  # 16 to 32 users, 79 % more
+        (30.0, None, "this sweep does not say"),
+        (100.0, 32.0, "32 requests waited in the engine"),
+    ],
+)
+def test_no_sweep_is_called_unsaturated_that_may_not_be(gained: float, waiting: float | None, claim: str) -> None:
+    summary = sweep(stages=3)
+    summary.stages[2].throughput.output_tokens_per_s = THROUGHPUTS[1] * (1 + gained / 100)
+    if waiting is not None:
+        block = sample_runs._engine_block(summary.stages[2], 64.0)
+        block["waiting"] = {"mean": waiting, "max": waiting}
+        summary.stages[2].server = {"metrics": block}
+    text = html.render(summary, {}, rows(stages=3))
+    assert claim in text
+    assert ("not saturated yet" in text) == (claim == "not saturated yet")
+    assert ("ended before the server was saturated" in text) == (claim == "not saturated yet")
+
+
 def test_a_percentile_without_enough_samples_is_not_drawn_and_that_is_said() -> None:
     summary = sweep(ok=100)  # enough for p50 and p90
     assert summary.stages[0].latency.ttft_s.p99 is None

@@ -235,7 +235,7 @@ def test_off_a_terminal_there_is_a_line_a_phase_and_one_every_five_seconds() -> 
         "stage 1/2 steady, 8 users, 0/30 s",
         "stage 1/2 steady, 8 users, 5/30 s",
         "stage 1/2 steady, 8 users, 10/30 s",
-        "drain, 0/60 s",
+        f"draining, {sum(worker.in_flight for worker in merged.workers)} streams left, 0/60 s",
     ]
     assert "50 ok, 0 failed" in screen.lines[-1]
     assert "\x1b" not in screen.file.getvalue()

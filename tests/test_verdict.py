@@ -192,6 +192,9 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "sent, never ended": ("accounting-mismatch", "invalid", steady(intended=1, sent=1)),
     "rows are missing": ("rows-mismatch", "invalid", known(rows=1099)),
     "a worker died": ("worker-lost", "invalid", both(not_final, known(lost={LOST: "its heartbeat stopped"}))),
+    "somebody edited the users": ("users-changed", "invalid", known(changed={0: (12, 24)})),
+    "a worker was told to go": ("worker-left", "invalid", known(left={LOST: "was ended by a signal (SIGTERM)"})),
+    "the master died": ("never-ended", "invalid", both(not_final, known(recovered="7 rows are there.", rows=7))),
     "a worker never came": ("worker-missing", "invalid", known(expected_workers=3)),
     "a worker fell silent": ("final-report-missing", "invalid", not_final),
     "a stranger knocked": ("worker-refused", "note", known(refused=("a worker on x (pid 1) was refused: late",))),
@@ -383,6 +386,15 @@ def test_an_outage_is_told_with_its_time() -> None:
     (doubt,) = case.judge().doubts
     assert "From 40 s to 48 s of the run" in doubt.message
     assert "mostly as connect" in doubt.message
+@pytest.mark.parametrize(("n", "doubted"), [(1, False), (7, False), (8, True)])
+def test_a_drift_takes_enough_requests_in_each_half(n: int, doubted: bool) -> None:
+    case = Case()
+    block = case.merged.block(0)
+    for half, value in ((block.first_half, 0.3), (block.second_half, 0.1)):
+        half["ttft"] = snapshot.Sketch()
+        for _ in range(n):
+            half["ttft"].add(value)
+    assert ("not-steady" in {doubt.code for doubt in case.judge().doubts}) == doubted
 
 
 def test_slow_connections_are_no_late_sends() -> None:

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from running import SAMPLES, free_port, locust, program
+from running import SAMPLES, eventually, free_port, locust, program
 from simulator_process import simulator
 
 
@@ -22,6 +22,45 @@ def post(url: str, **form: str) -> dict[str, Any]:
     data = urllib.parse.urlencode(form).encode()
     with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=90) as answer:
         return json.load(answer)
+
+
+def log_and_exceptions(base: str) -> tuple[str, list[str]]:
+    """What the page shows in its tabs LOGS and EXCEPTIONS."""
+    logs = json.loads(get(f"{base}/logs"))
+    return json.dumps(logs), [row["msg"] for row in json.loads(get(f"{base}/exceptions"))["exceptions"]]
+
+
+def test_the_page_says_why_a_run_did_not_begin_and_changed_users_are_a_doubt(tmp_path: Path) -> None:
+    port, nobody = str(free_port()), f"http://127.0.0.1:{free_port()}"
+    base = f"http://127.0.0.1:{port}"
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as engine:
+        words = ("--web-host", "127.0.0.1", "--web-port", port, "--max-tokens", "10", "--warmup", "1s")
+        with program(locust("chat.py", *words, "--dataset", str(SAMPLES / "sharegpt.json")), tmp_path) as started:
+            started.await_output("Starting web interface")
+            assert eventually(lambda: reached(base), 20)
+            post(f"{base}/swarm", user_count="3", spawn_rate="3", host=nobody)
+            assert eventually(lambda: log_and_exceptions(base)[1] != [], 30), started.output
+            logs, (said,) = log_and_exceptions(base)
+            post(f"{base}/swarm", user_count="3", spawn_rate="3", host=engine.url)
+            started.await_output("steady, 3 users")
+            post(f"{base}/swarm", user_count="6", spawn_rate="6", host=engine.url)
+            started.await_output("users were changed to 6")
+            post(f"{base}/stop")
+            started.await_output("verdict: ")
+            assert eventually(lambda: "the run is over: INVALID" in log_and_exceptions(base)[0]), started.output
+
+    assert nobody in said
+    assert nobody in logs
+    (path,) = (tmp_path / "results").glob("2*/summary.json")
+    doubts = {doubt["code"]: doubt for doubt in json.loads(path.read_bytes())["verdict"]["doubts"]}
+    assert doubts["users-changed"]["evidence"]["changed"] == {"0": [3, 6]}
+
+
+def reached(base: str) -> bool:
+    try:
+        return bool(get(base))
+    except OSError:
+        return False
 
 
 def test_two_runs_from_the_web_ui(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -43,7 +44,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "report": (
         "tokenswarm.commands.report",
-        {"report DIR": "print the tables of a finished run again, and write its report.html again"},
+        {
+            "report DIR": "print the tables of a finished run again, and write its report.html again",
+            "report --merge": "DIR...: first bring back what dead workers, or a dead master, left on disk",
+        },
     ),
     "compare": (
         "tokenswarm.commands.compare",
@@ -66,6 +70,7 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until a command has handlers of its own
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return ExitCode.OK if words else ExitCode.CONFIG
@@ -83,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tokenswarm: {error}", file=sys.stderr, flush=True)
         return int(error.exit_code)
     except KeyboardInterrupt:
+        print(f"tokenswarm: {words[0]} was interrupted", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.OK)

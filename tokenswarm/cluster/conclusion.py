@@ -20,7 +20,7 @@ from typing import Any
 
 import gevent
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tokenswarm.client import preflight
@@ -49,8 +49,8 @@ class Run(msgspec.Struct):
     profile: Profile
     folder: ResultsFolder
     manifest: dict[str, Any]
-    console: Console
     progress: terminal.Progress
+    show: Callable[[RenderableType], None]  # the result, once it is there
 
 
 def say(sentence: str) -> None:
@@ -58,8 +58,11 @@ def say(sentence: str) -> None:
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("tokenswarm: ", "bold"), sentence))
 
 
-def open_run(profile: Profile, results: str, command: Sequence[str]) -> Run:
-    """Check the target, fix the model, make the folder, write the first manifest. Raises UserError."""
+def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: bool = True) -> Run:
+    """Check the target, fix the model, make the folder, write the first manifest. Raises UserError.
+
+    `alone`: nobody else writes to the terminal meanwhile.
+    """
     findings = preflight.check(profile)
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine)
@@ -69,23 +72,29 @@ def open_run(profile: Profile, results: str, command: Sequence[str]) -> Run:
         run_id=folder.run_id,
         started=now,
         profile=profile,
-        command=list(command),
+        command=as_typed(command),
         versions={name: metadata.version(name) for name in PACKAGES},
         git_revision=_git_revision(),
         engine=hide_in(msgspec.to_builtins(findings), secret_words(secret_headers(profile))),
         host=_host_facts(),
     )
     folder.write_json("manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    console = Console()
     for note in findings.notes:
         say(note)
-    return Run(profile, folder, manifest, console, terminal.Progress(Console(stderr=True)))
+    return Run(profile, folder, manifest, terminal.Progress(Console(stderr=True), alone=alone), Console().print)
+
+
+def as_typed(command: Sequence[str]) -> list[str]:
+    """The command with its program by name: the file behind it may be one that can't be started."""
+    program = Path(command[0]) if command else Path("tokenswarm")
+    return [program.name if program.suffix != ".py" else "tokenswarm", *command[1:]]
 
 
 class Company:
     """What goes along with a run: live progress, the push to an exporter, the poller of the engine's own metrics."""
 
     def __init__(self, run: Run, members: Callable[[], Iterable[Member]]) -> None:
+        self.summary: Summary | None = None  # once the run is over
         self._run = run
         self._poller = poller.of_run(run.profile, run.manifest, say)
         self._push = push.of_run(run.profile, run.manifest, members, say, self._poller)
@@ -101,22 +110,27 @@ class Company:
                 end = go()
             code, summary = conclude(self._run, end, self._poller.finish)
             self._push.finish(end.merged, summary.verdict)
+        self.summary = summary
         return code
 
 
 def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) -> tuple[ExitCode, Summary]:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
-    summary = summarize(end.merged, plan=plan, partial=end.interrupted)
+    evidence = _evidence(run, end)
+    summary = summarize(end.merged, plan=plan, partial=end.interrupted or bool(evidence.left))
     add_telemetry(summary)
     summary.gates = gates.evaluate(run.profile.slo, summary, end.merged)
-    summary.verdict = verdict.judge(_evidence(run, end), summary)
+    summary.verdict = verdict.judge(evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
-    problem = _write(run, end, summary)
-    run.console.print(terminal.report(summary, str(run.folder.path), written=problem is None))
+    problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)
+    run.show(terminal.report(summary, str(run.folder.path), written=problem is None))
     if problem is not None:
         say(str(problem))
         code = ExitCode.RESULTS
+    if run.folder.spool.is_dir():
+        path = run.folder.path
+        say(f"rows that requests.jsonl lacks are in {run.folder.spool}: `tokenswarm report --merge {path}` adds them")
     return code, summary
 
 
@@ -152,10 +166,12 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         merged=end.merged,
         expected_workers=end.expected_workers,
         lost={member.name: member.lost for member in end.members if member.lost},
+        left={member.name: member.left for member in end.members if member.left and not member.lost},
         refused=tuple(end.refused),
         rows=end.rows,
         interrupted=end.interrupted,
         remarks=tuple(end.remarks),
+        changed=end.changed,
         profile=run.profile,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from pathlib import Path
 from typing import Any, Protocol
 
 import gevent
@@ -17,6 +18,7 @@ from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.messages import Cluster, Member, ToMaster, ToWorker
+from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
 from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
@@ -29,10 +31,15 @@ JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SILENCE_S = 10.0  # a worker without a report for so long is lost (Locust's heartbeat usually says so in 4 s)
-INTERRUPT_DRAIN_S = 5.0  # an interrupted run does not wait for long answers
+HEARD_AGAIN_S = 3.0  # a lost worker that was heard so lately is back: it reports each second
+SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
 
-_ERRORS: dict[int, type[UserError]] = {ExitCode.TARGET: TargetError, ExitCode.CONFIG: ConfigError}
+_ERRORS: dict[int, type[UserError]] = {
+    ExitCode.TARGET: TargetError,
+    ExitCode.CONFIG: ConfigError,
+    ExitCode.RESULTS: ResultsError,
+}
 
 
 class Watcher(Protocol):
@@ -55,6 +62,8 @@ class RunEnd(msgspec.Struct):
     expected_workers: int
     dataset: dict[str, Any]
     remarks: list[str]  # what went wrong on the way, in sentences
+    changed: dict[int, tuple[int, int]]  # stage -> (its users, what the web UI made of them)
+    unwritten: list[str]  # where rows could not be written, in sentences
 
 
 class Controller:
@@ -79,6 +88,10 @@ class Controller:
         self._interrupted = False
         self._rows = 0
         self._remarks: list[str] = []
+        self._unwritten: list[str] = []
+        self._changed: dict[int, tuple[int, int]] = {}
+        self._phase = ""
+        self._draining = False
         self._stages_begun: list[Stage] = []
         self.active = False
         cluster.on(ToMaster.PREPARED, self._on_prepared)
@@ -87,6 +100,8 @@ class Controller:
         cluster.on(ToMaster.REPORT, self._on_report)
         cluster.on(ToMaster.ROWS, self._on_rows)
         cluster.on(ToMaster.DONE, self._on_done)
+        cluster.on(ToMaster.TROUBLE, self._on_trouble)
+        cluster.on(ToMaster.LEAVING, self._on_leaving)
 
     # -- from outside --------------------------------------------------------------------------------------------
 
@@ -94,6 +109,18 @@ class Controller:
         """End the run early: by a signal (the results are partial) or by the web UI's stop button (they are not)."""
         self._interrupted = self._interrupted or signal
         self._stop.set()
+        if not signal:
+            return
+        for member in self._cluster.in_run:
+            if monotonic_ns() - member.left_ns < SAME_STOP_S * NS_PER_S:
+                member.left = ""
+        if self._draining:
+            self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": INTERRUPT_DRAIN_S})
+
+    @property
+    def path(self) -> Path:
+        """The results folder."""
+        return self._folder.path
 
     @property
     def interrupted(self) -> bool:
@@ -107,7 +134,7 @@ class Controller:
             if member is None or member.index < 0:
                 self._failed = self._failed or TargetError(f"a worker process ended before the run began ({how})")
                 return
-            member.lost = f"its process ended with {how}"
+            member.lost, member.dead = f"its process ended with {how}", True
             self._remark(f"{member.name} was lost during the run: {member.lost}")
 
     # -- the run -------------------------------------------------------------------------------------------------
@@ -117,7 +144,8 @@ class Controller:
         self.active = True
         try:
             self._gather(workers)
-            self._prepare()
+            if not self._stop.is_set():
+                self._prepare()
             for number, stage in enumerate(self._profile.load.stages):
                 if self._stop.is_set():
                     break
@@ -136,6 +164,8 @@ class Controller:
             expected_workers=workers,
             dataset=members[0].dataset if members else {},
             remarks=self._remarks,
+            changed=self._changed,
+            unwritten=self._unwritten,
         )
 
     def _gather(self, workers: int) -> None:
@@ -174,8 +204,9 @@ class Controller:
             self._raise_failure()
             self._cluster.find_lost(SILENCE_S)
             for member in self._cluster.in_run:
-                if member.lost:
-                    raise TargetError(f"{member.name} was lost before the load began: {member.lost}")
+                if member.lost or member.left:
+                    how = member.left or f"was lost: {member.lost}"
+                    raise TargetError(f"{member.name} {how}, before the load began")
             if monotonic_ns() > deadline_ns:
                 raise DatasetError(f"the workers were not ready within {PREPARE_S:g} s")
         sums = {m.dataset.get("sha256") for m in self._cluster.in_run if m.prepared}
@@ -207,10 +238,11 @@ class Controller:
                 here = self._environment.runner.user_count
                 self._remark(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
                 return
-            if any(m.lost for m in self._cluster.in_run):
+            if any(m.lost or m.left for m in self._cluster.in_run):
                 return  # its users will not come
 
     def _announce(self, stage: int, phase: str, users: int, seconds: float) -> None:
+        self._phase = phase
         self._cluster.broadcast(ToWorker.PHASE, {"stage": stage, "phase": phase})
         for watcher in self._watchers:
             watcher.phase(stage, phase, users, seconds)
@@ -229,9 +261,24 @@ class Controller:
         if self._cluster.in_run and all(m.lost for m in self._cluster.in_run):
             self._remark("no worker is left")
             self._stop.set()
+        elif self._cluster.in_run and all(m.lost or m.left for m in self._cluster.in_run):
+            self._stop.set()
+        self._look_at_users()
         merged = self._inbox.merged()
         for watcher in self._watchers:
             watcher.tick(merged)
+
+    def _look_at_users(self) -> None:
+        """The web UI lets its user change them at any time."""
+        number, target = len(self._stages_begun) - 1, self._environment.runner.target_user_count
+        if self._phase != "steady" or self._stop.is_set() or self._draining or number in self._changed:
+            return
+        if target != self._stages_begun[number].users:
+            self._changed[number] = (self._stages_begun[number].users, target)
+            for watcher in self._watchers:
+                watcher.note(
+                    f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
+                )
 
     def _remark(self, sentence: str) -> None:
         self._remarks.append(sentence)
@@ -247,10 +294,13 @@ class Controller:
             return
         for watcher in self._watchers:
             watcher.phase(max(0, len(self._stages_begun) - 1), "drain", 0, bound_s)
-        self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": bound_s})
+        self._draining = True
+        for member in ready:
+            if self._is_here(member):
+                self._cluster.send(member, ToWorker.DRAIN, {"bound_s": bound_s})
         deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
         looked_ns = monotonic_ns()
-        while not all(m.done or m.lost for m in ready) and monotonic_ns() < deadline_ns:
+        while any(self._is_here(m) and not m.done for m in ready) and monotonic_ns() < deadline_ns:
             gevent.sleep(0.05)
             if monotonic_ns() - looked_ns > NS_PER_S:
                 looked_ns = monotonic_ns()
@@ -259,6 +309,12 @@ class Controller:
             if not member.done and not member.lost:
                 member.lost = "its final report did not come"
                 self._remark(f"{member.name}: {member.lost}")
+
+    @staticmethod
+    def _is_here(member: Member) -> bool:
+        """Not lost; or lost and heard again, such as behind a network that healed: its rows can still be fetched."""
+        silence_s = (monotonic_ns() - member.heard_ns) / NS_PER_S
+        return not member.lost or (not member.dead and silence_s < HEARD_AGAIN_S)
 
     # -- what workers say ----------------------------------------------------------------------------------------
 
@@ -290,12 +346,34 @@ class Controller:
         try:
             self._folder.append_rows(rows)
         except ResultsError as error:
-            self._remark(str(error))
+            self._rows_unwritten(str(error))
         member.rows += rows.count(b"\n")
-        self._rows += rows.count(b"\n")
-        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
+        self._rows += rows.count(b"\n") if self._folder.failure is None else 0
+        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"], "written": self._folder.failure is None})
 
     def _on_done(self, member: Member, data: dict[str, Any]) -> None:
         member.done = True
+        if member.lost:
+            member.lost += "; it came back, and handed its rows over"
+        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
         if member.rows != data["rows"]:
             self._remark(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")
+
+    def _on_trouble(self, _member: Member, data: dict[str, Any]) -> None:
+        self._rows_unwritten(str(data["sentence"])[:400])
+
+    def _rows_unwritten(self, sentence: str) -> None:
+        """Once for each disk, not for each worker."""
+        if sentence not in self._unwritten:
+            self._unwritten.append(sentence)
+            self._remark(sentence)
+
+    def _on_leaving(self, member: Member, data: dict[str, Any]) -> None:
+        """A worker was told to end before the master was: it drains; the others go on."""
+        reason = str(data["sentence"])[:200]
+        if member.index < 0:
+            self._cluster.members.pop(member.client_id, None)
+        elif not self._interrupted:
+            member.left, member.left_ns = reason, monotonic_ns()
+            for watcher in self._watchers:
+                watcher.note(f"{member.name} {reason}: it drains and hands its rows over")

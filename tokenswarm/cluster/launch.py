@@ -71,25 +71,32 @@ class LocalWorkers:
                 process.wait()
 
 
-def run_worker(master_host: str, master_port: int, token: str) -> int:
-    """Join a master and serve its run; returns the exit code. Raises TargetError where no master answers."""
+def run_worker(master_host: str, master_port: int, token: str, *, remote: bool = True) -> int:
+    """Join a master and serve its run; returns the exit code. Raises TargetError where no master answers.
+
+    A worker that is not `remote` keeps its rows in the results folder, of which the master speaks.
+    """
     environment = make_environment()
-    waiting = gevent.spawn_later(WAITING_S, print, f"waiting for the master at {master_host}:{master_port}", flush=True)
+    told = f"waiting for the master at {master_host}:{master_port}"
+    waiting = gevent.spawn_later(WAITING_S, print, told, file=sys.stderr, flush=True)
     try:
         runner = environment.create_worker_runner(master_host, master_port)
     except ConnectionError:
         raise TargetError(f"no master answered at {master_host}:{master_port} within 5 minutes") from None
+    except SystemExit:  # Locust's answer to Ctrl-C while it waits
+        raise KeyboardInterrupt from None
     finally:
         waiting.kill()
     environment.parsed_options = argparse.Namespace()  # else the first users' start builds Locust's parser: 100 ms
     worker = Worker(environment, token)
     environment.tokenswarm_worker = worker
-    signals = [gevent.signal_handler(s, worker.gone.set) for s in (signal.SIGTERM, signal.SIGINT)]
+    signals = [gevent.signal_handler(s, worker.end, s.name) for s in (signal.SIGTERM, signal.SIGINT)]
     worker.hello()
     gevent.spawn(runner.greenlet.join).link(lambda _: worker.gone.set())  # the master said quit
     worker.gone.wait()
-    if worker.message:
-        print(f"tokenswarm worker: {worker.message}", file=sys.stderr, flush=True)
+    words = worker.last_words()
+    if words and remote:
+        print(f"tokenswarm worker: {words}", file=sys.stderr, flush=True)
     environment.events.quitting.fire(environment=environment, reverse=True)  # tells the master, if it is there
     runner.quit()
     for watcher in signals:
@@ -111,4 +118,4 @@ if __name__ == "__main__":
 
     die_with_parent()
     descriptors.raise_limit()
-    sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token()))
+    sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from typing import Any
@@ -33,7 +34,9 @@ def run_profile(given: dict[str, Any]) -> int:
     if remote is None:
         _index(profile)
     host, port, token = _address(given["bind"], remote)
-    run = open_run(profile, given["results"], command=sys.argv)
+    run = open_run(
+        profile, given["results"], command=shlex.split(given["started_by"]) if given["started_by"] else sys.argv
+    )
     return _drive(run, host, port, token, remote)
 
 
@@ -76,7 +79,7 @@ def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> in
     company = Company(run, lambda: cluster.in_run)
     controller = Controller(environment, cluster, run.profile, run.folder, company.watchers)
     signals = [
-        gevent.signal_handler(number, lambda: _interrupt(controller)) for number in (signal.SIGINT, signal.SIGTERM)
+        gevent.signal_handler(number, lambda: _interrupt(controller, run)) for number in (signal.SIGINT, signal.SIGTERM)
     ]
     count = remote or run.profile.workers
     workers = LocalWorkers(0 if remote else count, runner.server.port, token)
@@ -90,10 +93,13 @@ def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> in
             watcher.cancel()
 
 
-def _interrupt(controller: Controller) -> None:
+def _interrupt(controller: Controller, run: Run) -> None:
     """The first signal ends the run in order; a second one ends the process."""
     if controller.interrupted:
-        say("interrupted twice: stopping at once, nothing is written")
+        say(
+            f"interrupted twice: stopping at once. What the workers wrote is in {run.folder.spool}: "
+            f"`tokenswarm report --merge {run.folder.path}` makes a partial result of it"
+        )
         sys.exit(int(ExitCode.INTERRUPTED))
     say("interrupted: open streams get a few seconds, then the results are written (again to stop at once)")
     controller.interrupt(signal=True)

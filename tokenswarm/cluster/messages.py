@@ -24,15 +24,17 @@ class ToMaster(enum.StrEnum):
     PROGRESS = "tokenswarm-progress"  # {text}
     FAILED = "tokenswarm-failed"  # {code, sentence}
     REPORT = "tokenswarm-report"  # an encoded Snapshot
+    TROUBLE = "tokenswarm-trouble"  # {code, sentence}: something fails, the load goes on
+    LEAVING = "tokenswarm-leaving"  # {sentence}: why it drains now and leaves the run
     ROWS = "tokenswarm-rows"  # {seq, data}: rows of requests.jsonl after the load, compressed
-    DONE = "tokenswarm-done"  # {rows}: all that this worker has to say
+    DONE = "tokenswarm-done"  # {rows, seq}: all that this worker has to say
 
 
 class ToWorker(enum.StrEnum):
     RUN = "tokenswarm-run"  # {run_id, profile, index, count, spool}
     PHASE = "tokenswarm-phase"  # {stage, phase}
     DRAIN = "tokenswarm-drain"  # {bound_s}
-    ACK = "tokenswarm-ack"  # {seq}: rows arrived, send more
+    ACK = "tokenswarm-ack"  # {seq, written}: rows arrived, send more
     REFUSED = "tokenswarm-refused"  # {sentence}
 
 
@@ -46,6 +48,9 @@ class Member(msgspec.Struct):
     prepared: bool = False
     done: bool = False
     lost: str = ""  # why it is gone; "" while it is here
+    dead: bool = False  # its process ended
+    left: str = ""  # why it drained and handed over before the run's end
+    left_ns: int = 0
     dataset: dict[str, Any] = {}
     progress: str = ""
     heard_ns: int = 0
@@ -84,6 +89,7 @@ class Cluster:
         self.closed = False
         for member in self.members.values():
             member.index, member.prepared, member.done, member.rows, member.lost = -1, False, False, 0, ""
+            member.left = ""
 
     def broadcast(self, kind: ToWorker, data: Any) -> None:
         for member in self.in_run:

@@ -15,6 +15,8 @@ import gevent
 from locust import argument_parser, events
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from rich.console import Console, RenderableType
+from rich.text import Text
 from yaml.nodes import Node
 
 from tokenswarm import descriptors
@@ -54,6 +56,10 @@ class Plugin:
         self._tab = web_tab.add(environment)
         self._run_time = self._options.get("run_time")
         environment.parsed_options.run_time = None  # the controller ends the run
+        logging.getLogger("locust.main").addFilter(self._say_run_time)
+        self._headless = environment.web_ui is None
+        self._last: list[RenderableType] = []  # to be shown below Locust's own tables
+        environment.events.quit.add_listener(self._on_quit)
         token = run_token()
         if not isinstance(environment.runner, WorkerRunner):
             self._cluster = Cluster(environment, token)
@@ -65,15 +71,29 @@ class Plugin:
             worker.hello()
             if isinstance(environment.runner, WorkerRunner):
                 gevent.spawn(self._leave_when_gone, worker)
+                environment.events.quitting.add_listener(lambda **_: self._end_worker(worker))
         if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
             self._open()
 
     def _open(self) -> None:
         """Check everything that can be wrong before there is load."""
-        self._run = open_run(self._profile(), self._options["results"], command=sys.argv)
+        self._run = self._open_run()
         self._environment.parsed_options.num_users = self._run.profile.load.stages[0].users
         rate = self._options.get("spawn_rate") or self._run.profile.load.spawn_rate
         self._environment.parsed_options.spawn_rate = rate or float(self._run.profile.load.stages[0].users)
+
+    def _open_run(self) -> Run:
+        tables = not self._options.get("only_summary") and (self._headless or self._options.get("print_stats"))
+        run = open_run(self._profile(), self._options["results"], command=sys.argv, alone=not tables)
+        if self._headless:
+            run.show = self._last.append
+        return run
+
+    def _say_run_time(self, record: logging.LogRecord) -> bool:
+        """Locust does not know that there is a limit: it is ours."""
+        if self._run_time and str(record.msg).startswith("No run time limit set"):
+            record.msg = f"Run time limit set to {self._run_time:g} seconds, then open streams are drained"
+        return True
 
     def _profile(self) -> Profile:
         user = self._environment.user_classes[0]
@@ -119,24 +139,40 @@ class Plugin:
     def _drive(self) -> None:
         environment, cluster = self._environment, self._cluster
         assert cluster is not None
-        headless = environment.web_ui is None
         code = ExitCode.INTERNAL
         try:
-            run = self._run or open_run(self._profile(), self._options["results"], command=sys.argv)
+            run = self._run or self._open_run()
             self._run = None  # a second run from the web UI gets a folder of its own
             company = Company(run, lambda: cluster.in_run)
             watchers = [*company.watchers, *([self._tab] if self._tab else [])]
             controller = self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
             code = company.accompany(lambda: controller.run(self._count_workers(), start_users=False))
+            if company.summary is not None:
+                self._tell(f"the run is over: {company.summary.verdict.status}, results in {run.folder.path}")
         except UserError as error:
-            say(str(error))
+            self._tell(f"the run did not begin: {error}", error)
             code = error.exit_code
         finally:
             environment.process_exit_code = int(code)
-            if headless or (self._options.get("autoquit") or -1) >= 0:
+            if self._headless or (self._options.get("autoquit") or -1) >= 0:
                 environment.runner.quit()
             else:
                 environment.runner.stop()
+
+    def _tell(self, sentence: str, error: UserError | None = None) -> None:
+        """Where the user looks: below the last table, or in the page (LOGS, and EXCEPTIONS if it is one)."""
+        if not self._headless:
+            log.log(logging.INFO if error is None else logging.ERROR, sentence)
+            if error is not None:
+                self._environment.runner.log_exception("tokenswarm", sentence, sentence)
+        elif error is not None:
+            self._last.append(Text.assemble(("tokenswarm: ", "bold"), str(error)))
+
+    def _on_quit(self, **_: Any) -> None:
+        """Behind Locust's tables of all requests: the result, or why there is none."""
+        for text in self._last:
+            Console(stderr=isinstance(text, Text), soft_wrap=isinstance(text, Text)).print(text)
+        self._last.clear()
 
     def _count_workers(self) -> int:
         """Workers that take part: those that Locust counts and that said hello."""
@@ -158,15 +194,31 @@ class Plugin:
         self._end(signal=True)
 
     def _end(self, *, signal: bool) -> None:
-        if self._controller is not None and self._controller.active and gevent.getcurrent() is not self._task:
-            self._controller.interrupt(signal=signal)
+        controller = self._controller
+        if controller is None or not controller.active or gevent.getcurrent() is self._task:
+            return
+        try:
+            if signal and controller.interrupted:
+                raise KeyboardInterrupt
+            controller.interrupt(signal=signal)
             if self._task is not None:
                 self._task.join()
+        except KeyboardInterrupt:
+            say(f"interrupted twice: stopping at once; `tokenswarm report --merge {controller.path}` brings rows back")
+            sys.exit(int(ExitCode.INTERRUPTED))
+
+    def _end_worker(self, worker: Worker) -> None:
+        """A signal ends this worker in the middle of a run: its streams are drained, its rows handed over."""
+        if worker.busy and not worker.gone.is_set():
+            worker.end("")
+            worker.gone.wait()
+            self._environment.process_exit_code = int(worker.exit_code)
 
     def _leave_when_gone(self, worker: Worker) -> None:
         worker.gone.wait()
-        if worker.message:
-            log.error(worker.message)
+        words = worker.last_words()
+        if words:
+            log.error(words)
         self._environment.process_exit_code = int(worker.exit_code)
         self._environment.runner.quit()
 

@@ -10,7 +10,6 @@ import itertools
 import os
 import socket
 import tempfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,13 @@ from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import resolve
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.cluster.hand_over import HandOver
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import secret_words
-from tokenswarm.errors import ExitCode, UserError
+from tokenswarm.errors import ExitCode, ResultsError, UserError
 from tokenswarm.judge.gates import request_limits
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
@@ -49,13 +49,13 @@ from tokenswarm.prompts.replay import Replay
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
 from tokenswarm.reports.numbers import harmless
+from tokenswarm.reports.spool import Owner, Spool
 
 REPORT_S = 1.0
 DEAD_MAN_S = 10.0  # without the master's heartbeat for so long, a worker stops its load
-ROWS_BYTES = 512 * 1024  # rows handed over in one message
-ROWS_AHEAD = 4  # messages under way before the first is acknowledged
 CANCEL_S = 2.0
 """After the drain bound, how long cut-off requests may take to be counted."""
+INTERRUPT_DRAIN_S = 5.0  # a signal does not wait for long answers
 
 
 class Worker:
@@ -64,8 +64,11 @@ class Worker:
     def __init__(self, environment: Environment, token: str) -> None:
         self._environment = environment
         self._token = token
-        self._acks = 0
-        self._acked = Event()
+        self._spool: Spool | None = None  # until its rows are in the master's hands
+        self._hand_over: HandOver | None = None
+        self._told = False  # that rows can't be written
+        self._ended = ""  # the signal that ended this worker
+        self._drain_by_ns = 0
         self._reporter: gevent.Greenlet | None = None
         self._sending: set[gevent.Greenlet] = set()
         self._numbers = itertools.count()
@@ -107,7 +110,7 @@ class Worker:
 
     def _open(self, data: dict[str, Any]) -> None:
         self.draining.clear()  # the web UI may start several runs in one process
-        self.stage, self.phase, self._acks = 0, "warmup", 0
+        self.stage, self.phase = 0, "warmup"
         self.profile = profile = profiles.decode(data["profile"])
         self.index, count = int(data["index"]), int(data["count"])
         check_descriptors(max(stage.users for stage in profile.load.stages), count)
@@ -144,11 +147,17 @@ class Worker:
                 secrets=secret_words(secret),
             )
             self._clients.append(client)
-        self._open_spool(data.get("spool"))
+        self._spool = self._open_spool(
+            data.get("spool"),
+            Owner(run_id=data["run_id"], worker=self.index, workers=count, host=socket.gethostname(), pid=os.getpid()),
+        )
+        self._hand_over = HandOver(self._spool, self._tell, self.gone)
+        self._told = False
         calm_garbage_collection()
         self._probes.start()
         self._reporter = gevent.spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info)})
+        self._drain_by_ns = 0
         self.ready.set()
 
     def _load_library(self, profile: Profile) -> Library:
@@ -169,13 +178,15 @@ class Worker:
                     {"text": f"reading the data set, {step.bytes_done / max(step.bytes_total, 1):.0%}"},
                 )
 
-    def _open_spool(self, folder: str | None) -> None:
+    @staticmethod
+    def _open_spool(folder: str | None, owner: Owner) -> Spool:
+        """In the results folder where it is of this machine, else in a folder of its own below TMPDIR."""
         if folder is not None and Path(folder).is_dir():
-            self._spool_path = Path(folder) / f"worker-{self.index}.jsonl"
-        else:
-            self._spool_path = Path(tempfile.mkdtemp(prefix="tokenswarm-")) / f"worker-{self.index}.jsonl"
-        self._spool = self._spool_path.open("wb", buffering=1 << 18)
-        self._rows = 0
+            return Spool(Path(folder), owner)
+        try:
+            return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner)
+        except OSError as error:
+            raise ResultsError(f"{error.filename}: rows can't be written: {error.strerror}") from None
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -222,8 +233,8 @@ class Worker:
         if needed:
             record = msgspec.structs.replace(record, prompt_needed=needed)
         self.recorder.add(record)
+        assert self._spool is not None
         self._spool.write(row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text))
-        self._rows += 1
         fire_request(self._environment, self.profile, record)
 
     # -- phases, reports, the end --------------------------------------------------------------------------------
@@ -246,18 +257,40 @@ class Worker:
         self._probes.sample()
         self.recorder.wraps = self._stock.wraps
         self.recorder.users = self._environment.runner.user_count
-        self._tell(ToMaster.REPORT, snapshot.encode(self.recorder.snapshot(monotonic_ns(), final=final)))
+        report = self.recorder.snapshot(monotonic_ns(), final=final)
+        encoded = snapshot.encode(report)
+        self._tell(ToMaster.REPORT, encoded)
+        self._save(report, encoded)
+
+    def _save(self, report: snapshot.Snapshot, encoded: bytes) -> None:
+        """Onto the disk what came since the last report: more than a second is never lost."""
+        if self._spool is None:
+            return
+        self._spool.flush()
+        self._spool.keep(report, encoded)
+        if self._spool.failure is not None and not self._told:
+            self._told = True
+            sentence = f"{socket.gethostname()}: {self._spool.failure}"
+            self._tell(ToMaster.TROUBLE, {"code": int(ExitCode.RESULTS), "sentence": sentence})
 
     def _drain(self, bound_s: float) -> None:
-        """Send no more; wait for open streams up to the bound; count the rest as censored; hand everything over."""
-        if self.draining.is_set():
+        """Send no more; wait for open streams up to the bound; count the rest as censored; hand everything over.
+
+        Told again, by a signal, it only has less time.
+        """
+        began_ns = monotonic_ns()
+        by_ns = began_ns + int(bound_s * NS_PER_S)
+        self._drain_by_ns = min(self._drain_by_ns or by_ns, by_ns)
+        if self.draining.is_set() or not self.ready.is_set():
+            self.draining.set()
             return
         self._enter({"stage": self.stage, "phase": "drain"})
         self.draining.set()
-        self._wait_idle(bound_s)
+        self._wait_idle()
+        bound_s = (self._drain_by_ns - began_ns) / NS_PER_S
         for stream in self._decoder.streams():
             if isinstance(stream, Exchange):
-                stream.fail(Outcome.CENSORED, f"still running {bound_s:g} s after the last window", "drain bound")
+                stream.fail(Outcome.CENSORED, f"still running {bound_s:.3g} s after the last window", "drain bound")
                 self._decoder.queue(stream)
         self._wait_idle(CANCEL_S)
         for greenlet in list(self._sending):  # still connecting: no stream to fail
@@ -265,10 +298,27 @@ class Worker:
         self._wait_idle(CANCEL_S)
         self._finish()
 
-    def _wait_idle(self, bound_s: float) -> None:
-        deadline_ns = monotonic_ns() + int(bound_s * NS_PER_S)
-        while self._sending and monotonic_ns() < deadline_ns:
+    def _wait_idle(self, bound_s: float | None = None) -> None:
+        """Until nothing is in flight; without a bound, until the drain's, which may move."""
+        deadline_ns = None if bound_s is None else monotonic_ns() + int(bound_s * NS_PER_S)
+        while self._sending and monotonic_ns() < (deadline_ns or self._drain_by_ns):
             gevent.sleep(0.02)
+
+    def end(self, name: str) -> None:
+        """A signal ends this worker alone: open streams get a few seconds, rows are handed over. A second one: now.
+
+        `name` is the signal's, or empty where it is not known.
+        """
+        how = f"ended by a signal{f' ({name})' if name else ''}"
+        if self._ended or self.gone.is_set():
+            self._leave(ExitCode.INTERRUPTED, f"{how}, at once")
+            return
+        self._ended = how
+        self._tell(ToMaster.LEAVING, {"sentence": f"was {how}"})
+        if self._spool is None:
+            self._leave(ExitCode.INTERRUPTED, how)
+        else:
+            gevent.spawn(self._drain, INTERRUPT_DRAIN_S)
 
     def _finish(self) -> None:
         self.ready.clear()
@@ -279,29 +329,37 @@ class Worker:
         if isinstance(runner, WorkerRunner):
             runner._send_stats()  # Locust's own table is then complete, too
         self._report(final=True)
-        self._hand_over_rows()
         self._decoder.close()
         for client in self._clients:
             client.pool.close()
-        self._tell(ToMaster.DONE, {"rows": self._rows})
+        assert self._hand_over is not None
+        if self._hand_over.run():
+            self._spool = None
+        if self._ended:
+            self._leave(ExitCode.INTERRUPTED, f"{self._ended}: its streams were drained")
 
-    def _hand_over_rows(self) -> None:
-        self._spool.close()
-        sent = 0
-        with self._spool_path.open("rb") as rows:
-            while data := rows.read(ROWS_BYTES):
-                data += rows.readline()
-                sent += 1
-                self._tell(ToMaster.ROWS, {"seq": sent, "data": zlib.compress(data, 1)})
-                while sent - self._acks > ROWS_AHEAD and not self.gone.is_set():
-                    self._acked.clear()
-                    self._acked.wait(1.0)
-                gevent.sleep(0)
-        self._spool_path.unlink()
+    @property
+    def busy(self) -> bool:
+        """Whether it has rows that the master lacks."""
+        return self._spool is not None
+
+    def last_words(self) -> str:
+        """What the user should know when this worker leaves: why, and where rows are that nobody took over."""
+        if self._spool is None:
+            return self.message
+        self._spool.flush()
+        if self.exit_code is ExitCode.OK:
+            written = self._hand_over is None or self._hand_over.written
+            why = "ended before it had" if written else "could not write"
+            self.exit_code, self.message = ExitCode.INVALID, f"the master {why} this worker's rows"
+        folder = self._spool.path.parent
+        return (
+            f"{self.message}; its rows are in {folder}: `tokenswarm report --merge RESULTS {folder}` brings them back"
+        )
 
     def _on_ack(self, data: dict[str, Any]) -> None:
-        self._acks = max(self._acks, int(data["seq"]))
-        self._acked.set()
+        if self._hand_over is not None:
+            self._hand_over.on_ack(data)
 
     def _on_refused(self, data: dict[str, Any]) -> None:
         self._leave(ExitCode.CONFIG, str(data["sentence"]))
@@ -326,7 +384,7 @@ class Worker:
                 )
                 for greenlet in list(self._sending):
                     greenlet.kill(block=False)
-                if self.ready.is_set():
+                if self._spool is not None:
                     self._spool.flush()
 
 

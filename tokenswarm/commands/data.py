@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from tokenswarm.commands.fetch import KNOWN, fetch, licence_note
-from tokenswarm.errors import ExitCode
+from tokenswarm.errors import DatasetError, ExitCode
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.environment import cache_folder
@@ -25,7 +25,7 @@ def main(words: list[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="fetch|info")
     down = verbs.add_parser("fetch", help="download a data set; goes on where it stopped")
     down.add_argument("name", help=f"{', '.join(KNOWN)} or a URL")
-    down.add_argument("--to", metavar="PATH", default=".", help="folder or file to write (here)")
+    down.add_argument("--to", metavar="PATH", default=".", help="file to write, or folder with / at its end (here)")
     down.add_argument("--sha256", metavar="HEX", help="checksum of a URL's file")
     info = verbs.add_parser("info", help="rows kept and dropped and why, lengths")
     info.add_argument("file")
@@ -47,10 +47,21 @@ def _fetch(given: Any) -> int:
         def show(done: int, total: int | None) -> None:
             progress.update(task, completed=done, total=total)
 
-        fetched = fetch(given.name, Path(given.to), given.sha256, show)
+        fetched = fetch(given.name, _destination(given.to), given.sha256, show)
     state = "checksum right" if fetched.verified else f"sha256 {fetched.sha256}"
     print(f"{fetched.path} ({fetched.bytes} bytes, {state})")
     return int(ExitCode.OK)
+
+
+def _destination(text: str) -> Path:
+    """A file, or a folder: one that is there, or one that is written as such."""
+    path = Path(text)
+    if text.endswith("/"):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatasetError(f"--to {text}: can't be made: {error.strerror}") from None
+    return path
 
 
 def _info(given: Any) -> int:

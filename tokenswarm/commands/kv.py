@@ -18,6 +18,7 @@ from tokenswarm.profile import options
 from tokenswarm.reports.numbers import harmless
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
+UNIT_FROM = 1 << 20  # a plain number below it is no memory that anybody means
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -62,6 +63,8 @@ def size(option: str, text: str) -> float:
             value = float(text)
         except ValueError:
             value = math.nan
+    if text.strip().isdigit() and value < UNIT_FROM:
+        raise ConfigError(f"{option} {text}: {text} bytes? Write the unit, such as {text}GiB")
     if not math.isfinite(value) or value < 1:
         raise ConfigError(f"{option} {text}: write a size such as 40GiB, 40GB or 40e9")
     return value

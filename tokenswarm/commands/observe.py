@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -270,6 +271,7 @@ def _run(wanted: Wanted, target: str, push: str | None, gpus: str | None, stoppi
     """`tokenswarm run` as a process, so that signals stay ours; the first one interrupts it in order."""
     command = [sys.executable, "-m", "tokenswarm.cli", "run", wanted.profile, "--host", target]
     command += ["--push", push] if push and "--push" not in wanted.words else []
+    command += ["--started-by", shlex.join(sys.argv)]
     # Before the user's own words: theirs win.
     command += ["--set", f"telemetry.gpu_exporters=[{gpus}]"] if gpus else []
     with subprocess.Popen([*command, *wanted.words], start_new_session=True) as run:

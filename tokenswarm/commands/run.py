@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+
+from tokenswarm.errors import ExitCode
 from tokenswarm.profile import options
 
 
@@ -13,9 +17,14 @@ def main(words: list[str]) -> int:
     parser.add_argument("--workers", metavar="N", help="worker processes on this machine")
     parser.add_argument("--expect-workers", metavar="N", type=int, help="wait for N remote workers, start none here")
     parser.add_argument("--bind", metavar="HOST:PORT", help="where remote workers find the master")
+    parser.add_argument("--started-by", help=argparse.SUPPRESS)  # the command that runs this one, for the manifest
     options.add_arguments(parser, locust=False)
     options.refuse_secrets(words)
     given = vars(parser.parse_args(words))
-    from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
+    try:
+        from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
 
-    return run_profile(given)
+        return run_profile(given)
+    except KeyboardInterrupt:
+        print("tokenswarm: interrupted before the load began: none was sent", file=sys.stderr, flush=True)
+        return int(ExitCode.INTERRUPTED)

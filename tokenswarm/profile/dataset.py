@@ -40,9 +40,12 @@ class OutputTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: int | None = None
 
     def __post_init__(self) -> None:
-        wrong = self.min < 1 or (self.max is not None and self.max < self.min) or self.stddev < 0
-        if wrong or (self.fixed is not None and self.fixed < 1):
-            raise ValueError("`output_tokens` needs fixed >= 1, 1 <= min <= max, stddev >= 0")
+        if self.fixed is not None and self.fixed < 1:
+            raise ValueError(f"`fixed: {self.fixed}` must be 1 or more")
+        if self.stddev < 0:
+            raise ValueError(f"`stddev: {self.stddev:g}` must be 0 or more")
+        if self.min < 1 or (self.max is not None and self.max < self.min):
+            raise ValueError(f"`min: {self.min}` must be 1 or more, and not above max ({self.max})")
         if self.mean is not None and self.mean < 1:
             raise ValueError("`output_tokens.mean` must be 1 or more")
         if self.max is not None and max(self.fixed or 0, self.mean or 0) > self.max:
@@ -61,10 +64,10 @@ class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_stddev: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.conversations, self.turns, self.input_mean, self.output_mean) < 1:
-            raise ValueError("`dataset.synthetic` needs conversations, turns and means of 1 or more")
-        if min(self.input_stddev, self.output_stddev) < 0:
-            raise ValueError("`dataset.synthetic` needs stddevs of 0 or more")
+        for name in self.__struct_fields__:
+            least = 0 if name.endswith("stddev") else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}: {getattr(self, name):g}` must be {least} or more")
         if max(self.input_mean, self.output_mean, self.input_stddev, self.output_stddev) > 1_000_000:
             raise ValueError("`dataset.synthetic` takes lengths of 1000000 tokens at most")
         if self.conversations > ROWS_MAX or self.turns > 1000:

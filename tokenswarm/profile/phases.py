@@ -20,5 +20,6 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: Seconds = Seconds(600.0)
 
     def __post_init__(self) -> None:
-        if min(self.connect, self.first_token, self.idle_token, self.total) <= 0:
-            raise ValueError("time-outs must be longer than 0s")
+        for name in self.__struct_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}`: time-outs must be longer than 0s")

@@ -28,8 +28,12 @@ BAR_CELLS = 24
 class Progress:
     """A watcher of the run; use it as a context manager. `stages`: how many there will be, if known."""
 
-    def __init__(self, console: Console, stages: int | None = None, clock: Clock = monotonic_ns) -> None:
+    def __init__(
+        self, console: Console, stages: int | None = None, clock: Clock = monotonic_ns, *, alone: bool = True
+    ) -> None:
+        """`alone`: nobody else writes to the terminal, so lines can be drawn over; else each is a line that stays."""
         self._console, self._stages, self._clock = console, stages, clock
+        self._drawn_over = alone and console.is_terminal
         self._live: Live | None = None
         self._phase = (0, "", 0, 0.0)  # stage, phase, users, seconds
         self._began_ns = self._said_ns = clock()
@@ -37,7 +41,7 @@ class Progress:
         self._merged: Merged | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._drawn_over:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self
@@ -87,7 +91,7 @@ class Progress:
         stage, phase, users, seconds = self._phase
         elapsed_s = (self._clock() - self._began_ns) / NS_PER_S
         of = f"/{self._stages}" if self._stages and self._stages > 1 else ""
-        name = "drain" if phase == "drain" else f"stage {stage + 1}{of} {phase}"
+        name = self._draining() if phase == "drain" else f"stage {stage + 1}{of} {phase}"
         people = f", {users} user{'s' * (users != 1)}" if users else ""
         endless = not math.isfinite(seconds) or seconds >= ENDLESS_S
         time = f"{elapsed_s:.0f} s" if endless else f"{min(elapsed_s, seconds):.0f}/{seconds:.0f} s"
@@ -96,6 +100,10 @@ class Progress:
             done = round(BAR_CELLS * min(1.0, elapsed_s / seconds))
             text.append("  ").append("━" * done, "cyan").append("─" * (BAR_CELLS - done), "dim")
         return text.append(f"  {time}" if bar else f", {time}")
+
+    def _draining(self) -> str:
+        left = sum(worker.in_flight for worker in self._merged.workers) if self._merged else 0
+        return f"draining, {left} stream{'s' * (left != 1)} left"
 
     def _numbers(self) -> Text:
         if self._merged is None:

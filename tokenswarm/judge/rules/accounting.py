@@ -58,16 +58,40 @@ def worker_lost(evidence: Evidence, _summary: Summary) -> Doubt | None:
     return doubt(
         "worker-lost",
         "invalid",
-        f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load was sent than "
-        f"planned and its requests are missing: look at its log and memory, then run again.",
+        f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load than planned "
+        f"was sent, or requests are missing: look at its log, memory and network, then run again.",
         lost=dict(evidence.lost),
         expected=evidence.expected_workers,
     )
 
 
+def worker_left(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.left:
+        return None
+    names = ", ".join(f"{name} {reason}" for name, reason in evidence.left.items())
+    return doubt(
+        "worker-left",
+        "invalid",
+        f"{len(evidence.left)} of {evidence.expected_workers} workers left before the run's end ({names}). Its "
+        f"requests are all counted, but less load was sent than planned: let every worker live until the master ends.",
+        left=dict(evidence.left),
+        expected=evidence.expected_workers,
+    )
+
+
+def never_ended(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.recovered:
+        return None
+    return doubt(
+        "never-ended",
+        "invalid",
+        f"The master died before the run ended. {evidence.recovered} Run it again to compare it with others.",
+    )
+
+
 def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
     here = len(evidence.merged.workers)
-    if here + len(evidence.lost) >= evidence.expected_workers:
+    if here + len(evidence.lost) >= evidence.expected_workers or evidence.recovered:
         return None
     return doubt(
         "worker-missing",
@@ -81,7 +105,7 @@ def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
 
 def final_report_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
     silent = [worker.worker for worker in evidence.merged.workers if not worker.final]
-    if len(silent) <= len(evidence.lost):
+    if len(silent) <= len(evidence.lost) or evidence.recovered:
         return None
     return doubt(
         "final-report-missing",
@@ -126,6 +150,19 @@ def run_trouble(evidence: Evidence, _summary: Summary) -> Doubt | None:
         "run-trouble", "invalid", f"The run did not go as planned: {'; '.join(remarks)}. Mend it and run again.",
         remarks=remarks,
     )  # fmt: skip
+
+
+def users_changed(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.changed:
+        return None
+    stage, (planned, made) = next(iter(evidence.changed.items()))
+    return doubt(
+        "users-changed",
+        "invalid",
+        f"The number of users was changed by hand from {planned} to {made} within stage {stage + 1}: its numbers are "
+        f"of both loads. Stop the run and start another one for each load, or write stages into a profile.",
+        changed={str(number): list(users) for number, users in evidence.changed.items()},
+    )
 
 
 def interrupted(evidence: Evidence, _summary: Summary) -> Doubt | None:
@@ -241,11 +278,14 @@ RULES: tuple[Rule, ...] = (
     accounting_mismatch,
     rows_mismatch,
     worker_lost,
+    worker_left,
+    never_ended,
     worker_missing,
     final_report_missing,
     worker_refused,
     reports_missing,
     run_trouble,
+    users_changed,
     interrupted,
     no_success,
     mostly_failed,

@@ -23,9 +23,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     expected_workers: int
     profile: Profile
     lost: dict[str, str] = {}  # name of a worker -> why it was gone before its final report
+    left: dict[str, str] = {}  # name of a worker -> why it drained and left before the run's end
     refused: tuple[str, ...] = ()  # workers that were not let in, in sentences
     rows: int | None = None  # rows of requests.jsonl; None: none were asked for
     interrupted: bool = False  # a signal ended the run
+    changed: dict[int, tuple[int, int]] = {}  # stage -> (its users, how many somebody made of them in its window)
+    recovered: str = ""  # the run had no end: what was brought back from its workers' disks, and what is missing
     remarks: tuple[str, ...] = ()  # what went wrong on the way, in sentences
 
 

@@ -130,7 +130,7 @@ def _tiles(summary: Summary) -> str:
         best = max(summary.stages, key=sweep.tokens_per_s)
         tiles.append(("best throughput", quantity(sweep.tokens_per_s(best)), f"tokens/s, {load_name(best)}"))
         last = knee is max(summary.stages, key=lambda stage: load_of(stage) or 0.0)
-        more = "the last stage: not saturated yet" if last else f"{quantity(sweep.tokens_per_s(knee))} tokens/s"
+        more = sweep.at_the_end(summary.stages)[0] if last else f"{quantity(sweep.tokens_per_s(knee))} tokens/s"
         tiles.append(("knee", load_name(knee), more))
         where = f", {load_name(knee)}"
     for field, name in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):

@@ -44,6 +44,10 @@ from tokenswarm.result.summary import Stage, Stat
 KNEE_RATIO = 0.9
 """The knee: the fewest users with so much of the best throughput. The dashboards use the same rule."""
 
+STILL_GROWS = 0.8
+"""Throughput gained by the last stage / load added, in shares: from here on more would go on to give more."""
+QUEUED_MIN = 0.5  # requests waiting in the engine, mean: below it the queue was empty for most of the time
+
 
 def figures(data: Data) -> list[Figure]:
     """The charts of the sweep, or why they are left out."""
@@ -64,6 +68,24 @@ def knee(stages: Sequence[Stage]) -> Stage | None:
         return None
     enough = KNEE_RATIO * max(tokens_per_s(stage) for _, stage in known)
     return min((item for item in known if tokens_per_s(item[1]) >= enough), key=lambda item: item[0])[1]
+
+
+def at_the_end(stages: Sequence[Stage]) -> tuple[str, str]:
+    """(few words, a sentence) of a sweep whose knee is its last stage: saturated, not yet, or no claim at all."""
+    before, last = sorted(stages, key=lambda stage: load_of(stage) or 0.0)[-2:]
+    block = reported.engine(last)
+    waiting = None if block is None else block.waiting.mean
+    if waiting is not None and waiting > QUEUED_MIN:
+        queue = f"{waiting:.3g} requests waited in the engine"
+        return f"the last stage; {queue}", f" It is the last stage, and {queue}: more users would wait longer."
+    gained = tokens_per_s(last) / tokens_per_s(before) - 1 if tokens_per_s(before) else 0.0
+    added = (load_of(last) or 0.0) / (load_of(before) or 1.0) - 1
+    if added > 0 and gained >= STILL_GROWS * added:
+        return (
+            "the last stage: not saturated yet",
+            " It is the last stage: the sweep ended before the server was saturated.",
+        )
+    return "the last stage", " It is the last stage: whether more users would give more, this sweep does not say."
 
 
 def tokens_per_s(stage: Stage) -> float:
@@ -164,7 +186,7 @@ def _throughput(
 
 def _throughput_caption(data: Data, first: Stage) -> str:
     best, last = knee(data.stages), max(data.stages, key=lambda stage: load_of(stage) or 0.0)
-    end = " It is the last stage: the sweep ended before the server was saturated." if best is last else ""
+    end = at_the_end(data.stages)[1] if best is last else ""
     return (
         f"Ideal: {quantity(tokens_per_s(first))} tokens/s of {load_name(first)}, times the users. "
         f"The knee is the fewest users with {KNEE_RATIO:.0%} of the best throughput: beyond it, more users mostly wait "

@@ -1,0 +1,456 @@
+"""How runs end that do not end by themselves: signals, deaths, full disks; what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import SAMPLES, Finished, children, environ, eventually, free_port, locust, program, run, tokenswarm
+from simulator_process import Server, simulator
+
+from tokenswarm.measure import snapshot
+
+PROFILE = """
+name: test
+target: http://127.0.0.1:9
+dataset: {path: %s, output_tokens: {max: 12}}
+load: {stages: [{users: 4, duration: 300s}]}
+phases: {warmup: 500ms, drain: 60s}
+workers: 2
+telemetry: {engine_metrics: []}
+"""
+LONG = ("--max-tokens", "4000", "--set", "dataset.output_tokens.max=4000")  # 20 s an answer: longer than a signal waits, shorter than the drain
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Server]:
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as server:
+        yield server
+
+
+def words(home: Path, engine: Server, *more: str) -> list[str]:
+    path = home / "profile.yaml"
+    path.write_text(PROFILE % (SAMPLES / "sharegpt.json"), encoding="utf-8")
+    return tokenswarm("run", str(path), "--host", engine.url, *more)
+
+
+def results(home: Path) -> Path:
+    (folder,) = (path for path in (home / "results").iterdir() if not path.is_symlink())
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal by now."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
+def remote(home: Path, engine: Server, *more: str) -> tuple[list[str], list[str]]:
+    """(command of a master of two, command of a worker)."""
+    port = str(free_port())
+    bind = ("--expect-workers", "2", "--bind", f"127.0.0.1:{port}", *more)
+    return words(home, engine, *bind), tokenswarm("worker", "--master-host", "127.0.0.1", "--master-port", port)
+
+
+def check_nothing_is_lost(finished: Finished, sent: int) -> None:
+    requests = finished.summary["requests"]
+    assert len(finished.rows) == requests["sent"] == sent > 0
+    assert requests["sent"] == sum(requests[kind] for kind in ("ok", "failed", "cancelled", "censored"))
+
+
+# A signal
+
+
+def test_a_worker_that_is_ended_hands_everything_over_and_the_others_go_on(engine: Server, tmp_path: Path) -> None:
+    before = engine.truth()["totals"]["received"]
+    master, worker = remote(tmp_path, engine, "--set", "load.stages.0.duration=4s")
+    with program(worker, tmp_path) as first, program(worker, tmp_path) as second:
+        with program(master, tmp_path) as started:
+            started.await_output("steady")
+            assert eventually(lambda: engine.truth()["totals"]["received"] > before + 20)
+            first.process.send_signal(signal.SIGTERM)
+            left = first.finish(30)
+            finished = started.finish(60)
+        stayed = second.finish(30)
+
+    assert (left.code, stayed.code, finished.code) == (13, 0, 11), (left.out, finished.out)
+    assert "ended by a signal (SIGTERM)" in left.out
+    assert "Traceback" not in left.out + stayed.out + finished.out
+    check_nothing_is_lost(finished, engine.truth()["totals"]["received"] - before)
+    assert {row["worker"] for row in finished.rows} == {0, 1}
+    assert (finished.summary["partial"], finished.summary["verdict"]["status"]) == (True, "INVALID")
+    assert not {"worker-lost", "rows-mismatch", "run-trouble"} & finished.doubts()
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "worker-left")
+    assert "was ended by a signal (SIGTERM)" in doubt["message"]
+    assert f"pid {first.process.pid}" in doubt["message"]
+
+
+@pytest.mark.parametrize("first", ["workers", "master"])
+def test_one_stop_that_reaches_all_keeps_every_row_whoever_hears_first(
+    first: str, engine: Server, tmp_path: Path
+) -> None:
+    before = engine.truth()["totals"]["received"]
+    master, worker = remote(tmp_path, engine)
+    with program(worker, tmp_path) as one, program(worker, tmp_path) as two, program(master, tmp_path) as started:
+        started.await_output("steady")
+        assert eventually(lambda: engine.truth()["totals"]["received"] > before + 20)
+        order = [one, two, started] if first == "workers" else [started, one, two]
+        for told in order:
+            told.process.send_signal(signal.SIGTERM)
+        finished = started.finish(60)
+        codes = [one.finish(30).code, two.finish(30).code]
+
+    assert (finished.code, codes) == (13, [13, 13]), finished.out
+    check_nothing_is_lost(finished, engine.truth()["totals"]["received"] - before)
+    assert finished.summary["partial"] is True
+    assert "interrupted" in finished.doubts()
+    assert not {"worker-lost", "worker-left"} & finished.doubts()
+
+
+def test_a_signal_does_not_wait_for_long_answers_and_counts_them(engine: Server, tmp_path: Path) -> None:
+    with program(words(tmp_path, engine, *LONG), tmp_path) as started:
+        started.await_output("steady")
+        started.process.send_signal(signal.SIGINT)
+        finished = started.finish(60)
+
+    assert finished.code == 13, finished.out
+    assert finished.summary["requests"]["by_outcome"] == {"censored": 4}
+    assert Counter(row["outcome"] for row in finished.rows) == {"censored": 4}
+    assert eventually(lambda: engine.truth()["totals"]["in_flight"] == 0)
+
+
+def test_a_signal_in_the_drain_shortens_it(engine: Server, tmp_path: Path) -> None:
+    more = (*LONG, "--set", "load.stages.0.duration=1s")
+    with program(words(tmp_path, engine, *more), tmp_path) as started:
+        started.await_output("drain")
+        started.process.send_signal(signal.SIGTERM)
+        finished = started.finish(60)
+
+    assert finished.code == 13, finished.out
+    assert finished.summary["requests"]["by_outcome"] == {"censored": 4}
+    assert len(finished.rows) == 4
+    assert "still running 5" in finished.rows[0]["error"] or "still running 6" in finished.rows[0]["error"]
+
+
+def test_a_second_signal_ends_it_at_once(engine: Server, tmp_path: Path) -> None:
+    with program(words(tmp_path, engine, *LONG), tmp_path) as started:
+        started.await_output("steady")
+        workers = children(started.process.pid)
+        started.process.send_signal(signal.SIGTERM)
+        started.await_output("interrupted: open streams")
+        started.process.send_signal(signal.SIGTERM)
+        finished = started.finish(30)
+
+    assert finished.code == 13, finished.out
+    assert "interrupted twice: stopping at once" in finished.out
+    assert not (results(tmp_path) / "summary.json").exists()
+    assert eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+
+
+@pytest.mark.parametrize("name", ["run", "worker"])
+def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Server, tmp_path: Path) -> None:
+    nobody = ("--master-host", "127.0.0.1", "--master-port", str(free_port()))
+    command = words(tmp_path, engine) if name == "run" else tokenswarm("worker", *nobody)
+    with program(command, tmp_path) as started:
+        pid = started.process.pid
+        assert eventually(lambda: catches(pid, signal.SIGTERM) or started.process.poll() is not None)
+        started.process.send_signal(signal.SIGTERM)
+        finished = started.finish(30)
+
+    assert finished.code == 13, finished.out
+    assert "interrupted" in finished.out
+    assert "Traceback" not in finished.out
+
+
+# Plain Locust
+
+
+def plain(engine: Server, *more: str) -> list[str]:
+    words = ("--headless", "-u", "4", "-r", "4", "--host", engine.url, "--dataset", str(SAMPLES / "sharegpt.json"))
+    return locust("chat.py", *words, *more)
+
+
+def on_a_terminal(command: list[str], home: Path) -> tuple[int, str]:
+    """(exit code, what is on a terminal of 100 columns)."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=home, env=environ(home, TERM="xterm"), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    read = b""
+    try:
+        while block := os.read(ours, 65536):
+            read += block
+    except OSError:  # Linux says EIO when the last writer has gone
+        pass
+    finally:
+        os.close(ours)
+        process.kill()
+    return process.wait(), read.decode()
+
+
+def test_on_a_terminal_locusts_tables_stay_whole_and_the_verdict_is_last(engine: Server, tmp_path: Path) -> None:
+    code, screen = on_a_terminal(plain(engine, "-t", "4s", "--max-tokens", "8"), tmp_path)
+
+    assert code == 0, screen
+    assert "━" not in screen, "no bar where Locust's tables are"
+    heads = [line for line in screen.splitlines() if "# reqs" in line]
+    assert len(heads) >= 3
+    assert all(line.startswith("Type ") for line in heads), heads
+    assert "No run time limit set" not in screen
+    assert "Run time limit set to 4 seconds" in screen
+    assert screen.index("verdict: ") > screen.rindex("Aggregated")
+
+
+def test_with_only_its_summary_the_bar_is_there(engine: Server, tmp_path: Path) -> None:
+    code, screen = on_a_terminal(plain(engine, "-t", "2s", "--max-tokens", "8", "--only-summary"), tmp_path)
+    assert (code, "━" in screen) == (0, True), screen
+    assert screen.index("verdict: ") > screen.rindex("Aggregated")
+
+
+def test_a_mistake_stands_below_locusts_empty_tables(engine: Server, tmp_path: Path) -> None:
+    told = run(plain(engine, "-t", "2s", "--dataset", "absent.json"), tmp_path)
+    assert told.code == 15
+    assert "absent.json" in told.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_end_plain_locust_at_once(number: signal.Signals, engine: Server, tmp_path: Path) -> None:
+    with program(plain(engine, *LONG), tmp_path) as started:
+        started.await_output("steady")
+        started.process.send_signal(number)
+        started.await_output("drain")
+        started.process.send_signal(number)
+        finished = started.finish(30)
+
+    assert finished.code == 13, finished.out
+    assert "interrupted twice" in finished.out
+    assert "Traceback" not in finished.out
+    assert not (results(tmp_path) / "summary.json").exists()
+
+
+def test_a_worker_of_plain_locust_hands_over_too(engine: Server, tmp_path: Path) -> None:
+    before, port = engine.truth()["totals"]["received"], str(free_port())
+    worker = locust("chat.py", "--worker", "--master-host", "127.0.0.1", "--master-port", port)
+    bind = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2")
+    with program(worker, tmp_path) as first, program(worker, tmp_path) as second:
+        with program(plain(engine, *bind, "-t", "4s", "--warmup", "1s", "--max-tokens", "8"), tmp_path) as m:
+            m.await_output("steady")
+            first.process.send_signal(signal.SIGTERM)
+            left = first.finish(30)
+            finished = m.finish(60)
+        stayed = second.finish(30)
+
+    assert (left.code, stayed.code, finished.code) == (13, 0, 11), left.out + finished.out
+    check_nothing_is_lost(finished, engine.truth()["totals"]["received"] - before)
+    assert "worker-left" in finished.doubts()
+
+
+# A death
+
+
+def merge(home: Path, *folders: Path) -> Finished:
+    return run(tokenswarm("report", "--merge", *map(str, folders)), home, 60)
+
+
+def eventually_rows(home: Path) -> Path:
+    assert eventually(lambda: len(list((home / "results").glob("*/.spool/worker-*.jsonl"))) == 2, 30)
+    spool = results(home) / ".spool"
+    full = [spool / f"worker-{index}.jsonl" for index in (0, 1)]
+    assert eventually(lambda: all(path.stat().st_size for path in full) and all(map(counted, full)), 20)
+    return spool
+
+
+def counted(path: Path) -> int:
+    """Successful requests of the window in the newest report beside the rows."""
+    try:
+        blocks = snapshot.decode(path.with_suffix(".live-0.part").read_bytes()).blocks
+    except (OSError, snapshot.SnapshotError):  # not yet, or being written
+        return 0
+    return sum(block.ok for block in blocks if block.phase == "steady")
+
+
+def test_rows_of_a_killed_worker_are_on_disk_and_come_back(engine: Server, tmp_path: Path) -> None:
+    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=5s"), tmp_path) as started:
+        started.await_output("steady")
+        spool = eventually_rows(tmp_path)
+        victim = children(started.process.pid)[0]
+        dead = json.loads(next(p for p in spool.glob("*.json") if f'"pid":{victim}' in p.read_text()).read_text())
+        os.kill(victim, signal.SIGKILL)
+        finished = started.finish(60)
+
+    assert finished.code == 11, finished.out
+    assert f"pid {victim}" in finished.out
+    assert {row["worker"] for row in finished.rows} == {1 - dead["worker"]}
+    assert f"tokenswarm report --merge results/{finished.folder.name}" in finished.out
+    left = rows_of(spool / f"worker-{dead['worker']}.jsonl")
+    with (spool / f"worker-{dead['worker']}.jsonl").open("ab") as file:
+        file.write(b'{"id": "torn')
+    told = merge(tmp_path, finished.folder)
+    again = merge(tmp_path, finished.folder)
+
+    assert (told.code, again.code) == (0, 0), told.out
+    assert "1 line(s) were torn" in told.out
+    by_worker = Counter(row["worker"] for row in finished.rows)
+    assert by_worker[dead["worker"]] == len(left) > 0
+    assert len({row["id"] for row in finished.rows}) == len(finished.rows)
+    ended = sum(finished.summary["requests"][kind] for kind in ("ok", "failed", "cancelled", "censored"))
+    assert abs(len(finished.rows) - ended) <= 4, "counts and rows are of the same second"
+    assert finished.summary["partial"] is True
+
+
+def test_a_worker_that_was_lost_for_a_while_hands_its_rows_over(engine: Server, tmp_path: Path) -> None:
+    before = engine.truth()["totals"]["received"]
+    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=9s"), tmp_path) as started:
+        started.await_output("steady")
+        eventually_rows(tmp_path)
+        victim = children(started.process.pid)[0]
+        os.kill(victim, signal.SIGSTOP)
+        try:
+            started.await_output("was lost during the run")
+        finally:
+            os.kill(victim, signal.SIGCONT)
+        finished = started.finish(60)
+
+    assert finished.code == 11, finished.out
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "worker-lost")
+    assert "it came back, and handed its rows over" in doubt["message"]
+    check_nothing_is_lost(finished, engine.truth()["totals"]["received"] - before)
+    assert {row["worker"] for row in finished.rows} == {0, 1}
+    assert not (finished.folder / ".spool").exists()
+
+
+@pytest.fixture(scope="module")
+def dead_run(engine: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a run whose master was killed."""
+    home = tmp_path_factory.mktemp("dead")
+    with program(words(home, engine), home) as started:
+        started.await_output("steady")
+        eventually_rows(home)
+        early = merge(home, results(home))
+        assert (early.code, "is still at work" in early.out) == (15, True), early.out
+        workers = children(started.process.pid)
+        os.kill(started.process.pid, signal.SIGKILL)
+        started.process.wait()
+        assert eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers), 20)
+    return results(home)
+
+
+@pytest.fixture
+def dead(dead_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dead_run, tmp_path / dead_run.name))
+
+
+def test_a_run_whose_master_was_killed_comes_back_as_a_partial_one(dead: Path, tmp_path: Path) -> None:
+    left = [row for index in (0, 1) for row in rows_of(dead / ".spool" / f"worker-{index}.jsonl")]
+    told = merge(tmp_path, dead)
+    first = (dead / "summary.json").read_bytes(), (dead / "requests.jsonl").read_bytes()
+
+    assert told.code == 0, told.out
+    assert json.loads((dead / "manifest.json").read_bytes())["command"][:2] == ["tokenswarm", "run"]
+    rows = rows_of(dead / "requests.jsonl")
+    assert Counter(row["worker"] for row in rows) == Counter(row["worker"] for row in left)
+    assert len(rows) == len(left) > 0
+    summary = json.loads(first[0])
+    assert (summary["partial"], summary["verdict"]["status"]) == (True, "INVALID")
+    codes = {doubt["code"] for doubt in summary["verdict"]["doubts"]}
+    assert "never-ended" in codes
+    assert not {"worker-missing", "reports-missing", "final-report-missing", "accounting-mismatch"} & codes
+    assert summary["stages"][0]["concurrency"] == 4
+    ok = sum(row["outcome"] == "ok" for row in rows)
+    assert abs(summary["requests"]["ok"] - ok) <= 4
+    assert summary["latency"]["ttft_s"]["n"] == summary["requests_steady"]["ok"] > 0
+    assert json.loads((dead / "manifest.json").read_bytes())["ended"]
+    assert "never-ended" in (dead / "report.html").read_text(encoding="utf-8")
+    assert merge(tmp_path, dead).code == 0
+    assert ((dead / "summary.json").read_bytes(), (dead / "requests.jsonl").read_bytes()) == first
+
+
+def test_folders_of_remote_workers_are_added_one_after_the_other(dead: Path, tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    for path in list((dead / ".spool").glob("worker-1.*")):
+        path.rename(far / path.name)
+    alone = merge(tmp_path, dead)
+    n = len(rows_of(dead / "requests.jsonl"))
+    both = merge(tmp_path, dead, far)
+
+    assert (alone.code, both.code) == (0, 0), both.out
+    assert "nothing of worker 1 is here" in " ".join(alone.out.split())
+    assert "nothing of worker" not in both.out
+    assert len(rows_of(dead / "requests.jsonl")) == n + len(rows_of(far / "worker-1.jsonl")) > n
+    assert {
+        worker["worker"] for worker in json.loads((dead / "summary.json").read_bytes())["instrument"]["workers"]
+    } == {
+        0,
+        1,
+    }
+
+
+def test_what_can_not_be_merged_is_refused(dead: Path, tmp_path: Path) -> None:
+    other = tmp_path / "20200101-000000-aaaa"
+    shutil.copytree(dead, other)
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "run_id": other.name}))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refusals = {
+        "are different runs": merge(tmp_path, dead, other),
+        f"belongs to run {dead.name}, not to {other.name}": merge(tmp_path, other),
+        "neither a run nor what a worker left": merge(tmp_path, dead, empty),
+        "none of them holds a manifest.json": merge(tmp_path, empty),
+    }
+    for sentence, told in refusals.items():
+        assert told.code == 15, told.out
+        assert sentence in told.out
+        assert told.out.count("\n") == 1
+    assert not (dead / "requests.jsonl").exists()
+
+
+# A disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "results"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("a tmpfs needs root and the right to mount")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_16_and_nothing_is_miscounted(
+    small_disk: Path, engine: Server, tmp_path: Path
+) -> None:
+    before = engine.truth()["totals"]
+    more = ("--set", "load.stages=[{users: 24, duration: 3s}]")
+    finished = run(words(tmp_path, engine, *more), tmp_path, 60)
+    after = engine.truth()["totals"]
+
+    assert finished.code == 16, finished.out
+    assert "Traceback" not in finished.out
+    plain = " ".join(finished.out.split())
+    assert plain.count("rows can't be written any more: No space left on device; requests are still") >= 1
+    assert "worker-lost" not in finished.out
+    assert f"rows for {after['received'] - before['received']} requests that ended" in plain
+    assert not re.search(r"wrote \d+ rows, \d+ arrived", plain), "that they are not there was said"
+    assert len(list(small_disk.rglob("worker-*.jsonl"))) == 2, "what the master could not write is not deleted"
+    for path in small_disk.rglob("*.jsonl"):
+        assert path.read_bytes()[-1:] in (b"\n", b""), "no row is cut in half"
