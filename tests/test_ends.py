@@ -29,7 +29,12 @@ phases: {warmup: 500ms, drain: 60s}
 workers: 2
 telemetry: {engine_metrics: []}
 """
-LONG = ("--max-tokens", "4000", "--set", "dataset.output_tokens.max=4000")  # 20 s an answer: longer than a signal waits, shorter than the drain
+LONG = (
+    "--max-tokens",
+    "4000",
+    "--set",
+    "dataset.output_tokens.max=4000",
+)  # 20 s an answer: beyond a signal's wait, within the drain
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,8 @@ def test_in_a_network_of_its_own_it_tells_that_of_process_1() -> None:
     before = machine()
     told = float(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert before <= told <= machine()
+
+
 def test_network_bytes_are_those_of_process_1_in_a_network_of_another_container(tmp_path: Path) -> None:
     dev = tmp_path / "1" / "net" / "dev"
     dev.parent.mkdir(parents=True)

@@ -386,6 +386,8 @@ def test_an_outage_is_told_with_its_time() -> None:
     (doubt,) = case.judge().doubts
     assert "From 40 s to 48 s of the run" in doubt.message
     assert "mostly as connect" in doubt.message
+
+
 @pytest.mark.parametrize(("n", "doubted"), [(1, False), (7, False), (8, True)])
 def test_a_drift_takes_enough_requests_in_each_half(n: int, doubted: bool) -> None:
     case = Case()

@@ -156,13 +156,6 @@ class HostReader:
             return None
         rows = {name.strip(): counts.split() for name, _, counts in (line.rpartition(":") for line in lines)}
         return {name: (int(counts[8]), int(counts[0])) for name, counts in rows.items()}
-        nics = {name: counts for name, counts in self._interfaces().items() if not name.startswith("lo")}
-        for place, direction in enumerate(("tx", "rx")):
-            total = self._network_sums[direction].advance({name: counts[place] for name, counts in nics.items()})
-        nics = {n: c for n, c in psutil.net_io_counters(pernic=True, nowrap=True).items() if not n.startswith("lo")}
-        for direction, part in (("tx", "bytes_sent"), ("rx", "bytes_recv")):
-            total = self._network_sums[direction].advance({nic: getattr(c, part) for nic, c in nics.items()})
-            readings.add("tokenswarm_host_network_bytes_total", total, direction)
 
     def _disk(self, readings: Readings) -> None:
         counters = psutil.disk_io_counters(nowrap=True)
