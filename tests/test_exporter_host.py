@@ -121,6 +121,9 @@ def test_network_bytes_are_those_of_process_1_in_a_network_of_another_container(
     head = "Inter-|   Receive  |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes\n"
     lines = ("    lo: 7 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n", "  eth0:38000000000 5 0 0 0 0 0 0 4900000 9 0 0 0 0 0 0\n")
     dev.write_text(head + "".join(lines))
+    ours = tmp_path / "self" / "net" / "dev"
+    ours.parent.mkdir(parents=True)
+    ours.write_text(head)  # a file of its own: another network
     readings = host.HostReader(proc=tmp_path).read()
     assert value(readings, "host_network_bytes_total", "rx") == 38_000_000_000
     assert value(readings, "host_network_bytes_total", "tx") == 4_900_000
