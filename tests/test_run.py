@@ -158,6 +158,7 @@ def test_an_engine_that_dies_in_the_run(tmp_path: Path) -> None:
 
 def test_streams_that_never_end_are_censored_at_the_drain_bound(tmp_path: Path) -> None:
     more = ("--drain", "1s", "--set", "load.stages=[{users: 4, duration: 2s}]", "--max-tokens", "4000")
+    more += ("--set", "dataset.output_tokens.max=4000")
     with simulator("--preset", "paced", "--itl-ms", "50") as server:
         finished = run(tokenswarm("run", profile(tmp_path), "--host", server.url, *more), tmp_path, 40)
 

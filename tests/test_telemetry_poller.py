@@ -571,7 +571,7 @@ def test_a_key_that_a_metrics_page_repeats_is_in_no_sentence(monkeypatch: pytest
 def test_locusts_own_table_gets_the_models_name_without_control_characters() -> None:
     """Locust prints names as they are, on the console and into its CSV."""
     told = in_a_process_of_its_own(
-        "from locust.env import Environment; from tokenswarm.cluster.worker import fire_request;"
+        "from locust.env import Environment; from tokenswarm.cluster.locust_event import fire_request;"
         "from tokenswarm.record import Outcome, RequestRecord; made = sample_runs.profile();"
         "engine = msgspec.structs.replace(made.engine, model='a\x1b[31m\u202eb\nc');".encode("unicode_escape").decode()
         + "made = msgspec.structs.replace(made, engine=engine); env, got = Environment(), [];"

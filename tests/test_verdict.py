@@ -388,7 +388,7 @@ def test_an_outage_is_told_with_its_time() -> None:
     assert "mostly as connect" in doubt.message
 
 
-@pytest.mark.parametrize(("n", "doubted"), [(1, False), (7, False), (8, True)])
+@pytest.mark.parametrize(("n", "doubted"), [(1, False), (10, False), (11, True)])
 def test_a_drift_takes_enough_requests_in_each_half(n: int, doubted: bool) -> None:
     case = Case()
     block = case.merged.block(0)

@@ -29,6 +29,7 @@ from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import resolve
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.cluster.hand_over import HandOver
+from tokenswarm.cluster.locust_event import fire_request
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.engines import Sampling
@@ -48,7 +49,6 @@ from tokenswarm.prompts.library import Library, open_steps
 from tokenswarm.prompts.replay import Replay
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
-from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.spool import Owner, Spool
 
 REPORT_S = 1.0
@@ -393,20 +393,3 @@ def _listener(handler: Callable[[Any], None]) -> Callable[..., None]:
         handler(msg.data)
 
     return listen
-
-
-def fire_request(environment: Environment, profile: Profile, record: RequestRecord) -> None:
-    """Locust's one `request` event a request: response_time is E2E in ms, failures as Locust knows them."""
-    e2e_ns = record.e2e_ns
-    environment.events.request.fire(
-        request_type=profile.engine.api,
-        name=harmless(profile.engine.model or "?"),  # Locust prints it as it is
-        response_time=None if e2e_ns is None else e2e_ns / 1e6,
-        response_length=record.bytes_received,
-        exception=None if record.ok else RequestFailed(harmless(f"{record.outcome.value}: {record.error_kind}")),
-        context={"outcome": record.outcome.value, "output_tokens": record.output_tokens},
-    )
-
-
-class RequestFailed(Exception):
-    """A failed request in Locust's table. Its text is bounded: Locust keeps one row for each different text."""

@@ -17,7 +17,6 @@ DRIFT_N_MIN = 200  # requests in a window, below which a drift doubts but does n
 HALF_N_MIN = samples_needed(0.5)  # requests of a half, below which its median is chance
 MSER_CUT = 1 / 3  # more than this cut means that the series never became steady
 MEDIAN_Z = 2.33  # 99 %, one-sided, for each half
-HALF_N_MIN = 8  # in each half: of fewer, not even the extremes enclose a median with 99 %
 
 
 def _is_short(summary: Summary) -> bool:
