@@ -35,7 +35,8 @@ observe: $(VENV)/base
 
 test: $(VENV)/dev
 	@.ci/packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

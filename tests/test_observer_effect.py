@@ -21,7 +21,7 @@ from exporter_process import REPO, Exporter, running, value
 from running import program, tokenswarm
 from simulator_process import simulator
 
-pytestmark = pytest.mark.timeout(300)  # the first test waits for all of the runs
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]  # the first test waits for all of the runs
 
 PROFILE = """
 name: observed
