@@ -107,9 +107,10 @@ def copy_tree(into: Path, root: Path = REPO) -> Path:
 
 def passes(python: Path, root: Path, tests: Sequence[str], bound_s: float = TEST_S) -> bool | str:
     """Whether the tests pass there: True, False, or in words why nobody can say. A hang is False."""
-    command = [str(python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    command = [str(python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", *tests]
     shared = os.environ.get("TOKENSWARM_SHARED", str(REPO.parent / "shared"))
-    environ = {**os.environ, "TOKENSWARM_SHARED": shared, "PYTHONDONTWRITEBYTECODE": "1"}
+    quick = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # a second for each start
+    environ = {**os.environ, **quick, "TOKENSWARM_SHARED": shared}
     log = root / "mutant.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
