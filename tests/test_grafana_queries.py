@@ -268,6 +268,8 @@ def test_a_target_has_a_sane_answer(world: World, name: str, panel: dict[str, An
     low, high = (0, 1e9) if (name, panel["title"]) in FAR else RANGES[panel["fieldConfig"]["defaults"]["unit"]]
     if (name, panel["title"]) in SIGNED:
         low = -high
+    elif "time() - " in target["expr"]:
+        low = -1  # a scrape has the time at which it began; what it tells may have happened since
     finite = [value for _, values in found for value in values if math.isfinite(value)]
     assert finite, found
     assert all(low <= value <= high for value in finite), (min(finite), max(finite))
@@ -419,8 +421,8 @@ def test_the_live_scatter_joins_moments(world: World, title: str) -> None:
 def test_llama_cpp_fills_the_panels_of_the_engine_by_its_own_names(world: World) -> None:
     for record in ("tokenswarm:server_requests_running:sum", "tokenswarm:server_requests_waiting:sum"):
         for job in ("llama-cpp", "vllm"):
-            assert world.prometheus.query(f'count_over_time({record}{{job="{job}"}}[5m]) > 0'), (record, job)
-    assert world.prometheus.query('max_over_time(tokenswarm:server_requests_running:sum{job="llama-cpp"}[5m]) >= 2')
+            assert world.prometheus.query(f'count_over_time({record}{{job="{job}"}}[1h]) > 0'), (record, job)
+    assert world.prometheus.query('max_over_time(tokenswarm:server_requests_running:sum{job="llama-cpp"}[1h]) >= 2')
 
 
 def test_an_older_engine_fills_the_panel_by_its_old_names(world: World) -> None:

@@ -51,10 +51,22 @@ def read(folder: Path = HERE) -> list[Mutant]:
     found = []
     for path in sorted(folder.glob("*.toml")):
         for row in tomllib.loads(path.read_text("utf-8"))["mutant"]:
-            tests = tuple(row.pop("tests"))
-            for name in row.pop("names", [""]):
+            tests, table = tuple(row.pop("tests")), row.pop("rows_of", None)
+            for file, name in rows_of(table, row["file"]) if table else [(row["file"], "")]:
                 texts = {key: text.replace("NAME", name) if name else text for key, text in row.items()}
-                found.append(Mutant(subject=path.stem, tests=tests, **texts))
+                found.append(Mutant(subject=path.stem, tests=tests, **{**texts, "file": file}))
+    return found
+
+
+def rows_of(table: str, pattern: str) -> list[tuple[str, str]]:
+    """(file, name) of each row, where a row is a name, of the tables of that name in the files of a pattern."""
+    found = []
+    for path in sorted(REPO.glob(pattern)):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            target = node.target if isinstance(node, ast.AnnAssign) else None
+            if isinstance(target, ast.Name) and target.id == table and isinstance(node.value, ast.Tuple):
+                names = [row.id for row in node.value.elts if isinstance(row, ast.Name)]
+                found += [(str(path.relative_to(REPO)), name) for name in names]
     return found
 
 
