@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo observe test check format bench lock clean
+.PHONY: help demo observe test check format bench mutants lock clean
 
 help:
 	@echo "make demo    replay the bundled conversations against the embedded engine: table, verdict, results folder"
@@ -12,6 +12,7 @@ help:
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   lint, types, layers"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
+	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
 	@echo "make lock    renew requirements.lock and requirements-dev.lock"
 
 $(VENV)/base: requirements.lock pyproject.toml
@@ -35,7 +36,8 @@ observe: $(VENV)/base
 
 test: $(VENV)/dev
 	@.ci/packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -48,6 +50,9 @@ format: $(VENV)/dev
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench
+
+mutants: $(VENV)/dev
+	@$(BIN)/python tests/mutants/run.py
 
 lock:
 	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv

@@ -61,6 +61,17 @@ class Buckets:
         return [self.of_rank(nearest + step) for step in (0, -1, 1)]
 
 
+def _of_run(series: str, run_id: str) -> str:
+    return series.replace("}", f',run_id="{run_id}"}}')
+
+
+def buckets_of(prometheus: Prometheus, metric: str, run_id: str) -> Buckets:
+    """The classic buckets of a run that Prometheus holds now."""
+    found = prometheus.query(f"sum by (le) ({_of_run(HISTOGRAMS[metric], run_id)})")
+    counts = {float(dict(labels)["le"]): count for labels, count in found.items()}
+    return Buckets(sorted(counts), [counts[edge] for edge in sorted(counts)])
+
+
 LE_DIGITS = 2e-6
 """`le` is written with 6 digits, so an edge is known to half a unit of the last."""
 
@@ -76,9 +87,7 @@ def assert_percentiles_agree(prometheus: Prometheus, summary: Summary, at_least:
     """
     compared = 0
     for metric, series in HISTOGRAMS.items():
-        asked = series.replace("}", f',run_id="{summary.run_id}"}}')
-        counts = {float(dict(le)["le"]): n for le, n in prometheus.query(f"sum by (le) ({asked})").items()}
-        buckets = Buckets(sorted(counts), [counts[edge] for edge in sorted(counts)])
+        asked, buckets = _of_run(series, summary.run_id), buckets_of(prometheus, metric, summary.run_id)
         for name, p in PERCENTILES.items():
             exact = getattr(getattr(summary.latency, f"{metric}_s"), name)
             if exact is not None:
@@ -100,8 +109,7 @@ def assert_native_percentiles_agree(prometheus: Prometheus, summary: Summary, me
         buckets = Buckets([2 ** (key / 2**NATIVE_SCHEMA) for key in keys], list(accumulate(keys.values())))
         for name, p in PERCENTILES.items():
             if getattr(getattr(summary.latency, f"{metric}_s"), name) is not None:
-                asked = series.replace("}", f',run_id="{summary.run_id}"}}')
-                found = prometheus.value(f"histogram_quantile({p}, sum ({asked}))")
+                found = prometheus.value(f"histogram_quantile({p}, sum ({_of_run(series, summary.run_id)}))")
                 assert found is not None
                 upper = [edge for _, edge in buckets.around(p)]  # each is 2.2 % wide, whatever the one before it
                 places = [(edge / 2 ** (1 / 2**NATIVE_SCHEMA), edge) for edge in upper]

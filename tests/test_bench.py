@@ -136,6 +136,7 @@ def test_sender_refuses_what_it_does_not_know_and_ends_on_sigterm() -> None:
         process.stdout.close()
 
 
+@pytest.mark.alone
 @needs_sender
 @pytest.mark.parametrize("client", ["tokenswarm", "locust", "aiohttp", "epoll"])
 def test_clients_receive_what_was_sent(client: str) -> None:
@@ -151,6 +152,7 @@ def test_clients_receive_what_was_sent(client: str) -> None:
     assert 0.9 < done.result["ttft_ns"]["p50"] / done.truth["ttft_ns"]["p50"] < 10
 
 
+@pytest.mark.alone
 @needs_sender
 def test_single_stamps_are_compared_with_the_time_that_each_token_carries() -> None:
     if len(os.sched_getaffinity(0)) < 2:

@@ -81,7 +81,8 @@ def test_what_a_change_touches_exists(change: str) -> None:
 
 FILES = {
     "tokenswarm/prompts/quiz.py": """\
-from tokenswarm.prompts.reading import dropped, one_turn
+from tokenswarm.prompts import Conversation, Turn
+from tokenswarm.prompts.reading import Reading, dropped
 
 
 def matches(row):
@@ -89,7 +90,9 @@ def matches(row):
 
 
 def read(row, row_name, rules):
-    return one_turn(row_name, row["riddle"], row.get("solution")) if matches(row) else dropped("unknown_shape")
+    if not row["riddle"]:
+        return dropped("empty_value")
+    return Reading(Conversation(row_name, (Turn(row["riddle"], row.get("solution")),)))
 """,
     "tokenswarm/commands/greet.py": """\
 def main(words):

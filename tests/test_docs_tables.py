@@ -32,7 +32,7 @@ from tokenswarm.profile import profile, typed_yaml
 from tokenswarm.profile.dataset import ROWS_MAX, Dataset
 from tokenswarm.profile.engine import CHOICES_MAX
 from tokenswarm.profile.load import STAGES_MAX
-from tokenswarm.profile.phases import Phases
+from tokenswarm.profile.phases import Phases, Timeouts
 from tokenswarm.profile.slo import Slo
 from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.record import Outcome
@@ -214,6 +214,7 @@ def test_presets_and_their_options() -> None:
     assert shown == own | {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Preset) if f.name != "about"}
 
 
+PATIENT = Timeouts(connect=Seconds(15.0), first_token=Seconds(15.0), idle_token=Seconds(15.0), total=Seconds(18.0))
 FAULT_ROWS = {words(cells[0])[0]: cells[1:] for cells in rows(section("simulator", "Faults")) if words(cells[0])}
 
 
@@ -234,7 +235,8 @@ def engine() -> Iterator[Server]:
 @pytest.mark.parametrize("kind", FAULT_ROWS)
 def test_the_outcome_of_a_fault(engine: Server, kind: str, api: tuple[str, str]) -> None:
     setup = Setup()
-    patience = msgspec.structs.replace(QUICK, first_token=3.0, idle_token=1.5)  # slow_first takes 1 s
+    waits = "stalled" in FAULT_ROWS[kind][2] or "timeout" in FAULT_ROWS[kind][2]  # is the silence itself the fault?
+    patience = msgspec.structs.replace(QUICK, first_token=3.0) if waits else PATIENT  # slow_first takes 1 s
     client = setup.client(engine.address[1], kind=api, headers={"x-sim-fault": kind}, timeouts=patience)
     try:
         with gevent.Timeout(20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +242,15 @@ def test_keep_alive_reuses_one_connection_and_tells_set_up_apart(setup: Setup) -
         assert server.connections == 1
     assert records[0].connect_ns > 0
     assert [r.connect_ns for r in records[1:]] == [0, 0]
+
+
+def test_the_kernel_sends_at_once_and_looks_after_a_kept_connection(setup: Setup) -> None:
+    with raw_server((head() + chunk(ANSWER) + LAST_CHUNK,)) as server:
+        client = setup.client(server)
+        ask(client)
+        sock = client.pool.take().sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_fresh_connections(setup: Setup) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import llamacpp
 import pytest
 import yaml
+from agreement import buckets_of, within
 from exporter_process import running
 from grafana_frames import DASHBOARDS, Frame, all_targets, drawn, frames_of, panels, substitute
 from load_run import SyntheticRun, post
@@ -267,6 +268,8 @@ def test_a_target_has_a_sane_answer(world: World, name: str, panel: dict[str, An
     low, high = (0, 1e9) if (name, panel["title"]) in FAR else RANGES[panel["fieldConfig"]["defaults"]["unit"]]
     if (name, panel["title"]) in SIGNED:
         low = -high
+    elif "time() - " in target["expr"]:
+        low = -1  # a scrape has the time at which it began; what it tells may have happened since
     finite = [value for _, values in found for value in values if math.isfinite(value)]
     assert finite, found
     assert all(low <= value <= high for value in finite), (min(finite), max(finite))
@@ -418,8 +421,8 @@ def test_the_live_scatter_joins_moments(world: World, title: str) -> None:
 def test_llama_cpp_fills_the_panels_of_the_engine_by_its_own_names(world: World) -> None:
     for record in ("tokenswarm:server_requests_running:sum", "tokenswarm:server_requests_waiting:sum"):
         for job in ("llama-cpp", "vllm"):
-            assert world.prometheus.query(f'count_over_time({record}{{job="{job}"}}[5m]) > 0'), (record, job)
-    assert world.prometheus.query('max_over_time(tokenswarm:server_requests_running:sum{job="llama-cpp"}[5m]) >= 2')
+            assert world.prometheus.query(f'count_over_time({record}{{job="{job}"}}[1h]) > 0'), (record, job)
+    assert world.prometheus.query('max_over_time(tokenswarm:server_requests_running:sum{job="llama-cpp"}[1h]) >= 2')
 
 
 def test_an_older_engine_fills_the_panel_by_its_old_names(world: World) -> None:
@@ -438,9 +441,9 @@ def test_the_distributions_of_both_runs_rise_to_one(world: World, title: str) ->
         shares = [y for _, y in points]
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)
-    median = next(x for x, y in curves["A"] if y >= 0.5)
+    place = next(i for i, (_, y) in enumerate(curves["A"]) if y >= 0.5)
     known = world.summary["latency"][f"{title.lower()}_s"]["p50"]
-    assert known <= median * 1.0001 <= known * 1.1
+    assert within(known, (curves["A"][place - 1][0] if place else 0.0, curves["A"][place][0]))
 
 
 def test_both_runs_have_their_stage_curves(world: World) -> None:
@@ -461,8 +464,12 @@ def test_the_comparison_tells_run_totals_and_their_change(world: World) -> None:
     assert rows["Requests ok"][0] == world.summary["requests"]["ok"]
     assert change == pytest.approx(b / a - 1)
     latency = _frame(world, "e-compare-runs", "Latency of the whole run")
-    known = world.summary["latency"]["ttft_s"]["p50"]
-    assert latency["Run A"][latency["Number"].index("TTFT p50")] == pytest.approx(known, rel=0.05)
+    known, (bucket, *_) = (
+        world.summary["latency"]["ttft_s"]["p50"],
+        buckets_of(world.prometheus, "ttft", world.run_id).around(0.5),
+    )
+    assert within(known, bucket)
+    assert within(latency["Run A"][latency["Number"].index("TTFT p50")], bucket)
 
 
 def test_a_picture_that_is_spoilt_is_noticed(world: World) -> None:

@@ -179,8 +179,9 @@ def test_slow_first_and_role_first(server):
                 role = role or (time.monotonic() - start if b'"role"' in data else 0.0)
             return role, time.monotonic() - start
 
-    role, content = first_bytes("role_only_first:0.4")
-    assert role < 0.2 < 0.4 <= content
+    tries = [first_bytes("role_only_first:0.4") for _ in range(3)]
+    assert all(content >= 0.4 for _, content in tries)
+    assert min(role for role, _ in tries) < 0.2  # a busy machine only adds
     role, content = first_bytes("slow_first:0.4")
     assert min(role, content) >= 0.4
 

@@ -55,7 +55,7 @@ def stream_together(server, requests: list[bytes]) -> list[tuple[bytes, list[int
 
 
 @pytest.mark.parametrize(
-    "preset", [("--preset", "paced"), ("--preset", "small-gpu", "--speed", "20")], ids=["paced", "gpu"]
+    "preset", [("--preset", "paced"), ("--preset", "small-gpu", "--speed", "5")], ids=["paced", "gpu"]
 )
 @pytest.mark.parametrize("api", PATHS)
 def test_the_truth_is_what_fifty_raw_clients_received(preset, api):
@@ -233,12 +233,14 @@ def test_reading_a_large_truth_does_not_hold_tokens_up():
         server.await_truth(lambda totals: totals["completed"] == 400)
         whole = len(server.get("/sim/truth?tokens=1"))
         assert whole > 1_000_000
-        reading = threading.Thread(target=server.get, args=("/sim/truth?tokens=1",))
-        reading.start()
-        exchange(server, request_bytes("chat"))
-        waited_for_all = not reading.is_alive()
-        reading.join()
-    assert not waited_for_all
+        overtook = 0
+        for _ in range(5):  # either thread may be late on a busy machine; a server that reads first never lets one pass
+            reading = threading.Thread(target=server.get, args=("/sim/truth?tokens=1",))
+            reading.start()
+            exchange(server, request_bytes("chat"))
+            overtook += reading.is_alive()
+            reading.join()
+    assert overtook
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

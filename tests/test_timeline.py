@@ -321,6 +321,8 @@ def test_finish_reasons_are_joined_by_choice_and_bounded() -> None:
     long = record((10, Delta("a", finished=((0, "x\n" * 1000),))))
     assert len(long.finish_reason) <= 64
     assert long.finish_reason.isprintable()
+    two = tuple((10, Delta("a", choice=n, finished=((n, "x" * 1000),))) for n in (0, 1))
+    assert len(record(*two, choices=2).finish_reason) <= 64
 
 
 def test_text_is_the_answer_of_the_first_choice_and_only_on_demand() -> None:

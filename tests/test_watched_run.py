@@ -224,8 +224,8 @@ def test_engine_gpu_and_cache_are_joined_into_the_report(world: World) -> None:
     run = f'run_id="{world.summary.run_id}"'
     assert world.prometheus.value(f'tokenswarm_kv_cache_bytes_per_token{{{run},source="predicted"}}') == 131_072
     assert world.prometheus.value(f"tokenswarm_kv_cache_capacity_bytes{{{run}}}") == cache["capacity_bytes"]
-    assert world.prometheus.query(f"max_over_time(tokenswarm_kv_cache_predicted_bytes{{{run}}}[3m]) > 0")
-    assert world.prometheus.query(f"max_over_time(tokenswarm_kv_cache_used_bytes{{{run}}}[3m]) > 0")
+    assert world.prometheus.query(f"max_over_time(tokenswarm_kv_cache_predicted_bytes{{{run}}}[1h]) > 0")
+    assert world.prometheus.query(f"max_over_time(tokenswarm_kv_cache_used_bytes{{{run}}}[1h]) > 0")
 
 
 @pytest.mark.parametrize("name", ["load", "gpu", "ollama"])
@@ -243,7 +243,7 @@ def test_every_scrape_but_those_of_the_killed_one_succeeded(world: World) -> Non
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_recording_rule_has_data(world: World, record: str) -> None:
-    found = world.prometheus.query(f"last_over_time({record}[2m])")
+    found = world.prometheus.query(f"last_over_time({record}[1h])")
     assert found
     assert all(value == value for value in found.values()), "NaN"
 
@@ -252,7 +252,7 @@ def test_alerts_ask_for_metrics_that_are_there_or_have_a_reason(world: World) ->
     excused = set()
     for rule in ALERTS:
         for metric in catalogue.used(rule["expr"]):
-            if world.prometheus.query(f"last_over_time({metric}[3m])"):
+            if world.prometheus.query(f"last_over_time({metric}[1h])"):
                 continue
             reasons = [prefix for prefix in NO_METRIC if metric.startswith(prefix)]
             assert reasons, f"{rule['alert']} asks for {metric}, which has no data"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,8 @@ from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.measure.snapshot import Instrument
 
 TICK_S = 0.01  # a stall shorter than this does not matter to streams of 50 tokens/s
-_CGROUP_STAT = Path("/sys/fs/cgroup/cpu.stat")
+CGROUPS = Path("/sys/fs/cgroup")
+_THROTTLED = {"throttled_usec": 1000, "throttled_time": 1}  # v2 in µs, v1 in ns
 
 
 class Probes:
@@ -32,7 +34,8 @@ class Probes:
         self._cpu_s = time.process_time()
         self._sampled_ns = monotonic_ns()
         self._offset_ns = realtime_ns() - monotonic_ns()
-        self._throttled_ns = throttled_ns()
+        self._stats = cpu_stats(_membership())
+        self._throttled_ns = throttled_ns(self._stats)
 
     def start(self) -> None:
         self._due_ns = monotonic_ns() + int(TICK_S * NS_PER_S)
@@ -59,7 +62,7 @@ class Probes:
         offset_ns = realtime_ns() - monotonic_ns()
         instrument.clock_step_ns_max = max(instrument.clock_step_ns_max, abs(offset_ns - self._offset_ns))
         self._offset_ns = offset_ns
-        instrument.throttled_ns = max(instrument.throttled_ns, throttled_ns() - self._throttled_ns)
+        instrument.throttled_ns = max(instrument.throttled_ns, throttled_ns(self._stats) - self._throttled_ns)
 
     def _tick(self) -> None:
         now_ns = monotonic_ns()
@@ -78,13 +81,39 @@ class Probes:
         self._instrument.gc_pause_ns_max = max(self._instrument.gc_pause_ns_max, pause_ns)
 
 
-def throttled_ns() -> int:
-    """Time that the cgroup's CPU limit has held this container back, ns; 0 where there is no cgroup v2."""
+def cpu_stats(membership: str, root: Path = CGROUPS) -> list[Path]:
+    """The cpu.stat of each group that limits this process, its own first: /proc/self/cgroup names them, v1 and v2.
+
+    A quota may stand on any level: a container's is the root that it sees, a systemd unit's is further down.
+    """
+    found = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / controllers if controllers else root
+        group = mount / path.lstrip("/")
+        found += [level / "cpu.stat" for level in (group, *group.parents) if level.is_relative_to(mount)]
+    return [path for path in dict.fromkeys(found) if path.is_file()]
+
+
+def throttled_ns(stats: Sequence[Path]) -> int:
+    """Time that the strictest of the groups has held its processes back, ns; 0 where there are none."""
+    found = [0]
+    for path in stats:
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        found += [int(line.split()[1]) * _THROTTLED[line.split()[0]] for line in lines if line.split()[0] in _THROTTLED]
+    return max(found)
+
+
+def _membership() -> str:
     try:
-        lines = _CGROUP_STAT.read_text(encoding="ascii").splitlines()
+        return Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1000 for line in lines if line.startswith("throttled_usec ")), 0)
+        return ""
 
 
 def calm_garbage_collection() -> None:
