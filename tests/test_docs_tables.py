@@ -172,14 +172,14 @@ def test_every_exit_code() -> None:
     assert listed == {int(code) for code in ExitCode}
 
 
-WORKER, CONTROLLER = "tokenswarm/cluster/worker.py", "tokenswarm/cluster/controller.py"
+WORKER, RUNNERS, CONTROLLER = (f"tokenswarm/cluster/{name}.py" for name in ("worker", "runners", "controller"))
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("architecture", f"hears nothing from the master for {constant(WORKER, 'DEAD_MAN_S'):g} s"),
-        ("architecture", f"A worker without a report for {constant(CONTROLLER, 'SILENCE_S'):g} s"),
+        ("architecture", f"hears nothing from the master for {constant(RUNNERS, 'SILENCE_S'):g} s"),
+        ("architecture", f"A worker from which nothing came for {constant(RUNNERS, 'SILENCE_S'):g} s"),
         ("architecture", f"they say hello, within {constant(CONTROLLER, 'JOIN_S'):g} s"),
         ("architecture", f"in the same order with {constant(WORKER, 'INTERRUPT_DRAIN_S'):g} s for open streams"),
         ("architecture", f"models and version, {constant('tokenswarm/client/preflight.py', 'ANSWER_S'):g} s each"),
@@ -188,7 +188,7 @@ WORKER, CONTROLLER = "tokenswarm/cluster/worker.py", "tokenswarm/cluster/control
         ("architecture", f"{Phases().warmup:g} s of warm-up"),
         ("architecture", f"{Phases().settle:g} s to settle"),
         ("architecture", f"{Phases().drain:g} s at most"),
-        ("scale-out", f"11 if the master was silent for {constant(WORKER, 'DEAD_MAN_S'):g} s"),
+        ("scale-out", f"11 if the master was silent for {constant(RUNNERS, 'SILENCE_S'):g} s"),
         ("soak", f"open streams get {constant(WORKER, 'INTERRUPT_DRAIN_S'):g} s"),
     ],
 )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ExitCode
 from tokenswarm.judge.rules import telemetry
-from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence
+from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, UsersSeen
 from tokenswarm.judge.verdict import RULES, exit_code, judge
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Instrument, Merged
@@ -154,6 +154,28 @@ def user_stamps(case: Case) -> None:
         own.user_stamped, own.kernel_stamped = own.user_stamped + own.kernel_stamped, 0
 
 
+def users(lowest: int, mean: float) -> Callable[[Case], None]:
+    """What workers reported beside the 3 users of the stage: their answers in flight fill most of 3 users' time."""
+
+    def change(case: Case) -> None:
+        seen = case.evidence.get("users", (UsersSeen(asked=3, lowest=3, highest=3, total=300, looks=100),))[0]
+        total = min(seen.total, int(100 * mean))
+        case.evidence["users"] = (
+            UsersSeen(asked=3, lowest=min(lowest, seen.lowest), highest=3, total=total, looks=100),
+        )
+
+    return change
+
+
+def in_flight(share: float) -> Callable[[Case], None]:
+    def change(case: Case) -> None:
+        users(3, 3.0)(case)
+        block = case.merged.block(0)
+        block.window_in_flight_ns = min(block.window_in_flight_ns, int(3 * share * block.window_ns))
+
+    return change
+
+
 def not_final(case: Case) -> None:
     case.merged.workers[1].final = False
 
@@ -197,7 +219,16 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "the master died": ("never-ended", "invalid", both(not_final, known(recovered="7 rows are there.", rows=7))),
     "a worker never came": ("worker-missing", "invalid", known(expected_workers=3)),
     "a worker fell silent": ("final-report-missing", "invalid", not_final),
-    "a stranger knocked": ("worker-refused", "note", known(refused=("a worker on x (pid 1) was refused: late",))),
+    "a stranger knocked": (
+        "worker-refused", "note", known(refused=("a worker on x (pid 1) was refused: late",), refused_workers=1),
+    ),
+    "a partition healed": ("worker-silent", "degraded", known(silences={LOST: 5.0})),
+    "a user was missing for a moment": ("users-differ", "degraded", users(2, 2.98)),
+    "a user was missing": ("users-differ", "invalid", users(2, 2.0)),
+    "users waited for a sixth of the time": ("users-idle", "degraded", in_flight(0.75)),
+    "a third of the users sent nothing": ("users-idle", "invalid", in_flight(0.58)),
+    "a user was stopped": ("cancelled-requests", "degraded", outcomes(Outcome.CANCELLED, 3, "cancelled")),
+    "users were stopped": ("cancelled-requests", "invalid", outcomes(Outcome.CANCELLED, 24, "cancelled")),
     "live reports got lost": (
         "reports-missing", "note", on_merged(lambda merged: setattr(merged.workers[0], "missing", [3, 4])),
     ),
@@ -242,6 +273,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "throttled for 1 %": ("cpu-throttled", "degraded", instrument(throttled_ns=NS_PER_S)),
     "throttled for 10 %": ("cpu-throttled", "invalid", instrument(throttled_ns=11 * NS_PER_S)),
     "the wall clock stepped": ("clock-step", "degraded", instrument(clock_step_ns_max=3600 * NS_PER_S)),
+    "the master's wall clock stepped": ("clock-step", "degraded", known(clock_step_s=15.0)),
     "user-space stamps": ("user-stamps", "note", user_stamps),
     "20 s": ("short-run", "degraded", window(20.0)),
     "p99.9 of 1100": ("few-samples", "degraded", known(profile=P999)),
@@ -326,7 +358,8 @@ _WORST = {"VALID": 0, "DEGRADED": 1, "INVALID": 2, None: 3}
 @given(faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=4, unique=True), more=st.sampled_from(sorted(FAULTS)))
 def test_a_further_fault_never_improves_the_verdict(faults: list[str], more: str) -> None:
     # A window of seconds is another measurement, not a further fault of a long one: it drifts by itself.
-    assume(FAULTS[more][0] != "short-run" or all(FAULTS[fault][0] != "not-steady" for fault in faults))
+    of_windows = ("not-steady", "users-idle")
+    assume(FAULTS[more][0] != "short-run" or all(FAULTS[fault][0] not in of_windows for fault in faults))
     case = Case()
     for fault in faults:
         FAULTS[fault][2](case)

@@ -26,7 +26,7 @@ from rich.text import Text
 from tokenswarm.client import preflight
 from tokenswarm.cluster import poller, push
 from tokenswarm.cluster.controller import RunEnd, Watcher
-from tokenswarm.cluster.messages import Member
+from tokenswarm.cluster.members import Member
 from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
@@ -167,7 +167,12 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         expected_workers=end.expected_workers,
         lost={member.name: member.lost for member in end.members if member.lost},
         left={member.name: member.left for member in end.members if member.left and not member.lost},
-        refused=tuple(end.refused),
+        refused=tuple(end.strangers.sentences),
+        refused_workers=end.strangers.workers,
+        dropped_messages=end.strangers.messages,
+        silences={m.name: m.silence_s for m in end.members if m.silence_s and not m.lost},
+        users=end.users,
+        clock_step_s=end.clock_step_s,
         rows=end.rows,
         interrupted=end.interrupted,
         remarks=tuple(end.remarks),

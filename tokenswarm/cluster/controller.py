@@ -16,10 +16,14 @@ import msgspec
 from gevent.event import Event
 from locust.env import Environment
 
-from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.cluster.messages import Cluster, Member, ToMaster, ToWorker
+from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.cluster.members import Cluster, Member
+from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster, ToWorker
+from tokenswarm.cluster.runners import SILENCE_S
+from tokenswarm.cluster.strangers import Strangers
 from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
 from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
+from tokenswarm.judge.rules.evidence import UsersSeen
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
 from tokenswarm.profile import profile as profiles
@@ -30,10 +34,10 @@ from tokenswarm.reports.folder import ResultsFolder
 JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
-SILENCE_S = 10.0  # a worker without a report for so long is lost (Locust's heartbeat usually says so in 4 s)
 HEARD_AGAIN_S = 3.0  # a lost worker that was heard so lately is back: it reports each second
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
+REMARKS_MAX = 50  # a worker that goes mad must not fill the report
 
 _ERRORS: dict[int, type[UserError]] = {
     ExitCode.TARGET: TargetError,
@@ -56,7 +60,7 @@ class RunEnd(msgspec.Struct):
     merged: Merged
     stages: tuple[Stage, ...]  # those that began
     members: list[Member]
-    refused: list[str]
+    strangers: Strangers  # who was kept out
     rows: int
     interrupted: bool
     expected_workers: int
@@ -64,6 +68,8 @@ class RunEnd(msgspec.Struct):
     remarks: list[str]  # what went wrong on the way, in sentences
     changed: dict[int, tuple[int, int]]  # stage -> (its users, what the web UI made of them)
     unwritten: list[str]  # where rows could not be written, in sentences
+    users: tuple[UsersSeen, ...]  # by stage that began
+    clock_step_s: float  # of this machine's wall clock
 
 
 class Controller:
@@ -93,6 +99,9 @@ class Controller:
         self._phase = ""
         self._draining = False
         self._stages_begun: list[Stage] = []
+        self._users: list[UsersSeen] = []
+        self._offset_ns = realtime_ns() - monotonic_ns()
+        self._clock_step_ns = 0
         self.active = False
         cluster.on(ToMaster.PREPARED, self._on_prepared)
         cluster.on(ToMaster.PROGRESS, self._on_progress)
@@ -154,11 +163,14 @@ class Controller:
         finally:
             self.active = False
         members = self._cluster.in_run
+        strangers, self._cluster.strangers = self._cluster.strangers, Strangers()
+        for trouble in strangers.troubles:
+            self._remark(trouble)
         return RunEnd(
             merged=self._inbox.merged(),
             stages=tuple(self._stages_begun),
             members=members,
-            refused=self._cluster.refused,
+            strangers=strangers,
             rows=self._rows,
             interrupted=self._interrupted,
             expected_workers=workers,
@@ -166,26 +178,28 @@ class Controller:
             remarks=self._remarks,
             changed=self._changed,
             unwritten=self._unwritten,
+            users=tuple(self._users),
+            clock_step_s=self._clock_step_ns / NS_PER_S,
         )
 
     def _gather(self, workers: int) -> None:
         self._cluster.begin()
         deadline_ns = monotonic_ns() + int(JOIN_S * NS_PER_S)
-        told = 0
+        strangers, told = self._cluster.strangers, 0
         while len(self._cluster.members) < workers:
             self._raise_failure()
-            for sentence in self._cluster.refused[told:]:  # a stray of another run must not end this one
+            for sentence in strangers.sentences[told:]:  # a stray of another run must not end this one
                 told += 1
                 for watcher in self._watchers:
                     watcher.note(sentence)
             if monotonic_ns() > deadline_ns:
-                here, refused = len(self._cluster.members), self._cluster.refused
-                why = f"; {refused[0]}" if refused else "; start the others, or fewer"
-                raise TargetError(f"only {here} of {workers} workers came within {JOIN_S:g} s{why}")
+                missing = f"only {len(self._cluster.members)} of {workers} workers came within {JOIN_S:g} s"
+                if strangers.refusal:
+                    raise ConfigError(f"{missing}; {strangers.refusal}")
+                raise TargetError(f"{missing}; start the others, or fewer")
             if self._stop.wait(0.02):
                 return
         self._cluster.closed = True
-        self._cluster.evict_strangers()
 
     def _prepare(self) -> None:
         members = list(self._cluster.members.values())
@@ -216,6 +230,7 @@ class Controller:
     def _run_stage(self, number: int, stage: Stage, *, start_users: bool) -> None:
         phases = self._profile.phases
         self._stages_begun.append(stage)
+        self._users.append(UsersSeen(asked=stage.users))
         self._announce(number, "warmup", stage.users, phases.warmup if number == 0 else phases.settle)
         if start_users:
             gevent.spawn(self._environment.runner.start, stage.users, self._spawn_rate(stage))
@@ -223,7 +238,7 @@ class Controller:
         self._pass(phases.warmup if number == 0 else phases.settle)
         if not self._stop.is_set():
             self._announce(number, "steady", stage.users, stage.duration)
-            self._pass(stage.duration)
+            self._pass(stage.duration, self._users[number])
 
     def _spawn_rate(self, stage: Stage) -> float:
         change = abs(stage.users - self._environment.runner.user_count)
@@ -247,15 +262,19 @@ class Controller:
         for watcher in self._watchers:
             watcher.phase(stage, phase, users, seconds)
 
-    def _pass(self, seconds: float) -> None:
-        """Let time go by; look after the workers each second."""
+    def _pass(self, seconds: float, window: UsersSeen | None = None) -> None:
+        """Let time go by; look after the workers each second, and in a window at their users."""
         end_ns = math.inf if seconds == math.inf else monotonic_ns() + int(seconds * NS_PER_S)
+        before = {worker.worker: worker.seq for worker in self._inbox.merged().workers} if window else {}
         while (left_s := (end_ns - monotonic_ns()) / NS_PER_S) > 0:
             if self._stop.wait(min(left_s, 1.0)):
                 return
-            self._look_after()
+            merged = self._look_after()
+            # A report that was under way when the window opened tells of the time before it.
+            if window is not None and all(w.seq > before.get(w.worker, 0) + 1 for w in merged.workers):
+                window.look(sum(worker.users for worker in merged.workers))
 
-    def _look_after(self) -> None:
+    def _look_after(self) -> Merged:
         for member in self._cluster.find_lost(SILENCE_S):
             self._remark(f"{member.name} was lost during the run: {member.lost}")
         if self._cluster.in_run and all(m.lost for m in self._cluster.in_run):
@@ -264,9 +283,16 @@ class Controller:
         elif self._cluster.in_run and all(m.lost or m.left for m in self._cluster.in_run):
             self._stop.set()
         self._look_at_users()
+        self._look_at_the_clock()
         merged = self._inbox.merged()
         for watcher in self._watchers:
             watcher.tick(merged)
+        return merged
+
+    def _look_at_the_clock(self) -> None:
+        offset_ns = realtime_ns() - monotonic_ns()
+        self._clock_step_ns = max(self._clock_step_ns, abs(offset_ns - self._offset_ns))
+        self._offset_ns = offset_ns
 
     def _look_at_users(self) -> None:
         """The web UI lets its user change them at any time."""
@@ -281,6 +307,8 @@ class Controller:
                 )
 
     def _remark(self, sentence: str) -> None:
+        if len(self._remarks) >= REMARKS_MAX or sentence in self._remarks:
+            return
         self._remarks.append(sentence)
         for watcher in self._watchers:
             watcher.note(sentence)
@@ -337,12 +365,18 @@ class Controller:
 
     def _on_report(self, member: Member, data: bytes) -> None:
         try:
-            self._inbox.put(snapshot.decode(data))
+            report = snapshot.decode(data)
+            if report.worker != member.index:
+                raise SnapshotError(f"it reports as worker {report.worker}; that is not counted")
+            self._inbox.put(report)
         except SnapshotError as error:
             self._remark(f"{member.name}: {error}")
 
     def _on_rows(self, member: Member, data: dict[str, Any]) -> None:
-        rows = zlib.decompress(data["data"])
+        rows = inflate(data["data"])
+        if rows is None:
+            self._remark(f"{member.name}: rows came that can't be read; they are not counted")
+            rows = b""
         try:
             self._folder.append_rows(rows)
         except ResultsError as error:
@@ -377,3 +411,13 @@ class Controller:
             member.left, member.left_ns = reason, monotonic_ns()
             for watcher in self._watchers:
                 watcher.note(f"{member.name} {reason}: it drains and hands its rows over")
+
+
+def inflate(data: bytes) -> bytes | None:
+    """What zlib made of at most ROWS_INFLATED_MAX bytes; None where it is no such thing, or more."""
+    inflater = zlib.decompressobj()
+    try:
+        rows = inflater.decompress(data, ROWS_INFLATED_MAX)
+    except zlib.error:
+        return None
+    return rows if inflater.eof and not inflater.unused_data else None

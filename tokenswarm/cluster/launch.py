@@ -20,9 +20,10 @@ from locust.env import Environment
 from locust.event import Events
 
 from tokenswarm import descriptors
+from tokenswarm.cluster.runners import make_worker
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
-from tokenswarm.errors import ExitCode, TargetError
+from tokenswarm.errors import ExitCode, UserError
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 WAITING_S = 3.0  # before a worker says that it still waits
@@ -80,11 +81,7 @@ def run_worker(master_host: str, master_port: int, token: str, *, remote: bool =
     told = f"waiting for the master at {master_host}:{master_port}"
     waiting = gevent.spawn_later(WAITING_S, print, told, file=sys.stderr, flush=True)
     try:
-        runner = environment.create_worker_runner(master_host, master_port)
-    except ConnectionError:
-        raise TargetError(f"no master answered at {master_host}:{master_port} within 5 minutes") from None
-    except SystemExit:  # Locust's answer to Ctrl-C while it waits
-        raise KeyboardInterrupt from None
+        runner = make_worker(environment, master_host, master_port, token)
     finally:
         waiting.kill()
     environment.parsed_options = argparse.Namespace()  # else the first users' start builds Locust's parser: 100 ms
@@ -118,4 +115,8 @@ if __name__ == "__main__":
 
     die_with_parent()
     descriptors.raise_limit()
-    sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False))
+    try:
+        sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False))
+    except UserError as error:
+        print(f"tokenswarm worker: {error}", file=sys.stderr, flush=True)
+        sys.exit(int(error.exit_code))

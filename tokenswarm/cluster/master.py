@@ -13,8 +13,9 @@ from yaml.nodes import Node
 from tokenswarm.cluster.conclusion import Company, Run, open_run, say
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
-from tokenswarm.cluster.messages import Cluster
-from tokenswarm.errors import ConfigError, ExitCode
+from tokenswarm.cluster.members import Cluster
+from tokenswarm.cluster.runners import Master, is_loopback, make_master
+from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile.environment import cache_folder, run_token
 from tokenswarm.profile.profile import Profile
@@ -34,10 +35,19 @@ def run_profile(given: dict[str, Any]) -> int:
     if remote is None:
         _index(profile)
     host, port, token = _address(given["bind"], remote)
-    run = open_run(
-        profile, given["results"], command=shlex.split(given["started_by"]) if given["started_by"] else sys.argv
-    )
-    return _drive(run, host, port, token, remote)
+    environment = make_environment()
+    runner = make_master(environment, host, port)  # before the results folder: a taken port leaves none behind
+    cluster = Cluster(environment, token)
+    command = shlex.split(given["started_by"]) if given["started_by"] else sys.argv
+    try:
+        run = open_run(profile, given["results"], command=command)
+    except UserError:
+        if runner.clients:
+            runner.quit()
+        raise
+    if remote is not None:
+        say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
+    return _drive(run, runner, cluster, token, remote)
 
 
 def _index(profile: Profile) -> None:
@@ -65,19 +75,16 @@ def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:
     host, _, port = (bind or "127.0.0.1:5557").rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"--bind {bind}: write HOST:PORT, for example 0.0.0.0:5557")
-    if not token and host not in ("127.0.0.1", "localhost"):
+    if not token and not is_loopback(host):
         raise ConfigError(
             "remote workers need a secret: export TOKENSWARM_RUN_TOKEN with the same random word on every machine"
         )
     return host, int(port), token
 
 
-def _drive(run: Run, host: str, port: int, token: str, remote: int | None) -> int:
-    environment = make_environment()
-    runner = environment.create_master_runner(host, port)
-    cluster = Cluster(environment, token)
+def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int | None) -> int:
     company = Company(run, lambda: cluster.in_run)
-    controller = Controller(environment, cluster, run.profile, run.folder, company.watchers)
+    controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers)
     signals = [
         gevent.signal_handler(number, lambda: _interrupt(controller, run)) for number in (signal.SIGINT, signal.SIGTERM)
     ]

@@ -1,165 +1,276 @@
-"""Between master and workers: the messages, the handshake, and who is here. Aggregates only; nothing per request.
+"""The messages between master and workers, ours and Locust's, and the shape that the data of each must have.
 
-Messages travel as Locust custom messages, so one TCP port serves both; with a local runner the same calls stay in the
-process. A worker is in the run once it said hello with the run's token and the same version; all others get no load.
+Ours carry aggregates only, nothing per request. Locust's handlers take what comes and raise where it is something else,
+which ends their listener. So whatever comes over the port is held against these types first: a handler sees well-formed
+data, or nothing. Frames come from anybody who reaches the port; reading them raises nothing but Malformed.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from locust.env import Environment
-from locust.runners import MasterRunner
 
-from tokenswarm import __version__
-from tokenswarm.clock import NS_PER_S, monotonic_ns
+Word = Annotated[str, msgspec.Meta(max_length=200)]
+Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Number = int | float
+UserCounts = dict[Word, Count]
+
+ROWS_INFLATED_MAX = 64 * 1024 * 1024
+"""Bytes that one message of rows may hold once inflated: a worker packs 512 KiB and one row, a bomb holds gigabytes."""
 
 
 class ToMaster(enum.StrEnum):
-    HELLO = "tokenswarm-hello"  # {version, token, host, pid}
-    PREPARED = "tokenswarm-prepared"  # {dataset: {...}}
-    PROGRESS = "tokenswarm-progress"  # {text}
-    FAILED = "tokenswarm-failed"  # {code, sentence}
+    HELLO = "tokenswarm-hello"
+    PREPARED = "tokenswarm-prepared"
+    PROGRESS = "tokenswarm-progress"
+    FAILED = "tokenswarm-failed"
     REPORT = "tokenswarm-report"  # an encoded Snapshot
-    TROUBLE = "tokenswarm-trouble"  # {code, sentence}: something fails, the load goes on
-    LEAVING = "tokenswarm-leaving"  # {sentence}: why it drains now and leaves the run
-    ROWS = "tokenswarm-rows"  # {seq, data}: rows of requests.jsonl after the load, compressed
-    DONE = "tokenswarm-done"  # {rows, seq}: all that this worker has to say
+    TROUBLE = "tokenswarm-trouble"  # something fails, the load goes on
+    LEAVING = "tokenswarm-leaving"  # why it drains now and leaves the run
+    ROWS = "tokenswarm-rows"  # rows of requests.jsonl after the load
+    DONE = "tokenswarm-done"  # all that this worker has to say
 
 
 class ToWorker(enum.StrEnum):
-    RUN = "tokenswarm-run"  # {run_id, profile, index, count, spool}
-    PHASE = "tokenswarm-phase"  # {stage, phase}
-    DRAIN = "tokenswarm-drain"  # {bound_s}
-    ACK = "tokenswarm-ack"  # {seq, written}: rows arrived, send more
-    REFUSED = "tokenswarm-refused"  # {sentence}
+    RUN = "tokenswarm-run"
+    PHASE = "tokenswarm-phase"
+    DRAIN = "tokenswarm-drain"
+    ACK = "tokenswarm-ack"  # rows arrived, send more
+    REFUSED = "tokenswarm-refused"
 
 
-class Member(msgspec.Struct):
-    """A worker as the master sees it."""
-
-    client_id: str
-    host: str
-    pid: int
-    index: int = -1
-    prepared: bool = False
-    done: bool = False
-    lost: str = ""  # why it is gone; "" while it is here
-    dead: bool = False  # its process ended
-    left: str = ""  # why it drained and handed over before the run's end
-    left_ns: int = 0
-    dataset: dict[str, Any] = {}
-    progress: str = ""
-    heard_ns: int = 0
-    rows: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.index} ({self.host}, pid {self.pid})"
+class _Hello(msgspec.Struct):
+    version: Word
+    token: Sentence
+    host: Word
+    pid: Count
 
 
-class Cluster:
-    """The master's side: members, and sending to them. Handlers are called as handler(member, data)."""
+class _Prepared(msgspec.Struct):
+    dataset: dict[str, Any]
 
-    def __init__(self, environment: Environment, token: str) -> None:
-        self._environment = environment
-        self._token = token
-        self._handlers: dict[str, Callable[[Member, Any], None]] = {}
-        self.members: dict[str, Member] = {}
-        self.refused: list[str] = []
-        self.closed = False  # once the run began: late workers are refused
-        for kind in ToMaster:
-            environment.runner.register_message(kind.value, self._receive)
 
-    def on(self, kind: ToMaster, handler: Callable[[Member, Any], None]) -> None:
-        self._handlers[kind.value] = handler
+class _Progress(msgspec.Struct):
+    text: Sentence
 
-    def send(self, member: Member, kind: ToWorker, data: Any) -> None:
-        runner = self._environment.runner
-        if isinstance(runner, MasterRunner):
-            runner.send_message(kind.value, data, member.client_id)
-        else:
-            runner.send_message(kind.value, data)
 
-    def begin(self) -> None:
-        """Forget what members did in an earlier run of this process."""
-        self.closed = False
-        for member in self.members.values():
-            member.index, member.prepared, member.done, member.rows, member.lost = -1, False, False, 0, ""
-            member.left = ""
+class _Failed(msgspec.Struct):
+    code: int
+    sentence: Sentence
 
-    def broadcast(self, kind: ToWorker, data: Any) -> None:
-        for member in self.in_run:
-            if not member.lost:
-                self.send(member, kind, data)
 
-    @property
-    def in_run(self) -> list[Member]:
-        """Members with a place in the run, by index; lost ones too."""
-        return sorted((m for m in self.members.values() if m.index >= 0), key=lambda m: m.index)
+class _Rows(msgspec.Struct):
+    seq: Count
+    data: bytes  # compressed by zlib
 
-    def find_lost(self, silence_s: float) -> list[Member]:
-        """Members that went missing since the last call: Locust lost their heartbeat, or their reports stopped."""
-        runner = self._environment.runner
-        if not isinstance(runner, MasterRunner):
-            return []
-        found, now_ns = [], monotonic_ns()
-        for member in self.in_run:
-            if member.lost or member.done:
-                continue
-            client = runner.clients.get(member.client_id)
-            if client is None or client.state == "missing":
-                member.lost = "its heartbeat stopped"
-            elif member.heard_ns and now_ns - member.heard_ns > silence_s * NS_PER_S:
-                member.lost = f"no report for {silence_s:g} s"
-            if member.lost:
-                found.append(member)
-        return found
 
-    def _receive(self, msg: Any, **_: Any) -> None:
-        kind, data = str(msg.type), msg.data
-        client_id = str(getattr(msg, "node_id", "local"))
-        if kind == ToMaster.HELLO.value:
-            self._hello(client_id, data)
-            return
-        member = self.members.get(client_id)
-        if member is None:
-            return  # never said hello: none of its words count
-        member.heard_ns = monotonic_ns()
-        handler = self._handlers.get(kind)
-        if handler is not None:
-            handler(member, data)
+class _Done(msgspec.Struct):
+    rows: Count
+    seq: Count
 
-    def _hello(self, client_id: str, data: Any) -> None:
-        if not isinstance(data, dict):
-            return
-        member = Member(client_id, host=str(data.get("host"))[:100], pid=int(data.get("pid") or 0))
-        version = str(data.get("version"))[:40]
-        if data.get("token", "") != self._token:
-            reason = "it does not know this run's token (TOKENSWARM_RUN_TOKEN)"
-        elif version != __version__:
-            reason = f"it runs tokenswarm {version}, the master {__version__}: install the same version"
-        elif self.closed:
-            reason = "the run had already begun"
-        else:
-            self.members[client_id] = member
-            return
-        self.refused.append(f"a worker on {member.host} (pid {member.pid}) was refused: {reason}")
-        self.send(member, ToWorker.REFUSED, {"sentence": f"the master refused this worker: {reason}"})
-        self._evict(client_id)
 
-    def evict_strangers(self) -> None:
-        """Take Locust workers that never said hello out of the dispatch: they'd be given users that never send."""
-        runner = self._environment.runner
-        for client in list(runner.clients.all) if isinstance(runner, MasterRunner) else []:
-            if client.id not in self.members:
-                self.refused.append(f"the worker {client.id} is none of tokenswarm and gets no load")
-                self._evict(client.id)
+class _Leaving(msgspec.Struct):
+    sentence: Sentence
 
-    def _evict(self, client_id: str) -> None:
-        runner = self._environment.runner
-        if isinstance(runner, MasterRunner) and runner.clients.get(client_id) is not None:
-            del runner.clients[client_id]
+
+class _Run(msgspec.Struct):
+    run_id: Word
+    profile: Any
+    index: Count
+    count: Count
+    spool: str | None = None
+
+
+class _Phase(msgspec.Struct):
+    stage: Count
+    phase: Word
+
+
+class _Drain(msgspec.Struct):
+    bound_s: Number
+
+
+class _Ack(msgspec.Struct):
+    seq: Count
+    written: bool = True
+
+
+class _Refused(msgspec.Struct):
+    sentence: Sentence
+
+
+class _StatsEntry(msgspec.Struct):
+    """A row of Locust's own table, as StatsEntry.serialize writes it."""
+
+    name: str
+    method: str | None
+    last_request_timestamp: Number | None
+    start_time: Number
+    num_requests: Count
+    num_none_requests: Count
+    num_failures: Count
+    total_response_time: Number
+    max_response_time: Number
+    min_response_time: Number | None
+    total_content_length: Number
+    response_times: dict[Number, Count]
+    num_reqs_per_sec: dict[int, Count]
+    num_fail_per_sec: dict[int, Count]
+
+
+class _StatsError(msgspec.Struct):
+    method: str | None
+    name: str
+    error: str
+    occurrences: Count
+    first_seen: Number | None = None
+    last_seen: Number | None = None
+
+
+class _Stats(msgspec.Struct):
+    stats: list[_StatsEntry]
+    stats_total: _StatsEntry
+    errors: dict[str, _StatsError]
+    user_classes_count: UserCounts
+    user_count: Count
+
+
+class _Heartbeat(msgspec.Struct):
+    state: Literal["ready", "spawning", "running", "cleanup", "stopping", "stopped"]
+    current_cpu_usage: Number
+    current_memory_usage: Number
+
+
+class _Spawned(msgspec.Struct):
+    user_classes_count: UserCounts
+    user_count: Count
+
+
+class _Logs(msgspec.Struct):
+    worker_id: Word
+    logs: list[str]
+
+
+class _Exception(msgspec.Struct):
+    msg: str
+    traceback: str
+
+
+class _Index(msgspec.Struct):
+    index: int
+
+
+class _Spawn(msgspec.Struct):
+    timestamp: Number
+    user_classes_count: UserCounts
+    host: str | None
+    stop_timeout: Number | None
+    parsed_options: dict[str, Any]
+
+
+class _Users(msgspec.Struct):
+    user_count: Count
+
+
+class _UserClass(msgspec.Struct):
+    user_class_name: str
+
+
+FROM_WORKER: dict[str, Any] = {
+    ToMaster.HELLO.value: _Hello,
+    ToMaster.PREPARED.value: _Prepared,
+    ToMaster.PROGRESS.value: _Progress,
+    ToMaster.FAILED.value: _Failed,
+    ToMaster.REPORT.value: bytes,
+    ToMaster.TROUBLE.value: _Failed,
+    ToMaster.LEAVING.value: _Leaving,
+    ToMaster.ROWS.value: _Rows,
+    ToMaster.DONE.value: _Done,
+    "client_ready": Word,
+    "client_stopped": None,
+    "quit": None,
+    "heartbeat": _Heartbeat,
+    "stats": _Stats,
+    "spawning": None,
+    "spawning_complete": _Spawned,
+    "logs": _Logs,
+    "exception": _Exception,
+}
+"""What a worker may say, by type; Locust's `locustfile` (send me your source) is not among it."""
+
+FROM_MASTER: dict[str, Any] = {
+    ToWorker.RUN.value: _Run,
+    ToWorker.PHASE.value: _Phase,
+    ToWorker.DRAIN.value: _Drain,
+    ToWorker.ACK.value: _Ack,
+    ToWorker.REFUSED.value: _Refused,
+    "ack": _Index | None,
+    "spawn": _Spawn,
+    "stop": None,
+    "quit": None,
+    "reconnect": None,
+    "heartbeat": None,
+    "update_user_class": _UserClass,
+    "spawning_complete": _Users,
+}
+"""What a master may say, by type."""
+
+ID_CHARS_MAX = 300
+
+_MESSAGE = msgspec.msgpack.Decoder(tuple[str, Any, str | None])
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, LookupError, OverflowError, RecursionError)
+
+
+class Malformed(Exception):
+    """Frames that are no message; str() says what they are, `sender` is the id they came from, as far as it is one."""
+
+    def __init__(self, sender: str, what: str) -> None:
+        super().__init__(what)
+        self.sender = sender
+
+
+class Heard(NamedTuple):
+    """A well-formed message."""
+
+    kind: str
+    data: Any
+    node_id: str
+
+
+def from_worker(frames: list[bytes], more: Collection[str] = ()) -> Heard:
+    """The message in the frames of a ROUTER socket, its node id being the sender's. Raises Malformed.
+
+    `more`: types beyond ours and Locust's, of a locustfile's own; their data may have any shape.
+    """
+    sender = ascii(frames[0].decode("utf-8", "replace"))[1:-1][:ID_CHARS_MAX]
+    if len(frames) != 2:
+        raise Malformed(sender, f"{len(frames)} frames, where a message has 2")
+    heard = _read(sender, frames[1], FROM_WORKER, more)
+    if frames[0] != heard.node_id.encode("utf-8", "replace"):
+        raise Malformed(sender, f"a message {heard.kind!r} under another's id")
+    return heard
+
+
+def from_master(frames: list[bytes], more: Collection[str] = ()) -> Heard:
+    """The message in the frames of a worker's DEALER socket. Raises Malformed."""
+    if len(frames) != 1:
+        raise Malformed("", f"{len(frames)} frames, where a message has 1")
+    return _read("", frames[0], FROM_MASTER, more)
+
+
+def _read(sender: str, frame: bytes, shapes: dict[str, Any], more: Collection[str]) -> Heard:
+    try:
+        kind, data, node_id = _MESSAGE.decode(frame)
+    except _UNREADABLE:
+        raise Malformed(sender, f"{len(frame)} bytes that are no message") from None
+    if kind not in shapes and kind not in more:
+        raise Malformed(sender, f"a message of the unknown type {kind[:40]!a}")
+    try:
+        msgspec.convert(data, shapes.get(kind, Any), builtin_types=(bytes,))  # a text is none
+    except _UNREADABLE as error:
+        raise Malformed(sender, f"a message {kind!r} of another shape ({ascii(str(error))[1:-1][:200]})") from None
+    return Heard(kind, data, node_id or "")

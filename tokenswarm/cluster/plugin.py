@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
-from locust import argument_parser, events
+from locust import argument_parser, env, events
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from rich.console import Console, RenderableType
@@ -23,9 +23,11 @@ from tokenswarm import descriptors
 from tokenswarm.cluster import web_tab
 from tokenswarm.cluster.conclusion import Company, Run, open_run, say
 from tokenswarm.cluster.controller import Controller
-from tokenswarm.cluster.messages import Cluster
+from tokenswarm.cluster.members import Cluster
+from tokenswarm.cluster.runners import Master, is_loopback
+from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.cluster.worker import Worker
-from tokenswarm.errors import ExitCode, UserError
+from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.engine import Engine, same_api
@@ -35,12 +37,44 @@ from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
-HELLO_S = 5.0  # for the workers that Locust already counts to say hello
+LOOPBACK = str(b"127.0.0.1", "ascii")
+"""Where Locust's web UI listens if the user says nothing. An object of its own: it is told from a user's same word."""
 
 # Locust rebuilds its whole parser once for each option of each spawn message: 60-100 ms during which no stream is read.
 argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
 
 log = logging.getLogger("tokenswarm")
+
+
+class PlainMaster(Master):
+    """The master of plain `locust --master`: on loopback, unless there is a token to tell workers from strangers."""
+
+    def __init__(self, environment: Environment, master_bind_host: str, master_bind_port: int) -> None:
+        self.greenlet = None  # Locust's __del__ looks at it, be there a runner or not
+        try:
+            if not run_token() and not is_loopback(master_bind_host):
+                raise ConfigError(
+                    f"--master-bind-host {master_bind_host}: workers of other machines need a secret: export "
+                    "TOKENSWARM_RUN_TOKEN with the same random word on every machine"
+                )
+            super().__init__(environment, master_bind_host, master_bind_port)
+        except UserError as error:
+            _exit(error)
+
+
+class PlainWorker(Runner):
+    """The worker of plain `locust --worker`."""
+
+    def __init__(self, environment: Environment, master_host: str, master_port: int) -> None:
+        try:
+            super().__init__(environment, master_host, master_port, run_token())
+        except UserError as error:
+            _exit(error)
+        except KeyboardInterrupt:  # while it waits for the master
+            sys.exit(int(ExitCode.INTERRUPTED))
+
+
+env.MasterRunner, env.WorkerRunner = PlainMaster, PlainWorker  # Locust makes its runners by these names
 
 
 class Plugin:
@@ -63,6 +97,7 @@ class Plugin:
         token = run_token()
         if not isinstance(environment.runner, WorkerRunner):
             self._cluster = Cluster(environment, token)
+            self._say_who_may_come(token)
             environment.events.test_start.add_listener(self._on_start)
             environment.events.test_stopping.add_listener(self._on_stopping)
             environment.events.quitting.add_listener(self._on_quitting)
@@ -74,6 +109,18 @@ class Plugin:
                 environment.events.quitting.add_listener(lambda **_: self._end_worker(worker))
         if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
             self._open()
+
+    def _say_who_may_come(self, token: str) -> None:
+        """Where the ports listen, and how to open them; a web UI behind a login may be seen by everybody."""
+        web_ui = self._environment.web_ui
+        if isinstance(self._environment.runner, Master) and not token:
+            say("workers can join from this machine only; export TOKENSWARM_RUN_TOKEN everywhere to let others in")
+        if web_ui is not None and web_ui.host is LOOPBACK:
+            if self._options.get("web_login"):
+                web_ui.host = ""
+                say(f"the web UI asks for a login and listens on every interface, port {web_ui.port}")
+            else:
+                say(f"the web UI listens on {LOOPBACK} only; --web-host 0.0.0.0 opens it to everybody, without a login")
 
     def _open(self) -> None:
         """Check everything that can be wrong before there is load."""
@@ -132,7 +179,9 @@ class Plugin:
         return found
 
     def _on_start(self, **_: Any) -> None:
-        """Locust begins to start users: they wait until the controller has everything ready."""
+        """Locust begins to start users: they wait until the controller has everything ready. Who is not in is late."""
+        assert self._cluster is not None
+        self._cluster.closed = True
         if self._task is None or self._task.ready():
             self._task = gevent.spawn(self._drive)
 
@@ -154,6 +203,7 @@ class Plugin:
             code = error.exit_code
         finally:
             environment.process_exit_code = int(code)
+            cluster.closed = self._headless  # the web UI may begin another run, with more workers
             if self._headless or (self._options.get("autoquit") or -1) >= 0:
                 environment.runner.quit()
             else:
@@ -175,15 +225,9 @@ class Plugin:
         self._last.clear()
 
     def _count_workers(self) -> int:
-        """Workers that take part: those that Locust counts and that said hello."""
-        runner, cluster = self._environment.runner, self._cluster
-        assert cluster is not None
-        if isinstance(runner, LocalRunner):
-            return 1
-        with gevent.Timeout(HELLO_S, False):
-            while len(cluster.members) + len(cluster.refused) < runner.worker_count:
-                gevent.sleep(0.05)
-        return max(1, len(cluster.members))
+        """Workers that take part: those that are there."""
+        runner = self._environment.runner
+        return 1 if isinstance(runner, LocalRunner) else max(1, runner.worker_count)
 
     def _on_stopping(self, **_: Any) -> None:
         """The web UI's stop button: end the run as it should end, before Locust stops the users."""
@@ -223,6 +267,11 @@ class Plugin:
         self._environment.runner.quit()
 
 
+def _exit(error: UserError) -> NoReturn:
+    say(str(error))
+    sys.exit(int(error.exit_code))
+
+
 def _on_init(environment: Environment, **_: Any) -> None:
     descriptors.raise_limit()
     try:
@@ -230,12 +279,14 @@ def _on_init(environment: Environment, **_: Any) -> None:
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
     except UserError as error:
-        say(str(error))
-        sys.exit(int(error.exit_code))
+        _exit(error)
 
 
 def _on_parser(parser: Any, **_: Any) -> None:
     options.add_arguments(parser, locust=True)
+    parser.set_defaults(web_host=LOOPBACK)
+    if not run_token():
+        parser.set_defaults(master_bind_host="127.0.0.1")
 
 
 events.init_command_line_parser.add_listener(_on_parser)

@@ -32,7 +32,7 @@ from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
 if TYPE_CHECKING:
-    from tokenswarm.cluster.messages import Member  # at run time it would bring all of Locust along
+    from tokenswarm.cluster.members import Member  # at run time it would bring all of Locust along
 
 INTERVAL_S = 1.0
 PATIENCE_S = 2.0  # for one push, from connecting to the answer

@@ -18,20 +18,20 @@ import gevent
 import msgspec
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import WorkerRunner
 
-from tokenswarm import __version__
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Client, Exchange, Request
 from tokenswarm.client.pool import Pool, check_descriptors
 from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import resolve
-from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.hand_over import HandOver
 from tokenswarm.cluster.locust_event import fire_request
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
+from tokenswarm.cluster.runners import SILENCE_S, hello
+from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import secret_words
@@ -52,7 +52,6 @@ from tokenswarm.reports.jsonl import row
 from tokenswarm.reports.spool import Owner, Spool
 
 REPORT_S = 1.0
-DEAD_MAN_S = 10.0  # without the master's heartbeat for so long, a worker stops its load
 CANCEL_S = 2.0
 """After the drain bound, how long cut-off requests may take to be counted."""
 INTERRUPT_DRAIN_S = 5.0  # a signal does not wait for long answers
@@ -91,11 +90,11 @@ class Worker:
     # -- joining -------------------------------------------------------------------------------------------------
 
     def hello(self) -> None:
-        """Ask the master for a place in the run."""
-        data = {"version": __version__, "token": self._token, "host": socket.gethostname(), "pid": os.getpid()}
-        self._tell(ToMaster.HELLO, data)
-        if isinstance(self._environment.runner, WorkerRunner):
+        """Ask for a place in the run: within this process. Over the port, the runner asked before it was there."""
+        if isinstance(self._environment.runner, Runner):
             gevent.spawn(self._watch_master)
+        else:
+            self._tell(ToMaster.HELLO, hello(self._token))
 
     def _tell(self, kind: ToMaster, data: Any) -> None:
         self._environment.runner.send_message(kind.value, data)
@@ -326,7 +325,7 @@ class Worker:
             self._reporter.kill()  # and wait: a report behind the final one would undo it
         self._probes.stop()
         runner = self._environment.runner
-        if isinstance(runner, WorkerRunner):
+        if isinstance(runner, Runner):
             runner._send_stats()  # Locust's own table is then complete, too
         self._report(final=True)
         self._decoder.close()
@@ -373,14 +372,13 @@ class Worker:
         self.gone.set()
 
     def _watch_master(self) -> None:
-        """The dead man's switch: no heartbeat of the master, no load."""
+        """The dead man's switch: no word of the master, no load. Monotonic: a step of the wall clock is no silence."""
         runner = self._environment.runner
         while not self.gone.is_set():
             gevent.sleep(1.0)
-            silence_s = runner.last_heartbeat_timestamp and realtime_ns() / NS_PER_S - runner.last_heartbeat_timestamp
-            if silence_s and silence_s > DEAD_MAN_S:
+            if monotonic_ns() - runner.heard_ns > SILENCE_S * NS_PER_S:
                 self._leave(
-                    ExitCode.INVALID, f"no word from the master for {DEAD_MAN_S:g} s: this worker stops its load"
+                    ExitCode.INVALID, f"no word from the master for {SILENCE_S:g} s: this worker stops its load"
                 )
                 for greenlet in list(self._sending):
                     greenlet.kill(block=False)

@@ -59,7 +59,7 @@ def worker_lost(evidence: Evidence, _summary: Summary) -> Doubt | None:
         "worker-lost",
         "invalid",
         f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load than planned "
-        f"was sent, or requests are missing: look at its log, memory and network, then run again.",
+        f"was sent, or what came after its last report is missing: look at its log, memory and network, run again.",
         lost=dict(evidence.lost),
         expected=evidence.expected_workers,
     )
@@ -119,11 +119,29 @@ def final_report_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
 def worker_refused(evidence: Evidence, _summary: Summary) -> Doubt | None:
     if not evidence.refused:
         return None
+    parts = {"workers were refused and sent no load": evidence.refused_workers}
+    parts["messages of strangers came to the master's port and were dropped"] = evidence.dropped_messages
+    counted = "; ".join(f"{n} {what}" for what, n in parts.items() if n)
     return doubt(
         "worker-refused",
         "note",
-        f"{len(evidence.refused)} worker(s) were refused and sent no load. {evidence.refused[0]}.",
+        f"{counted}. The first: {evidence.refused[0]}.",
         refused=list(evidence.refused),
+        workers=evidence.refused_workers,
+        messages=evidence.dropped_messages,
+    )
+
+
+def worker_silent(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.silences:
+        return None
+    names = ", ".join(f"{name} for {seconds:.3g} s" for name, seconds in evidence.silences.items())
+    return doubt(
+        "worker-silent",
+        "degraded",
+        f"Nothing came from {names}, and then it was back: what it counted meanwhile is in these results, but a phase "
+        f"that began meanwhile began late on it. Look at the network between it and the master, and at its CPU.",
+        silent_s=dict(evidence.silences),
     )
 
 
@@ -142,8 +160,9 @@ def reports_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
 
 def run_trouble(evidence: Evidence, _summary: Summary) -> Doubt | None:
     """What the controller remarked, but for what `worker-lost` already says."""
-    lost = tuple(evidence.lost)
-    remarks = [text for text in evidence.remarks if not lost or not text.startswith((*lost, "no worker is left"))]
+    said = {f"{name} was lost during the run: {why}" for name, why in evidence.lost.items()}
+    said |= {f"{name}: {why}" for name, why in evidence.lost.items()} | {"no worker is left"}
+    remarks = [text for text in evidence.remarks if text not in said]
     if not remarks:
         return None
     return doubt(
@@ -283,6 +302,7 @@ RULES: tuple[Rule, ...] = (
     worker_missing,
     final_report_missing,
     worker_refused,
+    worker_silent,
     reports_missing,
     run_trouble,
     users_changed,

@@ -16,6 +16,26 @@ Severity = Literal["note", "degraded", "invalid"]
 SEVERITIES: tuple[Severity, ...] = ("note", "degraded", "invalid")
 
 
+class UsersSeen(msgspec.Struct):
+    """The users that all workers together reported in a steady window, beside those that its stage asked for."""
+
+    asked: int
+    lowest: int = 0
+    highest: int = 0
+    total: int = 0
+    looks: int = 0
+
+    def look(self, users: int) -> None:
+        self.lowest = min(self.lowest, users) if self.looks else users
+        self.highest = max(self.highest, users)
+        self.total += users
+        self.looks += 1
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.looks if self.looks else None
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What is known at the end of a run, beyond its numbers."""
 
@@ -24,7 +44,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     lost: dict[str, str] = {}  # name of a worker -> why it was gone before its final report
     left: dict[str, str] = {}  # name of a worker -> why it drained and left before the run's end
-    refused: tuple[str, ...] = ()  # workers that were not let in, in sentences
+    refused: tuple[str, ...] = ()  # workers and strangers that were not let in, in sentences; the first few
+    refused_workers: int = 0  # how many workers
+    dropped_messages: int = 0  # how many messages of strangers
+    silences: dict[str, float] = {}  # name of a worker that came back -> how long it was silent, s
+    users: tuple[UsersSeen, ...] = ()  # by stage
+    clock_step_s: float = 0.0  # of the master's wall clock
     rows: int | None = None  # rows of requests.jsonl; None: none were asked for
     interrupted: bool = False  # a signal ended the run
     changed: dict[int, tuple[int, int]] = {}  # stage -> (its users, how many somebody made of them in its window)

@@ -185,18 +185,19 @@ def cpu_throttled(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
-def clock_step(_evidence: Evidence, summary: Summary) -> Doubt | None:
-    step_s = summary.instrument.clock_step_s_max
+def clock_step(evidence: Evidence, summary: Summary) -> Doubt | None:
+    step_s = max(summary.instrument.clock_step_s_max, evidence.clock_step_s)
     if step_s < CLOCK_STEP_S:
         return None
+    whose = " of the master" if step_s > summary.instrument.clock_step_s_max else ""
     join = (
         " Series of other machines (GPU, server) can't be laid beside this run." if step_s > CLOCK_STEP_JOIN_S else ""
     )
     return doubt(
         "clock-step",
         "degraded",
-        f"The wall clock stepped by {ms(step_s)} during the run. Durations are monotonic and hold, but times of day "
-        f"are off.{join} Let NTP slew the clock rather than step it.",
+        f"The wall clock{whose} stepped by {ms(step_s)} during the run. Durations are monotonic and hold, but times "
+        f"of day are off.{join} Let NTP slew the clock rather than step it.",
         step_s=step_s,
         stamps_unsure=summary.instrument.stamps_unsure,
     )

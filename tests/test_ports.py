@@ -1,0 +1,147 @@
+"""Where the master and the web UI listen, who is told so, and a port that can't be had."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from running import SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
+from simulator_process import Server, simulator
+
+TOKEN = {"TOKENSWARM_RUN_TOKEN": "right"}
+EVERYWHERE = {"0.0.0.0", "::", "*"}
+IMPATIENT = (
+    "import sys; from tokenswarm.cluster import controller; controller.JOIN_S = 3.0; import tokenswarm.cli as c; "
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Server]:
+    with simulator("--preset", "instant") as server:
+        yield server
+
+
+def addresses(started: Program, port: int) -> set[str]:
+    """Where a program listens, of one port."""
+    listening = psutil.Process(started.process.pid).net_connections("tcp")
+    return {c.laddr.ip for c in listening if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+
+
+def words_of(engine: Server) -> tuple[str, ...]:
+    return ("--host", engine.url, "--dataset", str(SAMPLES / "sharegpt.json"), "-u", "1", "-t", "5s")
+
+
+def profile(home: Path) -> str:
+    (home / "profile.yaml").write_text(
+        f"name: test\ntarget: http://127.0.0.1:9\ndataset: {{path: {SAMPLES / 'sharegpt.json'}}}\n"
+        "load: {stages: [{users: 1, duration: 1s}]}\n",
+        encoding="utf-8",
+    )
+    return str(home / "profile.yaml")
+
+
+@pytest.mark.parametrize(
+    ("more", "token", "master", "web", "said"),
+    [
+        ((), {}, {"127.0.0.1"}, {"127.0.0.1"}, "export TOKENSWARM_RUN_TOKEN"),
+        (("--web-host", "0.0.0.0"), TOKEN, EVERYWHERE, EVERYWHERE, "Starting web interface at http://0.0.0.0"),
+        (("--web-login",), TOKEN, EVERYWHERE, EVERYWHERE, "asks for a login and listens on every interface"),
+        (("--web-host", "127.0.0.1", "--web-login"), {}, {"127.0.0.1"}, {"127.0.0.1"}, "from this machine only"),
+    ],
+    ids=["nothing said", "opened", "login", "login on loopback"],
+)
+def test_plain_locust_listens_where_it_should(
+    engine: Server, tmp_path: Path, more: tuple[str, ...], token: dict[str, str], master: set, web: set, said: str
+) -> None:
+    at, page = free_port(), free_port()
+    words = ("--master", "--master-bind-port", str(at), "--web-port", str(page), *words_of(engine), *more)
+    with program(locust("chat.py", *words), tmp_path, **token) as started:
+        started.await_output(said)
+        assert eventually(lambda: addresses(started, page) != set())
+        assert addresses(started, at) <= master
+        assert addresses(started, at)
+        assert addresses(started, page) <= web
+        if not more:
+            assert "the web UI listens on 127.0.0.1 only; --web-host 0.0.0.0 opens it" in started.output
+
+
+def test_without_a_token_no_master_listens_to_other_machines(engine: Server, tmp_path: Path) -> None:
+    for command in (
+        locust("chat.py", "--master", "--headless", "--master-bind-host", "0.0.0.0", *words_of(engine)),
+        tokenswarm("run", profile(tmp_path), "--host", engine.url, "--expect-workers", "1", "--bind", "0.0.0.0:5557"),
+    ):
+        finished = run(command, tmp_path, 30)
+        assert finished.code == 15
+        assert "export TOKENSWARM_RUN_TOKEN with the same random word on every machine" in finished.out
+        assert "Traceback" not in finished.out
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("address", ["taken", "192.0.2.1", "no-such-host.invalid"])
+def test_a_port_that_can_not_be_had(engine: Server, tmp_path: Path, address: str) -> None:
+    """One sentence, exit code 15, no empty results folder; plain Locust likewise."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        host, at = ("127.0.0.1" if address == "taken" else address), str(holder.getsockname()[1])
+        remote = ("--expect-workers", "1", "--bind", f"{host}:{at}")
+        ours = run(tokenswarm("run", profile(tmp_path), "--host", engine.url, *remote), tmp_path, 30, **TOKEN)
+        words = ("--master", "--headless", "--master-bind-host", host, "--master-bind-port", at, *words_of(engine))
+        plain = run(locust("chat.py", *words), tmp_path, 30, **TOKEN)
+
+    assert (ours.code, plain.code) == (15, 15), ours.out + plain.out
+    why = "something else listens there" if address == "taken" else "name an address of this machine"
+    for finished in (ours, plain):
+        told = " ".join(finished.out.split())
+        assert f"can't listen on {host}:{at}: " in told
+        assert why in told
+        assert "Traceback" not in told
+    assert ours.out.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "said"), [("wrong", 15, "does not know this run's token"), ("", 14, "start")]
+)
+def test_a_master_that_gives_up_says_why(engine: Server, tmp_path: Path, token: str, code: int, said: str) -> None:
+    """A word mistyped on a worker shows at once on both sides, and is the master's reason in the end."""
+    at = str(free_port())
+    words = tokenswarm("run", profile(tmp_path), "--host", engine.url, "--expect-workers", "1", "--bind")[3:]
+    command = [sys.executable, "-c", f"{IMPATIENT}sys.exit(c.main(sys.argv[1:]))", *words, f"127.0.0.1:{at}"]
+    with program(command, tmp_path, **TOKEN) as started:
+        started.await_output(f"waiting for 1 worker on 127.0.0.1:{at}")
+        if token:
+            stray = tokenswarm("worker", "--master-host", "127.0.0.1", "--master-port", at)
+            refused = run(stray, tmp_path, 30, TOKENSWARM_RUN_TOKEN=token)
+            assert refused.code == 15
+            assert said in refused.out
+            assert refused.out.count("\n") == 1
+        finished = started.finish(30)
+
+    assert finished.code == code
+    assert "only 0 of 1 workers came within 3 s" in finished.out
+    assert said in finished.out
+
+
+def test_a_worker_says_on_stderr_where_it_waits(tmp_path: Path) -> None:
+    at = str(free_port())
+    command = tokenswarm("worker", "--master-host", "127.0.0.1", "--master-port", at)
+    with subprocess.Popen(command, env=environ(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+        try:
+            assert worker.stderr is not None
+            line = worker.stderr.readline().decode()
+        finally:
+            worker.terminate()
+            time.sleep(0.2)
+            worker.kill()
+        assert worker.stdout is not None
+        printed = worker.stdout.read()
+
+    assert line == f"waiting for the master at 127.0.0.1:{at}\n"
+    assert printed == b""

@@ -1,0 +1,96 @@
+"""Rules about the load: were all users there that the stage asked for, did they send, was one taken away?"""
+
+from __future__ import annotations
+
+from tokenswarm.clock import NS_PER_S
+from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, UsersSeen, doubt, graded, worst
+from tokenswarm.result.summary import Doubt, Summary
+
+USERS_SHARE_MAX = 0.01  # that the mean of the reported users may be away from the users asked for
+IDLE_SHARE = (0.1, 0.25)  # of the users' time, in which nothing of theirs was in flight
+BETWEEN_S = 0.025  # from one answer to the next request, that is the client's own: more than it takes on a busy machine
+FAILED_SHARE_MAX = 0.01  # beyond it users step back, and are idle with reason
+CANCELLED_SHARE_MAX = 0.01
+
+
+def users_differ(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    severity: Severity | None = None
+    told: list[str] = []
+    for number, seen in enumerate(evidence.users):
+        if seen.mean is None or seen.lowest == seen.highest == seen.asked or number in evidence.changed:
+            continue  # `users-changed` tells of those that somebody changed
+        away = abs(seen.mean - seen.asked) > USERS_SHARE_MAX * seen.asked
+        severity = worst(severity, "invalid" if away else "degraded")
+        told.append(f"stage {number + 1} asked for {seen.asked}, {_range(seen)} were there (mean {seen.mean:.3g})")
+    if severity is None:
+        return None
+    return doubt(
+        "users-differ",
+        severity,
+        f"Other users were there than planned: {'; '.join(told[:3])}. Another load was sent, so don't compare it: "
+        "look at the workers' logs, and change no users inside a window.",
+        stages=told,
+    )
+
+
+def _range(seen: UsersSeen) -> str:
+    return str(seen.lowest) if seen.lowest == seen.highest else f"{seen.lowest} to {seen.highest}"
+
+
+def users_idle(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """A closed-loop user has a request in flight, but for its think time and what the client needs in between."""
+    if evidence.lost or not evidence.merged.final:
+        return None  # what those workers had in flight is not known
+    severity: Severity | None = None
+    told: list[str] = []
+    for number, seen in enumerate(evidence.users):
+        block = evidence.merged.block(number)
+        if not block.window_ns or not seen.asked or block.failed > FAILED_SHARE_MAX * block.intended:
+            continue
+        window_s = block.window_ns / NS_PER_S
+        in_flight = block.window_in_flight_ns / block.window_ns
+        between_s = block.intended * (evidence.profile.load.think_time + BETWEEN_S)
+        connecting_s = (block.connect.mean or 0.0) * block.connect.n
+        share = 1 - (in_flight + (between_s + connecting_s) / window_s) / seen.asked
+        grade = graded(share, *IDLE_SHARE)
+        if grade is not None:
+            severity = worst(severity, grade)
+            told.append(f"{in_flight:.3g} of {seen.asked} in stage {number + 1}")
+    if severity is None:
+        return None
+    return doubt(
+        "users-idle",
+        severity,
+        f"Fewer requests were in flight than users were there ({'; '.join(told[:3])}), though users wait only for "
+        "answers and think time: less load was sent than planned. Look at the workers' logs and CPU.",
+        stages=told,
+    )
+
+
+def cancelled_requests(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Requests of a steady window that were cut off by us, but for the users that the next stage has less."""
+    cut = intended = 0
+    for stage in summary.stages:
+        block = evidence.merged.block(stage.stage)
+        intended += block.intended
+        cut += max(0, block.cancelled - _fewer(evidence.users, stage.stage))
+    severity = graded(cut / max(1, intended), 0.0, CANCELLED_SHARE_MAX)
+    if severity is None:
+        return None
+    return doubt(
+        "cancelled-requests",
+        severity,
+        f"{cut} of {intended} requests of the steady windows were cut off by this side, since their users were "
+        "stopped: they have no latency, and the long ones are hit most. Change no users and stop no worker inside a "
+        "window.",
+        cancelled=cut,
+        intended=intended,
+    )
+
+
+def _fewer(users: tuple[UsersSeen, ...], stage: int) -> int:
+    """Users that the stage after this one has less; theirs are cut off where it begins."""
+    return max(0, users[stage].asked - users[stage + 1].asked) if stage + 1 < len(users) else 0
+
+
+RULES: tuple[Rule, ...] = (users_differ, users_idle, cancelled_requests)
