@@ -18,6 +18,7 @@ from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.messages import Cluster, Member, ToMaster, ToWorker
+from tokenswarm.cluster.patience import hopeless
 from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
 from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
 from tokenswarm.measure import snapshot
@@ -64,6 +65,7 @@ class RunEnd(msgspec.Struct):
     remarks: list[str]  # what went wrong on the way, in sentences
     changed: dict[int, tuple[int, int]]  # stage -> (its users, what the web UI made of them)
     unwritten: list[str]  # where rows could not be written, in sentences
+    aborted: str = ""  # why the load was ended: too much of it failed
 
 
 class Controller:
@@ -92,6 +94,7 @@ class Controller:
         self._changed: dict[int, tuple[int, int]] = {}
         self._phase = ""
         self._draining = False
+        self._aborted = ""
         self._stages_begun: list[Stage] = []
         self.active = False
         cluster.on(ToMaster.PREPARED, self._on_prepared)
@@ -166,6 +169,7 @@ class Controller:
             remarks=self._remarks,
             changed=self._changed,
             unwritten=self._unwritten,
+            aborted=self._aborted,
         )
 
     def _gather(self, workers: int) -> None:
@@ -254,6 +258,7 @@ class Controller:
             if self._stop.wait(min(left_s, 1.0)):
                 return
             self._look_after()
+            self._end_if_hopeless()
 
     def _look_after(self) -> None:
         for member in self._cluster.find_lost(SILENCE_S):
@@ -280,6 +285,15 @@ class Controller:
                     f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
                 )
 
+    def _end_if_hopeless(self) -> None:
+        """A load that only fails teaches nothing after its first requests."""
+        sentence = hopeless(self._profile.load.abort_on_fail, self._inbox.merged())
+        if sentence and not self._stop.is_set():
+            self._aborted = sentence
+            self._stop.set()
+            for watcher in self._watchers:
+                watcher.note(sentence)
+
     def _remark(self, sentence: str) -> None:
         self._remarks.append(sentence)
         for watcher in self._watchers:
@@ -287,7 +301,9 @@ class Controller:
 
     def _drain(self) -> None:
         bound_s = (
-            min(self._profile.phases.drain, INTERRUPT_DRAIN_S) if self._interrupted else self._profile.phases.drain
+            min(self._profile.phases.drain, INTERRUPT_DRAIN_S)
+            if self._interrupted or self._aborted
+            else self._profile.phases.drain
         )
         ready = [m for m in self._cluster.in_run if m.prepared]
         if not ready:
