@@ -59,7 +59,7 @@ CASES: dict[str, tuple[int, str, Callable[[Path], None], list[str]]] = {
     ),
     "no tokens": (
         15,
-        "--max-tokens: `output_tokens.fixed: 0` must be 1 or more",
+        "--max-tokens: `fixed: 0` must be 1 or more",
         _file("p.yaml", GOOD),
         ["p.yaml", "--max-tokens", "0"],
     ),
