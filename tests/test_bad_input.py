@@ -40,6 +40,29 @@ CASES: dict[str, tuple[int, str, Callable[[Path], None], list[str]]] = {
     "an anchor": (15, "p.yaml:4: anchors and aliases", _file("p.yaml", GOOD + "name: &a b\n"), ["p.yaml"]),
     "wrong --set": (15, "--set", _file("p.yaml", GOOD), ["p.yaml", "--set", "load.users=3"]),
     "no such option": (15, "--userz", _file("p.yaml", GOOD), ["p.yaml", "--userz", "3"]),
+    "another tool's word for users": (
+        15,
+        "did you mean `--set load.stages.0.users=…`?",
+        _file("p.yaml", GOOD),
+        ["p.yaml", "--users", "3"],
+    ),
+    "nearly an option": (15, "did you mean `--host`?", _file("p.yaml", GOOD), ["p.yaml", "--hosts=http://a"]),
+    "no host in the variable": (15, "--host is empty", _file("p.yaml", GOOD), ["p.yaml", "--host", ""]),
+    "no limits in the variable": (15, "--slo is empty", _file("p.yaml", GOOD), ["p.yaml", "--slo", ""]),
+    "no folder in the variable": (15, "--results is empty", _file("p.yaml", GOOD), ["p.yaml", "--results="]),
+    "no profile in the variable": (15, "the profile's name is empty", _file("p.yaml", GOOD), [""]),
+    "a space behind the URL": (
+        15,
+        "`target: http://127.0.0.1:9 ` holds white space",
+        _file("p.yaml", GOOD),
+        ["p.yaml", "--host", "http://127.0.0.1:9 "],
+    ),
+    "no tokens": (
+        15,
+        "--max-tokens: `fixed: 0` must be 1 or more",
+        _file("p.yaml", GOOD),
+        ["p.yaml", "--max-tokens", "0"],
+    ),
     "a key on the command line": (
         15,
         "secrets don't go on the command line",
@@ -105,7 +128,15 @@ def test_tokenswarm_run(engine: Server, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["no data set", "an unknown model", "a closed port", "a bad line of JSONL", "wrong --set"]
+    "name",
+    [
+        "no data set",
+        "no host in the variable",
+        "an unknown model",
+        "a closed port",
+        "a bad line of JSONL",
+        "wrong --set",
+    ],
 )
 def test_plain_locust(engine: Server, tmp_path: Path, name: str) -> None:
     code, words, prepare, options = CASES[name]
@@ -173,7 +204,7 @@ def test_what_a_server_says_is_told_but_for_our_key(tmp_path: Path) -> None:
     models = b'{"data": [{"id": "m"}]}'
     listed = head("application/json", f"content-length: {len(models)}", chunked=False) + models
     (tmp_path / "p.yaml").write_text(
-        "target: http://127.0.0.1:1\nengine: {model: m, headers_from_env: {Authorization: KEY}}\n"
+        "target: http://127.0.0.1:1\nengine: {model: m, probe: false, headers_from_env: {Authorization: KEY}}\n"
         "dataset: {format: synthetic}\nload: {stages: [{users: 1, duration: 500ms}], think_time: 50ms}\n"
         "phases: {warmup: 0s, drain: 1s}\ntelemetry: {engine_metrics: off}\n"
     )
@@ -212,3 +243,18 @@ def test_commands(tmp_path: Path, words: tuple[str, ...]) -> None:
 
     assert finished.code == 15, finished.out
     assert "Traceback" not in finished.out
+
+
+def test_an_empty_address_is_none_to_listen_on(tmp_path: Path) -> None:
+    finished = run(tokenswarm("simulate", "--host", "", "--port", "0"), tmp_path, 30)
+
+    assert (finished.code, finished.out.count("\n")) == (15, 1)
+    assert "--host is empty" in finished.out
+
+
+def test_the_demo_has_a_help_of_its_own_and_starts_nothing(tmp_path: Path) -> None:
+    finished = run(tokenswarm("demo", "--set", "name=x", "--help"), tmp_path, 30)
+
+    assert finished.code == 0
+    assert finished.out.startswith("usage: tokenswarm demo")
+    assert "simulating" not in finished.out

@@ -84,10 +84,41 @@ def test_names_of_models() -> None:
     assert OLLAMA_CHAT.models(both) == ["b:latest"]
     assert OLLAMA_CHAT.models(b'{"models":[]}') == []
     assert OLLAMA_CHAT.models(b'{"models":null,"data":[]}') == []
-    for bad in (b"", b"<html>", b"[]", b"{}", b'{"data":{}}', b'{"data":[1]}', b'{"data":[{"id":1}]}', b"[" * 99_999):
+    for bad in (b"", b"<html>", b"{}", b'"m"', b'{"data":7}', b'{"data":[1]}', b'{"data":[{"id":1}]}', b"[" * 99_999):
         for dialect in (CHAT, OLLAMA_CHAT):
             with pytest.raises(NotAnEvent):
                 dialect.models(bad)
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'[{"id":"org/a","object":"model"},{"id":"org/b","object":"model"}]', ["org/a", "org/b"]),
+        (b'["a","b","a"]', ["a", "b"]),
+        (b"[]", []),
+        (b'{"object":"list","data":null}', []),
+        (b'{"data":{}}', []),
+        (b'{"data":["a","b"]}', ["a", "b"]),
+        (b'{"data":{"a":{"object":"model"},"b":{"object":"model"}}}', ["a", "b"]),
+        (b'{"a":{"object":"model"},"b":{"owned_by":"x"}}', ["a", "b"]),
+        (b'{"id":"only","object":"model"}', ["only"]),
+        (b'{"models":[{"name":"a:latest","model":"a:latest"}]}', ["a:latest"]),
+        (b'{"models":["a"],"data":[]}', ["a"]),
+        (b'{"data":[{"model":"a"},{"name":"b"},{"id":""},7]}', ["a", "b"]),
+    ],
+)
+def test_lists_of_models_in_other_shapes(body: bytes, names: list[str]) -> None:
+    for dialect in (CHAT, OLLAMA_CHAT):
+        assert dialect.models(body) == names
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":{"message":"no","type":"x"}}', b'{"status":{"up":true}}', b'{"detail":"Not Found"}', b"null"]
+)
+def test_what_is_no_list_of_models_is_refused(body: bytes) -> None:
+    for dialect in (CHAT, OLLAMA_CHAT):
+        with pytest.raises(NotAnEvent):
+            dialect.models(body)
 
 
 # --- encode --------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_loop_that_was_blocked_shows_as_lag(watched: tuple[Probes, Instrument]
 
 
 def test_lag_is_counted_from_the_moment_a_tick_was_due(watched: tuple[Probes, Instrument]) -> None:
-    """A tick that comes when it should has no lag. Noise only adds, so a few of many are asked; the first is not one."""
+    """A tick that comes when it should has no lag. Noise only adds, so many are asked, but not the first."""
     _, instrument = watched
     gevent.sleep(0.5)
     assert instrument.loop_lag.n >= 5

@@ -93,7 +93,7 @@ def sentence(more: str = "", **overrides: str) -> str:
         ("load: {kind: poisson}", "p.yaml:3: `load.kind: poisson` is not one of closed"),
         ("timeouts: {connect: 0}", "time-outs must be longer than 0s"),
         ("slo: {failed_ratio: 2}", "p.yaml:3: `slo.failed_ratio: 2.0` must lie between 0 and 1"),
-        ("slo: {ttft_s: {p99: -1}}", "p.yaml:3: a limit must not be negative"),
+        ("slo: {ttft_s: {p99: -1}}", "p.yaml:3: `slo.ttft_s.p99: -1` is not a duration"),
     ],
 )  # fmt: skip
 def test_sentence(more: str, said: str) -> None:
@@ -216,8 +216,11 @@ def test_targets_that_are_good(url: str) -> None:
         ("http://[zz::1]", "is no valid URL"),
         ("http://a:0", "must be a base URL without query and with a real port"),
         ("http://a/?k=v", "must be a base URL without query"),
-        ("http://a/ b", "may hold ASCII only"),
-        ("http://a/\r\nX: y", "may hold ASCII only"),
+        ("http://a/ b", "holds white space; leave it out"),
+        ("http://a:8000 ", "holds white space; leave it out"),
+        ("\thttp://a:8000", "holds white space; leave it out"),
+        ("http://a/\r\nX: y", "holds white space"),
+        ("http://a/\x07y", "may hold ASCII only"),
         ("http://bücher.example", "may hold ASCII only"),
         ("http://me:hunter2@a", "holds a user or password; name a variable under `engine.headers_from_env`"),
         ("me:hunter2@a", "holds a user or password"),

@@ -226,3 +226,61 @@ def test_any_text_gives_a_profile_or_a_sentence(text: str, key: list[str], value
 def test_the_densest_text_is_read_in_bounded_time(dense: str) -> None:
     with pytest.raises(ConfigError):  # pytest's own time-out bounds it; a quadratic reader would take hours
         profile.load(dense, "p.yaml")
+
+
+# -- words that are none, paths that are elsewhere -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--users", "--set load.stages.0.users=…"),
+        ("--concurrency", "--set load.stages.0.users=…"),
+        ("--duration", "--set load.stages.0.duration=…"),
+        ("--spawn-rate", "--set load.spawn_rate=…"),
+        ("--temperature", "--set engine.temperature=…"),
+        ("--hosts", "--host"),
+        ("--base-url", "--host"),
+        ("--resutls", "--results"),
+    ],
+)
+def test_an_option_that_there_is_not(word: str, hint: str) -> None:
+    assert options.option_hint(word, ["--host", "--results", "--set"]) == f"; did you mean `{hint}`?"
+
+
+def test_no_hint_is_better_than_a_wild_one() -> None:
+    assert options.option_hint("--zzz", ["--host", "--set"]) == ""
+    assert options.option_hint("--users", ["--to", "--json"]) == ""
+
+
+@pytest.mark.parametrize("name", [option[2:].replace("-", "_") for option in options.OPTIONS])
+def test_no_option_may_be_given_and_empty(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--{name.replace('_', '-')} is empty"):
+        options.refuse_empty({name: ""})
+    options.refuse_empty({name: None})
+
+
+def test_paths_of_a_profile_are_found_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "configs" / "profiles"
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    text = "target: http://a\ndataset: {path: d.json}\ntls: {ca_file: certs/ca.pem}\n"
+    (folder / "p.yaml").write_text(text, "utf-8")
+    (folder / "d.json").write_text("[]", "utf-8")
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs" / "ca.pem").write_text("", "utf-8")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    read = options.read_profile("../configs/profiles/p.yaml", {}, [])
+    assert (read.dataset.path, read.tls.ca_file) == (str(folder / "d.json"), str(tmp_path / "certs" / "ca.pem"))
+    typed = options.read_profile("../configs/profiles/p.yaml", {"dataset": "d.json"}, [])
+    assert typed.dataset.path == "d.json"  # an option means the folder we stand in
+    remote = options.read_profile("../configs/profiles/p.yaml", {"expect_workers": 2}, [])
+    assert remote.dataset.path == "d.json"  # workers look for it from where they stand
+    (tmp_path / "elsewhere" / "d.json").write_text("[]", "utf-8")
+    assert options.read_profile("../configs/profiles/p.yaml", {}, []).dataset.path == "d.json"
+
+
+def test_limits_are_durations() -> None:
+    read = profile.load(BASE, "p", (), ("ttft_s: {p50: 100ms, p99: 2}\ne2e_s: {max: 1m}", "s.yaml")).slo
+    assert (read.ttft_s, read.e2e_s) == (Percentiles(p50=0.1, p99=2.0), Percentiles(max=60.0))

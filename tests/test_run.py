@@ -40,13 +40,13 @@ def served(server: Server) -> dict[str, int]:
 
 
 def check_totals(finished: Finished, before: dict[str, int], after: dict[str, int]) -> None:
-    """Our counts equal the engine's own."""
-    requests = finished.summary["requests"]
-    assert requests["sent"] == after["received"] - before["received"]
-    assert requests["ok"] == after["completed"] - before["completed"]
+    """Our counts, and those of the first request before the load, equal the engine's own."""
+    requests, probes = finished.summary["requests"], finished.manifest["engine"]["probes"]
+    assert requests["sent"] == after["received"] - before["received"] - sum(one["requests"] for one in probes)
+    assert requests["ok"] == after["completed"] - before["completed"] - len(probes)
     assert len(finished.rows) == requests["sent"] == requests["ok"] + requests["failed"] + requests["censored"]
     tokens = sum(row["output_tokens"] for row in finished.rows if row["outcome"] == "ok")
-    assert tokens == after["tokens_sent"] - before["tokens_sent"]
+    assert tokens == after["tokens_sent"] - before["tokens_sent"] - sum(one["output_tokens"] for one in probes)
 
 
 def nearest_rank(values: list[float], p: float) -> float:

@@ -233,6 +233,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
         "reports-missing", "note", on_merged(lambda merged: setattr(merged.workers[0], "missing", [3, 4])),
     ),
     "users were missing": ("run-trouble", "invalid", known(remarks=("only 3 of 50 users were there",))),
+    "a load that only fails": ("aborted", "invalid", known(aborted="the first 50 requests all failed")),
     "a signal": ("interrupted", "degraded", known(interrupted=True)),
     "most requests failed": ("mostly-failed", "invalid", outcomes(Outcome.HTTP_5XX, 1101)),
     "2 % refused": ("failures", "degraded", outcomes(Outcome.HTTP_5XX, 24)),

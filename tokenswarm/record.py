@@ -84,6 +84,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str = ""
     conversation: str = ""
     turn: int = 0
+    retry_after: str = ""  # the header as it came, with a refusal
     prompt_tokens: int | None = None
     prompt_bytes: int = 0  # of the text that was sent, without the dialect's own; 0: not noted
     prompt_needed: int = 0  # tokens that the prompt needs where the server read clearly fewer; 0: nothing is wrong

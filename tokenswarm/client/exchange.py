@@ -386,6 +386,7 @@ class Client:
         response = exchange.response
         self.recorder.instrument.stamps_unsure += response.unsure_reads
         timeline.status = response.status
+        timeline.retry_after = response.retry_after
         timeline.headers_ns = response.headers_ns
         timeline.bytes_received = response.bytes_received
         result = exchange.conclude()

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import gevent
 import msgspec
 
+from tokenswarm.client.base_url import meanings
+from tokenswarm.client.hints import key_hint
 from tokenswarm.client.page import Page, request
+from tokenswarm.client.probe import (
+    PAUSE_S,
+    PAUSE_S_MAX,
+    TELL_S,
+    NoSuchPath,
+    Probe,
+    Prober,
+    Say,
+    loading_sentence,
+    not_ready,
+    waiting_sentence,
+)
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.scheme import mistaken
 from tokenswarm.client.transport import Target, make_target
-from tokenswarm.engines import Dialect, NotAnEvent
+from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.engines import NotAnEvent
 from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.engines.failure import error_message
+from tokenswarm.engines.failure import error_message, hide, secret_words
 from tokenswarm.errors import ConfigError, TargetError
-from tokenswarm.profile.environment import secret_headers
+from tokenswarm.profile.environment import has_openai_key, secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
+NO_NAMES = ("", "unknown")  # a router that could not ask its workers lists this
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -28,6 +46,8 @@ class Findings(msgspec.Struct, frozen=True):
     models: list[str]
     version: dict[str, str]  # what /version and /api/version say
     notes: list[str]
+    targets: list[str]  # the base URLs that the load goes to
+    probes: list[Probe]  # the requests that were sent before the load, by target; none with `engine.probe: false`
 
 
 def get(target: Target, path: str, headers: dict[str, str]) -> Page:
@@ -35,14 +55,21 @@ def get(target: Target, path: str, headers: dict[str, str]) -> Page:
     return request(target, "GET", path, {"accept": "application/json", **headers}, timeout_s=ANSWER_S)
 
 
-def check(profile: Profile) -> Findings:
-    """Look at every target; they must agree. Raises TargetError, ConfigError (TLS files, missing variables)."""
-    headers = {**profile.engine.headers, **secret_headers(profile)}
-    dialect = DIALECTS[profile.engine.kind, profile.engine.api]
-    findings = [_check_target(profile, url, dialect, headers) for url in profile.target]
-    if len({f.model for f in findings}) > 1:
-        raise TargetError(f"the targets serve different models: {', '.join(f.model for f in findings)}; name one")
-    return findings[0]
+def check(profile: Profile, say: Say) -> Findings:
+    """Look at every target; they must agree. `say` hears of long waits.
+
+    Raises TargetError, ConfigError (TLS files, missing variables).
+    """
+    found = [_Look(profile, url, say).run() for url in profile.target]
+    if len({f.model for f in found}) > 1:
+        raise TargetError(f"the targets serve different models: {', '.join(f.model for f in found)}; name one")
+    notes = dict.fromkeys(note for f in found for note in f.notes)
+    return msgspec.structs.replace(
+        found[0],
+        notes=list(notes),
+        targets=[url for f in found for url in f.targets],
+        probes=[probe for f in found for probe in f.probes],
+    )
 
 
 def make_checked_target(profile: Profile, url: str) -> Target:
@@ -53,54 +80,149 @@ def make_checked_target(profile: Profile, url: str) -> Target:
         raise ConfigError(f"tls.ca_file {profile.tls.ca_file}: can't be used: {error.strerror or error}") from None
 
 
-def _check_target(profile: Profile, url: str, dialect: Dialect, headers: dict[str, str]) -> Findings:
-    target = make_checked_target(profile, url)
-    try:
-        page = get(target, dialect.models_path, headers)
-    except TransportError as error:
-        said = mistaken(target, error)
-        if not said:
-            asked = "" if error.outcome is Outcome.TLS else "; is the server running there?"
-            said = f"{error.sentence}{asked}"
-        raise TargetError(f"{url}: {said}") from None
-    if page.status == 400 and target.tls is None and (said := mistaken(target)):
-        raise TargetError(f"{url}: {said}")
-    notes: list[str] = []
-    models = _models(url, dialect, page, notes)
-    model = _choose(url, profile.engine.model, models)
-    return Findings(model=model, models=models[:100], version=_version(target, headers), notes=notes)
+class _Listing(msgspec.Struct, frozen=True):
+    """A base URL, and what it answered when it was asked for its models (None: no list of models)."""
+
+    target: Target
+    page: Page
+    models: list[str] | None
+
+    @property
+    def rank(self) -> int:
+        """0: these are its models; 1: there is something that does not tell us; 2: no such path."""
+        return 0 if self.models is not None else 2 if self.page.status in (200, 404, 405) else 1
 
 
-def _models(url: str, dialect: Dialect, page: Page, notes: list[str]) -> list[str]:
-    path, status = dialect.models_path, page.status
-    if status in (401, 403):
-        raise TargetError(
-            f"{url}{path}: HTTP {status}, the server wants a key; name its variable under `engine.headers_from_env`"
+class _Look:
+    """The look at one target."""
+
+    def __init__(self, profile: Profile, url: str, say: Say) -> None:
+        self._profile = profile
+        self._url = url
+        self._say = say
+        self._dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+        self._secret = secret_headers(profile)
+        self._headers = {**profile.engine.headers, **self._secret}
+        self._notes: list[str] = []
+
+    def run(self) -> Findings:
+        """Where the API is, which model is asked for, and whether a first request succeeds."""
+        listings = self._await_listings()
+        best = min(listing.rank for listing in listings)
+        likely = [listing for listing in listings if listing.rank == best]
+        if best < 2 or not self._profile.engine.probe:
+            likely = likely[:1] if best == 0 else likely[-1:]
+        listing = likely[-1]
+        model = self._choose(listing.target.url, self._models(listing))
+        probes, target = [], listing.target
+        if self._profile.engine.probe:
+            probe, target = self._probe([one.target for one in likely], model)
+            self._notes += [probe.note] if probe.note else []
+            probes.append(probe)
+        if target.url != self._url:
+            self._notes.append(f"{self._url} ends in a path of the API itself; {target.url} is used as the base URL")
+        return Findings(
+            model=model,
+            models=(listing.models or [])[:100],
+            version=_version(target, self._headers),
+            notes=self._notes,
+            targets=[target.url],
+            probes=probes,
         )
-    if status == 200:
+
+    def _await_listings(self) -> list[_Listing]:
+        """Ask for the models, again while the server is not ready and nothing else could tell when it is."""
+        profile, began_ns, pause_s, told_ns = self._profile, monotonic_ns(), PAUSE_S, 0
+        while True:
+            listings = [self._list(url) for url in meanings(self._url)]
+            page = min(listings, key=lambda one: one.rank).page
+            said = f"HTTP {page.status}: {error_message(page.body, page.content_type)}".removesuffix(": ")
+            said = hide(said, secret_words(self._secret))
+            by_probe = profile.engine.probe and profile.engine.model is not None
+            if by_probe or not not_ready(page.status, said):
+                return listings
+            waited_s = (monotonic_ns() - began_ns) / NS_PER_S
+            if waited_s + pause_s > profile.timeouts.ready:
+                raise TargetError(loading_sentence(self._url, waited_s, said))
+            if monotonic_ns() - told_ns > TELL_S * NS_PER_S:
+                told_ns = monotonic_ns()
+                self._say(waiting_sentence(self._url, profile.timeouts.ready, said))
+            gevent.sleep(pause_s)
+            pause_s = min(PAUSE_S_MAX, 2 * pause_s)
+
+    def _list(self, url: str) -> _Listing:
+        target = make_checked_target(self._profile, url)
         try:
-            return dialect.models(page.body)
+            page = get(target, self._dialect.models_path, self._headers)
+        except TransportError as error:
+            asked = "" if error.outcome is Outcome.TLS else "; is the server running there?"
+            said = mistaken(target, error) or f"{error.sentence}{asked}"
+            raise TargetError(f"{url}: {said}") from None
+        if page.status == 400 and target.tls is None and (said := mistaken(target)):
+            raise TargetError(f"{url}: {said}")
+        try:
+            models = self._dialect.models(page.body) if page.status == 200 else None
         except NotAnEvent:
-            kind = page.content_type.split(";")[0] or "no content type"
-            raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}); wrong host?") from None
-    if 300 <= status < 400:
-        raise TargetError(f"{url}{path}: HTTP {status}, a redirect; give the final address as target")
-    notes.append(f"{path} answered HTTP {status}, so the model's name could not be checked")
-    if status == 404 and error_message(page.body, page.content_type) == "":
-        notes.append(f"{path} is unknown there; is this a {dialect.kind} server?")
-    return []
+            models = None
+        return _Listing(target, page, models)
 
+    def _models(self, listing: _Listing) -> list[str] | None:
+        """The names that the server lists; None where only the first request can tell whether the model is right."""
+        if listing.models is not None:
+            return listing.models
+        url, page, path = listing.target.url, listing.page, self._dialect.models_path
+        status = page.status
+        kind = page.content_type.split(";")[0] or "no content type"
+        said = hide(error_message(page.body, page.content_type), secret_words(self._secret))
+        if status in (401, 403):
+            hint = key_hint(self._profile, self._secret, has_openai_key())
+            raise TargetError(f"{url}{path}: HTTP {status}{': ' + said if said and self._secret else ''}, {hint}")
+        if 300 <= status < 400:
+            raise TargetError(f"{url}{path}: HTTP {status}, a redirect; give the final address as target")
+        if status == 200 and (self._profile.engine.model is None or "json" not in kind):
+            raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}); wrong host?")
+        if self._profile.engine.model is None:
+            where = f"; is this a {self._dialect.kind} server, and {url} its base URL?" if status in (404, 405) else ""
+            key = "" if self._secret or status in (404, 405) else ", or a key is missing (`engine.headers_from_env`)"
+            raise TargetError(
+                f"{url}{path}: HTTP {status}{': ' + said if said else ''}: which model? Give `engine.model` (or "
+                f"--model){key}{where}"
+            )
+        what = "is no list of models" if status == 200 else f"answered HTTP {status}"
+        self._notes.append(f"{path} {what}, so the model's name could not be checked")
+        if status == 404 and not said:
+            self._notes.append(f"{path} is unknown there; is this a {self._dialect.kind} server?")
+        return None
 
-def _choose(url: str, wanted: str | None, models: list[str]) -> str:
-    shown = ", ".join(models[:20]) + (", …" if len(models) > 20 else "")
-    if wanted is None:
-        if len(models) == 1:
-            return models[0]
-        what = f"it has {shown}" if models else "it lists none"
-        raise TargetError(f"{url}: which model? Give `engine.model` (or --model); {what}")
-    if models and wanted not in models and f"{wanted}:latest" not in models:
-        raise TargetError(f"{url}: has no model {wanted}; it has {shown}")
-    return wanted
+    def _choose(self, url: str, models: list[str] | None) -> str:
+        wanted = self._profile.engine.model
+        if models is None:
+            assert wanted is not None  # else _models had raised
+            return wanted
+        known = [name for name in models if name.lower() not in NO_NAMES]
+        shown = ", ".join(models[:20]) + (", …" if len(models) > 20 else "")
+        if wanted is None:
+            if len(known) == 1 == len(models):
+                return known[0]
+            lists = f"lists only {shown}, which is no name" if models else "lists none"
+            raise TargetError(
+                f"{url}: which model? Give `engine.model` (or --model); it {f'has {shown}' if known else lists}"
+            )
+        if wanted in models or f"{wanted}:latest" in models:
+            return wanted
+        if known and known == models:
+            raise TargetError(f"{url}: has no model {wanted}; it has {shown}")
+        self._notes.append(f"{url} lists {shown or 'no model'}; {wanted} is asked for all the same")
+        return wanted
+
+    def _probe(self, targets: list[Target], model: str) -> tuple[Probe, Target]:
+        """A first request to the first of the targets that has such a path. Raises TargetError."""
+        engine = msgspec.structs.replace(self._profile.engine, model=model)
+        profile = msgspec.structs.replace(self._profile, engine=engine)
+        for target in targets[:-1]:
+            with contextlib.suppress(NoSuchPath):
+                return Prober(profile, target, self._say).run(), target
+        return Prober(profile, targets[-1], self._say).run(), targets[-1]
 
 
 def _version(target: Target, headers: dict[str, str]) -> dict[str, str]:

@@ -31,8 +31,10 @@ from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
-from tokenswarm.profile.environment import secret_headers
+from tokenswarm.profile.environment import cache_folder, secret_headers
 from tokenswarm.profile.profile import Profile
+from tokenswarm.prompts.from_profile import data_settings
+from tokenswarm.prompts.library import open_library
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown
@@ -58,14 +60,29 @@ def say(sentence: str) -> None:
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("tokenswarm: ", "bold"), sentence))
 
 
+def read_data_set(profile: Profile) -> None:
+    """Read the data set once before the workers do, so that they find its index; mistakes in it show here."""
+    said = 0
+    settings = data_settings(profile.dataset, cache_folder())
+
+    def show(step: Any) -> None:
+        nonlocal said
+        percent = 100 * step.bytes_done // max(step.bytes_total, 1)
+        if step.bytes_total > 50_000_000 and percent >= said + 10:
+            said = percent
+            say(f"indexing {settings.path}: {percent} %")
+
+    open_library(settings, show)
+
+
 def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: bool = True) -> Run:
     """Check the target, fix the model, make the folder, write the first manifest. Raises UserError.
 
     `alone`: nobody else writes to the terminal meanwhile.
     """
-    findings = preflight.check(profile)
+    findings = preflight.check(profile, say)
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
-    profile = msgspec.structs.replace(profile, engine=engine)
+    profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     now = datetime.now(UTC)
     folder = ResultsFolder.create(Path(results), new_run_id(now, secrets.token_hex(2)))
     manifest = manifests.build(
@@ -118,7 +135,7 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
     evidence = _evidence(run, end)
-    summary = summarize(end.merged, plan=plan, partial=end.interrupted or bool(evidence.left))
+    summary = summarize(end.merged, plan=plan, partial=end.interrupted or bool(evidence.left or end.aborted))
     add_telemetry(summary)
     summary.gates = gates.evaluate(run.profile.slo, summary, end.merged)
     summary.verdict = verdict.judge(evidence, summary)
@@ -177,6 +194,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         interrupted=end.interrupted,
         remarks=tuple(end.remarks),
         changed=end.changed,
+        aborted=end.aborted,
         profile=run.profile,
     )
 

@@ -19,6 +19,7 @@ from locust.env import Environment
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.cluster.members import Cluster, Member
 from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster, ToWorker
+from tokenswarm.cluster.patience import hopeless
 from tokenswarm.cluster.runners import SILENCE_S
 from tokenswarm.cluster.strangers import Strangers
 from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
@@ -70,6 +71,7 @@ class RunEnd(msgspec.Struct):
     unwritten: list[str]  # where rows could not be written, in sentences
     users: tuple[UsersSeen, ...]  # by stage that began
     clock_step_s: float  # of this machine's wall clock
+    aborted: str = ""  # why the load was ended: too much of it failed
 
 
 class Controller:
@@ -98,6 +100,7 @@ class Controller:
         self._changed: dict[int, tuple[int, int]] = {}
         self._phase = ""
         self._draining = False
+        self._aborted = ""
         self._stages_begun: list[Stage] = []
         self._users: list[UsersSeen] = []
         self._offset_ns = realtime_ns() - monotonic_ns()
@@ -180,6 +183,7 @@ class Controller:
             unwritten=self._unwritten,
             users=tuple(self._users),
             clock_step_s=self._clock_step_ns / NS_PER_S,
+            aborted=self._aborted,
         )
 
     def _gather(self, workers: int) -> None:
@@ -270,6 +274,7 @@ class Controller:
             if self._stop.wait(min(left_s, 1.0)):
                 return
             merged = self._look_after()
+            self._end_if_hopeless()
             # A report that was under way when the window opened tells of the time before it.
             if window is not None and all(w.seq > before.get(w.worker, 0) + 1 for w in merged.workers):
                 window.look(sum(worker.users for worker in merged.workers))
@@ -306,6 +311,15 @@ class Controller:
                     f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
                 )
 
+    def _end_if_hopeless(self) -> None:
+        """A load that only fails teaches nothing after its first requests."""
+        sentence = hopeless(self._profile.load.abort_on_fail, self._inbox.merged())
+        if sentence and not self._stop.is_set():
+            self._aborted = sentence
+            self._stop.set()
+            for watcher in self._watchers:
+                watcher.note(sentence)
+
     def _remark(self, sentence: str) -> None:
         if len(self._remarks) >= REMARKS_MAX or sentence in self._remarks:
             return
@@ -315,7 +329,9 @@ class Controller:
 
     def _drain(self) -> None:
         bound_s = (
-            min(self._profile.phases.drain, INTERRUPT_DRAIN_S) if self._interrupted else self._profile.phases.drain
+            min(self._profile.phases.drain, INTERRUPT_DRAIN_S)
+            if self._interrupted or self._aborted
+            else self._profile.phases.drain
         )
         ready = [m for m in self._cluster.in_run if m.prepared]
         if not ready:

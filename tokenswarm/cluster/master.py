@@ -10,17 +10,14 @@ from typing import Any
 import gevent
 from yaml.nodes import Node
 
-from tokenswarm.cluster.conclusion import Company, Run, open_run, say
+from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, is_loopback, make_master
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
-from tokenswarm.profile.environment import cache_folder, run_token
-from tokenswarm.profile.profile import Profile
-from tokenswarm.prompts.from_profile import data_settings
-from tokenswarm.prompts.library import open_library
+from tokenswarm.profile.environment import run_token
 
 
 def run_profile(given: dict[str, Any]) -> int:
@@ -33,7 +30,7 @@ def run_profile(given: dict[str, Any]) -> int:
     profile = options.read_profile(given["profile"], given, more)
     remote = given["expect_workers"]
     if remote is None:
-        _index(profile)
+        read_data_set(profile)
     host, port, token = _address(given["bind"], remote)
     environment = make_environment()
     runner = make_master(environment, host, port)  # before the results folder: a taken port leaves none behind
@@ -48,21 +45,6 @@ def run_profile(given: dict[str, Any]) -> int:
     if remote is not None:
         say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
     return _drive(run, runner, cluster, token, remote)
-
-
-def _index(profile: Profile) -> None:
-    """Read the data set once before the workers do, so that they find its index; mistakes in it show here."""
-    said = 0
-    settings = data_settings(profile.dataset, cache_folder())
-
-    def show(step: Any) -> None:
-        nonlocal said
-        percent = 100 * step.bytes_done // max(step.bytes_total, 1)
-        if step.bytes_total > 50_000_000 and percent >= said + 10:
-            said = percent
-            say(f"indexing {settings.path}: {percent} %")
-
-    open_library(settings, show)
 
 
 def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:

@@ -21,7 +21,7 @@ from yaml.nodes import Node
 
 from tokenswarm import descriptors
 from tokenswarm.cluster import web_tab
-from tokenswarm.cluster.conclusion import Company, Run, open_run, say
+from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, is_loopback
@@ -130,8 +130,11 @@ class Plugin:
         self._environment.parsed_options.spawn_rate = rate or float(self._run.profile.load.stages[0].users)
 
     def _open_run(self) -> Run:
+        profile = self._profile()
+        if isinstance(self._environment.runner, LocalRunner):
+            read_data_set(profile)
         tables = not self._options.get("only_summary") and (self._headless or self._options.get("print_stats"))
-        run = open_run(self._profile(), self._options["results"], command=sys.argv, alone=not tables)
+        run = open_run(profile, self._options["results"], command=sys.argv, alone=not tables)
         if self._headless:
             run.show = self._last.append
         return run
@@ -276,6 +279,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     descriptors.raise_limit()
     try:
         options.refuse_secrets(sys.argv[1:])
+        options.refuse_empty(vars(environment.parsed_options))
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
     except UserError as error:

@@ -20,8 +20,9 @@ from gevent.event import Event
 from locust.env import Environment
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Exchange, Request
-from tokenswarm.client.pool import Pool, check_descriptors
+from tokenswarm.client.exchange import Exchange, Request
+from tokenswarm.client.from_profile import make_client, sampling_of
+from tokenswarm.client.pool import check_descriptors
 from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import resolve
@@ -29,19 +30,17 @@ from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.hand_over import HandOver
 from tokenswarm.cluster.locust_event import fire_request
 from tokenswarm.cluster.messages import ToMaster, ToWorker
+from tokenswarm.cluster.patience import FirstAnswers, StepBack
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
-from tokenswarm.engines import Sampling
-from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.engines.failure import secret_words
 from tokenswarm.errors import ExitCode, ResultsError, UserError
 from tokenswarm.judge.gates import request_limits
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
-from tokenswarm.profile.environment import cache_folder, secret_headers
+from tokenswarm.profile.environment import cache_folder
 from tokenswarm.profile.profile import Profile
 from tokenswarm.prompts import Prompt
 from tokenswarm.prompts.from_profile import data_settings, prompt_policy
@@ -112,6 +111,8 @@ class Worker:
         self.stage, self.phase = 0, "warmup"
         self.profile = profile = profiles.decode(data["profile"])
         self.index, count = int(data["index"]), int(data["count"])
+        self._users = self._sent = 0
+        self._first = FirstAnswers(profile.load.abort_on_fail.after)
         check_descriptors(max(stage.users for stage in profile.load.stages), count)
         self._library = self._load_library(profile)
         self._stock = self._library.shard(self.index, count)
@@ -124,28 +125,12 @@ class Worker:
         self._asking: dict[str, int] = {}  # id of a request under way -> bytes of its prompt
         self._probes = Probes(self.recorder.instrument)
         self._decoder = Decoder(self._crashed)
-        secret = secret_headers(profile)
-        headers = {**profile.engine.headers, **secret}
-        dialect = DIALECTS[profile.engine.kind, profile.engine.api]
         self._clients = []
         for url in profile.target:
             target = make_checked_target(profile, url)
             resolve(target)
             target.turn = self.index  # workers begin with different addresses of a name
-            pool = Pool(target, profile.timeouts.connect, profile.connections == "fresh")
-            client = Client(
-                dialect,
-                pool,
-                self._decoder,
-                self.recorder,
-                timeouts=profile.timeouts,
-                headers=headers,
-                event_bytes_max=profile.event_bytes_max,
-                keep_text=profile.save_text or profile.dataset.history == "model",
-                on_record=self._record,
-                secrets=secret_words(secret),
-            )
-            self._clients.append(client)
+            self._clients.append(make_client(profile, target, self._decoder, self.recorder, self._record))
         self._spool = self._open_spool(
             data.get("spool"),
             Owner(run_id=data["run_id"], worker=self.index, workers=count, host=socket.gethostname(), pid=os.getpid()),
@@ -189,6 +174,12 @@ class Worker:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
+    def new_step_back(self) -> StepBack:
+        """For one more user; what it waits depends on the profile's seed, the worker and the user's number alone."""
+        self._users += 1
+        seed = f"{self.profile.dataset.shuffle_seed} {self.index} {self._users}"
+        return StepBack(self.profile.load.think_time, seed)
+
     def replay(self) -> Replay:
         """The next conversation of this worker's share."""
         return Replay(next(self._stock), self._policy)
@@ -197,7 +188,8 @@ class Worker:
         """Send one prompt now and wait for its end. None where the run is draining."""
         if self.draining.is_set():
             return None
-        number = next(self._numbers)
+        number, place = next(self._numbers), self._sent
+        self._sent += 1
         name = f"{self.recorder.run_id}-{self.index}-{number}"  # unique over workers, and over runs at one server
         request = Request(name, prompt, self.stage, self.phase, monotonic_ns())
         self.recorder.intended(request.stage, request.phase)
@@ -205,25 +197,12 @@ class Worker:
         self._asking[request.id] = prompt.size(chat=self.profile.engine.api == "chat")
         self._sending.add(greenlet)
         try:
-            return self._clients[number % len(self._clients)].send(request, self._sampling(prompt))
+            record = self._clients[number % len(self._clients)].send(request, sampling_of(self.profile, prompt))
+            self._first.ended(place, record)
+            self.recorder.first_failed = self._first.failed
+            return record
         finally:
             self._sending.discard(greenlet)
-
-    def _sampling(self, prompt: Prompt) -> Sampling:
-        engine = self.profile.engine
-        return Sampling(
-            model=engine.model or "",
-            max_tokens=prompt.output_tokens_max,
-            ignore_eos=self.profile.dataset.ignore_eos and not prompt.ends_itself,
-            temperature=engine.temperature,
-            top_p=engine.top_p,
-            seed=engine.seed,
-            stop=engine.stop,
-            choices=engine.choices,
-            include_usage=engine.include_usage,
-            continuous_usage=engine.continuous_usage,
-            extra=engine.extra_body,
-        )
 
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""

@@ -8,6 +8,19 @@ from tokenswarm.commands import run
 from tokenswarm.commands.services import Service
 from tokenswarm.errors import ConfigError
 
+HELP = """\
+usage: tokenswarm demo [options of tokenswarm run]
+
+Starts the embedded engine and two exporters on free ports of this machine, runs the bundled profile demo.yaml against
+them (a sweep of less than a minute), prints the verdict, and ends them again. The results lie under results/. It takes
+no profile and no host: those are given to `tokenswarm run`.
+
+for example:
+  tokenswarm demo --set load.stages.0.users=4 --max-tokens 32
+
+`tokenswarm run --help` lists the options.
+"""
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +34,9 @@ def configs() -> Path:
 
 def main(words: list[str]) -> int:
     """Run the demo; further words are options of `tokenswarm run`. Raises UserError."""
+    if {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return 0
     folder = configs()
     dataset = str(folder / "samples" / "sharegpt.json")
     with (

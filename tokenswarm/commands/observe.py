@@ -132,6 +132,7 @@ def parse(words: list[str]) -> Wanted:
     profile = given.profile or str(configs() / "profiles" / "demo.yaml")
     passed = [(option, getattr(given, option[2:].replace("-", "_"))) for option in (*options.OPTIONS, *RUN_OPTIONS)]
     others = [word for option, value in passed if value is not None for word in (option, value)]
+    others += ["--no-probe"] if given.no_probe else []
     others += [word for pair in given.set for word in ("--set", pair)]
     if given.profile is None and given.dataset is None:
         others += ["--dataset", str(configs() / "samples" / "sharegpt.json")]

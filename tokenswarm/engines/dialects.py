@@ -17,34 +17,62 @@ _SSE = ("text/event-stream",)
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/json")  # proxies rename the first
 
 
-class _Model(msgspec.Struct):
-    id: str | None = None  # OpenAI
-    name: str | None = None  # Ollama
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_Model] | None = None  # OpenAI
-    models: list[_Model] | None = None  # Ollama; llama.cpp sends both
+_MODEL_SIGNS = frozenset({"id", "name", "model", "object", "owned_by"})
 
 
 def openai_models(body: bytes) -> list[str]:
     """Return the names in a body of /v1/models, in its order. Raises NotAnEvent."""
-    return [model.id for model in _model_list(body).data or [] if model.id]
+    return _models(body, ("data", "models"), ("id", "name", "model"))
 
 
 def ollama_models(body: bytes) -> list[str]:
     """Return the names in a body of /api/tags, in its order, with their tags ("llama3:latest"). Raises NotAnEvent."""
-    return [model.name for model in _model_list(body).models or [] if model.name]
+    return _models(body, ("models", "data"), ("name", "model", "id"))
 
 
-def _model_list(body: bytes) -> _ModelList:
+def _models(body: bytes, lists: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
+    """Servers and routers agree on no shape: a list (bare, or under a key), null, names, objects, objects by name.
+
+    llama.cpp sends both lists; the first of `lists` that names a model counts.
+    """
     try:
-        models = msgspec.json.decode(body, type=_ModelList)
+        answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
         raise NotAnEvent(f"a body of {len(body)} bytes is no list of models: {reason}") from None
-    if models.data is None and models.models is None:
+    if isinstance(answer, dict) and not any(key in answer for key in lists):
+        found = [_names([answer], names) if answer.get("object") == "model" else _by_name(answer, names)]
+    else:
+        found = [_names(answer[key], names) for key in lists if key in answer] if isinstance(answer, dict) else []
+        found = [_names(answer, names)] if isinstance(answer, list) else found
+    known = [one for one in found if one is not None]
+    if not known:
         raise NotAnEvent(f"a body of {len(body)} bytes is no list of models")
-    return models
+    return next((one for one in known if one), [])
+
+
+def _names(models: object, names: tuple[str, ...]) -> list[str] | None:
+    """The names in one list; None where it is none."""
+    if models is None:
+        return []
+    if isinstance(models, dict):
+        return [] if not models else _by_name(models, names)
+    if not isinstance(models, list):
+        return None
+    found = [name for model in models if (name := _name(model, names))]
+    return list(dict.fromkeys(found)) if found or not models else None
+
+
+def _name(model: object, names: tuple[str, ...]) -> str:
+    if isinstance(model, dict):
+        model = next((said for key in names if isinstance(said := model.get(key), str) and said), "")
+    return model if isinstance(model, str) else ""
+
+
+def _by_name(models: dict[str, object], names: tuple[str, ...]) -> list[str] | None:
+    """The names of objects that stand under them; None where these are no models (an error, a health page)."""
+    if not models or not all(isinstance(one, dict) and _MODEL_SIGNS & one.keys() for one in models.values()):
+        return None
+    return [_name(one, names[:1]) or name for name, one in models.items()]
 
 
 DIALECTS: dict[tuple[str, str], Dialect] = {

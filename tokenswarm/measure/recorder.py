@@ -43,13 +43,13 @@ class _Window:
 
 
 class Recorder:
-    """Counts for one worker. The worker may set `users`, `wraps` and write into `instrument` at any time."""
+    """Counts for one worker. The worker may set `users`, `wraps`, `first_failed` and write into `instrument`."""
 
     def __init__(
         self, run_id: str, worker: int, slo: Slo | None = None, *, start_ns: int, host: str = "", pid: int = 0
     ) -> None:
         self.run_id, self.worker, self.host, self.pid, self.start_ns = run_id, worker, host, pid, start_ns
-        self.in_flight = self.decoding = self.users = self.live_output_tokens = self.wraps = 0
+        self.in_flight = self.decoding = self.users = self.live_output_tokens = self.wraps = self.first_failed = 0
         self.instrument = Instrument()
         self._limits = (
             [] if slo is None else [(n, v) for n in slo.__struct_fields__ if (v := getattr(slo, n)) is not None]
@@ -242,6 +242,7 @@ class Recorder:
             users=self.users,
             live_output_tokens=self.live_output_tokens,
             wraps=self.wraps,
+            first_failed=self.first_failed,
             blocks=blocks,
             instrument=instrument,
         )

@@ -188,6 +188,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     users: Count = 0
     live_output_tokens: Count = 0  # counts while streams run; failed ones too
     wraps: Count = 0  # how often the data set began again
+    first_failed: Count = 0  # requests from the first sent on that all failed, as far as the profile asks
     blocks: list[Block] = []  # those that changed lately; all of them where final
     instrument: Instrument = msgspec.field(default_factory=Instrument)
 
@@ -208,6 +209,7 @@ class WorkerState(msgspec.Struct, kw_only=True):
     users: int
     live_output_tokens: int
     wraps: int
+    first_failed: int = 0
     instrument: Instrument
 
 

@@ -56,6 +56,7 @@ class Timeline:
         "over_ns",
         "reads",
         "reconnected",
+        "retry_after",
         "rx_lag_ns_max",
         "sent_ns",
         "stamp",
@@ -78,6 +79,7 @@ class Timeline:
         self.headers_ns = 0
         self.done_ns = 0
         self.status = 0
+        self.retry_after = ""
         self.reads = 0
         self.bytes_received = 0
         self.rx_lag_ns_max = 0
@@ -273,6 +275,7 @@ class Timeline:
             finish_reason=self._finish_reason(),
             conversation=conversation,
             turn=turn,
+            retry_after=self.retry_after if failed else "",
             prompt_tokens=usage.prompt_tokens or None,  # there is no prompt of 0 tokens
             output_tokens=output,
             stated_tokens=usage.output_tokens,

@@ -60,6 +60,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool = True
     continuous_usage: bool = False
     extra_body: dict[str, object] = {}
+    probe: bool = True  # one short request before the load, counted apart
 
     def __post_init__(self) -> None:
         spoken = next((row for row in APIS if (row.kind, row.api) == (self.kind, self.api)), None)

@@ -27,6 +27,11 @@ def secret_headers(profile: Profile, environ: Mapping[str, str] = os.environ) ->
     return headers
 
 
+def has_openai_key(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the variable is set that everybody has and that nothing here reads: a hint may name it."""
+    return bool(environ.get("OPENAI_API_KEY"))
+
+
 def push_headers(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The header that lets a push in; {} without a token. ConfigError where the variable is missing or empty."""
     return {} if telemetry.push is None else _bearer("push_token_env", telemetry.push_token_env, environ)

@@ -25,11 +25,25 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`duration` must be longer than 0s")
 
 
+class AbortOnFail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a load that only fails ends by itself."""
+
+    after: int = 50  # requests, in the order they were sent; 0: never
+    ratio: float = 1.0  # 1: the first `after` all failed and none succeeded; less: this share of all that ended
+
+    def __post_init__(self) -> None:
+        if self.after < 0:
+            raise ValueError(f"`load.abort_on_fail.after: {self.after}` must be 1 or more, or 0 for never")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"`load.abort_on_fail.ratio: {self.ratio}` must be above 0, and 1 at most")
+
+
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["closed"] = "closed"
     stages: tuple[Stage, ...] = (Stage(users=1),)
     spawn_rate: float | None = None  # users a second; None: all of a stage within a second
     think_time: Seconds = Seconds(0.0)  # between the end of an answer and the next prompt of the same user
+    abort_on_fail: AbortOnFail = AbortOnFail()
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -7,10 +7,13 @@ file, then SLO file, then options, then --set.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import difflib
+import typing
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from yaml.nodes import Node
 
 from tokenswarm.errors import ConfigError
@@ -46,6 +49,7 @@ def add_arguments(parser: Any, *, locust: bool) -> None:
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
     for option, (_, metavar, text) in OPTIONS.items():
         group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
+    group.add_argument("--no-probe", action="store_true", help="send no request of our own before the load", **hidden)
     group.add_argument("--slo", metavar="FILE", help="YAML file of limits; one missed gives exit 10", **hidden)
     group.add_argument("--results", metavar="DIR", default="results", help="where result folders go", **hidden)
     group.add_argument(
@@ -63,7 +67,10 @@ def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[
     overrides = [*more, *given(options)]
     if path is None:
         _need_a_start({key for key, _ in overrides})
-    return profiles.load(text, path or "command line", overrides, slo)
+    profile = profiles.load(text, path or "command line", overrides, slo)
+    if path is None or options.get("expect_workers") or options.get("master"):
+        return profile  # remote workers read these paths, from their own folders
+    return beside(profile, Path(path), {key for key, _ in overrides})
 
 
 def _need_a_start(keys: set[str]) -> None:
@@ -81,6 +88,8 @@ def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
         value = options.get(option[2:].replace("-", "_"))
         if value is not None:
             found.append((key, typed_yaml.literal(str(value), option)))
+    if options.get("no_probe"):
+        found.append(("engine.probe", typed_yaml.literal("false", "--no-probe")))
     for pair in options.get("set") or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
@@ -107,5 +116,89 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, *arguments: Any, **more: Any) -> Any:
+        given = super().parse_args(*arguments, **more)
+        refuse_empty(vars(given))
+        return given
+
     def error(self, message: str) -> Any:
-        raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
+        known = list(self._option_string_actions)
+        unknown = [word for word in message.split() if word.startswith("-")] if "unrecognized" in message else []
+        hint = "".join(option_hint(word.partition("=")[0], known) for word in unknown[:1])
+        raise ConfigError(f"{self.prog}: {message}{hint} (see {self.prog} --help)")
+
+
+_GIVEN = {option[2:].replace("-", "_") for option in OPTIONS}
+_OURS = frozenset({*_GIVEN, "profile", "run_profile", "host", "workers", "bind", "slo", "results", "master_host", "to"})
+
+
+def refuse_empty(given: Mapping[str, Any]) -> None:
+    """An option that is given and empty is a variable of a script that is not set, and no wish. Raises ConfigError."""
+    for name in _OURS & given.keys():
+        if given[name] == "":
+            what = "the profile's name" if name == "profile" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{what} is empty: is a variable unset?")
+
+
+_OTHER_WORDS = {
+    "u": "users",
+    "concurrency": "users",
+    "t": "duration",
+    "run-time": "duration",
+    "r": "spawn-rate",
+    "url": "host",
+    "base-url": "host",
+    "target": "host",
+}
+"""What other tools call it."""
+
+
+def option_hint(word: str, known: list[str]) -> str:
+    """`; did you mean …?` for an option that there is not: one that there is, or `--set` with the key of that name."""
+    name = word.lstrip("-")
+    name = _OTHER_WORDS.get(name, name)
+    keys = _keys() if "--set" in known else {}
+    words = {option.lstrip("-"): option for option in known if option.startswith("--")}
+    words |= {last: f"--set {key}=…" for last, key in keys.items() if last not in words}
+    close = [name] if name in words else difflib.get_close_matches(name, words, n=1, cutoff=0.6)
+    return f"; did you mean `{words[close[0]]}`?" if close else ""
+
+
+def _keys() -> dict[str, str]:
+    """The last word of each key of a profile, as an option would spell it, to the key; those that mean one thing."""
+    found: dict[str, list[str]] = {}
+    todo: list[tuple[str, Any]] = [("", Profile)]
+    while todo:
+        path, kind = todo.pop()
+        for name, hint in typing.get_type_hints(kind).items():
+            inner = [part for part in (hint, *typing.get_args(hint)) if is_section(part)]
+            listed = typing.get_origin(hint) is tuple
+            todo += [(f"{path}{name}.{'0.' if listed else ''}", part) for part in inner]
+            if not inner:
+                found.setdefault(name.replace("_", "-"), []).append(f"{path}{name}")
+    return {last: keys[0] for last, keys in found.items() if len(keys) == 1}
+
+
+def is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+_PATHS = (("dataset", "path"), ("tls", "ca_file"), ("telemetry", "model_config"))
+_FOLDERS_UP = 3
+
+
+def beside(profile: Profile, path: Path, overridden: Collection[str]) -> Profile:
+    """The profile with its relative paths found near its file, where nothing is there from the folder we stand in.
+
+    Near: in the file's folder, or one of the two above it (`configs/…` in a profile under `configs/profiles`). Paths
+    that come from an option stay what the user typed.
+    """
+    for section, name in _PATHS:
+        value = getattr(getattr(profile, section), name)
+        if value is None or {section, f"{section}.{name}"} & set(overridden) or Path(value).exists():
+            continue
+        near = (folder / value for folder in list(path.resolve().parents)[:_FOLDERS_UP])
+        if found := next((one for one in near if one.exists()), None):
+            changed = msgspec.structs.replace(getattr(profile, section), **{name: str(found)})
+            profile = msgspec.structs.replace(profile, **{section: changed})
+    return profile

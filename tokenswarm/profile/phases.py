@@ -18,6 +18,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_token: Seconds = Seconds(120.0)
     idle_token: Seconds = Seconds(60.0)
     total: Seconds = Seconds(600.0)
+    ready: Seconds = Seconds(60.0)  # before the load, for a server that still loads its model; 0: don't wait
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

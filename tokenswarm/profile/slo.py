@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
+from tokenswarm.profile.typed_yaml import Seconds
+
 
 class Percentiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits in seconds for percentiles of one latency."""
+    """Limits for percentiles of one latency."""
 
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    p999: float | None = None
-    mean: float | None = None
-    max: float | None = None
-
-    def __post_init__(self) -> None:
-        if any(v is not None and v < 0 for v in msgspec.structs.astuple(self)):
-            raise ValueError("a limit must not be negative")
+    p50: Seconds | None = None
+    p90: Seconds | None = None
+    p95: Seconds | None = None
+    p99: Seconds | None = None
+    p999: Seconds | None = None
+    mean: Seconds | None = None
+    max: Seconds | None = None
 
 
 class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,9 @@ def check_url(url: str) -> urllib.parse.SplitResult:
     """The parts of a target's base URL. Raises ValueError with the mend; the sentence repeats no password."""
     if "@" in url.split("//", 1)[-1].split("/", 1)[0]:
         raise ValueError("`target` holds a user or password; name a variable under `engine.headers_from_env` instead")
-    if not url.isascii() or not url.isprintable() or " " in url:
+    if url != url.strip() or " " in url:
+        raise ValueError(f"`target: {shown(url)}` holds white space; leave it out")
+    if not url.isascii() or not url.isprintable():
         raise ValueError(f"`target: {shown(url)}` may hold ASCII only: write xn--… names and %-escapes")
     try:
         parts = urllib.parse.urlsplit(url)

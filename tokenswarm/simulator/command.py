@@ -97,6 +97,8 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     options = _parser().parse_args(argv)
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port {options.port} must be from 0 to 65535")
+    if not options.host:
+        raise ConfigError("--host is empty: is a variable unset? (an empty one would listen everywhere)")
     if options.reasoning_tokens < 0:
         raise ConfigError(f"--reasoning-tokens {options.reasoning_tokens} must be 0 or more")
     preset = preset_of(options)

@@ -194,6 +194,19 @@ def interrupted(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
+def aborted(evidence: Evidence, summary: Summary) -> Doubt | None:
+    if not evidence.aborted:
+        return None
+    return doubt(
+        "aborted",
+        "invalid",
+        f"{evidence.aborted[0].upper()}{evidence.aborted[1:]}. Mend it and run again; `load.abort_on_fail` decides "
+        "when a load that fails is ended.",
+        failed=summary.requests.failed,
+        ok=summary.requests.ok,
+    )
+
+
 def error_kinds(counts: Requests) -> str:
     """The three most frequent kinds, each with what was said of one of them."""
     said = [(kind, n, counts.error_says.get(kind, "")) for kind, n in list(counts.by_error.items())[:3]]
@@ -307,6 +320,7 @@ RULES: tuple[Rule, ...] = (
     run_trouble,
     users_changed,
     interrupted,
+    aborted,
     no_success,
     mostly_failed,
     truncated_answers,

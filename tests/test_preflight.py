@@ -1,0 +1,465 @@
+"""Before the load: where the API is, which model is asked for, what a first request says. Over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from raw_server import raw_server
+from running import SAMPLES, run, tokenswarm
+from simulator_process import Server, simulator
+from small_server import GOOD, JSON, MODELS, NOT_FOUND, SSE, TOKENS, Answer, Asked, Backend, backend, refusal, routes
+
+from tokenswarm.client import hints, preflight, probe
+from tokenswarm.client.base_url import meanings
+from tokenswarm.client.preflight import Findings
+from tokenswarm.errors import TargetError
+from tokenswarm.profile import profile as profiles
+from tokenswarm.profile import typed_yaml
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits of these tests, not of the processes that they start, are shorter."""
+    for module in (probe, preflight):
+        monkeypatch.setattr(module, "PAUSE_S", 0.1)
+
+
+LISTS, CHAT = "/v1/models", "/v1/chat/completions"
+LOADING = refusal(503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
+SERVES = {LISTS: MODELS, CHAT: GOOD}
+
+
+def look(url: str, say: Callable[[str], None] = lambda _: None, **keys: str) -> Findings:
+    """The preflight of a small profile with some of its keys set; a hang is a failure."""
+    overrides = {"target": url, "dataset.format": "synthetic", **{k.replace("__", "."): v for k, v in keys.items()}}
+    nodes = [(key, typed_yaml.parse_value(value, f"--{key}")) for key, value in overrides.items()]
+    with gevent.Timeout(30):
+        return preflight.check(profiles.load(None, "test", nodes), say)
+
+
+def refused(url: str, **keys: str) -> str:
+    with pytest.raises(TargetError) as caught:
+        look(url, **keys)
+    return str(caught.value)
+
+
+# -- lists of models -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "note"),
+    [
+        (b'[{"id":"org/a","object":"model"},{"id":"org/b","object":"model"}]', "org/a", ""),
+        (b'{"data":["x","org/a"]}', "org/a", ""),
+        (b'{"object":"list","data":null}', "org/a", "lists no model; org/a is asked for all the same"),
+        (b'{"data":[{"id":"unknown","owned_by":"local"}]}', "org/a", "lists unknown; org/a is asked for all the same"),
+        (b'{"models":7}', "org/a", "/v1/models is no list of models, so the model's name could not be checked"),
+    ],
+)
+def test_a_named_model_is_asked_for_whatever_the_list_looks_like(body: bytes, model: str, note: str) -> None:
+    with backend(routes({LISTS: (200, JSON, body), CHAT: GOOD})) as server:
+        found = look(server.url, engine__model=model)
+        sent = [one.json["model"] for one in server.posts()]
+
+    assert (found.model, sent) == (model, [model])
+    assert [n for n in found.notes if note and n.endswith(note)] == found.notes
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'[{"id":"a"},{"id":"b"}]', "which model? Give `engine.model` (or --model); it has a, b"),
+        (b'{"data":null}', "it lists none"),
+        (b'{"data":[{"id":"unknown"}]}', "it lists only unknown, which is no name"),
+    ],
+)
+def test_a_list_that_names_no_one_model(body: bytes, words: str) -> None:
+    with backend(routes({LISTS: (200, JSON, body), CHAT: GOOD})) as server:
+        assert words in refused(server.url)
+        assert server.posts() == []
+
+
+def test_the_only_model_of_a_bare_list_is_taken() -> None:
+    with backend(routes({LISTS: (200, JSON, b'[{"id":"only"}]'), CHAT: GOOD})) as server:
+        assert look(server.url).model == "only"
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_refused_list_is_told_in_the_servers_words(status: int) -> None:
+    with backend(routes({LISTS: refusal(status, {"error": {"message": "No connected db."}}), CHAT: GOOD})) as server:
+        said = refused(server.url)
+
+    assert f"HTTP {status}: No connected db.: which model?" in said
+    assert "a key is missing" in said
+
+
+# -- base URLs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tail", "kind"),
+    [
+        ("/v1", "openai"),
+        ("/v1/", "openai"),
+        ("/v1/chat/completions", "openai"),
+        ("/v1/completions", "openai"),
+        ("/v1/models", "openai"),
+        ("/api", "ollama"),
+        ("/api/chat", "ollama"),
+        ("/api/tags", "ollama"),
+        ("/v1", "ollama"),
+    ],
+)
+@pytest.mark.parametrize("model", ["m", None], ids=["named", "listed"])
+def test_the_apis_own_path_at_the_end_is_left_out_and_told_once(tail: str, kind: str, model: str | None) -> None:
+    line = b'{"message":{"content":"hi"},"done":false}\n{"message":{"content":""},"done":true,"done_reason":"stop"}\n'
+    ollama = {"/api/tags": (200, JSON, b'{"models":[{"name":"m"}]}'), "/api/chat": (200, JSON, line)}
+    with backend(routes(dict(SERVES if kind == "openai" else ollama))) as server:
+        found = look(server.url + tail, engine__kind=kind, **({"engine__model": model} if model else {}))
+
+    assert found.targets == [server.url]
+    assert [one.outcome for one in found.probes] == ["ok"]
+    told = f"{server.url}{tail} ends in a path of the API itself; {server.url} is used as the base URL"
+    assert found.notes == [told]
+
+
+@pytest.mark.parametrize("prefix", ["/openai", "/openai/v1", "/v1"])
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "no list"])
+def test_a_true_prefix_is_kept(prefix: str, listed: bool) -> None:
+    table: dict[str, Any] = {f"{prefix}{CHAT}": GOOD} | ({f"{prefix}{LISTS}": MODELS} if listed else {})
+    with backend(routes(table)) as server:
+        found = look(server.url + prefix, engine__model="m")
+
+    assert found.targets == [server.url + prefix]
+    assert not any("base URL" in note for note in found.notes)
+
+
+def test_v1_behind_a_true_prefix() -> None:
+    with backend(routes({f"/openai{path}": answer for path, answer in SERVES.items()})) as server:
+        assert look(server.url + "/openai/v1").targets == [server.url + "/openai"]
+
+
+def test_a_path_that_is_nowhere_is_one_sentence_and_two_requests() -> None:
+    with backend(routes({})) as server:
+        said = refused(server.url + "/v1", engine__model="m")
+
+        assert len(server.posts()) == 2
+    assert "HTTP 404: Not Found; `target` takes the base URL, without the API's path" in said
+
+
+def test_a_key_that_only_the_doubled_path_wants_does_not_hide_the_right_one() -> None:
+    wall = refusal(401, {"error": "Unauthorized"})
+    with backend(routes({"/v1/v1/models": wall, **SERVES})) as server:
+        assert look(server.url + "/v1").targets == [server.url]
+
+
+def test_where_both_answer_the_url_is_taken_at_its_word() -> None:
+    with backend(routes({**SERVES, **{f"/v1{path}": answer for path, answer in SERVES.items()}})) as server:
+        assert look(server.url + "/v1").targets == [server.url + "/v1"]
+
+
+def test_a_true_prefix_that_wants_a_key() -> None:
+    with backend(routes({"/v1/v1/models": refusal(401, {"error": "Unauthorized"})})) as server:
+        assert f"{server.url}/v1/v1/models: HTTP 401, the server wants a key" in refused(server.url + "/v1")
+
+
+def test_meanings_take_one_tail_off() -> None:
+    assert meanings("https://a/api/v1/") == ["https://a/api/v1/", "https://a/api"]
+    assert meanings("http://a:1/openai") == ["http://a:1/openai"]
+
+
+# -- the first request ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_request_is_the_loads_own_but_for_its_words() -> None:
+    keys = {"dataset__output_tokens": "{fixed: 400}", "engine__seed": "7", "engine__headers": "{x-team: a}"}
+    with backend(routes(dict(SERVES))) as server:
+        found = look(server.url, **keys)
+        [post] = server.posts(CHAT)
+
+    assert post.json == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "max_tokens": 16,
+        "seed": 7,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert post.headers["x-team"] == "a"
+    assert post.headers["x-request-id"].startswith("probe-")
+    [sent] = found.probes
+    assert (sent.requests, sent.outcome, sent.output_tokens, sent.note) == (1, "ok", 2, "")
+    assert 0 < sent.ttft_s <= sent.e2e_s
+
+
+def test_no_length_is_asked_where_the_load_asks_for_none() -> None:
+    with backend(routes(dict(SERVES))) as server:
+        look(server.url, dataset__output_tokens="{from_dataset: false}")
+        [post] = server.posts()
+    assert not {"max_tokens", "ignore_eos"} & post.json.keys()
+
+
+def test_each_target_gets_one() -> None:
+    with backend(routes(dict(SERVES))) as one, backend(routes({LISTS: MODELS})) as two:
+        assert "/v1/chat/completions: the first request failed" in refused(f"[{one.url}, {two.url}]")
+        assert (len(one.posts()), len(two.posts())) == (1, 1)
+
+
+def test_without_it_nothing_is_posted() -> None:
+    with backend(routes({LISTS: MODELS})) as server:
+        assert look(server.url, engine__probe="false").probes == []
+        assert server.posts() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (422, {"detail": "Unexpected fields: {'ignore_eos'}"}, "`ignore_eos` out with --set dataset.ignore_eos=false"),
+        (
+            400,
+            {"message": "Validation: Unsupported parameter(s): `stream_options`", "type": "Bad Request", "code": 400},
+            "`stream_options` out with --set engine.include_usage=false",
+        ),
+        (
+            422,
+            {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+            "`seed` out with --set engine.seed=",
+        ),
+        (400, {"error": {"message": "unknown field `n`"}}, "`n` out with --set engine.choices=1"),
+        (400, {"error": "top_k is not known"}, "`top_k` stands under `engine.extra_body`: take it out there"),
+        (400, {"error": "bad request"}, "if it does not know one of include_usage, max_tokens"),
+        (404, {"error": {"message": "The model `m` does not exist"}}, "is the model's name right?"),
+        (405, {"detail": "Method Not Allowed"}, "without the API's path"),
+        (500, {"error": "wrong type in options"}, "HTTP 500: wrong type in options"),
+        (302, b"", "redirects are not followed; give the final address as target"),
+    ],
+)
+def test_what_is_refused_once_is_not_fired_at(status: int, body: object, words: str) -> None:
+    table = {LISTS: MODELS, CHAT: refusal(status, body)}
+    with backend(routes(dict(table))) as server:
+        said = refused(server.url, engine__seed="7", engine__choices="2", engine__extra_body="{top_k: 3}")
+
+        assert len(server.posts()) == (3 if status == 500 else 1)
+    assert words in said
+    assert f"{server.url}{CHAT}: the first request failed, and so would the load: HTTP {status}" in said
+
+
+def test_options_are_options() -> None:
+    """Each option that a refusal names is one that the profile takes, and that leaves the field out."""
+    for name, mend in hints._MENDS.items():
+        key, _, value = mend.removeprefix("--set ").strip("'").partition("=")
+        on = {"engine__choices": "2", "engine__seed": "1", "engine__temperature": "1", "engine__top_p": "1"}
+        on |= {"engine__stop": "[a]", "engine__continuous_usage": "true", "engine__include_usage": "false"}
+        if name in ("include_usage", "stream_options"):
+            on |= {"engine__continuous_usage": "false", "engine__include_usage": "true"}
+        if name == "num_predict":
+            continue  # Ollama's name of max_tokens
+        with backend(routes(dict(SERVES))) as server:
+            look(server.url, **on)
+            look(server.url, **{**on, key.replace(".", "__"): value})
+            before, after = (hints._fields(post.json) for post in server.posts())
+        assert name in before
+        assert name not in after, mend
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({}, "the server wants a key; name its variable under `engine.headers_from_env`"),
+        ({"OPENAI_API_KEY": "sk-canary-1"}, 'export OPENAI_AUTH="Bearer $OPENAI_API_KEY"'),
+        ({"KEY": "sk-canary-1"}, "the key in KEY was refused; the variable must hold `Bearer …`"),
+        ({"KEY": "Bearer sk-canary-1"}, "the key in KEY was refused: is it the right one"),
+    ],
+)
+@pytest.mark.parametrize("where", ["list", "post"])
+def test_a_key_that_is_missing_or_wrong(
+    environ: dict[str, str], words: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    wall = refusal(401, {"error": {"message": "Incorrect API key provided: sk-canary-1"}})
+    keys = {"engine__headers_from_env": "{Authorization: KEY}"} if "KEY" in environ else {}
+    with backend(routes({LISTS: wall if where == "list" else MODELS, CHAT: wall})) as server:
+        said = refused(server.url, **keys)
+
+    assert words in said
+    assert "canary" not in said if "KEY" in environ else "HTTP 401" in said
+
+
+def sequence(*answers: Answer) -> Callable[[Asked], Answer]:
+    """One answer after the other, the last one for ever."""
+    left = itertools.chain(answers, itertools.repeat(answers[-1]))
+    return lambda _: next(left)
+
+
+@pytest.mark.parametrize("answer", [LOADING, refusal(502, b"<html>Bad Gateway</html>"), refusal(503, b"no workers")])
+@pytest.mark.parametrize("path", [LISTS, CHAT])
+def test_a_server_that_still_loads_is_waited_for(answer: Answer, path: str) -> None:
+    said: list[str] = []
+    with backend(routes({**SERVES, path: sequence(answer, answer, SERVES[path])})) as server:
+        found = look(server.url, said.append)
+
+    assert found.probes[-1].outcome == "ok"
+    assert len(said) == 1
+    assert "waiting up to 60 s" in said[0]
+
+
+def test_an_error_object_can_say_that_it_still_loads() -> None:
+    event = (200, SSE, b'data: {"error":{"message":"Service temporarily unavailable","code":503}}\n\ndata: [DONE]\n\n')
+    with backend(routes({LISTS: MODELS, CHAT: sequence(event, event, event, event, GOOD)})) as server:
+        assert look(server.url).probes[0].requests == 5
+
+
+@pytest.mark.parametrize(("path", "model"), [(LISTS, None), (CHAT, None), (LISTS, "m")])
+def test_it_is_waited_for_with_a_bound(path: str, model: str | None) -> None:
+    both = {LISTS: LOADING, CHAT: LOADING} if model else {**SERVES, path: LOADING}
+    with backend(routes(dict(both))) as server:
+        said = refused(server.url, timeouts__ready="1s", **({"engine__model": model} if model else {}))
+
+    assert re.search(r"still loading, or not ready, after [01] s: HTTP 503: Loading model", said)
+    assert "raise `timeouts.ready`" in said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(429, {"error": "slow down"}, retry_after="1"),
+        refusal(503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
+        (200, SSE, b"data: [DONE]\n\n"),
+        (200, SSE, TOKENS[:80]),
+    ],
+)
+def test_a_busy_server_is_the_loads_business(answer: Answer) -> None:
+    with backend(routes({LISTS: MODELS, CHAT: answer})) as server:
+        found = look(server.url)
+
+        assert len(server.posts()) == 1
+    assert "the load begins all the same" in found.notes[0]
+
+
+def test_a_failure_by_chance_is_tried_again_and_told_apart() -> None:
+    odd = refusal(500, {"error": "odd"})
+    with backend(routes({LISTS: MODELS, CHAT: sequence(odd, odd, GOOD)})) as server:
+        [sent] = look(server.url).probes
+    assert (sent.requests, sent.outcome) == (3, "ok")
+
+
+def test_a_server_that_never_answers_the_first_request() -> None:
+    never = threading.Event()
+    with backend(routes({LISTS: MODELS, CHAT: lambda _: (never.wait(20) and GOOD) or NOT_FOUND})) as server:
+        said = refused(server.url, timeouts__first_token="500ms")
+        never.set()
+    assert "no token within 0.5 s" in said
+    assert "raise `timeouts.ready`" in said
+
+
+# -- the scheme ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    folder = tmp_path_factory.mktemp("tls")
+    files = ["-keyout", str(folder / "k.pem"), "-out", str(folder / "c.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run([*command, *files, "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "c.pem", folder / "k.pem")
+    return context
+
+
+def test_http_to_a_port_that_speaks_tls(certificate: ssl.SSLContext) -> None:
+    with raw_server((), tls=certificate) as server:
+        said = refused(f"http://127.0.0.1:{server.port}")
+    assert "speaks TLS: write https:// instead of http://" in said
+
+
+def test_http_to_a_tls_port_that_explains_itself(certificate: ssl.SSLContext) -> None:
+    """As nginx and Go's servers: they look at the first byte, and answer plain HTTP with a 400."""
+    page = b"The plain HTTP request was sent to HTTPS port"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = listener.accept()
+                    with sock, contextlib.suppress(OSError):
+                        if sock.recv(1, socket.MSG_PEEK) == b"\x16":
+                            certificate.wrap_socket(sock, server_side=True).close()
+                        else:
+                            sock.recv(65_536)
+                            sock.sendall(
+                                b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n%s" % (len(page), page)
+                            )
+
+        threading.Thread(target=serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        assert "speaks TLS: write https:// instead of http://" in refused(f"http://127.0.0.1:{port}")
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_https_to_a_port_that_speaks_http() -> None:
+    with backend(routes(dict(SERVES))) as server:
+        said = refused(server.url.replace("http:", "https:"))
+    assert "speaks plain HTTP, no TLS: write http:// instead of https://" in said
+
+
+# -- whole runs ----------------------------------------------------------------------------------------------------
+
+PROFILE = """
+target: http://127.0.0.1:9
+dataset: {path: %s, output_tokens: {max: 4}}
+load: {stages: [{users: 2, duration: 1s}]}
+phases: {warmup: 200ms, drain: 2s}
+telemetry: {engine_metrics: off}
+""" % (SAMPLES / "sharegpt.json")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "p.yaml").write_text(PROFILE, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Server]:
+    with simulator("--preset", "paced", "--ttft-ms", "5", "--itl-ms", "2", "--model", "m") as server:
+        yield server
+
+
+def count(server: Backend) -> int:
+    return len(server.posts())
+
+
+def test_the_first_request_stands_in_the_manifest_and_in_no_count(engine: Server, home: Path) -> None:
+    before = engine.truth()["totals"]["received"]
+    finished = run(tokenswarm("run", "p.yaml", "--host", engine.url + "/v1"), home, 60)
+    received = engine.truth()["totals"]["received"] - before
+
+    assert finished.code == 0, finished.out
+    [sent] = finished.manifest["engine"]["probes"]
+    assert (sent["requests"], sent["outcome"]) == (1, "ok")
+    assert finished.summary["requests"]["sent"] == len(finished.rows) == received - 1
+    assert not [row for row in finished.rows if "probe" in row["id"]]
+    assert finished.manifest["profile"]["target"] == [engine.url]
+    assert finished.out.count("ends in a path of the API itself") == 1
+
+
+def test_no_probe(engine: Server, home: Path) -> None:
+    before = engine.truth()["totals"]["received"]
+    finished = run(tokenswarm("run", "p.yaml", "--host", engine.url, "--no-probe"), home, 60)
+
+    assert finished.manifest["engine"]["probes"] == []
+    assert finished.summary["requests"]["sent"] == engine.truth()["totals"]["received"] - before

@@ -1,0 +1,29 @@
+"""Base URLs that hold a part of the API's own path (`…/v1`, as in OPENAI_BASE_URL): what they may have meant."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+TAILS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/chat",
+    "/v1",
+    "/api/chat",
+    "/api/generate",
+    "/api/tags",
+    "/api",
+)
+
+
+def meanings(url: str) -> list[str]:
+    """The base URLs that a user may have meant: the URL as it is, and without the API's path at its end."""
+    parts = urllib.parse.urlsplit(url)
+    path = parts.path.rstrip("/")
+    found = [url]
+    for tail in TAILS:
+        if path.endswith(tail):
+            found.append(urllib.parse.urlunsplit(parts._replace(path=path[: -len(tail)])))
+            break
+    return found
