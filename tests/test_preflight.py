@@ -366,6 +366,17 @@ def test_a_server_that_never_answers_the_first_request() -> None:
     assert "raise `timeouts.ready`" in said
 
 
+def test_an_answer_that_begins_and_brings_no_token_is_the_loads_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "ACCEPTED_S", 0.3)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    lists = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 21\r\n\r\n{"data":[{"id":"m"}]}'
+    with raw_server((lists,), (head,), (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",)) as server:
+        found = look(f"http://127.0.0.1:{server.port}")
+
+    assert found.probes[0].outcome == "timeout"
+    assert "the answer began, but no token came within 0.3 s; the load begins all the same" in found.notes[0]
+
+
 # -- the scheme ----------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import gevent
 import msgspec
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Request
+from tokenswarm.client.exchange import Exchange, Request
 from tokenswarm.client.from_profile import make_client, sampling_of
 from tokenswarm.client.hints import key_hint, parameter_hint
 from tokenswarm.client.transport import Target
@@ -36,6 +36,7 @@ TEXT = "Say hello."
 TOKENS_MAX = 16  # some services refuse fewer
 PAUSE_S, PAUSE_S_MAX = 0.5, 5.0  # between two looks at a server that still loads: doubled each time
 TELL_S = 5.0  # between two sentences of progress
+ACCEPTED_S = 5.0  # for the first token of an answer that has begun: the request was right, and that was the question
 SAME_MAX = 3  # as often in the same words, a failure is no chance
 
 _BUSY = re.compile(r"busy|overload|too many|rate.?limit|quota|queue|capacity|pending", re.IGNORECASE)
@@ -86,6 +87,8 @@ def _meaning(record: RequestRecord) -> _Means:
     if record.events or outcome in (Outcome.EMPTY, Outcome.RATE_LIMITED) or record.status in (408, 425):
         return _Means.CHANCE
     if record.status == 503:  # busy
+        return _Means.CHANCE
+    if outcome is Outcome.TIMEOUT and 200 <= record.status < 300:
         return _Means.CHANCE
     if outcome in (Outcome.HTTP_4XX, Outcome.PROTOCOL, Outcome.OVERSIZE, Outcome.TIMEOUT) or record.status == 501:
         return _Means.REFUSED
@@ -160,9 +163,12 @@ class Prober:
         request = Request(f"probe-{secrets.token_hex(4)}", self._prompt, 0, "warmup", monotonic_ns())
         try:
             task = gevent.spawn(client.send, request, self._sampling)
+            told_ns = monotonic_ns()
             while not task.ready():
-                task.join(TELL_S)
-                if not task.ready():
+                task.join(0.2)
+                _hurry(decoder)
+                if not task.ready() and monotonic_ns() - told_ns > TELL_S * NS_PER_S:
+                    told_ns = monotonic_ns()
                     self._say(f"{self._target.url}: no end of the first answer yet; waiting up to {left_s:.0f} s")
             return task.get()  # type: ignore[no-any-return]  # gevent is untyped
         finally:
@@ -201,6 +207,17 @@ class Prober:
         if record.outcome is Outcome.TIMEOUT:
             return TargetError(f"{said}; if it still loads its model, raise `timeouts.ready`")
         return TargetError(said)
+
+
+def _hurry(decoder: Decoder) -> None:
+    """End an answer that has begun and brings no token: nothing more is to be learnt from it."""
+    for stream in decoder.streams():
+        if not isinstance(stream, Exchange) or stream.timeline.events or not 200 <= stream.response.status < 300:
+            continue
+        began_ns = stream.response.headers_ns
+        if began_ns and monotonic_ns() - began_ns > ACCEPTED_S * NS_PER_S:
+            stream.fail(Outcome.TIMEOUT, f"the answer began, but no token came within {ACCEPTED_S:g} s", "no token")
+            decoder.queue(stream)
 
 
 def loading_sentence(url: str, waited_s: float, said: str) -> str:

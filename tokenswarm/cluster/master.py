@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 from yaml.nodes import Node
 
+from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
@@ -30,6 +31,7 @@ def run_profile(given: dict[str, Any]) -> int:
     profile = options.read_profile(given["profile"], given, more)
     remote = given["expect_workers"]
     if remote is None:
+        check_descriptors(max(stage.users for stage in profile.load.stages), profile.workers)
         read_data_set(profile)
     host, port, token = _address(given["bind"], remote)
     environment = make_environment()

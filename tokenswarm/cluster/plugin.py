@@ -20,6 +20,7 @@ from rich.text import Text
 from yaml.nodes import Node
 
 from tokenswarm import descriptors
+from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster import web_tab
 from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
 from tokenswarm.cluster.controller import Controller
@@ -132,6 +133,7 @@ class Plugin:
     def _open_run(self) -> Run:
         profile = self._profile()
         if isinstance(self._environment.runner, LocalRunner):
+            check_descriptors(max(stage.users for stage in profile.load.stages), 1)
             read_data_set(profile)
         tables = not self._options.get("only_summary") and (self._headless or self._options.get("print_stats"))
         run = open_run(profile, self._options["results"], command=sys.argv, alone=not tables)
