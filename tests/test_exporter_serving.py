@@ -183,20 +183,29 @@ class InThread:
 
 
 def test_stuck_readers_of_a_big_page_give_way() -> None:
+    """A newcomer's page begins long before their time is up. This reader shares its core: the best of three tries."""
     body = b"x" * (16 << 20)  # more than the kernel's buffers take, so that a reader who does not read is a burden
-    with InThread(body) as started, contextlib.ExitStack() as rude:
-        for _number in range(20):
-            sock = rude.enter_context(connect(started.port))
-            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        for _ in range(3):  # this reader shares its core, and may be too slow itself
-            start_s = time.monotonic()
-            told = raw(started.port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-            if told.endswith(body):
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    waits, whole = [], 0
+    with InThread(body) as started:
+        for _ in range(3):
+            with contextlib.ExitStack() as rude:
+                for _number in range(20):
+                    rude.enter_context(connect(started.port)).sendall(request)
+                start_s = time.monotonic()
+                with connect(started.port) as sock:
+                    sock.sendall(request)
+                    told = sock.recv(16)
+                    waits.append(time.monotonic() - start_s)
+                    with contextlib.suppress(ConnectionError):
+                        while chunk := sock.recv(1 << 20):
+                            told += chunk
+                whole += told.startswith(b"HTTP/1.1 200") and told.endswith(body)
+            if whole and min(waits) < 0.8 * serving.ANSWER_S:
                 break
-        assert told.endswith(body)
-        assert time.monotonic() - start_s < serving.ANSWER_S  # without giving way it would take as long
+        assert min(waits) < 0.8 * serving.ANSWER_S, waits
+        assert whole == started.server.scrapes["ok"] >= 1
         assert started.server.scrapes["slow_reader"] >= serving.ANSWERS_MAX
-        assert started.server.scrapes["ok"] == 1
 
 
 def test_a_page_is_rendered_once_a_sample_however_many_ask() -> None:

@@ -201,3 +201,20 @@ def test_a_stream_read_with_paused_clocks(setup: Setup, monkeypatch: pytest.Monk
     assert early == []
     assert record.sent_ns <= record.headers_ns <= record.first_ns
     assert setup.recorder.instrument.stamps_unsure <= 2
+
+
+def test_a_wide_look_does_not_replace_what_a_tight_one_said() -> None:
+    """While every look is torn apart by pauses the offset is the one that was known, to SLACK_NS."""
+    world = World(3, 0.0)
+    clocks = ClockPair(world.monotonic, world.realtime)
+    for _ in range(20):
+        world.pauses = 1.0
+        clocks.look()
+        world.pauses = 0.0
+        assert abs(clocks.offset_ns - (world.wall(world.now_ns) - world.now_ns)) <= SLACK_NS
+
+
+def test_durations_are_those_of_the_monotonic_clock() -> None:
+    before_ns = time.monotonic_ns()
+    now_ns = monotonic_ns()
+    assert before_ns <= now_ns <= time.monotonic_ns()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import re
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ExitCode
+from tokenswarm.judge import rules
 from tokenswarm.judge.rules import telemetry
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, UsersSeen
 from tokenswarm.judge.verdict import RULES, exit_code, judge
@@ -25,7 +30,7 @@ from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, TokenSource
-from tokenswarm.result.summary import Doubt, Gate, Verdict, summarize
+from tokenswarm.result.summary import Doubt, Gate, Summary, Verdict, summarize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
 MS = NS_PER_S // 1000
@@ -340,6 +345,20 @@ def test_without_a_success_the_only_reason_is_that() -> None:
 def test_every_rule_has_a_fault() -> None:
     tripped = {code for code, _, _ in FAULTS.values()} | {"no-success"}
     assert len(RULES) == len(tripped) + len(telemetry.RULES)  # those have tests of their own
+
+
+def test_every_rule_that_is_written_is_asked() -> None:
+    """A function of rules/ that looks at (Evidence, Summary) and may doubt is in a table, and so among RULES."""
+    written = set()
+    for info in pkgutil.iter_modules(rules.__path__):
+        module = importlib.import_module(f"{rules.__name__}.{info.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            hints = typing.get_type_hints(function)
+            looks = [kind for what, kind in hints.items() if what != "return"] == [Evidence, Summary]
+            if not name.startswith("_") and looks and hints.get("return") == (Doubt | None):
+                written.add(function)
+    assert written == set(RULES)
+    assert len(written) == len(RULES) > 30
 
 
 def test_a_rule_that_is_taken_away_is_missed() -> None:

@@ -52,21 +52,28 @@ def read(folder: Path = HERE) -> list[Mutant]:
     for path in sorted(folder.glob("*.toml")):
         for row in tomllib.loads(path.read_text("utf-8"))["mutant"]:
             tests, table = tuple(row.pop("tests")), row.pop("rows_of", None)
-            for file, name in rows_of(table, row["file"]) if table else [(row["file"], "")]:
-                texts = {key: text.replace("NAME", name) if name else text for key, text in row.items()}
-                found.append(Mutant(subject=path.stem, tests=tests, **{**texts, "file": file}))
+            if table is None:
+                found.append(Mutant(subject=path.stem, tests=tests, **row))
+            for name, texts in rows_of(table, row["file"]) if table else ():
+                guard = row["guard"].replace("NAME", name)
+                found.append(Mutant(subject=path.stem, tests=tests, guard=guard, **texts))
     return found
 
 
-def rows_of(table: str, pattern: str) -> list[tuple[str, str]]:
-    """(file, name) of each row, where a row is a name, of the tables of that name in the files of a pattern."""
+def rows_of(table: str, pattern: str) -> list[tuple[str, dict[str, str]]]:
+    """(name, file, old and new text) for each row, where a row is a name, of the tables of that name in some files."""
     found = []
     for path in sorted(REPO.glob(pattern)):
-        for node in ast.parse(path.read_text("utf-8")).body:
+        text = path.read_text("utf-8")
+        for node in ast.parse(text).body:
             target = node.target if isinstance(node, ast.AnnAssign) else None
             if isinstance(target, ast.Name) and target.id == table and isinstance(node.value, ast.Tuple):
+                old = ast.get_source_segment(text, node) or ""
+                head = old[: old.index("(")]
                 names = [row.id for row in node.value.elts if isinstance(row, ast.Name)]
-                found += [(str(path.relative_to(REPO)), name) for name in names]
+                for name in names:
+                    new = f"{head}({' '.join(f'{other},' for other in names if other != name)})"
+                    found.append((name, {"file": str(path.relative_to(REPO)), "old": old, "new": new}))
     return found
 
 
