@@ -321,7 +321,7 @@ def test_rows_of_a_killed_worker_are_on_disk_and_come_back(engine: Server, tmp_p
 
 def test_a_worker_that_was_lost_for_a_while_hands_its_rows_over(engine: Server, tmp_path: Path) -> None:
     before = engine.truth()["totals"]["received"]
-    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=9s"), tmp_path) as started:
+    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=14s"), tmp_path) as started:
         started.await_output("steady")
         eventually_rows(tmp_path)
         victim = children(started.process.pid)[0]

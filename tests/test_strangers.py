@@ -245,7 +245,7 @@ def test_a_member_with_too_few_users_is_found_out(engine: Server, tmp_path: Path
             time.sleep(0.2)
         for recorder in recorders:
             peer.send("tokenswarm-report", snapshot.encode(recorder.snapshot(number * 200_000_000, final=True)))
-        peer.send("tokenswarm-done", {"rows": 0})
+        peer.send("tokenswarm-done", {"rows": 0, "seq": 1})
         finished = started.finish(60)
 
     assert finished.code == 11, finished.out

@@ -7,7 +7,6 @@ streams end or meet the drain bound, every worker hands its last report over, an
 from __future__ import annotations
 
 import math
-import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +16,9 @@ from gevent.event import Event
 from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.cluster.hand_over import inflate
 from tokenswarm.cluster.members import Cluster, Member
-from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster, ToWorker
+from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import hopeless
 from tokenswarm.cluster.runners import SILENCE_S
 from tokenswarm.cluster.strangers import Strangers
@@ -427,13 +427,3 @@ class Controller:
             member.left, member.left_ns = reason, monotonic_ns()
             for watcher in self._watchers:
                 watcher.note(f"{member.name} {reason}: it drains and hands its rows over")
-
-
-def inflate(data: bytes) -> bytes | None:
-    """What zlib made of at most ROWS_INFLATED_MAX bytes; None where it is no such thing, or more."""
-    inflater = zlib.decompressobj()
-    try:
-        rows = inflater.decompress(data, ROWS_INFLATED_MAX)
-    except zlib.error:
-        return None
-    return rows if inflater.eof and not inflater.unused_data else None

@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from tokenswarm.cluster.messages import ToMaster
+from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster
 from tokenswarm.reports.spool import Spool
 
 ROWS_BYTES = 512 * 1024  # rows handed over in one message
@@ -51,3 +51,13 @@ class HandOver:
             self._acked.clear()
             self._acked.wait(1.0)
         return self._acks >= number
+
+
+def inflate(data: bytes) -> bytes | None:
+    """What zlib made of at most ROWS_INFLATED_MAX bytes; None where it is no such thing, or more."""
+    inflater = zlib.decompressobj()
+    try:
+        rows = inflater.decompress(data, ROWS_INFLATED_MAX)
+    except zlib.error:
+        return None
+    return rows if inflater.eof and not inflater.unused_data else None

@@ -26,7 +26,6 @@ from locust.rpc.zmqrpc import zmqerr
 from locust.stats import RequestStats
 
 from tokenswarm import __version__
-from tokenswarm.clock import monotonic_ns
 from tokenswarm.cluster import messages, port
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.errors import ConfigError, TargetError
@@ -105,15 +104,19 @@ class Master(runners.MasterRunner):  # type: ignore[misc]  # Locust is untyped f
 class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
     """Says hello until the master answers. Raises ConfigError where it refuses, TargetError where none answers.
 
-    `heard_ns` is when the master was last heard, on the monotonic clock.
+    Nothing is read behind the master's answer until `attend` says that somebody handles it. `heard` counts messages.
     """
 
     def __init__(self, environment: Environment, host: str, port_number: int, token: str) -> None:
         self._hello = hello(token)
         self._refusal = ""
         self._spawns = itertools.count(1)
-        self.heard_ns = monotonic_ns()
+        self.heard = 0
+        self._attended = Event()
         super().__init__(environment, host, port_number)
+
+    def attend(self) -> None:
+        self._attended.set()
 
     def connect_to_master(self) -> None:
         for _ in range(HELLOS_MAX):
@@ -131,6 +134,8 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
         for number in itertools.count(1):
             if number % BREATH == 0:
                 gevent.sleep(0)
+            if self.connection_event.is_set():
+                self._attended.wait()  # the master may send the run before there is anybody to take it
             try:
                 frames = self.client.socket.recv_multipart()
                 self.handle_message(Message(*messages.from_master(frames, _own_types(self))))
@@ -145,7 +150,7 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
 
     def handle_message(self, message: Message) -> None:
         """As Locust does, on the monotonic clock: a step of either wall clock ends no load and loses no spawn."""
-        self.heard_ns = monotonic_ns()
+        self.heard += 1
         if message.type == ToWorker.REFUSED.value and not self.connected:
             self._refusal = message.data["sentence"]
             self.connection_event.set()
@@ -153,7 +158,7 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
         if message.type == "spawn":
             message.data["timestamp"] = next(self._spawns)  # in order, by TCP; Locust compares the master's wall clock
         super().handle_message(message)
-        self.last_heartbeat_timestamp = None  # Locust's own check of it compares wall clocks; ours is `heard_ns`
+        self.last_heartbeat_timestamp = None  # Locust's own check of it compares wall clocks; ours is `heard`
 
 
 def is_loopback(host: str) -> bool:
