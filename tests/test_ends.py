@@ -46,7 +46,7 @@ def engine() -> Iterator[Server]:
 def words(home: Path, engine: Server, *more: str) -> list[str]:
     path = home / "profile.yaml"
     path.write_text(PROFILE % (SAMPLES / "sharegpt.json"), encoding="utf-8")
-    return tokenswarm("run", str(path), "--host", engine.url, *more)
+    return tokenswarm("run", str(path), "--host", engine.url, "--no-probe", *more)  # what the engine counts is the load
 
 
 def results(home: Path) -> Path:
@@ -186,7 +186,18 @@ def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Serv
 
 
 def plain(engine: Server, *more: str) -> list[str]:
-    words = ("--headless", "-u", "4", "-r", "4", "--host", engine.url, "--dataset", str(SAMPLES / "sharegpt.json"))
+    words = (
+        "--headless",
+        "--no-probe",
+        "-u",
+        "4",
+        "-r",
+        "4",
+        "--host",
+        engine.url,
+        "--dataset",
+        str(SAMPLES / "sharegpt.json"),
+    )
     return locust("chat.py", *words, *more)
 
 

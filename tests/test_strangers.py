@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import psutil
 import pytest
+import sample_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import HEARTBEAT, Impostor, Peer, odd_frames
@@ -24,6 +25,7 @@ from tokenswarm.cluster.messages import FROM_MASTER, FROM_WORKER, ToMaster, ToWo
 from tokenswarm.cluster.strangers import SENTENCES_MAX, Strangers
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.recorder import Recorder
+from tokenswarm.profile import profile as profiles
 
 PROFILE = """
 name: test
@@ -276,6 +278,17 @@ def test_a_worker_survives_what_its_master_sends(tmp_path: Path) -> None:
     assert hello["version"] == __version__
     assert ended.code == 0, ended.out
     assert "Traceback" not in ended.out
+
+
+def test_a_run_that_begins_in_the_breath_of_the_hello_is_not_missed(tmp_path: Path) -> None:
+    """The last worker that was waited for: the master's answer and the run's first message come in one go."""
+    plan = profiles.encode(sample_runs.profile())
+    with Impostor() as impostor, program(joining(str(impostor.port)), tmp_path) as worker:
+        impostor.receive(ToMaster.HELLO.value)
+        impostor.send("ack", {"index": 0})
+        impostor.send(ToWorker.RUN.value, {"run_id": "r", "profile": plan, "index": 0, "count": 1})
+        impostor.receive(ToMaster.PREPARED.value)
+        assert "Unknown message type" not in worker.output
 
 
 def _kind(frames: tuple[bytes, ...]) -> Any:
