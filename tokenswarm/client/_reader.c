@@ -229,17 +229,15 @@ static int hand_over(Stream *s, const char *p, size_t n) {
     return put(&s->rest, p, n);
 }
 
-/* The value of a whole chunk size line, hex CRLF; -1 where it is not plain. */
+/* The value of a chunk size line, hex CRLF; -1: it is not plain, -2: nor whole yet. */
 static int64_t chunk_size(const char *line, int n) {
     int64_t size = 0;
-    if (n < 3 || n > 17 || line[n - 2] != '\r')
-        return -1;
-    for (int i = 0; i < n - 2; i++) {
-        if (hex(line[i]) < 0)
-            return -1;
+    int i = 0;
+    for (; i < n && i < 15 && hex(line[i]) >= 0; i++)
         size = size * 16 + hex(line[i]);
-    }
-    return size;
+    if (i == n || (i && i + 1 == n && line[i] == '\r'))
+        return -2;
+    return i && i + 2 == n && line[i] == '\r' && line[i + 1] == '\n' ? size : -1;
 }
 
 static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
@@ -264,11 +262,11 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
             memcpy(s->line + s->line_len, p, part);
             s->line_len += (int)part;
             p += part;
-            if (!stop)
-                break;
             int64_t size = chunk_size(s->line, s->line_len);
-            if (size < 0)
+            if (size == -1)
                 return hand_over(s, p, end - p);
+            if (size == -2)
+                break;
             s->phase = size ? DATA : LAST;
             s->left = size;
             s->line_len = size ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */

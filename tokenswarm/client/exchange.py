@@ -163,8 +163,8 @@ class Exchange:
         events_before = timeline.events
         end = min(self._next_read + reads_max, len(self._reads))
         for recv_ns, _, upto in self._reads[self._next_read : end]:
-            if self.failure is None:
-                for piece in self._pieces[self._next_piece : upto]:
+            for piece in self._pieces[self._next_piece : upto]:
+                if self.failure is None:
                     self._take(piece, recv_ns)
             self._next_piece = upto
         self._next_read = end
@@ -174,7 +174,7 @@ class Exchange:
             self._recorder.live_tokens(timeline.events - events_before)
         if end < len(self._reads):
             return False
-        if fresh and self.reading.splits:
+        if fresh and self.reading.can_split:
             self._teach()
         return fresh  # else more may have come while it was decoded in slices
 
@@ -185,7 +185,8 @@ class Exchange:
             return
         self._seen = None
         shape = (shapes.learn(*seen, breaks) if seen is not None else None) or self.reading.shape or shapes.newest
-        if shape is not None and shape is not self.reading.shape and shape.breaks == breaks:
+        known = self.reading.splitting and shape is self.reading.shape
+        if shape is not None and not known and shape.breaks == breaks:
             self.reading.split(shape)
 
     def _settle(self, framer: Framer) -> None:

@@ -94,10 +94,11 @@ class NativeReading:
         "_reads",
         "_response",
         "bytes_received",
+        "can_split",
         "lag_ns_max",
         "reads",
         "shape",
-        "splits",
+        "splitting",
     )
 
     def __init__(self, native: NativeReader, connection: Connection, response: Response, event_bytes_max: int) -> None:
@@ -114,7 +115,7 @@ class NativeReading:
         self._pieces: Pieces = []
         self.reads = self.bytes_received = self.lag_ns_max = 0
         self.shape: Shape | None = None
-        self.splits = False  # not before a body whose framing is plain
+        self.can_split = self.splitting = False  # not before a body whose framing is plain
 
     def start(self, done: Callable[[], None], full: Callable[[], None]) -> None:
         self._done, self._full = done, full
@@ -133,7 +134,7 @@ class NativeReading:
 
     def split(self, shape: Shape) -> None:
         self._reader.split(self._fd, shape.pattern, shape.breaks)
-        self.shape = shape
+        self.shape, self.splitting = shape, True
 
     def stop(self) -> None:
         if self._done is None:
@@ -141,21 +142,22 @@ class NativeReading:
         self._take()
         self._reader.close(self._fd)
         self._done = self._full = None
-        self.splits = False
+        self.can_split = False
         self._native.count_lags()
 
     def _take(self) -> None:
         response = self._response
-        stamps, odd, pieces, reads, size, lag_ns, response.last_read_ns, unsure, trailing = self._reader.take(self._fd)
+        stamps, odd, pieces, reads, size, lag_ns, last_ns, unsure, trailing = self._reader.take(self._fd)
         self.reads += reads
         self.bytes_received += size
         self.lag_ns_max = max(self.lag_ns_max, lag_ns)
+        response.last_read_ns = max(response.last_read_ns, last_ns)  # a close may have come behind it
         response.unsure_reads += unsure
         response.trailing = response.trailing or bool(trailing)
         if stamps:
             self._add_events(array("q", stamps), odd or ())
         if pieces is not None:
-            self.shape = None
+            self.splitting = False
             for recv_ns, piece in pieces:
                 self._add(recv_ns, piece)
         if response.reads:
@@ -204,7 +206,7 @@ class NativeReading:
         elif news & IS_FULL:
             self._paused = True
             full()
-        elif news & PIECES_CAME and self._eager and self.splits:
+        elif news & PIECES_CAME and self._eager and self.can_split:
             self._eager -= 1
             full()
 
@@ -222,7 +224,7 @@ class NativeReading:
         if length is None:  # more heads to come, or a body that only llhttp may judge
             return news & ~HEAD_CAME | RAW_CAME
         response.keep_alive = response.parser.should_keep_alive()
-        self.splits = True
+        self.can_split = True
         followed: int = self._reader.body(fd, length, self._event_bytes_max)
         return news & ~HEAD_CAME | followed
 
@@ -246,7 +248,7 @@ class NativeReading:
         if news & CHUNK_BROKEN:  # llhttp, which saw no body, is told of a chunk whose end is what came
             response.parser.feed_data(b"1\r\nx")
             response.pieces.pop()
-        self.splits = False
+        self.can_split = False
         if data and response.feed(data, recv_ns, 0):
             self._finish()
         elif response.pending_bytes > PAUSE_BYTES and not self._paused and self._full is not None:

@@ -28,8 +28,9 @@ class Reading(Protocol):
 
     reads: int  # so far
     lag_ns_max: int  # the largest distance of a read from its stamp
-    shape: Shape | None  # of the events that come as stamps alone
-    splits: bool  # whether `split` does anything
+    shape: Shape | None  # of the events that came as stamps alone
+    can_split: bool  # whether it is of use to call `split`
+    splitting: bool  # whether events of the shape come as stamps now
 
     @property
     def bytes_received(self) -> int: ...
@@ -57,7 +58,7 @@ class PythonReading:
 
     __slots__ = ("_connection", "_instrument", "_response", "lag_ns_max", "reads", "shape")
 
-    splits = False
+    can_split = splitting = False
 
     def __init__(self, connection: Connection, response: Response, instrument: Instrument) -> None:
         self._connection = connection
