@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from raw_server import DONE, RawServer, Step, content, raw_server, usage
 
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Client, Request
+from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
 from tokenswarm.client.transport import make_target, resolve
 from tokenswarm.clock import monotonic_ns
@@ -25,18 +27,24 @@ from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import RequestRecord
 
+BUILT = importlib.util.find_spec("tokenswarm.client._reader") is not None
 PROMPT = Prompt("p", (Message("user", "hello"),), "hello", "c", 0)
 SAMPLING = Sampling(model="m", max_tokens=4)
 ANSWER = content("a") + content("b") + content("c", "stop") + usage(5, 3) + DONE
 QUICK = Timeouts(connect=Seconds(2.0), first_token=Seconds(1.0), idle_token=Seconds(0.6), total=Seconds(4.0))
 
 
+READERS = ("python", pytest.param("native", marks=pytest.mark.skipif(not BUILT, reason="no reader in C here")))
+"""Parameters of a fixture: what must hold for each reader."""
+
+
 class Setup:
     """A client of its own for one test."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: str | None = None) -> None:
+        """`reader`: native or python; the one that this process has where it is not given."""
         self.recorder = Recorder("run", 0, None, start_ns=monotonic_ns())
-        self.decoder = Decoder(lambda: None)
+        self.decoder = Decoder(lambda: None, open_native(self.recorder.instrument, lambda: None, reader))
         self.records: list[RequestRecord] = []
         self.pools: list[Pool] = []
 

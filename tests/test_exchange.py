@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from exchanges import ANSWER, Setup, ask, make_certificate, one, server_tls
+from exchanges import ANSWER, READERS, Setup, ask, make_certificate, one, server_tls
 from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server
 
 from tokenswarm.client.response import TransportError
@@ -21,9 +21,9 @@ from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, TokenSource
 
 
-@pytest.fixture
-def setup() -> Iterator[Setup]:
-    found = Setup()
+@pytest.fixture(params=READERS)
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
+    found = Setup(request.param)
     yield found
     found.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
-from exchanges import QUICK, Setup, ask
+from exchanges import QUICK, READERS, Setup, ask
 from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server, usage
 
 from tokenswarm.client.exchange import LEFT_OPEN_S
@@ -26,9 +26,9 @@ OPEN = 30.0
 SLOW = Timeouts(connect=Seconds(2), first_token=Seconds(20), idle_token=Seconds(20), total=Seconds(40))
 
 
-@pytest.fixture
-def setup() -> Iterator[Setup]:
-    found = Setup()
+@pytest.fixture(params=READERS)
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
+    found = Setup(request.param)
     yield found
     found.close()
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from exchanges import READERS, Setup, one
 from raw_server import CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, usage
-from test_exchange import Setup, one
 
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.typed_yaml import Seconds
@@ -20,9 +20,9 @@ END = STOP + usage(7, 2) + DONE
 CHAT, GENERATE, OLLAMA = ("openai", "chat"), ("openai", "completions"), ("ollama", "chat")
 
 
-@pytest.fixture
-def setup() -> Iterator[Setup]:
-    found = Setup()
+@pytest.fixture(params=READERS)
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
+    found = Setup(request.param)
     yield found
     found.close()
 

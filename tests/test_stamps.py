@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
-from exchanges import Setup, ask
+from exchanges import READERS, Setup, ask
 from raw_server import LAST_CHUNK, chunk, content, head, raw_server
 
 from tokenswarm.client import transport
@@ -158,9 +158,9 @@ def test_a_wall_clock_that_is_set_spoils_one_read(monkeypatch: pytest.MonkeyPatc
     assert 0 <= errors[50] < 50_000, "what is not known is the moment of the read"
 
 
-@pytest.fixture
-def setup() -> Iterator[Setup]:
-    found = Setup()
+@pytest.fixture(params=READERS)
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
+    found = Setup(request.param)
     yield found
     found.close()
 

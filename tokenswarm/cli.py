@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage(), end="")
         return ExitCode.OK if words else ExitCode.CONFIG
     if words[0] == "--version":
-        print(f"tokenswarm {__version__}")
+        from tokenswarm.client.which_reader import reader_name
+
+        print(f"tokenswarm {__version__} ({reader_name()} reader)")
         return ExitCode.OK
     descriptors.raise_limit()
     try:

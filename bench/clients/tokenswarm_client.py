@@ -14,6 +14,7 @@ import gevent
 from bench.clients.measure import TICK_S, Options, Tally, options
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Client, Request
+from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
 from tokenswarm.client.transport import make_target
 from tokenswarm.clock import monotonic_ns, realtime_ns
@@ -42,7 +43,8 @@ def main() -> None:
     profiler = cProfile.Profile() if chosen.profile else None
     recorder = Recorder("bench", 0, start_ns=monotonic_ns())
     probes = Probes(recorder.instrument)
-    decoder = Decoder(lambda: sys.exit("the decoder crashed"))
+    native = open_native(recorder.instrument, lambda: print("the reader crashed", file=sys.stderr))
+    decoder = Decoder(lambda: print("the decoder crashed", file=sys.stderr), native)
     pool = Pool(make_target(f"http://127.0.0.1:{chosen.port}", Tls()), 5.0, fresh=False)
     calm_garbage_collection()
     probes.start()

@@ -8,12 +8,13 @@ content type decides.
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
-from tokenswarm.client.response import Response
+from tokenswarm.client.response import Response, TransportError
 from tokenswarm.engines import Dialect
 from tokenswarm.engines.failure import clean_line, error_message, error_text
 from tokenswarm.engines.framing import BOM, Framer, ndjson, sse
@@ -31,6 +32,7 @@ class Document:
     def __init__(self) -> None:
         self.text = bytearray()
         self.stray = b""
+        self.between = 0  # no events, so no place between two
 
     def feed(self, data: bytes) -> list[bytes]:
         self.text += data[: ERROR_BODY_BYTES - len(self.text)]
@@ -52,6 +54,7 @@ class Opening:
         self._settle = settle
         self._held = b""
         self.stray = b""
+        self.between = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         self._held += data
@@ -95,6 +98,38 @@ class Opening:
         return (sse if self._dialect.framing == "sse" else ndjson)(self._event_bytes_max)
 
 
+class Encoding:
+    """The content encoding of a body: taken off piece by piece."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self._inflate: zlib._Decompress | None = None
+
+    @property
+    def cut(self) -> bool:
+        """The body has ended inside it."""
+        return self._inflate is not None and not self._inflate.eof and self._response.status < 300
+
+    def plain(self, piece: bytes) -> bytes:
+        """What a piece says. Raises TransportError, unless the status says it all (then b"")."""
+        name = self._response.content_encoding
+        try:
+            if self._inflate is None:
+                if name not in ("gzip", "x-gzip"):
+                    sentence = f"the answer has the content encoding {name[:20]!r}; identity was asked"
+                    raise TransportError(Outcome.PROTOCOL, sentence, "content encoding")
+                self._inflate = zlib.decompressobj(wbits=31)
+            try:
+                return self._inflate.decompress(piece)
+            except zlib.error:
+                sentence = "the gzip encoding of the answer is broken"
+                raise TransportError(Outcome.PROTOCOL, sentence, "gzip") from None
+        except TransportError:
+            if 200 <= self._response.status < 300:
+                raise
+            return b""
+
+
 def begins_as(data: bytes) -> Literal["events", "object", "page", "other", "open"]:
     """Tell what a body is by its first bytes; "open" where more of them are needed."""
     head = data.removeprefix(BOM).lstrip()[:8].lower()
@@ -131,3 +166,22 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
     if begins_as(body) == "page":
         sentence = f"the answer is an HTML page (type {got}), not a stream: look at the address, at a proxy or a login"
     return Outcome.PROTOCOL, clean_line(sentence + (f"; it says: {words}" if words else "")), "content type"
+
+
+def judge_refusal(document: Document | None, response: Response) -> tuple[Outcome, str, str]:
+    """(outcome, sentence, kind) of an answer whose status is none of success."""
+    status = response.status
+    text = error_message(bytes(document.text if document else b""), response.content_type)
+    sentence = f"HTTP {status}" + (f": {text}" if text else "")
+    outcome = Outcome.PROTOCOL
+    if status == 429:
+        outcome = Outcome.RATE_LIMITED
+        if response.retry_after:
+            sentence += f" (Retry-After: {response.retry_after})"
+    elif status >= 500:
+        outcome = Outcome.HTTP_5XX
+    elif status >= 400:
+        outcome = Outcome.HTTP_4XX
+    elif status >= 300:
+        sentence = f"HTTP {status}: redirects are not followed; give the final address as target"
+    return outcome, sentence, f"http {status}"

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gevent.hub import get_hub
 
+from tokenswarm.client.native import NativeReader
 from tokenswarm.clock import monotonic_ns
 
 SLICE_READS = 32  # about 0.2 ms of work: the price a waiting read may pay
@@ -39,10 +40,12 @@ class Stream(Protocol):
 
 
 class Decoder:
-    """One a worker process. Owns no stream: exchanges come and go with `open` and `wake`."""
+    """One a worker process. Owns no stream: exchanges come and go with `open` and `wake`. `native`: the reader in C,
+    which reads them where there is one."""
 
-    def __init__(self, on_crash: Callable[[], None]) -> None:
+    def __init__(self, on_crash: Callable[[], None], native: NativeReader | None = None) -> None:
         loop = get_hub().loop
+        self.native = native
         self._streams: set[Stream] = set()
         self._queue: deque[Stream] = deque()
         self._check = loop.check()  # runs after each poll: exactly one slice an iteration, reads come first
@@ -81,6 +84,8 @@ class Decoder:
         for watcher in (self._sweep, self._check, self._idle):
             watcher.stop()
             watcher.close()
+        if self.native is not None:
+            self.native.close()
 
     def _on_check(self) -> None:
         if not self._queue:
@@ -106,6 +111,8 @@ class Decoder:
     def _on_sweep(self) -> None:
         for stream in list(self._streams):
             self.queue(stream)
+        if self.native is not None:
+            self.native.count_lags()
 
 
 def _nothing() -> None:

@@ -8,22 +8,24 @@ before the first byte of the answer is replaced once (llama.cpp closes after eac
 from __future__ import annotations
 
 import contextlib
-import zlib
+from array import array
 from collections.abc import Callable
 
 import gevent
 import msgspec
 from gevent.hub import Waiter, get_hub
 
-from tokenswarm.client.body import Document, Opening, judge_document, words_of
+from tokenswarm.client.body import Document, Encoding, Opening, judge_document, judge_refusal, words_of
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.head import request_head
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.reading import Pieces, PythonReading, Reading, Reads
 from tokenswarm.client.response import Response, TransportError
+from tokenswarm.client.shape import Shapes
 from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.engines import Dialect, NotAnEvent, Sampling
-from tokenswarm.engines.failure import clean_line, error_message, hide
+from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling
+from tokenswarm.engines.failure import clean_line, hide
 from tokenswarm.engines.framing import Framer, Oversize
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
@@ -45,25 +47,27 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Exchange:
-    """One answer while it arrives: reads wait in `response`, `decode` moves them into the timeline in slices."""
+    """One answer while it arrives: reads wait in `reading`, `decode` moves them into the timeline in slices."""
 
     __slots__ = (
         "_dialect",
+        "_encoding",
         "_framer",
-        "_inflate",
         "_next_piece",
         "_next_read",
         "_pieces",
         "_reads",
         "_recorder",
+        "_seen",
+        "_shapes",
         "_timeouts",
         "_waiter",
         "_words",
-        "connection",
         "ended",
         "failure",
         "left_ns",
         "queued",
+        "reading",
         "response",
         "timeline",
     )
@@ -72,14 +76,20 @@ class Exchange:
         self._dialect = client.dialect
         self._timeouts = client.timeouts
         self._recorder = client.recorder
-        self._inflate: zlib._Decompress | None = None
         self._words = ""  # what the server wrote where an event was due
-        self._reads: list[tuple[int, int, int]] = []
-        self._pieces: list[bytes] = []
+        self._reads: Reads = []
+        self._pieces: Pieces = []
         self._next_read = self._next_piece = 0
         self._waiter = Waiter(get_hub())
-        self.connection = connection
         self.response = Response()
+        self._encoding = Encoding(self.response)
+        self._shapes = client.shapes if timeline.plain else None
+        self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
+        self.reading: Reading
+        if client.native is not None and not connection.encrypted:
+            self.reading = client.native.reading(connection, self.response, client.event_bytes_max)
+        else:
+            self.reading = PythonReading(connection, self.response, client.recorder.instrument)
         self._framer: Framer = Opening(client.dialect, self.response, client.event_bytes_max, self._settle)
         self.timeline = timeline
         self.failure: TransportError | None = None
@@ -104,7 +114,7 @@ class Exchange:
         if self.failure is None:
             self.failure = TransportError(outcome, sentence, kind)
         self.ended = True
-        self.connection.stop()
+        self.reading.stop()
 
     def check_time(self, now_ns: int) -> None:
         """Time-outs count tokens, not bytes: pings don't reset them. Call it when nothing is left to decode."""
@@ -141,45 +151,61 @@ class Exchange:
         """Go on without the end of the body. The connection can't be used again."""
         self.left_ns = over_ns
         self.ended = True
-        self.connection.stop()
+        self.reading.stop()
 
     def decode(self, reads_max: int) -> bool:
         """Move up to `reads_max` reads into the timeline. True when nothing is left to decode now."""
-        if self._next_read >= len(self._reads):
-            self._reads, self._pieces = self.response.drain()
+        timeline, fresh = self.timeline, self._next_read >= len(self._reads)
+        if fresh:
+            self._reads, self._pieces = self.reading.drain()
             self._next_read = self._next_piece = 0
-            self.connection.resume()
-        timeline, instrument = self.timeline, self._recorder.instrument
+            timeline.reads, timeline.rx_lag_ns_max = self.reading.reads, self.reading.lag_ns_max
         events_before = timeline.events
         end = min(self._next_read + reads_max, len(self._reads))
-        for recv_ns, lag_ns, upto in self._reads[self._next_read : end]:
-            instrument.rx_lag.add(lag_ns / NS_PER_S)
-            if lag_ns > timeline.rx_lag_ns_max:
-                timeline.rx_lag_ns_max = lag_ns
-                instrument.rx_lag_ns_max = max(instrument.rx_lag_ns_max, lag_ns)
-            if self.failure is None:
-                for piece in self._pieces[self._next_piece : upto]:
+        for recv_ns, _, upto in self._reads[self._next_read : end]:
+            for piece in self._pieces[self._next_piece : upto]:
+                if self.failure is None:
                     self._take(piece, recv_ns)
             self._next_piece = upto
-        timeline.reads += end - self._next_read
         self._next_read = end
         if timeline.events != events_before:
             if not events_before:
                 self._recorder.first_token()
             self._recorder.live_tokens(timeline.events - events_before)
-        return end >= len(self._reads) and not self.response.reads
+        if end < len(self._reads):
+            return False
+        if fresh and self.reading.can_split:
+            self._teach()
+        return fresh  # else more may have come while it was decoded in slices
+
+    def _teach(self) -> None:
+        """Tell the reader what the events of this stream look like, once it is known and where it makes sense."""
+        shapes, seen, breaks = self._shapes, self._seen, self._framer.between
+        if shapes is None or not breaks or self.ended or self.response.content_encoding not in ("", "identity"):
+            return
+        self._seen = None
+        shape = (shapes.learn(*seen, breaks) if seen is not None else None) or self.reading.shape or shapes.newest
+        known = self.reading.splitting and shape is self.reading.shape
+        if shape is not None and not known and shape.breaks == breaks:
+            self.reading.split(shape)
 
     def _settle(self, framer: Framer) -> None:
         self._framer = framer
 
-    def _take(self, piece: bytes, recv_ns: int) -> None:
+    def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
+        if piece.__class__ is not bytes:
+            assert self.reading.shape is not None
+            self.timeline.extend(piece, self.reading.shape.like)  # type: ignore[arg-type]  # a class is compared faster
+            return
         if self.response.content_encoding not in ("", "identity"):
-            piece = self._decompress(piece)
+            piece = self._plain(piece)
+        delta = None
         try:
             decode, mark = self._dialect.decode, self.timeline.mark
             for event in self._framer.feed(piece):
-                mark(recv_ns, decode(event))
+                delta = decode(event)
+                mark(recv_ns, delta)
         except Oversize as error:
             with contextlib.suppress(NotAnEvent):
                 for event in error.events:
@@ -188,23 +214,14 @@ class Exchange:
         except NotAnEvent as error:
             self._words = words_of(event)
             self._spoil(Outcome.PROTOCOL, str(error), "not an event")
+        if delta is not None and (delta.content or delta.reasoning):
+            self._seen = piece, event, delta
 
-    def _decompress(self, piece: bytes) -> bytes:
-        refused = not 200 <= self.response.status < 300  # then the status says it, with or without words
-        if self._inflate is None:
-            if self.response.content_encoding not in ("gzip", "x-gzip"):
-                sentence = (
-                    f"the answer has the content encoding {self.response.content_encoding[:20]!r}; identity was asked"
-                )
-                if not refused:
-                    self._spoil(Outcome.PROTOCOL, sentence, "content encoding")
-                return b""
-            self._inflate = zlib.decompressobj(wbits=31)
+    def _plain(self, piece: bytes) -> bytes:
         try:
-            return self._inflate.decompress(piece)
-        except zlib.error:
-            if not refused:
-                self._spoil(Outcome.PROTOCOL, "the gzip encoding of the answer is broken", "gzip")
+            return self._encoding.plain(piece)
+        except TransportError as error:
+            self._spoil(error.outcome, error.sentence, error.kind)
             return b""
 
     def conclude(self) -> tuple[Outcome, str, str]:
@@ -222,7 +239,11 @@ class Exchange:
         if failure is not None and (document is None or not document.text or failure.outcome is Outcome.PROTOCOL):
             return failure.outcome, self._with_words(failure.sentence), failure.kind
         if not 200 <= response.status < 300:
-            return (failure.outcome, failure.sentence, failure.kind) if failure is not None else self._refused(document)
+            return (
+                (failure.outcome, failure.sentence, failure.kind)
+                if failure is not None
+                else judge_refusal(document, response)
+            )
         if document is not None:
             judged = judge_document(document, response, self._dialect)
             if failure is None or judged[0] is Outcome.ERROR_OBJECT:
@@ -235,7 +256,7 @@ class Exchange:
     def _finish_stream(self) -> None:
         """The end of the body, or of what came of it."""
         whole = self.failure is None and self.response.complete
-        if whole and self._inflate is not None and not self._inflate.eof and self.response.status < 300:
+        if whole and self._encoding.cut:
             self.failure = TransportError(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
             return
         self._flush(whole)
@@ -258,23 +279,6 @@ class Exchange:
         """Add what the server or a proxy wrote outside of the events of its stream."""
         words = self._words or words_of(self._framer.stray)
         return clean_line(f"{sentence}; the server says: {words}") if words else sentence
-
-    def _refused(self, document: Document | None) -> tuple[Outcome, str, str]:
-        status = self.response.status
-        text = error_message(bytes(document.text if document else b""), self.response.content_type)
-        sentence = f"HTTP {status}" + (f": {text}" if text else "")
-        outcome = Outcome.PROTOCOL
-        if status == 429:
-            outcome = Outcome.RATE_LIMITED
-            if self.response.retry_after:
-                sentence += f" (Retry-After: {self.response.retry_after})"
-        elif status >= 500:
-            outcome = Outcome.HTTP_5XX
-        elif status >= 400:
-            outcome = Outcome.HTTP_4XX
-        elif status >= 300:
-            sentence = f"HTTP {status}: redirects are not followed; give the final address as target"
-        return outcome, sentence, f"http {status}"
 
 
 class Client:
@@ -301,6 +305,8 @@ class Client:
         self.timeouts = timeouts
         self.event_bytes_max = event_bytes_max
         self.keep_text = keep_text
+        self.native = decoder.native
+        self.shapes = Shapes(dialect) if decoder.native is not None else None
         self._on_record = on_record
         self._secrets = secrets
         self._head = request_head(pool.target, "POST", dialect.path, self._lines(headers))
@@ -355,7 +361,7 @@ class Client:
             return error.outcome, error.sentence, error.kind
         kept = connection.used
         result, exchange = self._run(connection, data, timeline)
-        if not kept or result[0] is not Outcome.RESET or exchange.response.bytes_received:
+        if not kept or result[0] is not Outcome.RESET or exchange.reading.bytes_received:
             return result
         timeline.reconnected = True
         try:
@@ -374,21 +380,23 @@ class Client:
             timeline.sent_ns = exchange.response.last_read_ns = monotonic_ns()
             connection.send(data, self.timeouts.first_token)
             self.decoder.open(exchange)
-            connection.receive(exchange.response, lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
+            exchange.reading.start(lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
             exchange.wait()
         except TransportError as error:
             exchange.failure = error
         except gevent.GreenletExit:
             exchange.ended = True
             self.decoder.forget(exchange)
+            exchange.reading.stop()
             connection.close()
             raise
+        exchange.reading.stop()
         response = exchange.response
         self.recorder.instrument.stamps_unsure += response.unsure_reads
         timeline.status = response.status
         timeline.retry_after = response.retry_after
         timeline.headers_ns = response.headers_ns
-        timeline.bytes_received = response.bytes_received
+        timeline.bytes_received = exchange.reading.bytes_received
         result = exchange.conclude()
         timeline.done_ns = exchange.left_ns or (response.last_read_ns if response.complete else monotonic_ns())
         if exchange.failure is not None:

@@ -34,7 +34,7 @@ class Response:
         "content_encoding",
         "content_type",
         "error",
-        "framed",
+        "framing",
         "head_done",
         "headers_ns",
         "keep_alive",
@@ -63,7 +63,7 @@ class Response:
         self.content_type = ""
         self.content_encoding = ""
         self.retry_after = ""
-        self.framed = False  # content-length or chunked: an early end is a broken connection
+        self.framing: list[tuple[bytes, bytes]] = []  # the lines transfer-encoding and content-length, as they came
         self.head_done = False
         self.complete = False
         self.closed_by_peer = False
@@ -75,6 +75,11 @@ class Response:
     @property
     def bytes_received(self) -> int:
         return self._drained_bytes + self.pending_bytes
+
+    @property
+    def framed(self) -> bool:
+        """By content-length or chunks: an early end is a broken connection."""
+        return bool(self.framing)
 
     def on_message_begin(self) -> None:
         self.trailing = self.complete  # a second answer that nobody asked for
@@ -88,7 +93,7 @@ class Response:
         elif key == b"retry-after":
             self.retry_after = value.decode("latin-1")[:40]
         elif key in (b"transfer-encoding", b"content-length"):
-            self.framed = True
+            self.framing.append((key, value))
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
@@ -97,7 +102,7 @@ class Response:
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self.framed = False
+            self.framing.clear()
             return
         self.complete = True
         self.keep_alive = self.parser.should_keep_alive()

@@ -25,7 +25,7 @@ from tokenswarm.record import Outcome
 
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
-_READ = 1  # libev's EV_READ
+READABLE = 1  # libev's EV_READ
 NO_DESCRIPTORS = "this machine has no file descriptors left; raise the hard limit (`ulimit -Hn`), or use more workers"
 _CLOSED = ""  # the end of a connection that nobody has to be told of
 
@@ -115,7 +115,7 @@ class Connection:
         self.sock = sock
         self._tls = tls
         self._in, self._out = bio
-        self._io = get_hub().loop.io(sock.fileno(), _READ)
+        self._io = get_hub().loop.io(sock.fileno(), READABLE)
         self._recvmsg = sock._sock.recvmsg
         self._response: Response | None = None
         self._done: Callable[[], None] | None = None
@@ -135,7 +135,7 @@ class Connection:
                 data = self._out.read()
             self.sock.sendall(data)
         except OSError as error:
-            raise _broken(error, "sending the request") from None
+            raise broken(error, "sending the request") from None
 
     def receive(self, response: Response, done: Callable[[], None], full: Callable[[], None]) -> None:
         """Read into `response` from the hub. There `done()` is called once when it has ended, and `full()` each time
@@ -160,6 +160,10 @@ class Connection:
         self._io.close()
         del self._recvmsg  # it would keep the descriptor open
         self.sock.close()
+
+    @property
+    def encrypted(self) -> bool:
+        return self._tls is not None
 
     @property
     def idle_alive(self) -> bool:
@@ -192,7 +196,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as error:
-            response.error = _broken(error, "reading the answer")
+            response.error = broken(error, "reading the answer")
             self._finish()
             return
         recv_ns = now_ns = monotonic_ns()
@@ -260,7 +264,8 @@ class Connection:
         return b"".join(plain), end
 
 
-def _broken(error: OSError, doing: str) -> TransportError:
+def broken(error: OSError, doing: str) -> TransportError:
+    """What a failed call to the kernel means for the request."""
     if isinstance(error, TimeoutError):
         return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
     return TransportError(

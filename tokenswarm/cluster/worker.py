@@ -22,6 +22,7 @@ from locust.env import Environment
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Exchange, Request
 from tokenswarm.client.from_profile import make_client, sampling_of
+from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
@@ -125,7 +126,7 @@ class Worker:
         self._watch = PromptWatch(counts_cached=profile.engine.kind == "ollama")
         self._asking: dict[str, int] = {}  # id of a request under way -> bytes of its prompt
         self._probes = Probes(self.recorder.instrument)
-        self._decoder = Decoder(self._crashed)
+        self._decoder = Decoder(self._crashed, open_native(self.recorder.instrument, self._crashed))
         self._clients = []
         for url in profile.target:
             target = make_checked_target(profile, url)

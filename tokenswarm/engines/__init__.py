@@ -97,6 +97,7 @@ class Dialect(msgspec.Struct, frozen=True):
     models: Callable[[bytes], list[str]]  # names in a body of models_path; raises NotAnEvent
     knows_ignore_eos: bool
     ends_with_finish: bool  # the event with the finish reason is the last of the answer (else: the sentinel)
+    unread: tuple[str, ...] = ()  # fields that vary and that `decode` does not know: strings or whole numbers
 
     def accepts(self, content_type: str) -> bool:
         """Tell whether a Content-Type header's value (parameters and case don't matter) announces such a stream."""

@@ -13,6 +13,7 @@ from tokenswarm.engines import (
     openai_completions,
 )
 
+_UNREAD = ("id", "created", "obfuscation")  # of the answer, of the second, of the event
 _SSE = ("text/event-stream",)
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/json")  # proxies rename the first
 
@@ -88,6 +89,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             content_types=_SSE,
             encode=openai_chat.encode,
             decode=openai_chat.decode,
+            unread=_UNREAD,
             models=openai_models,
             knows_ignore_eos=True,
             ends_with_finish=False,
@@ -102,6 +104,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             content_types=_SSE,
             encode=openai_completions.encode,
             decode=openai_completions.decode,
+            unread=_UNREAD,
             models=openai_models,
             knows_ignore_eos=True,
             ends_with_finish=False,
@@ -116,6 +119,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             content_types=_NDJSON,
             encode=ollama_chat.encode,
             decode=ollama_chat.decode,
+            unread=("created_at",),
             models=ollama_models,
             knows_ignore_eos=False,
             ends_with_finish=True,
@@ -130,6 +134,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             content_types=_NDJSON,
             encode=ollama_generate.encode,
             decode=ollama_generate.decode,
+            unread=("created_at",),
             models=ollama_models,
             knows_ignore_eos=False,
             ends_with_finish=True,

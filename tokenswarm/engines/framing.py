@@ -51,6 +51,12 @@ class Framer(Protocol):
         """The first lines that belong to no event (at most 4 KiB): what a server or a proxy wrote behind its stream."""
         ...
 
+    @property
+    def between(self) -> int:
+        """How many line breaks end an event (SSE 2, NDJSON 1) where the framer stands between two, holding nothing;
+        else 0. What comes next then begins an event."""
+        ...
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the payload of every event that these bytes complete. Raises `Oversize`."""
         ...
@@ -110,6 +116,10 @@ class _Sse:
     @property
     def stray(self) -> bytes:
         return bytes(self._stray).strip()
+
+    @property
+    def between(self) -> int:
+        return 2 if self._clean and not (self._spent or self._line_first or self._after_cr) else 0
 
     def feed(self, data: bytes) -> list[bytes]:
         # What servers really send is whole events, `data: ...` LF LF; that shape needs no line by line. (Slices and
@@ -269,6 +279,10 @@ class _Ndjson:
     @property
     def stray(self) -> bytes:
         return b""  # each line is an event, or none of the dialect's
+
+    @property
+    def between(self) -> int:
+        return 0 if self._line or self._line_first or self._spent else 1
 
     def feed(self, data: bytes) -> list[bytes]:
         # A whole line, or several, in one read: what Ollama really sends.

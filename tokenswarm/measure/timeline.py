@@ -131,6 +131,24 @@ class Timeline:
         if delta.finished or delta.error or delta.more or delta.usage is not None or delta.times is not None:
             self._rare(recv_ns, delta)
 
+    def extend(self, stamps: array[int], like: Delta) -> None:
+        """Note events that arrived at these stamps (one or more) and say what `like` says, but for their words."""
+        more = like.finished or like.error or like.more or like.usage is not None or like.times is not None
+        if more or not self._plain or like.tokens is not None or like.choice or not (like.content or like.reasoning):
+            for recv_ns in stamps:
+                self.mark(recv_ns, like)
+            return
+        self._stamps.extend(stamps)
+        self.last_token_ns = self.last_event_ns = stamps[-1]
+        if not self._answer_ns and like.content:
+            self._answer_ns = stamps[0]
+        self._contiguous = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether an event without counts is a stamp and nothing else: one choice, whose text nobody wants."""
+        return self._plain
+
     def _quiet(self, recv_ns: int, delta: Delta) -> None:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
         if delta.void:

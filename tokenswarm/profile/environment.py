@@ -57,6 +57,11 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(root) / "tokenswarm"
 
 
+def wanted_reader(environ: Mapping[str, str] = os.environ) -> str:
+    """Which reader of streams was asked for: `native`, `python`, or "" (the best that is there)."""
+    return environ.get("TOKENSWARM_READER", "")
+
+
 def run_token(environ: Mapping[str, str] = os.environ) -> str:
     """The word that a worker must say to join the master of this run ("" where none was given)."""
     return environ.get("TOKENSWARM_RUN_TOKEN", "")

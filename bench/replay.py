@@ -1,0 +1,141 @@
+"""The hot path replayed from memory, for counting instructions: they do not depend on what else the machine does.
+
+`python -m bench.replay READER ANSWERS` reads so many answers of 128 tokens, an event a read, as a worker does: receive,
+decode, mark, count, a row. Under callgrind it switches counting on around that: see `instructions`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gevent
+
+from bench.sender import BenchError
+from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.exchange import Client, Exchange
+from tokenswarm.client.native import open_native
+from tokenswarm.client.pool import Pool
+from tokenswarm.client.transport import Connection, make_target
+from tokenswarm.clock import monotonic_ns
+from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.timeline import Timeline
+from tokenswarm.profile.phases import Timeouts
+from tokenswarm.profile.target import Tls
+from tokenswarm.reports.jsonl import row
+
+REPO = Path(__file__).resolve().parent.parent
+TOKENS = 128
+SWEEP_READS = 12  # at 50 tokens/s, between two sweeps
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+EVENT = (
+    'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1764300000,"model":"bench",'
+    '"choices":[{"index":0,"delta":{%s},"logprobs":null,"finish_reason":%s,"token_ids":null}]}\n\n'
+)
+USAGE = (
+    'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1764300000,"model":"bench","choices":[],'
+    '"usage":{"prompt_tokens":16,"total_tokens":144,"completion_tokens":128}}\n\n'
+)
+
+
+def answer(number: int) -> list[bytes]:
+    """The reads of one answer, as vLLM sends them."""
+    events = [EVENT % (number, '"role":"assistant","content":""', "null")]
+    events += [EVENT % (number, f'"content":" word{n}"', "null") for n in range(TOKENS)]
+    events += [EVENT % (number, "", '"length"'), USAGE % number, "data: [DONE]\n\n"]
+    return [HEAD, *(b"%x\r\n%s\r\n" % (len(event), event.encode()) for event in events), b"0\r\n\r\n"]
+
+
+class Replay:
+    """One reader, and a worker's counting behind it."""
+
+    def __init__(self, reader: str) -> None:
+        self.recorder = Recorder("bench", 0, start_ns=monotonic_ns())
+        self.recorder.open_window(0, monotonic_ns())
+        self.decoder = Decoder(lambda: None, open_native(self.recorder.instrument, lambda: None, reader))
+        pool = Pool(make_target("http://127.0.0.1:1", Tls()), 5.0, fresh=False)
+        self.client = Client(
+            DIALECTS["openai", "chat"],
+            pool,
+            self.decoder,
+            self.recorder,
+            timeouts=Timeouts(),
+            headers={},
+            event_bytes_max=1 << 20,
+            keep_text=False,
+            on_record=lambda _: None,
+        )
+
+    def once(self, reads: list[bytes]) -> None:
+        """One answer; each message of the pair is one read."""
+        ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for data in reads:
+            peer.send(data)
+        connection = Connection(gevent.socket.socket(fileno=ours.detach()), None, (None, None), 0)
+        timeline = Timeline()
+        exchange = Exchange(self.client, connection, timeline)
+        timeline.sent_ns = timeline.intended_ns = exchange.response.last_read_ns = monotonic_ns()
+        ended: list[bool] = []
+        due: list[bool] = []
+        exchange.reading.start(lambda: ended.append(True), lambda: due.append(True))
+        read = self.decoder.native.poll if self.decoder.native else connection._on_readable
+        for number in range(1, len(reads) + 1):
+            read()
+            if due or number % SWEEP_READS == 0:
+                due.clear()
+                exchange.decode(32)
+        assert ended
+        while not exchange.decode(32):
+            pass
+        exchange.reading.stop()
+        outcome, _, _ = exchange.conclude()
+        timeline.done_ns = exchange.response.last_read_ns
+        record = timeline.finish(outcome, id="0-0", stage=0, phase="steady", conversation="0", turn=0)
+        assert record.ok, record
+        assert record.events == TOKENS
+        self.recorder.add(record)
+        row(record, 0, self.recorder.start_ns, save_text=False)
+        connection.close()
+        peer.close()
+
+
+def main() -> None:
+    reader, answers = sys.argv[1], int(sys.argv[2])
+    replay = Replay(reader)
+    scripts = [answer(number) for number in range(answers + 2)]
+    for script in scripts[:2]:
+        replay.once(script)
+    counting = os.environ.get("BENCH_CALLGRIND")
+    if counting:
+        subprocess.run(["callgrind_control", "-i", "on", str(os.getpid())], check=True, capture_output=True)
+    for script in scripts[2:]:
+        replay.once(script)
+    if counting:
+        subprocess.run(["callgrind_control", "-i", "off", str(os.getpid())], check=True, capture_output=True)
+
+
+def instructions(reader: str, answers: int = 12) -> float:
+    """Instructions an event (user space) of the replayed hot path. Raises BenchError without valgrind."""
+    if shutil.which("valgrind") is None:
+        raise BenchError("counting instructions needs valgrind (Debian: `apt-get install valgrind`)")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind.out"
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+        command += [sys.executable, "-m", "bench.replay", reader, str(answers)]
+        environ = {**os.environ, "BENCH_CALLGRIND": "1", "PYTHONHASHSEED": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, env=environ, timeout=600)
+        if done.returncode:
+            raise BenchError(f"bench.replay failed under valgrind:\n{done.stderr[-2000:]}")
+        totals = re.findall(r"^(?:totals|summary): (\d+)", out.read_text(encoding="utf-8"), re.MULTILINE)
+    return int(totals[-1]) / answers / TOKENS
+
+
+if __name__ == "__main__":
+    main()

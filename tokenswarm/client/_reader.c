@@ -1,0 +1,608 @@
+/* One epoll set for all streams of a worker: receive with the kernel's stamp, take HTTP/1.1 bodies apart, split events.
+ *
+ * A stream is a descriptor between `open` and `close`. Its head goes to Python as it came; Python says what the body is
+ * (`body`), or that it wants every byte itself (`raw`). Bodies go to Python as pieces until it knows what an event of
+ * this stream looks like (`split`): from then on C keeps 8 bytes an event, the stamp of the read that completed it, and
+ * the bytes of those events that look otherwise. What is not plain is handed back byte-exact: text that is not one line
+ * an event as pieces, from behind the last whole event on; a chunk extension or a trailer as raw bytes, from the
+ * beginning of its line on.
+ *
+ * Times are ns. The rule that turns the kernel's stamps into monotonic ones is that of client/stamps.py; its plain case
+ * stands here, and all others are asked for. tests/test_readers.py holds this file against the reader in Python.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#define _GNU_SOURCE
+#include <Python.h>
+#include <errno.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20 };
+enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any lag of 1 ns to 2^63 ns lies inside */
+
+/* What `drain` and `body` say of a stream; client/native.py has the same numbers. */
+enum { HEAD_CAME = 1, RAW_CAME = 2, PIECES_CAME = 4, IS_FULL = 8, HAS_ENDED = 16, HAS_CLOSED = 32, HAS_FAILED = 64 };
+enum { CHUNK_BROKEN = 128, HEAD_ENDED = 256 };
+enum phase { HEAD, RAW, SIZE, DATA, DATA_END, LAST, WHOLE };
+
+typedef struct { char *at; size_t len, room; } Bytes;
+
+typedef struct {
+    PyObject *key;
+    int fd, watched, news, chunked, crlf, trailing, line_len, head_len, breaks;
+    enum phase phase;
+    char line[SIZE_LINE_MAX]; /* the chunk size line so far */
+    uint64_t left;            /* bytes of this chunk or body */
+    Bytes rest;               /* head or raw bytes that Python has not fetched, and what waits behind a head */
+    PyObject *shape;          /* of an event, with its line breaks; NULL: the body goes to Python in pieces */
+    Bytes held;               /* behind the last whole event: no line end in it */
+    size_t event_max, pause_max, pending, events, room;
+    int64_t held_ns, last_ns, lag_max, *stamps;
+    PyObject *odd, *pieces; /* [(place among the events, bytes)], [(stamp, bytes)]; NULL: none */
+    uint64_t reads, bytes, unsure;
+} Stream;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *place;             /* where a stamp is not plain: (stamp, floor, now) -> (moment, sure, *clocks) */
+    long long offset, low, high; /* the clocks: their distance, and what two looks at once may say of it */
+    int epoll;
+    Stream **streams; /* by descriptor */
+    size_t room;
+    uint64_t lags[LAG_KEYS], lag_n;
+    int64_t lag_sum, lag_min, lag_max;
+    char data[READ_BYTES];
+} Reader;
+
+static void *grown(void *at, size_t *room, size_t wanted, size_t first, size_t size) {
+    size_t more = *room ? *room : first;
+    while (more < wanted)
+        more *= 2;
+    at = PyMem_Realloc(at, more * size);
+    *room = at ? more : *room;
+    return at ? at : PyErr_NoMemory();
+}
+
+static int put(Bytes *b, const char *p, size_t n) {
+    char *at = b->at;
+    if (b->len + n > b->room && !(at = grown(at, &b->room, b->len + n, 64, 1)))
+        return -1;
+    b->at = at;
+    if (n)
+        memcpy(b->at + b->len, p, n);
+    b->len += n;
+    return 0;
+}
+
+static void drop(Bytes *b) {
+    PyMem_Free(b->at);
+    *b = (Bytes){0};
+}
+
+static int append(PyObject **list, PyObject *item) {
+    if (item && !*list)
+        *list = PyList_New(0);
+    int failed = !item || !*list || PyList_Append(*list, item);
+    Py_XDECREF(item);
+    return failed ? -1 : 0;
+}
+
+static void free_stream(Stream *s) {
+    drop(&s->rest);
+    drop(&s->held);
+    PyMem_Free(s->stamps);
+    Py_XDECREF(s->shape);
+    Py_XDECREF(s->odd);
+    Py_XDECREF(s->pieces);
+    Py_DECREF(s->key);
+    PyMem_Free(s);
+}
+
+static int hex(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+}
+
+static int is_utf8(const char *p, size_t n) {
+    PyObject *text = PyUnicode_DecodeUTF8(p, (Py_ssize_t)n, NULL);
+    if (!text)
+        PyErr_Clear();
+    Py_XDECREF(text);
+    return text != NULL;
+}
+
+/* The closing quote of a JSON string whose inside begins at p, or NULL where a strict parser might object. */
+static const char *string_end(const char *p, const char *end) {
+    const char *from = p;
+    int ascii = 1;
+    for (; p < end && *p != '"'; p++) {
+        unsigned char c = *p;
+        ascii &= c < 0x80;
+        if (c < 0x20 || (c == '\\' && ++p == end))
+            return NULL;
+        if (c != '\\' || memchr("\"\\/bfnrt", *p, 8))
+            continue;
+        if (*p != 'u' || end - p < 5 || hex(p[1]) < 0 || hex(p[2]) < 0 || hex(p[3]) < 0 || hex(p[4]) < 0 ||
+            (hex(p[1]) == 13 && hex(p[2]) > 7))
+            return NULL; /* the last: half a character, which is Python's to judge */
+        p += 4;
+    }
+    return p < end && (ascii || is_utf8(from, p - from)) ? p : NULL;
+}
+
+/* A shape is a row of: what stands in front ('=' nothing, 't' the inside of a JSON string that is not empty, 's' of one
+ * that may be, 'd' a whole number), the length of what follows (two bytes, the lower first), and the bytes themselves. */
+#define SEGMENT(at) ((size_t)(unsigned char)(at)[1] | (size_t)(unsigned char)(at)[2] << 8)
+
+/* The end of an event of this shape that begins at p; NULL: it has another one. */
+static const char *fits(PyObject *shape, const char *p, const char *end) {
+    const char *at = PyBytes_AsString(shape), *last = at + PyBytes_Size(shape);
+    while (at < last) {
+        const char *from = p;
+        size_t len = SEGMENT(at);
+        if (*at == 'd')
+            while (p < end && *p >= '0' && *p <= '9')
+                p++;
+        else if (*at != '=' && !(p = string_end(p, end)))
+            return NULL;
+        if (((*at == 't' || *at == 'd') && p == from) || (*at == 'd' && *from == '0' && p > from + 1) ||
+            (size_t)(end - p) < len || memcmp(p, at + 3, len))
+            return NULL;
+        p += len;
+        at += 3 + len;
+    }
+    return p;
+}
+
+static int add_stamp(Stream *s, int64_t ns) {
+    int64_t *stamps = s->stamps;
+    if (s->events == s->room && !(stamps = grown(stamps, &s->room, s->events + 1, 32, sizeof *stamps)))
+        return -1;
+    s->stamps = stamps;
+    s->stamps[s->events++] = ns;
+    s->pending += sizeof ns;
+    return 0;
+}
+
+static int add_piece(Stream *s, const char *p, size_t n, int64_t ns) {
+    if (!n)
+        return 0;
+    s->pending += n;
+    s->news |= PIECES_CAME;
+    return append(&s->pieces, Py_BuildValue("Ly#", (long long)ns, p, (Py_ssize_t)n));
+}
+
+/* Body bytes of one read, in order. */
+static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
+    if (!s->shape)
+        return add_piece(s, p, n, ns);
+    const size_t before = s->held.len;
+    if (before && put(&s->held, p, n))
+        return -1;
+    const char *at = before ? s->held.at : p, *end = at + before + n, *stop;
+    int plain = 1;
+    while (at < end) {
+        const char *next = fits(s->shape, at, end);
+        if (!next || (size_t)(next - at - s->breaks) > s->event_max) { /* perhaps a line of its own, of another shape */
+            stop = memchr(at, '\n', end - at);
+            const char *to = stop ? stop : end;
+            int blank = !stop || (stop > at && end - stop > 1 && stop[1] == '\n');
+            plain = s->breaks == 1 || (blank && !memchr(at, '\r', to - at));
+            if (!stop || !plain)
+                break;
+            next = stop + s->breaks;
+            s->pending += next - at;
+            if (append(&s->odd, Py_BuildValue("ny#", (Py_ssize_t)s->events, at, (Py_ssize_t)(next - at))))
+                return -1;
+        }
+        if (add_stamp(s, ns))
+            return -1;
+        at = next;
+    }
+    size_t left = end - at, old = at == s->held.at ? before : 0;
+    if (plain && left <= s->event_max && left <= READ_BYTES) { /* else too long, even for a look at each read */
+        s->held_ns = ns;
+        if (before && left)
+            memmove(s->held.at, at, s->held.len = left);
+        else if (before)
+            drop(&s->held);
+        return before ? 0 : put(&s->held, at, left);
+    }
+    int failed = add_piece(s, at, old, s->held_ns) || add_piece(s, at + old, left - old, ns);
+    drop(&s->held);
+    Py_CLEAR(s->shape);
+    return failed ? -1 : 0;
+}
+
+/* The bytes of one read from p on are Python's, and all that come; `line` is in front of them. */
+static int hand_over(Stream *s, const char *p, size_t n) {
+    s->phase = RAW;
+    s->news |= RAW_CAME;
+    if (put(&s->rest, s->line, s->line_len))
+        return -1;
+    s->line_len = 0;
+    return put(&s->rest, p, n);
+}
+
+/* The value of a chunk size line, hex CRLF; -1: it is not plain, -2: nor whole yet. */
+static int64_t chunk_size(const char *line, int n) {
+    int64_t size = 0;
+    int i = 0;
+    for (; i < n && i < 15 && hex(line[i]) >= 0; i++)
+        size = size * 16 + hex(line[i]);
+    if (i == n || (i && i + 1 == n && line[i] == '\r'))
+        return -2;
+    return i && i + 2 == n && line[i] == '\r' && line[i + 1] == '\n' ? size : -1;
+}
+
+static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
+    const char *end = p + n;
+    while (p < end) {
+        switch (s->phase) {
+        case HEAD:
+            s->news |= HEAD_CAME;
+            for (const char *q = p; q < end && s->crlf < 4;) {
+                s->crlf = *q == "\r\n\r\n"[s->crlf] ? s->crlf + 1 : *q == '\r';
+                s->head_len = (int)(++q - p);
+            }
+            s->news |= s->crlf == 4 ? HEAD_ENDED : 0;
+            return put(&s->rest, p, end - p); /* what stands behind the head waits for Python's word */
+        case RAW:
+            return hand_over(s, p, end - p);
+        case SIZE: {
+            const char *stop = memchr(p, '\n', end - p);
+            size_t part = (stop ? stop + 1 : end) - p;
+            if (part > (size_t)(SIZE_LINE_MAX - s->line_len))
+                return hand_over(s, p, end - p);
+            memcpy(s->line + s->line_len, p, part);
+            s->line_len += (int)part;
+            p += part;
+            int64_t size = chunk_size(s->line, s->line_len);
+            if (size == -1)
+                return hand_over(s, p, end - p);
+            if (size == -2)
+                break;
+            s->phase = size ? DATA : LAST;
+            s->left = size;
+            s->line_len = size ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
+            break;
+        }
+        case DATA: {
+            size_t part = (uint64_t)(end - p) < s->left ? (size_t)(end - p) : (size_t)s->left;
+            if (take_body(s, p, part, ns))
+                return -1;
+            p += part;
+            s->left -= part;
+            if (!s->left)
+                s->phase = s->chunked ? DATA_END : WHOLE;
+            break;
+        }
+        case DATA_END:
+        case LAST:
+            if (*p != "\r\n"[s->crlf]) {
+                s->news |= s->phase == DATA_END ? CHUNK_BROKEN : 0;
+                return hand_over(s, p, end - p);
+            }
+            s->line[s->line_len++] = *p++;
+            if (++s->crlf == 2) {
+                s->crlf = s->line_len = 0;
+                s->phase = s->phase == LAST ? WHOLE : SIZE;
+            }
+            break;
+        case WHOLE:
+            s->trailing |= *p != '\r' && *p != '\n'; /* between answers, line breaks are no answer */
+            p++;
+            break;
+        }
+    }
+    if (s->phase == WHOLE)
+        s->news |= HAS_ENDED;
+    return 0;
+}
+
+static int64_t now(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* The monotonic moment of the kernel's stamp; -1 with an exception. */
+static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
+    int64_t apart = now(CLOCK_REALTIME) - now_ns, ns = stamp - r->offset;
+    if (apart >= r->low && apart <= r->high && ns >= s->last_ns && ns <= now_ns)
+        return ns;
+    long long at = -1;
+    int sure = 0;
+    PyObject *told = PyObject_CallFunction(r->place, "LLL", (long long)stamp, (long long)s->last_ns, now_ns);
+    if (told && PyArg_ParseTuple(told, "LpLLL", &at, &sure, &r->offset, &r->low, &r->high))
+        s->unsure += !sure;
+    Py_XDECREF(told);
+    return PyErr_Occurred() ? -1 : at;
+}
+
+static void count_lag(Reader *r, Stream *s, int64_t lag) {
+    if (lag > s->lag_max)
+        s->lag_max = lag;
+    if (!r->lag_n++ || lag < r->lag_min)
+        r->lag_min = lag;
+    if (lag > r->lag_max)
+        r->lag_max = lag;
+    r->lag_sum += lag;
+    if (lag > 0) /* else the sketch has no key for it */
+        r->lags[(int)ceil(log2((double)lag / 1e9) * 64) + LAG_KEY_0]++; /* the keys of measure/sketch.py */
+}
+
+/* One read of one stream; its stamp in *ns. */
+static int receive(Reader *r, Stream *s, int64_t *ns) {
+    char control[64];
+    struct iovec io = {r->data, READ_BYTES};
+    struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(s->fd, &m, MSG_DONTWAIT);
+    if (n < 0) {
+        s->news = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : HAS_FAILED;
+        *ns = errno;
+        return 0;
+    }
+    int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
+        struct timespec t;
+        memcpy(&t, CMSG_DATA(c), sizeof t);
+        if ((*ns = place(r, s, (int64_t)t.tv_sec * 1000000000 + t.tv_nsec, now_ns)) == -1)
+            return -1;
+    }
+    if (!n) {
+        s->news |= HAS_CLOSED;
+        return 0;
+    }
+    s->last_ns = *ns;
+    s->reads++;
+    s->bytes += n;
+    count_lag(r, s, now_ns - *ns);
+    return feed(s, r->data, n, *ns);
+}
+
+static int watch(Reader *r, Stream *s, int on) {
+    struct epoll_event e = {.events = EPOLLIN, .data.fd = s->fd};
+    if (s->watched != on && epoll_ctl(r->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, s->fd, &e))
+        return PyErr_SetFromErrno(PyExc_OSError) ? 0 : -1; /* it returns NULL */
+    s->watched = on;
+    return 0;
+}
+
+/* drain() -> [(key, news, stamp or errno)]: read each stream that has something once; those that need Python. */
+static PyObject *reader_drain(Reader *r, PyObject *Py_UNUSED(none)) {
+    struct epoll_event ready[BATCH];
+    int count = epoll_wait(r->epoll, ready, BATCH, 0);
+    PyObject *found = PyList_New(0);
+    for (int i = 0; found && i < count; i++) {
+        Stream *s = r->streams[ready[i].data.fd];
+        int64_t ns = 0;
+        s->news = 0;
+        int failed = receive(r, s, &ns);
+        if (s->pending > s->pause_max)
+            s->news |= IS_FULL;
+        if (!failed && s->news & (IS_FULL | HAS_ENDED | HAS_CLOSED | HAS_FAILED))
+            failed = watch(r, s, 0);
+        if (failed || (s->news && append(&found, Py_BuildValue("OiL", s->key, s->news, (long long)ns))))
+            Py_CLEAR(found);
+    }
+    return found;
+}
+
+static Stream *stream_of(Reader *r, long fd) {
+    if (fd >= 0 && (size_t)fd < r->room && r->streams[fd])
+        return r->streams[fd];
+    if (!PyErr_Occurred())
+        PyErr_Format(PyExc_KeyError, "descriptor %ld is not open in this reader", fd);
+    return NULL;
+}
+
+#define FIND(s, fd)                                                                                                    \
+    Stream *s = stream_of(r, fd);                                                                                      \
+    if (!s)                                                                                                            \
+    return NULL
+
+/* open(fd, key, floor, pause_max, *clocks): read it from now on; no stamp lies before `floor`. */
+static PyObject *reader_open(Reader *r, PyObject *arguments) {
+    int fd;
+    PyObject *key;
+    long long floor;
+    Py_ssize_t pause_max;
+    if (!PyArg_ParseTuple(arguments, "iOLnLLL", &fd, &key, &floor, &pause_max, &r->offset, &r->low, &r->high))
+        return NULL;
+    if (fd < 0 || pause_max < 0 || ((size_t)fd < r->room && r->streams[fd]))
+        return PyErr_Format(PyExc_ValueError, "descriptor %d can't be opened", fd);
+    if ((size_t)fd >= r->room) {
+        size_t before = r->room;
+        Stream **streams = grown(r->streams, &r->room, (size_t)fd + 1, 64, sizeof *streams);
+        if (!streams)
+            return NULL;
+        r->streams = streams;
+        memset(streams + before, 0, (r->room - before) * sizeof *streams);
+    }
+    Stream *s = PyMem_Malloc(sizeof *s);
+    if (!s)
+        return PyErr_NoMemory();
+    *s = (Stream){.key = Py_NewRef(key), .fd = fd, .pause_max = pause_max, .last_ns = floor};
+    r->streams[fd] = s;
+    if (!watch(r, s, 1))
+        Py_RETURN_NONE;
+    r->streams[fd] = NULL;
+    free_stream(s);
+    return NULL;
+}
+
+static PyObject *reader_close(Reader *r, PyObject *number) {
+    FIND(s, PyLong_AsLong(number));
+    if (watch(r, s, 0))
+        PyErr_Clear(); /* the socket was closed before, and the set has forgotten it */
+    r->streams[s->fd] = NULL;
+    free_stream(s);
+    Py_RETURN_NONE;
+}
+
+/* watch(fd, on): pause, or go on reading. */
+static PyObject *reader_watch(Reader *r, PyObject *arguments) {
+    int fd, on;
+    if (!PyArg_ParseTuple(arguments, "ip", &fd, &on))
+        return NULL;
+    FIND(s, fd);
+    return watch(r, s, on) ? NULL : Py_NewRef(Py_None);
+}
+
+/* fetch(fd, raw) -> the bytes that wait, but not those behind a head; `raw`: these, too, and all that will come. */
+static PyObject *reader_fetch(Reader *r, PyObject *arguments) {
+    int fd, raw;
+    if (!PyArg_ParseTuple(arguments, "ip", &fd, &raw))
+        return NULL;
+    FIND(s, fd);
+    if (raw)
+        s->phase = RAW;
+    size_t n = s->phase == HEAD && s->crlf == 4 ? (size_t)s->head_len : s->rest.len;
+    PyObject *told = PyBytes_FromStringAndSize(s->rest.at, (Py_ssize_t)n);
+    if (told && (s->rest.len -= n))
+        memmove(s->rest.at, s->rest.at + n, s->rest.len);
+    else if (told)
+        drop(&s->rest);
+    return told;
+}
+
+/* body(fd, length, event_max) -> news. Its length, -1: chunked, -2: until close. */
+static PyObject *reader_body(Reader *r, PyObject *arguments) {
+    int fd;
+    long long length;
+    Py_ssize_t event_max;
+    if (!PyArg_ParseTuple(arguments, "iLn", &fd, &length, &event_max))
+        return NULL;
+    FIND(s, fd);
+    if (s->phase != HEAD || s->crlf != 4 || event_max < 0 || length < -2)
+        return PyErr_Format(PyExc_ValueError, "a body follows a head, and has a bound");
+    s->event_max = event_max;
+    s->crlf = 0;
+    s->chunked = length == -1;
+    s->left = length; /* until close: more than can come */
+    s->phase = length == -1 ? SIZE : length ? DATA : WHOLE;
+    Bytes rest = s->rest;
+    s->rest = (Bytes){0};
+    s->news = s->phase == WHOLE ? HAS_ENDED : 0;
+    int failed = feed(s, rest.at, rest.len, s->last_ns);
+    drop(&rest);
+    return failed ? NULL : PyLong_FromLong(s->news);
+}
+
+/* split(fd, shape, breaks): what comes next begins an event, of which so many line breaks are the end. */
+static PyObject *reader_split(Reader *r, PyObject *arguments) {
+    int fd, breaks;
+    PyObject *shape;
+    char *at;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(arguments, "iOi", &fd, &shape, &breaks) || PyBytes_AsStringAndSize(shape, &at, &n))
+        return NULL;
+    FIND(s, fd);
+    char *last = at + n;
+    while (last - at > 3 && strchr("=tsd", *at) && SEGMENT(at) <= (size_t)(last - at - 3))
+        at += 3 + SEGMENT(at);
+    if (!n || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
+        return PyErr_Format(PyExc_ValueError, "this is no shape, or there is something to take");
+    PyObject *old = s->shape;
+    s->shape = Py_NewRef(shape);
+    s->breaks = breaks;
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+/* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those that have another
+ * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, unsure reads;
+ * and whether bytes stand behind the end. */
+static PyObject *reader_take(Reader *r, PyObject *number) {
+    FIND(s, PyLong_AsLong(number));
+    if (s->held.len) { /* it goes to Python, and so does the body from now on */
+        if (add_piece(s, s->held.at, s->held.len, s->held_ns))
+            return NULL;
+        drop(&s->held);
+        Py_CLEAR(s->shape);
+    }
+    PyObject *told = Py_BuildValue(
+        "y#OOKKLLKi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
+        s->odd ? s->odd : Py_None, s->pieces ? s->pieces : Py_None, (unsigned long long)s->reads,
+        (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns, (unsigned long long)s->unsure,
+        s->trailing);
+    if (!told)
+        return NULL;
+    Py_CLEAR(s->odd);
+    Py_CLEAR(s->pieces);
+    s->events = s->pending = s->reads = s->bytes = s->unsure = s->lag_max = 0;
+    return told;
+}
+
+/* lags() -> ([(key of the sketch, reads)], reads, their sum, min, max in ns) since the last call; 0 has no key. */
+static PyObject *reader_lags(Reader *r, PyObject *Py_UNUSED(none)) {
+    PyObject *counts = PyList_New(0);
+    for (int i = 0; counts && i < LAG_KEYS; i++)
+        if (r->lags[i] && append(&counts, Py_BuildValue("iK", i - LAG_KEY_0, (unsigned long long)r->lags[i])))
+            Py_CLEAR(counts);
+    if (!counts)
+        return NULL;
+    PyObject *told = Py_BuildValue("NKLLL", counts, (unsigned long long)r->lag_n, (long long)r->lag_sum,
+                                   (long long)r->lag_min, (long long)r->lag_max);
+    memset(r->lags, 0, sizeof r->lags);
+    r->lag_n = r->lag_sum = r->lag_min = r->lag_max = 0;
+    return told;
+}
+
+static PyObject *reader_fileno(Reader *r, PyObject *Py_UNUSED(none)) {
+    return PyLong_FromLong(r->epoll);
+}
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_UNUSED(none)) {
+    PyObject *place;
+    if (!PyArg_ParseTuple(arguments, "O", &place))
+        return NULL;
+    Reader *r = (Reader *)PyType_GenericAlloc(type, 0);
+    if (!r)
+        return NULL;
+    r->place = Py_NewRef(place);
+    r->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (r->epoll < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_CLEAR(r);
+    }
+    return (PyObject *)r;
+}
+
+static void reader_dealloc(Reader *r) {
+    PyTypeObject *type = Py_TYPE((PyObject *)r);
+    for (size_t fd = 0; fd < r->room; fd++)
+        if (r->streams[fd])
+            free_stream(r->streams[fd]);
+    PyMem_Free(r->streams);
+    if (r->epoll >= 0)
+        close(r->epoll);
+    Py_XDECREF(r->place);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(r);
+    Py_DECREF(type);
+}
+
+#define METHOD(name, flags) {#name, (PyCFunction)(void (*)(void))reader_##name, flags, NULL}
+static PyMethodDef methods[] = {
+    METHOD(fileno, METH_NOARGS), METHOD(open, METH_VARARGS),  METHOD(close, METH_O),     METHOD(watch, METH_VARARGS),
+    METHOD(drain, METH_NOARGS),  METHOD(fetch, METH_VARARGS), METHOD(body, METH_VARARGS), METHOD(split, METH_VARARGS),
+    METHOD(take, METH_O),        METHOD(lags, METH_NOARGS),   {0},
+};
+static PyType_Slot slots[] = {{Py_tp_new, reader_new}, {Py_tp_dealloc, reader_dealloc}, {Py_tp_methods, methods}, {0}};
+static PyType_Spec spec = {"tokenswarm.client._reader.Reader", sizeof(Reader), 0, Py_TPFLAGS_DEFAULT, slots};
+static struct PyModuleDef module = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_reader", .m_size = -1};
+
+PyMODINIT_FUNC PyInit__reader(void) {
+    PyObject *m = PyModule_Create(&module), *type = m ? PyType_FromSpec(&spec) : NULL;
+    if (!type || PyModule_AddObjectRef(m, "Reader", type))
+        Py_CLEAR(m);
+    Py_XDECREF(type);
+    return m;
+}

@@ -1,0 +1,268 @@
+"""The reader in C (_reader.c) behind one watcher of the hub: its epoll set is readable when any stream is.
+
+What C can't take for plain comes here as news of a stream: its head, what it can't unframe, its end. See `Reading`.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable
+
+from gevent.hub import get_hub
+
+from tokenswarm.client.reading import Pieces, Reads
+from tokenswarm.client.response import Response
+from tokenswarm.client.shape import Shape
+from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken
+from tokenswarm.client.which_reader import reader_name
+from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import Instrument
+
+# News, as in _reader.c.
+HEAD_CAME, RAW_CAME, PIECES_CAME, IS_FULL, HAS_ENDED, HAS_CLOSED, HAS_FAILED, CHUNK_BROKEN, HEAD_ENDED = (
+    1 << bit for bit in range(9)
+)
+EAGER = 8  # how often a stream is decoded at once, so that its shape is known early
+
+_CHUNKED, _UNTIL_CLOSE = -1, -2
+
+
+class NativeReader:
+    """One a worker process."""
+
+    def __init__(self, instrument: Instrument, on_crash: Callable[[], None]) -> None:
+        from tokenswarm.client import _reader  # not everywhere: open_native
+
+        self.reader = _reader.Reader(self._place)
+        self.instrument = instrument
+        self._on_crash = on_crash
+        self._watcher = get_hub().loop.io(self.reader.fileno(), READABLE)
+        self._watcher.start(self.poll)
+
+    def reading(self, connection: Connection, response: Response, event_bytes_max: int) -> NativeReading:
+        return NativeReading(self, connection, response, event_bytes_max)
+
+    def poll(self) -> None:
+        """Read what there is to read."""
+        try:
+            for reading, news, recv_ns in self.reader.drain():
+                reading.on_news(news, recv_ns)
+        except BaseException:
+            self._on_crash()  # a bug must end the run, not hang the streams
+            raise
+
+    def count_lags(self) -> None:
+        """Move the lags of all reads so far into the instrument."""
+        counts, n, sum_ns, min_ns, max_ns = self.reader.lags()
+        if n:
+            lags = Sketch()
+            lags.counts.update(dict(counts))
+            lags.n, lags.zero = n, n - sum(lags.counts.values())
+            lags.sum, lags.min, lags.max = sum_ns / NS_PER_S, min_ns / NS_PER_S, max_ns / NS_PER_S
+            self.instrument.rx_lag.merge(lags)
+            self.instrument.rx_lag_ns_max = max(self.instrument.rx_lag_ns_max, max_ns)
+
+    def close(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+
+    def clocks(self) -> tuple[int, int, int]:
+        clocks = Connection.clocks
+        return clocks.offset_ns, clocks.low_ns, clocks.high_ns
+
+    def _place(self, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, bool, int, int, int]:
+        at_ns, sure = Connection.clocks.place(stamp_ns, floor_ns, now_ns)
+        return at_ns, sure, *self.clocks()
+
+
+class NativeReading:
+    """An answer that C reads, on a connection without TLS."""
+
+    __slots__ = (
+        "_done",
+        "_eager",
+        "_event_bytes_max",
+        "_fd",
+        "_full",
+        "_native",
+        "_over",
+        "_paused",
+        "_pieces",
+        "_reader",
+        "_reads",
+        "_response",
+        "bytes_received",
+        "can_split",
+        "lag_ns_max",
+        "reads",
+        "shape",
+        "splitting",
+    )
+
+    def __init__(self, native: NativeReader, connection: Connection, response: Response, event_bytes_max: int) -> None:
+        self._event_bytes_max = event_bytes_max
+        self._native = native
+        self._reader = native.reader
+        self._fd: int = connection.sock.fileno()
+        self._response = response
+        self._done: Callable[[], None] | None = None
+        self._full: Callable[[], None] | None = None
+        self._paused = self._over = False
+        self._eager = EAGER
+        self._reads: Reads = []
+        self._pieces: Pieces = []
+        self.reads = self.bytes_received = self.lag_ns_max = 0
+        self.shape: Shape | None = None
+        self.can_split = self.splitting = False  # not before a body whose framing is plain
+
+    def start(self, done: Callable[[], None], full: Callable[[], None]) -> None:
+        self._done, self._full = done, full
+        self._reader.open(self._fd, self, self._response.last_read_ns, PAUSE_BYTES, *self._native.clocks())
+
+    def drain(self) -> tuple[Reads, Pieces]:
+        if self._done is not None:
+            self._take()
+            if self._paused and not self._over:
+                self._paused = False
+                self._reader.watch(self._fd, True)
+        reads, pieces = self._reads, self._pieces
+        if reads:
+            self._reads, self._pieces = [], []
+        return reads, pieces
+
+    def split(self, shape: Shape) -> None:
+        self._reader.split(self._fd, shape.pattern, shape.breaks)
+        self.shape, self.splitting = shape, True
+
+    def stop(self) -> None:
+        if self._done is None:
+            return
+        self._take()
+        self._reader.close(self._fd)
+        self._done = self._full = None
+        self.can_split = False
+        self._native.count_lags()
+
+    def _take(self) -> None:
+        response = self._response
+        stamps, odd, pieces, reads, size, lag_ns, last_ns, unsure, trailing = self._reader.take(self._fd)
+        self.reads += reads
+        self.bytes_received += size
+        self.lag_ns_max = max(self.lag_ns_max, lag_ns)
+        response.last_read_ns = max(response.last_read_ns, last_ns)  # a close may have come behind it
+        response.unsure_reads += unsure
+        response.trailing = response.trailing or bool(trailing)
+        if stamps:
+            self._add_events(array("q", stamps), odd or ())
+        if pieces is not None:
+            self.splitting = False
+            for recv_ns, piece in pieces:
+                self._add(recv_ns, piece)
+        if response.reads:
+            before = len(self._pieces)
+            raw, plain = response.drain()
+            self._pieces += plain
+            self._reads += [(recv_ns, 0, before + upto) for recv_ns, _, upto in raw]
+
+    def _add(self, recv_ns: int, piece: bytes | array[int]) -> None:
+        self._pieces.append(piece)
+        self._reads.append((recv_ns, 0, len(self._pieces)))
+
+    def _add_events(self, stamps: array[int], odd: list[tuple[int, bytes]] | tuple[()]) -> None:
+        at = 0
+        for place, line in odd:
+            if place > at:
+                self._add(stamps[place - 1], stamps[at:place])
+            self._add(stamps[place], line)
+            at = place + 1
+        if at < len(stamps):
+            self._add(stamps[-1], stamps[at:] if at else stamps)
+
+    # -- from the hub --------------------------------------------------------------------------------------------
+
+    def on_news(self, news: int, recv_ns: int) -> None:
+        """Take what C could not take for plain. `recv_ns`: stamp of the read, or errno."""
+        response, full = self._response, self._full
+        if self._over or full is None:
+            return
+        if news & HEAD_CAME:
+            news = self._on_head(news, recv_ns)
+        if news & RAW_CAME:
+            self._on_raw(news, recv_ns)
+        if self._over:
+            return
+        if news & HAS_ENDED:
+            response.complete = True
+            response.last_read_ns = recv_ns
+            self._finish()
+        elif news & HAS_CLOSED:
+            response.end_of_stream(recv_ns)
+            self._finish()
+        elif news & HAS_FAILED:
+            response.error = broken(OSError(recv_ns, os.strerror(recv_ns)), "reading the answer")
+            self._finish()
+        elif news & IS_FULL:
+            self._paused = True
+            full()
+        elif news & PIECES_CAME and self._eager and self.can_split:
+            self._eager -= 1
+            full()
+
+    def _on_head(self, news: int, recv_ns: int) -> int:
+        """Parse the head, or as much as has come; returns the news of what stands behind it."""
+        response, fd = self._response, self._fd
+        if response.feed(self._reader.fetch(fd, False), recv_ns, 0):
+            rest = self._reader.fetch(fd, True)
+            response.trailing = response.trailing or (response.complete and bool(rest.strip(b"\r\n")))
+            self._finish()
+            return 0
+        if not response.head_done and not news & HEAD_ENDED:
+            return news & ~HEAD_CAME
+        length = self._body_length() if news & HEAD_ENDED else None
+        if length is None:  # more heads to come, or a body that only llhttp may judge
+            return news & ~HEAD_CAME | RAW_CAME
+        response.keep_alive = response.parser.should_keep_alive()
+        self.can_split = True
+        followed: int = self._reader.body(fd, length, self._event_bytes_max)
+        return news & ~HEAD_CAME | followed
+
+    def _body_length(self) -> int | None:
+        """As `body` of C wants it; None where it is not plain."""
+        response = self._response
+        if not response.head_done:
+            return None
+        if not response.framing:
+            return _UNTIL_CLOSE
+        (name, value), *more = response.framing
+        if more or response.parser.get_http_version() != "1.1":
+            return None
+        if name == b"transfer-encoding":
+            return _CHUNKED if value.strip().lower() == b"chunked" else None
+        return int(value) if value.isdigit() and len(value) < 16 else None
+
+    def _on_raw(self, news: int, recv_ns: int) -> None:
+        response = self._response
+        data = self._reader.fetch(self._fd, True)
+        if news & CHUNK_BROKEN:  # llhttp, which saw no body, is told of a chunk whose end is what came
+            response.parser.feed_data(b"1\r\nx")
+            response.pieces.pop()
+        self.can_split = False
+        if data and response.feed(data, recv_ns, 0):
+            self._finish()
+        elif response.pending_bytes > PAUSE_BYTES and not self._paused and self._full is not None:
+            self._paused = True
+            self._reader.watch(self._fd, False)
+            self._full()
+
+    def _finish(self) -> None:
+        self._over = True
+        self._reader.watch(self._fd, False)
+        if self._done is not None:
+            self._done()
+
+
+def open_native(instrument: Instrument, on_crash: Callable[[], None], name: str | None = None) -> NativeReader | None:
+    """The reader in C where this process has it, or where it is named."""
+    return NativeReader(instrument, on_crash) if (name or reader_name()) == "native" else None

@@ -1,0 +1,26 @@
+"""Which reader of streams this process has: the one in C where it was built, else the one in Python."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from typing import Literal
+
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile.environment import wanted_reader
+
+
+@functools.cache
+def reader_name() -> Literal["native", "python"]:
+    """Chosen once a process. Raises ConfigError where TOKENSWARM_READER asks for what is not there."""
+    wanted = wanted_reader()
+    if wanted not in ("", "native", "python"):
+        raise ConfigError(f"TOKENSWARM_READER is `{wanted}`; it may be `native` or `python`")
+    built = sys.platform.startswith("linux") and importlib.util.find_spec("tokenswarm.client._reader") is not None
+    if wanted == "native" and not built:
+        raise ConfigError(
+            "TOKENSWARM_READER is `native`, and the reader in C is not there: it is built where tokenswarm is "
+            "installed on Linux with a C compiler"
+        )
+    return "native" if built and wanted != "python" else "python"
