@@ -255,7 +255,8 @@ def _gpu(n: int, power_w: float) -> Gpu:
         gpu=f"GPU-{n}ab", index=str(n), name="NVIDIA H200", backend="nvml", observed_s=100.25 + n,
         energy_j=power_w * 100, power_w_mean=power_w, power_w_max=power_w + 31.5, utilization_ratio_mean=0.875 + n / 20,
         memory_used_bytes_max=power_w * 2**27, memory_total_bytes=(140.5 + n) * 2**30,
-        clock_sm_hz_min=1.755e9 + n * 1e8, clock_mem_hz_min=3.201e9 + n * 1e8,
+        clock_sm_hz_min=1.755e9 + n * 1e8, clock_sm_hz_max=1.965e9 + n * 1e8, clock_sm_hz_limit=1.98e9 + n * 1e8,
+        clock_mem_hz_min=3.201e9 + n * 1e8,
         temperature_c_max=64.0 + n, temperature_memory_c_max=81.0 + n,
         throttle_s={"sw_power_cap": 12.5 + n, "hw_thermal": 1.5 + n, "sync_boost": 0.0}, xids={"79": 1 + n},
     )  # fmt: skip

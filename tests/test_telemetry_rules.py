@@ -101,6 +101,8 @@ FAULTS: dict[str, tuple[str, str, Any]] = {
     "too hot for 5 % of the time": (
         "gpu-throttled", "degraded", lambda c: c.gpu["gpus"][0].update(throttle_s={"sw_thermal": 5.0}),
     ),
+    "the clocks are locked": ("gpu-clocks-held", "degraded", lambda c: c.gpu["gpus"][0].update(
+        clock_sm_hz_max=1.2e9, clock_sm_hz_limit=1.98e9, utilization_ratio_mean=0.9)),
     "at the power limit": (
         "gpu-throttled", "note", lambda c: c.gpu["gpus"][0].update(throttle_s={"sw_power_cap": 80.0}),
     ),
@@ -138,4 +140,17 @@ def test_a_blip_is_no_throttling_and_a_wider_interval_no_gap() -> None:
     case.gpu["gpus"][0].update(throttle_s={"sw_thermal": 0.9})
     case.telemetry = Telemetry(gpu_exporters=("http://g/metrics",), interval=10.0)  # type: ignore[arg-type]
     case.metrics["coverage"].update(hole_s=20.0)
+    assert case.doubts() == []
+
+
+def test_locked_clocks_are_named_and_those_of_an_idle_card_are_not() -> None:
+    case = Case()
+    locked = {"clock_sm_hz_max": 1.2e9, "clock_sm_hz_limit": 1.98e9, "utilization_ratio_mean": 0.97}
+    case.gpu["gpus"][1].update(locked | {"utilization_ratio_mean": 0.1})
+    assert case.doubts() == []
+    case.gpu["gpus"][1].update(locked)
+    (found,) = case.doubts()
+    assert (found.code, found.severity) == ("gpu-clocks-held", "degraded")
+    assert "1 of 2 GPUs never ran faster than 61% of their highest SM clock" in found.message
+    case.gpu["gpus"][1].update(clock_sm_hz_max=1.9e9)
     assert case.doubts() == []

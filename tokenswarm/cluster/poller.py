@@ -184,7 +184,7 @@ class Poller:
         if not engines and self._shape is None:
             return None
         return kv.now(
-            engines,
+            join.own(engines),
             self._shape,
             decoding=sum(worker.decoding for worker in merged.workers),
             prompt=_mean(block.prompt_len for block in merged.blocks),

@@ -84,6 +84,8 @@ class Series:
             block.second_half[metric] = Sketch(kept[i] for i in order[middle:] if not isnan(kept[i]))
             block.mser_n[metric] = len(values)
             block.mser_cut[metric] = statistics.mser5(values)
+            if metric == "ttft":
+                block.slow_first = Sketch(statistics.slow_first(values))
         if self.gap_pairs:
             block.rho_n["itl"] = self.gap_pairs
             block.rho_weighted["itl"] = self.gap_pairs * self.gap_correlation()

@@ -133,6 +133,7 @@ class Block(msgspec.Struct, kw_only=True):
     second_half: dict[str, Sketch] = {}
     mser_n: dict[str, Count] = {}  # requests looked at by MSER-5
     mser_cut: dict[str, Count] = {}  # of these, requests it calls transient
+    slow_first: Sketch = _sketch()  # TTFT of the first requests, where far beyond all others
 
     def merged_share(self, metric: str) -> float:
         """Of a metric that lies between reads: the share of events, or of whole answers, that shared one."""

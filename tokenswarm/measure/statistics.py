@@ -14,6 +14,7 @@ from typing import Literal
 
 CONFIDENCE = 0.99
 MSER_BATCH = 5
+SLOW_FIRST, SLOW_FIRST_S, SLOW_FIRST_N = 5.0, 0.1, 8  # times the median, seconds above it; values
 
 GateResult = Literal["pass", "fail", "inconclusive"]
 
@@ -147,6 +148,23 @@ def mser5(values: Sequence[float]) -> int:
         if d < m / 2 and score <= best:
             best_d, best = d, score
     return best_d * MSER_BATCH
+
+
+def slow_first(values: Sequence[float]) -> list[float]:
+    """Values (s, in arrival order) of another kind than all others, most of them early; [] where there are none.
+
+    They are SLOW_FIRST times the median of the second half and SLOW_FIRST_S above it, 4 times the largest of the rest
+    (so no tail), a fifth of all at most, and half of them lie in the first quarter: what happens once.
+    """
+    if len(values) < 2 * SLOW_FIRST_N:
+        return []
+    usual = median(values[len(values) // 2 :])
+    limit = max(SLOW_FIRST * usual, usual + SLOW_FIRST_S)
+    at = [place for place, value in enumerate(values) if value >= limit]
+    if not at or len(at) > len(values) / 5 or at[(len(at) - 1) // 2] >= len(values) / 4:
+        return []
+    slow = [values[place] for place in at]
+    return slow if min(slow) >= 4 * max(value for value in values if value < limit) else []
 
 
 def median(values: Sequence[float]) -> float:

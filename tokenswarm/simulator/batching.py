@@ -35,6 +35,7 @@ class Sequence:
     computed: int = 0  # tokens whose keys and values are in the cache
     blocks: int = 0
     preemptions: int = 0
+    cached: int = 0  # tokens of the prompt whose keys and values a prefix cache has
     state: int = WAITING
 
 
@@ -89,11 +90,32 @@ class Advance:
     step_tokens: int  # 0: no step ended (a paced engine has none)
 
 
+class Cold:
+    """What the first batch of each size costs on top, sizes to a power of two: graphs are captured, kernels built."""
+
+    def __init__(self, extra_ns: int = 0) -> None:
+        self.extra_ns = extra_ns
+        self._sizes: set[int] = set()
+
+    def forget(self) -> None:
+        """All sizes are new again: a model that was unloaded, other kernels."""
+        self._sizes.clear()
+
+    def of(self, sequences: int) -> int:
+        """ns on top for a batch of so many."""
+        size = (sequences - 1).bit_length()
+        if not self.extra_ns or size in self._sizes:
+            return 0
+        self._sizes.add(size)
+        return self.extra_ns
+
+
 class Engine(Protocol):
     """What the server needs of a model."""
 
     preemptions: int
     slips: int
+    cold: Cold
 
     @property
     def next_ns(self) -> int | None: ...
@@ -112,8 +134,9 @@ class Engine(Protocol):
 class BatchingEngine:
     """vLLM v1's scheduler over a roofline. One step is in flight at a time; `speed` divides every duration."""
 
-    def __init__(self, hardware: Hardware, limits: Limits, speed: float = 1.0) -> None:
+    def __init__(self, hardware: Hardware, limits: Limits, speed: float = 1.0, cold: Cold | None = None) -> None:
         self.hardware = hardware
+        self.cold = cold or Cold()
         self.limits = limits
         self.speed = speed
         self.waiting: deque[Sequence] = deque()
@@ -193,6 +216,7 @@ class BatchingEngine:
             kv_tokens += context
             attended += new * context
         self._step_ns = max(1, int(self.hardware.step_ns(new_tokens, kv_tokens, attended) / self.speed))
+        self._step_ns += self.cold.of(len(batch))
         self._step_end_ns = start_ns + self._step_ns
 
     def _schedule(self, start_ns: int) -> list[tuple[Sequence, int]]:
@@ -214,13 +238,14 @@ class BatchingEngine:
             return batch
         while self.waiting and budget > 0 and len(running) < self.limits.max_num_seqs:
             seq = self.waiting[0]
-            new = min(seq.prompt_tokens + seq.produced, budget)
-            needed = -(-new // self.limits.block_size)
+            new = min(seq.prompt_tokens + seq.produced - seq.cached, budget)
+            needed = -(-(seq.cached + new) // self.limits.block_size)
             if needed > self.free_blocks:
                 break
             self.waiting.popleft()
             self.free_blocks -= needed
             seq.blocks = needed
+            seq.computed = seq.cached
             seq.state = RUNNING
             seq.scheduled_ns = seq.scheduled_ns or max(start_ns, seq.arrived_ns)
             running.append(seq)
@@ -277,7 +302,8 @@ class PacedEngine:
     # Tokens of one `advance`: about 4 ms of writing, after which the event loop may read its sockets again.
     BURST = 256
 
-    def __init__(self, ttft_ns: int, itl_ns: int) -> None:
+    def __init__(self, ttft_ns: int, itl_ns: int, cold: Cold | None = None) -> None:
+        self.cold = cold or Cold()
         self.ttft_ns = ttft_ns
         self.itl_ns = itl_ns
         self.preemptions = 0
@@ -309,7 +335,8 @@ class PacedEngine:
         seq.state = RUNNING
         seq.scheduled_ns = now_ns
         self._live += 1
-        self._push(seq.arrived_ns + self.ttft_ns, seq)
+        ttft_ns = self.ttft_ns * (seq.prompt_tokens - seq.cached) // max(1, seq.prompt_tokens)
+        self._push(seq.arrived_ns + ttft_ns + self.cold.of(self._live), seq)
 
     def abort(self, seq: Sequence) -> None:
         if seq.state == RUNNING:

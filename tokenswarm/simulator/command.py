@@ -22,6 +22,8 @@ from typing import NoReturn
 from aiohttp import web
 
 from tokenswarm.errors import ConfigError, UserError
+from tokenswarm.simulator import conditions
+from tokenswarm.simulator.conditions import CONDITIONS
 from tokenswarm.simulator.faults import FAULTS, Lottery
 from tokenswarm.simulator.presets import PRESETS, Preset, build
 from tokenswarm.simulator.routes import application
@@ -46,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="presets:\n"
         + "".join(f"  {name:<10} {preset.about}\n" for name, preset in PRESETS.items())
         + "\nfaults:\n"
-        + "".join(f"  {kind:<16} {row.about}\n" for kind, row in FAULTS.items()),
+        + "".join(f"  {kind:<16} {row.about}\n" for kind, row in FAULTS.items())
+        + "\nconditions:\n"
+        + "".join(f"  {kind:<16} {row.about}\n" for kind, row in CONDITIONS.items()),
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (8000)")
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-fault-header", action="store_true", help="let x-sim-fault: KIND[:PARAM] ask for a fault"
     )
+    parser.add_argument("--condition", action="append", default=[], metavar="KIND[:PARAM]", help="may be repeated")
     engine = parser.add_argument_group("the preset's values")
     for field in dataclasses.fields(Preset):
         if field.name != "about":
@@ -104,12 +109,14 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     preset = preset_of(options)
     build(preset)
     Lottery(options.fault, options.seed)
+    conditions.parse(options.condition)
     settings = Settings(
         model=options.model,
         preset=preset,
         seed=options.seed,
         reasoning_tokens=options.reasoning_tokens,
         faults=tuple(options.fault),
+        conditions=tuple(options.condition),
         allow_fault_header=options.allow_fault_header,
     )
     return settings, options.host, options.port

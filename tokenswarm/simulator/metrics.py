@@ -76,6 +76,7 @@ class Metrics:
         self.generation_tokens = 0
         self.finished = dict.fromkeys(REASONS, 0)
         self.rejections = 0
+        self.cache_queries = self.cache_hits = 0  # tokens
 
     def observe(self, name: str, value: float) -> None:
         self.histograms[name].observe(value)
@@ -88,8 +89,8 @@ class Metrics:
             _family(lines, name, about, "gauge", [(labels, gauges[name])])
         counters = {
             "num_preemptions_total": preemptions,
-            "prefix_cache_queries_total": 0,  # there is no prefix caching
-            "prefix_cache_hits_total": 0,
+            "prefix_cache_queries_total": self.cache_queries,
+            "prefix_cache_hits_total": self.cache_hits,
             "prompt_tokens_total": self.prompt_tokens,
             "generation_tokens_total": self.generation_tokens,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator.batching import NS_PER_S, BatchingEngine, Engine, Hardware, Limits, PacedEngine
+from tokenswarm.simulator.batching import NS_PER_S, BatchingEngine, Cold, Engine, Hardware, Limits, PacedEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,10 @@ def limits(preset: Preset) -> Limits:
     )
 
 
-def build(preset: Preset) -> Engine:
-    """The model that a preset describes."""
+def build(preset: Preset, cold_s: float = 0.0) -> Engine:
+    """The model that a preset describes; `cold_s`: what the first batch of each size takes longer."""
+    cold = Cold(int(cold_s * NS_PER_S))
     if preset.ttft_ms is None or preset.itl_ms is None:
-        return BatchingEngine(hardware(preset), limits(preset), preset.speed)
+        return BatchingEngine(hardware(preset), limits(preset), preset.speed, cold)
     ns_per_ms = NS_PER_S / 1000 / preset.speed
-    return PacedEngine(int(preset.ttft_ms * ns_per_ms), int(preset.itl_ms * ns_per_ms))
+    return PacedEngine(int(preset.ttft_ms * ns_per_ms), int(preset.itl_ms * ns_per_ms), cold)

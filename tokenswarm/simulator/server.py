@@ -19,10 +19,11 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import LooseHeaders
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator import asks, faults
+from tokenswarm.simulator import asks, conditions, faults
 from tokenswarm.simulator.answer import Answer, Arrival, Wire
 from tokenswarm.simulator.asks import ApiError, Ask, Target
-from tokenswarm.simulator.batching import Engine
+from tokenswarm.simulator.batching import Engine, Sequence
+from tokenswarm.simulator.conditions import Seen, Tenant
 from tokenswarm.simulator.faults import Fault, Lottery
 from tokenswarm.simulator.metrics import Metrics
 from tokenswarm.simulator.presets import Preset, build
@@ -48,6 +49,7 @@ class Settings:
     seed: int = 0
     reasoning_tokens: int = 0
     faults: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
     allow_fault_header: bool = False
 
 
@@ -74,7 +76,9 @@ class Simulator:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.engine: Engine = build(settings.preset)
+        self.conditions = conditions.parse(settings.conditions)
+        self.engine: Engine = build(settings.preset, self.conditions.get("cold", 0.0))
+        self.seen = Seen() if "prefix_cache" in self.conditions else None
         self.target = Target(settings.model, settings.preset.max_model_len)
         self.metrics = Metrics()
         self.truth = Truth()
@@ -85,6 +89,9 @@ class Simulator:
         self._timer: asyncio.Handle | None = None
         self._armed_ns: int | None = None
         self._serial = itertools.count(1)
+        self._submitted = itertools.count(1)
+        for _ in range(int(self.conditions.get("tenant", 0))):
+            self._serve(Tenant())
 
     def pump(self) -> None:
         """Send what is due now, and set the timer for what comes next."""
@@ -92,11 +99,28 @@ class Simulator:
         advance = self.engine.advance(time.monotonic_ns())
         for seq in advance.produced:
             answer = seq.owner
-            assert isinstance(answer, Answer)
-            answer.token(seq)
+            if isinstance(answer, Answer):
+                answer.token(seq)
+            elif isinstance(answer, Tenant):
+                self._foreign(answer, seq)
         if advance.step_tokens:
             self.metrics.observe("iteration_tokens_total", advance.step_tokens)
         self._arm()
+
+    def _serve(self, tenant: Tenant) -> None:
+        """A request of somebody else."""
+        now_ns = time.monotonic_ns()
+        self.engine.submit(tenant.ask(now_ns), now_ns)
+        self._arm()
+
+    def _foreign(self, tenant: Tenant, seq: Sequence) -> None:
+        """A token for somebody else, who asks again when the answer is whole."""
+        self.metrics.generation_tokens += 1
+        if seq.produced == 1:
+            self.metrics.prompt_tokens += seq.prompt_tokens
+        if seq.produced >= seq.output_tokens:
+            self.metrics.finished["length"] += 1
+            self._serve(tenant)
 
     def _arm(self) -> None:
         due_ns = self.engine.next_ns
@@ -117,7 +141,13 @@ class Simulator:
         now_ns = time.monotonic_ns()
         if self._armed_ns is not None and self._armed_ns <= now_ns:
             self.pump()  # a step that is due ends before somebody joins: it could not have held them
+        if next(self._submitted) == conditions.COLD_AGAIN:
+            self.engine.cold.forget()
         for seq in answer.sequences:
+            if self.seen is not None:
+                seq.cached = self.seen.cached(answer.ask.prompts[seq.index // answer.ask.n][0], seq.prompt_tokens)
+                self.metrics.cache_queries += seq.prompt_tokens
+                self.metrics.cache_hits += seq.cached
             self.engine.submit(seq, now_ns)
         self._arm()
 

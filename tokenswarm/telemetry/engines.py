@@ -1,116 +1,88 @@
-"""Engines' metric names -> ours, a table an engine, newest name first: vLLM renames metrics about twice a year.
+"""An engine's or a router's /metrics -> a `Reading`: which program's page it is, and every quantity of its table.
 
-vLLM's policy: deprecated in X.Y, hidden in X.Y+1, gone in X.Y+2. Names that a page lacks are absent from the reading;
-old names that were used are told in `facts["old_names"]`. The embedded engine speaks vLLM's names.
+Old names that were used are told in `facts["old_names"]`, quantities that the page has under no name in `missing`.
+The embedded engine speaks vLLM's names.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+import re
 
-from tokenswarm.telemetry import exposition, histogram
+from tokenswarm.telemetry import exposition, histogram, names
 from tokenswarm.telemetry.exposition import Labels, PageError, Samples, label
 from tokenswarm.telemetry.histogram import Histogram
+from tokenswarm.telemetry.names import ENGINES, Row
 from tokenswarm.telemetry.reading import Reading
 
+COPIES = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
+"""Labels of series that tell the same thing again: the ranks of one engine (SGLang), each with its queue."""
 
-class Row(NamedTuple):
-    """One quantity: our name, how values of several label sets (engines, models) combine, the page's names."""
-
-    ours: str
-    kind: Literal["level", "mean_level", "counter", "counter_by_label", "histogram"]
-    names: tuple[str, ...]
-    by: str = ""  # for counter_by_label
-    needed: bool = False  # a page without it is not whole; a counter may be missing where `# EOF` proves that it is
-
-
-VLLM = (
-    Row("running", "level", ("vllm:num_requests_running",), needed=True),
-    Row("waiting", "level", ("vllm:num_requests_waiting",), needed=True),
-    Row("kv_cache_usage", "mean_level", ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")),  # 0.10
-    Row("preemptions", "counter", ("vllm:num_preemptions_total",)),
-    Row("prompt_tokens", "counter", ("vllm:prompt_tokens_total",), needed=True),
-    Row("prompt_tokens_cached", "counter", ("vllm:prompt_tokens_cached_total",)),
-    Row("generation_tokens", "counter", ("vllm:generation_tokens_total",), needed=True),
-    Row("cache_queries", "counter", ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total")),  # 0.10
-    Row("cache_hits", "counter", ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")),
-    Row("finished", "counter_by_label", ("vllm:request_success_total",), by="finished_reason"),
-    Row("rejected", "counter_by_label", ("vllm:admission_rejections_total",), by="reason"),
-    Row("ttft_s", "histogram", ("vllm:time_to_first_token_seconds",)),
-    Row("itl_s", "histogram", ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")),  # 0.11
-    Row("tpot_s", "histogram", ("vllm:request_time_per_output_token_seconds",)),
-    Row("e2e_s", "histogram", ("vllm:e2e_request_latency_seconds",)),
-    Row("queue_s", "histogram", ("vllm:request_queue_time_seconds",)),
-    Row("prefill_s", "histogram", ("vllm:request_prefill_time_seconds",)),
-    Row("decode_s", "histogram", ("vllm:request_decode_time_seconds",)),
-    Row("step_tokens", "histogram", ("vllm:iteration_tokens_total",)),
-)
-
-LLAMACPP = (
-    Row("running", "level", ("llamacpp:requests_processing",), needed=True),
-    Row("waiting", "level", ("llamacpp:requests_deferred",), needed=True),
-    Row("kv_cache_usage", "mean_level", ("llamacpp:kv_cache_usage_ratio",)),  # gone since mid-2025
-    Row("prompt_tokens_computed", "counter", ("llamacpp:prompt_tokens_total",), needed=True),  # without cached ones
-    Row("prompt_tokens_cached", "counter", ("llamacpp:prompt_tokens_cached_total",)),
-    Row("prompt_seconds", "counter", ("llamacpp:prompt_seconds_total",)),
-    Row("generation_tokens", "counter", ("llamacpp:tokens_predicted_total",), needed=True),
-    Row("generation_seconds", "counter", ("llamacpp:tokens_predicted_seconds_total",)),
-    Row("decode_steps", "counter", ("llamacpp:n_decode_total",)),
-)
-
-ENGINES = {"vllm": VLLM, "llamacpp": LLAMACPP}
-
-COUNTED_AT_THE_END = frozenset({"llamacpp"})
-"""Engines that add a request's tokens to their counters when it ends, not while it streams."""
+PIECES = "priority"
+"""The label of series that tell a part of the one without it (SGLang, by priority of the requests)."""
 
 CACHE_INFO = "vllm:cache_config_info"
 CACHE_FACTS = ("num_gpu_blocks", "block_size", "cache_dtype", "kv_cache_size_tokens", "kv_cache_memory_bytes")
 STARTED = "process_start_time_seconds"
 
 
-def _parts(row: Row) -> list[str]:
-    suffixes = ("_bucket", "_sum", "_count") if row.kind == "histogram" else ("",)
-    return [name + suffix for name in row.names for suffix in suffixes]
+WANTED = frozenset(part for engine in ENGINES.values() for row in engine.rows for part in names.parts(row)) | {
+    CACHE_INFO, STARTED,
+}  # fmt: skip
 
-
-WANTED = frozenset(part for rows in ENGINES.values() for row in rows for part in _parts(row)) | {CACHE_INFO, STARTED}
+_TYPE = re.compile(rb"^# TYPE (\S+) ", re.MULTILINE)
 
 
 def read(page: bytes) -> Reading:
     """The reading of an engine's /metrics. Raises PageError where it is none, or not whole."""
     samples = exposition.read(page, WANTED)
-    for kind, rows in ENGINES.items():
-        present = {row.ours for row in rows if _name(row, samples)}
+    for kind, engine in ENGINES.items():
+        present = {row.ours for row in engine.rows if _name(row, samples)}
         if present:
             whole = page.rstrip().endswith(exposition.END)
             # vLLM's Rust front end tells some counters with the first request only.
-            required = [row for row in rows if row.needed and not (whole and row.kind == "counter")]
+            required = [row for row in engine.rows if row.needed and not (whole and row.kind == "counter")]
             missing = sorted(row.names[0] for row in required if row.ours not in present)
             if missing:
                 raise PageError("incomplete", f"the page lacks {missing[0]}")
-            return _reading(kind, rows, samples)
-    raise PageError("not_metrics", "the page has no metrics of an engine that is known here (vLLM, llama.cpp)")
+            return _reading(kind, samples)
+    if any(name.decode(errors="replace") in _FAMILIES for name in _TYPE.findall(page)):
+        raise PageError("incomplete", "the page names an engine's metrics, but has no value of them yet")
+    known = ", ".join(engine.title for engine in ENGINES.values())
+    raise PageError("not_metrics", f"the page has no metrics of an engine or router that is known here ({known})")
+
+
+_FAMILIES = frozenset(
+    one.removesuffix(end)
+    for engine in ENGINES.values()
+    for row in engine.rows
+    for name in row.names
+    for one in names.spellings(name)
+    for end in ("", "_sum", "_total")
+)
 
 
 def _name(row: Row, samples: Samples) -> str:
-    """The newest of the row's names that the page has; "" where it has none."""
+    """The newest of the row's names that the page has, as it is spelled there; "" where it has none."""
     suffix = "_bucket" if row.kind == "histogram" else ""
-    return next((name for name in row.names if name + suffix in samples), "")
+    spelled = (one for name in row.names for one in names.spellings(name))
+    return next((name for name in spelled if name + suffix in samples), "")
 
 
-def _reading(kind: str, rows: tuple[Row, ...], samples: Samples) -> Reading:
+def _reading(kind: str, samples: Samples) -> Reading:
+    engine = ENGINES[kind]
     levels: dict[str, float] = {}
     counters: dict[str, float] = {}
     histograms: dict[str, Histogram] = {}
-    unknown, old = set(), []
-    for row in rows:
+    unknown, missing, old = set(), [], []
+    for row in engine.rows:
         name = _name(row, samples)
         if not name:
+            missing.append(row.ours)
             if row.needed and row.kind == "counter":
                 counters[row.ours] = 0.0
             continue
-        if name != row.names[0]:
+        if name not in names.spellings(row.names[0]):
             old.append(name)
         if _has_no_value(row, name, samples):  # a sum over the others would look like all
             unknown.add(row.ours)
@@ -130,7 +102,8 @@ def _reading(kind: str, rows: tuple[Row, ...], samples: Samples) -> Reading:
         elif row.kind == "counter":
             counters[row.ours] = sum(values.values())
         else:
-            levels[row.ours] = sum(values.values()) / (len(values) if row.kind == "mean_level" else 1)
+            once = _once(values)
+            levels[row.ours] = sum(once) / (len(once) if row.kind == "mean_level" else 1)
     facts = {"old_names": ", ".join(old)} if old else {}
     return Reading(
         kind=kind,
@@ -141,9 +114,20 @@ def _reading(kind: str, rows: tuple[Row, ...], samples: Samples) -> Reading:
         facts=facts | _cache_facts(samples),
         shape=frozenset((name, labels) for name, family in samples.items() if name != CACHE_INFO for labels in family),
         unknown=frozenset(unknown),
-        counts=_counts(rows, samples),
+        missing=tuple(missing),
+        counts=_counts(engine.rows, samples),
         born_at_0=True,
     )
+
+
+def _once(values: dict[Labels, float]) -> list[float]:
+    """The values of a level without parts of others, and one of those that ranks tell alike: the largest."""
+    found: dict[Labels, float] = {}
+    whole = {labels: value for labels, value in values.items() if not label(labels, PIECES)}
+    for labels, value in (whole or values).items():
+        key = tuple(pair for pair in labels if pair[0] not in COPIES)
+        found[key] = max(value, found.get(key, 0.0))
+    return list(found.values())
 
 
 def _has_no_value(row: Row, name: str, samples: Samples) -> bool:
@@ -157,7 +141,7 @@ def _counts(rows: tuple[Row, ...], samples: Samples) -> dict[tuple[str, Labels],
     for row in rows:
         if row.kind in ("level", "mean_level"):
             continue
-        for name in row.names:
+        for name in (one for spelled in row.names for one in names.spellings(spelled)):
             series = name + "_bucket" if row.kind == "histogram" else name
             for labels, value in samples.get(series, {}).items():
                 if not math.isnan(value):

@@ -43,6 +43,8 @@ class Gpu(msgspec.Struct, kw_only=True):
     memory_used_bytes_max: float | None = None
     memory_total_bytes: float | None = None
     clock_sm_hz_min: float | None = None
+    clock_sm_hz_max: float | None = None
+    clock_sm_hz_limit: float | None = None  # the card's highest
     clock_mem_hz_min: float | None = None
     temperature_c_max: float | None = None
     temperature_memory_c_max: float | None = None
@@ -126,6 +128,8 @@ def _gpu(uuid: str, total: Totals, facts: Mapping[str, str]) -> Gpu:
     found.memory_total_bytes = level(total, "memory_total_bytes").max
     for name in ("clock_sm_hz", "clock_mem_hz"):
         setattr(found, f"{name}_min", total.levels[name].low if name in total.levels else None)
+    found.clock_sm_hz_max = level(total, "clock_sm_hz").max
+    found.clock_sm_hz_limit = level(total, "clock_sm_limit_hz").max
     found.throttle_s = {
         name.removeprefix("throttle."): value
         for name, value in sorted(total.counters.items())

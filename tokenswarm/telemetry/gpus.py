@@ -35,6 +35,7 @@ LEVELS = (
     Row("memory_total_bytes", "memory_total_bytes"),
     Row("clock_sm_hz", "clock_hertz", only=("clock", "sm")),
     Row("clock_mem_hz", "clock_hertz", only=("clock", "mem")),
+    Row("clock_sm_limit_hz", "clock_max_hertz", only=("clock", "sm")),
     Row("temperature_c", "temperature_celsius", only=("sensor", "gpu")),
     Row("temperature_memory_c", "temperature_celsius", only=("sensor", "memory")),
 )

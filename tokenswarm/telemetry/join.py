@@ -8,7 +8,7 @@ import msgspec
 
 from tokenswarm.kv_cache import KvShape
 from tokenswarm.result.summary import Part, Summary
-from tokenswarm.telemetry import gpu, kv, server
+from tokenswarm.telemetry import gpu, kv, names, server
 from tokenswarm.telemetry.gpu import Price
 from tokenswarm.telemetry.reading import Reading
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch, Watch
@@ -29,13 +29,14 @@ class Source(msgspec.Struct, kw_only=True):
     """One page that was asked for, over the whole run."""
 
     url: str
-    kind: str | None = None  # vllm, llamacpp, ollama, gpu; null: it never answered with metrics
+    kind: str | None = None  # of telemetry/names.py, ollama or gpu; null: it never answered with metrics
     version: str = ""
     looks: int
     good: int
     gaps: dict[str, int]
     problem: str  # the newest, in a sentence
     facts: dict[str, str] = {}
+    missing: list[str] = []  # quantities that this kind tells, and this page did not
 
 
 def fill(
@@ -70,7 +71,7 @@ def of_stage(engines: Sequence[EngineWatch], gpus: Sequence[GpuWatch], stage: in
     if not windows or not all(window.is_over(now_ns) for window in windows):
         return None
     return StageTold(
-        engine_batch=server.level(_total(engines, [stage], now_ns), "running").mean if engines else None,
+        engine_batch=server.level(_total(own(engines), [stage], now_ns), "running").mean if engines else None,
         power_w_mean=gpu.block(gpus, [stage], now_ns, None, None).power_w_mean,
     )
 
@@ -82,7 +83,7 @@ def _source(watch: Watch, reading: Reading | None) -> Source:
     if isinstance(watch, EngineWatch):
         found.version = watch.version
         if reading is not None:
-            found.kind, found.facts = reading.kind, reading.facts
+            found.kind, found.facts, found.missing = reading.kind, reading.facts, list(reading.missing)
     elif watch.good:
         found.kind = "gpu"
     return found
@@ -91,10 +92,16 @@ def _source(watch: Watch, reading: Reading | None) -> Source:
 def _server(
     engines: Sequence[EngineWatch], stages: Sequence[int], now_ns: int, client: Part, shape: KvShape | None
 ) -> dict[str, object]:
+    routers = [watch for watch in engines if watch.newest is not None and names.is_router(watch.newest.kind)]
+    engines = own(engines)
     total = _total(engines, stages, now_ns)
     kinds = {watch.newest.kind for watch in engines if watch.newest is not None}
     kind = kinds.pop() if len(kinds) == 1 else ""
-    found = server.to_dict(server.block(total, kind, len(engines), client))
+    block = server.block(total, kind, len(engines), client)
+    for watch in routers:
+        assert watch.newest is not None
+        block.routers.append(server.router(watch.url, watch.newest.kind, _total([watch], stages, now_ns)))
+    found = server.to_dict(block)
     seen = kv.Seen(
         use=server.level(total, "kv_cache_usage", len(engines)),
         running=server.level(total, "running").mean,
@@ -104,6 +111,12 @@ def _server(
     )
     found["kv_cache"] = server.to_dict(kv.block(engines, seen, shape))
     return found
+
+
+def own(watches: Sequence[EngineWatch]) -> list[EngineWatch]:
+    """The engines among them, whose numbers add up; a router's own account only where there is no other."""
+    engines = [watch for watch in watches if watch.newest is None or not names.is_router(watch.newest.kind)]
+    return engines or list(watches)
 
 
 def _total(engines: Sequence[EngineWatch], stages: Sequence[int], now_ns: int) -> Totals:

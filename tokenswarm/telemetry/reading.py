@@ -25,6 +25,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     shape: frozenset[tuple[str, Labels]] = frozenset()  # the series behind it: a page with fewer is not whole
     counts: dict[tuple[str, Labels], float] = {}  # those of them that can't fall while the process lives
     unknown: frozenset[str] = frozenset()  # quantities that are there without a value (NaN)
+    missing: tuple[str, ...] = ()  # quantities of the program's table that the page has under no name
     born_at_0: bool = False  # what the process begins to tell later was 0 until then
 
     def follows(self, before: Reading) -> bool:

@@ -12,12 +12,18 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.result.summary import Part
-from tokenswarm.telemetry.engines import COUNTED_AT_THE_END
 from tokenswarm.telemetry.histogram import Split, split
+from tokenswarm.telemetry.names import ENGINES
 from tokenswarm.telemetry.window import Totals
 
 TOKENS_BASE = 0.01
 """Token counts that agree this well agree: streams cut at the edges, rounding of the client's share of a stream."""
+
+COUNTS_BASE = 0.01
+"""Counts of requests that agree this well agree."""
+
+COMPARABLE = 0.9
+"""Readings that cover less of the windows than this are of another time than the client's requests."""
 
 LATENCIES = ("ttft_s", "itl_s", "tpot_s", "e2e_s", "queue_s", "prefill_s", "decode_s")
 
@@ -35,6 +41,31 @@ class TokensCompared(msgspec.Struct, kw_only=True):
     difference_ratio: float
     tolerance_ratio: float
     agree: bool
+
+
+class RequestsCompared(msgspec.Struct, kw_only=True):
+    """Requests that ended in the time that the readings cover: at the engines by their own reasons, at the client.
+
+    `client_*` are those that began in the windows, scaled to that time. `tolerance`: what is in flight at both edges.
+    """
+
+    server_good: int  # ended with an answer
+    server_bad: int  # ended in an error, were aborted, or were refused by a full queue
+    client_ok: float
+    client_failed: float  # cancelled ones, and those cut off at the drain bound, included
+    tolerance: float
+
+
+class RouterBlock(msgspec.Struct, kw_only=True):
+    """What a router or gateway in front of the engines did in the windows."""
+
+    url: str
+    kind: str
+    requests: int | None = None
+    retries: int | None = None  # attempts after the first
+    retries_exhausted: int | None = None  # requests that failed after the last of them
+    errors: dict[str, int] = {}
+    held: LevelBlock  # requests that it passed on and has not ended
 
 
 class Covered(msgspec.Struct, kw_only=True):
@@ -67,6 +98,8 @@ class ServerBlock(msgspec.Struct, kw_only=True):
     finished: dict[str, int] = {}  # requests by the reason that the engine gives
     rejected: dict[str, int] = {}
     latency: dict[str, Split] = {}
+    requests_compared: RequestsCompared | None = None
+    routers: list[RouterBlock] = []
     models_loaded: LevelBlock | None = None  # Ollama
     vram_ratio_mean: float | None = None  # Ollama: share of the loaded models that is on the GPU
 
@@ -104,6 +137,7 @@ def block(total: Totals, kind: str, replicas: int, client: Part) -> ServerBlock:
     if seconds and found.generation_tokens is not None:
         found.generation_tokens_per_s = found.generation_tokens / seconds
     found.output_tokens_compared = _compare(total, kind, found.generation_tokens_per_s, client)
+    found.requests_compared = _compare_requests(total, found, client)
     steps = total.histograms.get("step_tokens")
     if steps is not None and steps.n:
         found.tokens_per_step_mean = steps.sum / steps.n
@@ -163,7 +197,8 @@ def _compare(total: Totals, kind: str, server_per_s: float | None, client: Part)
     seconds = total.covered_ns / NS_PER_S
     sent = client.requests.sent
     uncounted = (client.requests.failed + client.requests.cancelled + client.requests.censored) / sent if sent else 0.0
-    answer = (client.tokens.output_length.mean or 1.0) if kind in COUNTED_AT_THE_END else 1.0
+    at_the_end = kind in ENGINES and ENGINES[kind].at_the_end
+    answer = (client.tokens.output_length.mean or 1.0) if at_the_end else 1.0
     torn = 2 * (client.batch_mean or 0.0) * answer / (client_per_s * seconds)
     tolerance = TOKENS_BASE + total.edges_ns / total.covered_ns + uncounted + torn
     difference = server_per_s / client_per_s - 1
@@ -173,6 +208,47 @@ def _compare(total: Totals, kind: str, server_per_s: float | None, client: Part)
         difference_ratio=difference,
         tolerance_ratio=tolerance,
         agree=abs(difference) <= tolerance,
+    )
+
+
+GOOD = frozenset({"stop", "length", "repetition", "all", "success", "finish", "end_id", "stop_words"})
+"""Reasons, of any engine, for the end of a whole answer; any other is an error, an abort, a refusal."""
+
+
+def _compare_requests(total: Totals, found: ServerBlock, client: Part) -> RequestsCompared | None:
+    """None where the engine tells no ends, or the readings leave out a tenth of the windows or more."""
+    ends = {reason.rpartition(".")[2].lower(): n for reason, n in found.finished.items()}  # ResponseType.FINISH
+    if not ends or total.empty or total.covered_ns < COMPARABLE * total.planned_ns:
+        return None
+    bad = sum(n for reason, n in ends.items() if reason not in GOOD) + sum(found.rejected.values())
+    scale = total.covered_ns / total.planned_ns
+    counts = client.requests_steady
+    per_s = (counts.ok + counts.failed) / (total.planned_ns / NS_PER_S)
+    in_flight = max(client.batch_mean or 0.0, found.running.max or 0.0)
+    return RequestsCompared(
+        server_good=sum(n for reason, n in ends.items() if reason in GOOD),
+        server_bad=bad,
+        client_ok=counts.ok * scale,
+        client_failed=(counts.failed + counts.cancelled + counts.censored) * scale,
+        tolerance=2 * in_flight + per_s * total.edges_ns / NS_PER_S + COUNTS_BASE * (counts.ok + counts.failed) + 2,
+    )
+
+
+def router(url: str, kind: str, total: Totals) -> RouterBlock:
+    """The block of one router. LiteLLM tells attempts: those beyond the requests are retries, fallbacks included."""
+    requests, attempts = _count(total, "requests"), _count(total, "attempts")
+    retries = _count(total, "retries")
+    if retries is None and requests is not None and attempts is not None:
+        retries = max(0, attempts - requests)
+    finished = _by_label(total, "finished")
+    return RouterBlock(
+        url=url,
+        kind=kind,
+        requests=sum(finished.values()) if requests is None and finished else requests,
+        retries=retries,
+        retries_exhausted=_count(total, "retries_exhausted"),
+        errors={name: n for name, n in _by_label(total, "errors").items() if n},
+        held=level(total, "held"),
     )
 
 

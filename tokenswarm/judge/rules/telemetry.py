@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenswarm.judge.rules import contamination
 from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt
 from tokenswarm.result.summary import Doubt, Summary
 from tokenswarm.telemetry.window import HOLE_INTERVALS
@@ -15,6 +16,8 @@ from tokenswarm.telemetry.window import HOLE_INTERVALS
 UNCOVERED_SHARE = 0.1  # one hole of this share of the windows: means are those of another time
 TOKENS_DIFFER = 0.05  # beyond the tolerance: counts that differ by more are of another load
 THROTTLED_SHARE = 0.01  # of the time; less is a blip at the start of a stage
+AT_WORK = 0.5  # share of the time in which a kernel ran
+CLOCK_SHARE = 0.85  # of the card's highest clock; boards at work run at 0.9 of it and more
 POWER_REASONS = frozenset({"sw_power_cap", "sync_boost"})  # a card at its power limit does what it was built for
 
 
@@ -89,13 +92,16 @@ def engine_restarted(_evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def tokens_disagree(_evidence: Evidence, summary: Summary) -> Doubt | None:
+def tokens_disagree(evidence: Evidence, summary: Summary) -> Doubt | None:
     metrics = summary.server.get("metrics") or {}
     compared = metrics.get("output_tokens_compared")
     if not compared or compared["agree"]:
         return None
     difference = compared["difference_ratio"]
     more = difference > 0
+    why = contamination.foreign_load if more else contamination.requests_elsewhere
+    if why(evidence, summary) is not None:
+        return None  # that says the same, and whose requests they are
     return doubt(
         "server-tokens-disagree",
         "degraded" if abs(difference) > TOKENS_DIFFER + compared["tolerance_ratio"] else "note",
@@ -153,6 +159,31 @@ def gpu_throttled(_evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def gpu_clocks_held(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Clocks far below the card's highest all the time, at work, and no reason of `gpu_throttled`: they are locked."""
+    if gpu_throttled(evidence, summary) is not None:
+        return None
+    held = {
+        one["gpu"]: one["clock_sm_hz_max"] / one["clock_sm_hz_limit"]
+        for one in summary.gpu.get("gpus", [])
+        if one.get("clock_sm_hz_max")
+        and one.get("clock_sm_hz_limit")
+        and (one["utilization_ratio_mean"] or 0.0) >= AT_WORK
+        and one["clock_sm_hz_max"] < CLOCK_SHARE * one["clock_sm_hz_limit"]
+    }
+    if not held:
+        return None
+    share = min(held.values())
+    return doubt(
+        "gpu-clocks-held",
+        "degraded",
+        f"{len(held)} of {len(summary.gpu['gpus'])} GPUs never ran faster than {share:.0%} of their highest SM clock "
+        f"in the steady windows, at work and without throttling: their clocks are locked. Reset them "
+        f"(`nvidia-smi -rgc`), or compare with runs at the same clocks only.",
+        clock_ratio=held,
+    )
+
+
 RULES: tuple[Rule, ...] = (
     engine_gaps,
     engine_restarted,
@@ -161,4 +192,5 @@ RULES: tuple[Rule, ...] = (
     gpu_lost,
     gpu_error,
     gpu_throttled,
+    gpu_clocks_held,
 )

@@ -83,8 +83,8 @@ def _most_throttled(block: Gpus) -> Cell:
 
 _EACH_HEAD: tuple[Cell, ...] = (
     "GPU", "state", ("power", "mean"), ("energy", "observed"), ("utilization", "kernels ran"),
-    ("memory used", "highest"), ("temperature", "highest"), ("SM clock", "lowest"), ("clocks held down", "by reason"),
-    ("XIDs", "driver's errors"),
+    ("memory used", "highest"), ("temperature", "highest"), ("SM clock", "lowest, highest"),
+    ("clocks held down", "by reason"), ("XIDs", "driver's errors"),
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def _gpu_line(one: Gpu) -> list[Cell]:
         ratio(one.utilization_ratio_mean),
         _pair(size(one.memory_used_bytes_max), size(one.memory_total_bytes), "of"),
         _pair(celsius(one.temperature_c_max), celsius(one.temperature_memory_c_max), "memory"),
-        _pair(hertz(one.clock_sm_hz_min), hertz(one.clock_mem_hz_min), "memory"),
+        _clocks(one),
         throttled(one.throttle_s, one.observed_s),
         ", ".join(f"{xid} ({n}×)" for xid, n in sorted(one.xids.items())) or "none",
     ]
@@ -114,6 +114,15 @@ def _gpu_line(one: Gpu) -> list[Cell]:
 
 def _backend(one: Gpu) -> str:
     return f"backend {one.backend}" if one.backend else ""
+
+
+def _clocks(one: Gpu) -> Cell:
+    lowest, highest = hertz(one.clock_sm_hz_min), hertz(one.clock_sm_hz_max)
+    if MISSING in (lowest, highest):
+        return lowest
+    more = [f"of {limit}" if (limit := hertz(one.clock_sm_hz_limit)) != MISSING else ""]
+    more += [f"memory {clock}" if (clock := hertz(one.clock_mem_hz_min)) != MISSING else ""]
+    return f"{lowest} to {highest}", ", ".join(filter(None, more))
 
 
 def _pair(first: str, second: str, word: str) -> Cell:
