@@ -317,6 +317,8 @@ def test_rows_of_a_killed_worker_are_on_disk_and_come_back(engine: Server, tmp_p
 
     assert finished.code == 11, finished.out
     assert f"pid {victim}" in finished.out
+    (lost,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "worker-lost")
+    assert "its process ended with signal 9" in lost["message"], "known at once, and not by its silence"
     assert {row["worker"] for row in finished.rows} == {1 - dead["worker"]}
     assert f"tokenswarm report --merge results/{finished.folder.name}" in finished.out
     left = rows_of(spool / f"worker-{dead['worker']}.jsonl")
