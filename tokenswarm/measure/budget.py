@@ -16,18 +16,21 @@ from typing import NamedTuple
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure.sketch import Sketch
 from tokenswarm.record import RequestRecord
 
-FINE = 512
-"""Buckets an octave: 0.14 % wide. Eight of them are one of a sketch."""
+COARSE, FINE = 64, 512
+"""Buckets an octave: a sketch's, 1.1 % wide; 0.14 %, where every value is kept until the end of a run."""
+
+FINE_METRICS = ("ttft", "tpot", "e2e")
 
 ZERO_KEY = -(1 << 20)
 
 
 class Sides(msgspec.Struct, kw_only=True):
-    """How the low and the high side of one metric differ from its values: counts by fine bucket, which may be negative.
+    """How the low and the high side of one metric differ from its values: counts by bucket, which may be negative.
 
-    All fields add up over workers. Seconds.
+    All fields add up over workers. Seconds. `scale` of the methods: buckets an octave, always the same for a metric.
     """
 
     low: dict[int, int] = {}
@@ -36,34 +39,29 @@ class Sides(msgspec.Struct, kw_only=True):
     low_sum: float = 0.0  # sum of the low side − sum of the values
     high_sum: float = 0.0
 
-    def shift(self, value: float, low: float, high: float) -> None:
+    def shift(self, value: float, low: float, high: float, scale: int = COARSE) -> None:
         """One sample that was counted as `value` lies between `low` and `high`."""
-        at, least, most = fine_key(value), fine_key(low), fine_key(high)
-        if least < at:
-            self._move(self.low, at, least)
-            self.low_sum += low - value
-        if most > at:
-            self._move(self.high, at, most)
-            self.high_sum += high - value
+        at = bucket_key(value, scale)
+        for counts, key in ((self.low, bucket_key(low, scale)), (self.high, bucket_key(high, scale))):
+            if key != at:
+                _count(counts, at, -1)
+                _count(counts, key, 1)
+        self.low_sum += low - value
+        self.high_sum += high - value
 
     def replace(self, values: Iterable[float], lows: Iterable[float], highs: Iterable[float]) -> None:
         """Samples that were counted as `values` are, in some order, at least `lows` and at most `highs`."""
         for value in values:
-            _count(self.low, fine_key(value), -1)
-            _count(self.high, fine_key(value), -1)
+            _count(self.low, bucket_key(value), -1)
+            _count(self.high, bucket_key(value), -1)
             self.low_sum -= value
             self.high_sum -= value
         for low in lows:
-            _count(self.low, fine_key(low), 1)
+            _count(self.low, bucket_key(low), 1)
             self.low_sum += low
         for high in highs:
-            _count(self.high, fine_key(high), 1)
+            _count(self.high, bucket_key(high), 1)
             self.high_sum += high
-
-    @staticmethod
-    def _move(counts: dict[int, int], of: int, to: int) -> None:
-        _count(counts, of, -1)
-        _count(counts, to, 1)
 
 
 class Budget(msgspec.Struct, kw_only=True):
@@ -86,18 +84,28 @@ class Fine(msgspec.Struct, kw_only=True):
     e2e: dict[int, int] = {}
 
 
-def fine_key(value_s: float) -> int:
-    """The bucket (2^((k−1)/512), 2^(k/512)] of a value; ZERO_KEY for 0 and below."""
-    return ceil(log2(value_s) * FINE) if value_s > 0.0 else ZERO_KEY
+def scale_of(metric: str) -> int:
+    """Buckets an octave of the sides of a metric."""
+    return FINE if metric in FINE_METRICS else COARSE
 
 
-def fine_edge(key: int) -> float:
-    """The upper edge of a bucket."""
-    return 0.0 if key == ZERO_KEY else exp2(key / FINE)
+def bucket_key(value_s: float, scale: int = COARSE) -> int:
+    """The bucket (2^((k−1)/scale), 2^(k/scale)] of a value; ZERO_KEY for 0 and below."""
+    return ceil(log2(value_s) * scale) if value_s > 0.0 else ZERO_KEY
+
+
+def above(shifts: Mapping[int, int], limit: float, scale: int) -> int:
+    """How many more samples of a side than of the values lie beyond `limit`, to the width of a bucket."""
+    at = bucket_key(limit, scale)
+    return sum(n for key, n in shifts.items() if key > at)
 
 
 def _count(counts: dict[int, int], key: int, n: int) -> None:
-    counts[key] = counts.get(key, 0) + n
+    left = counts.get(key, 0) + n
+    if left:
+        counts[key] = left
+    else:
+        counts.pop(key, None)
 
 
 def exact(record: RequestRecord) -> bool:
@@ -112,7 +120,7 @@ def exact(record: RequestRecord) -> bool:
 
 
 def add(budget: Budget, record: RequestRecord) -> None:
-    """Count what a successful request could be at least and at most, wherever that differs from what it is taken for."""
+    """Count what a successful request could be at least and at most, where that is not what it is taken for."""
     late_ns = (record.send_lag_ns or 0) - record.connect_ns
     if record.first_ns and late_ns > 0:
         whole_ns = record.first_ns - record.intended_ns
@@ -121,13 +129,14 @@ def add(budget: Budget, record: RequestRecord) -> None:
         return
     early_ns = record.sent_high_ns - record.sent_ns if record.sent_high_ns else 0
     ends = (
-        (budget.ttft, record.ttft_ns, record.first_ns - (record.first_low_ns or record.first_ns)),
-        (budget.ttfat, record.ttfat_ns, record.first_answer_ns - (record.answer_low_ns or record.first_answer_ns)),
-        (budget.e2e, record.e2e_ns, _unsure(record).get(record.done_ns, 0)),
+        ("ttft", record.ttft_ns, record.first_ns - (record.first_low_ns or record.first_ns)),
+        ("ttfat", record.ttfat_ns, record.first_answer_ns - (record.answer_low_ns or record.first_answer_ns)),
+        ("e2e", record.e2e_ns, _unsure(record).get(record.done_ns, 0)),
     )
-    for sides, value_ns, hidden_ns in ends:
-        if value_ns is not None:
-            sides.shift(value_ns / NS_PER_S, max(0, value_ns - hidden_ns - early_ns) / NS_PER_S, value_ns / NS_PER_S)
+    for metric, value_ns, hidden_ns in ends:
+        if value_ns is not None and hidden_ns + early_ns:
+            value_s, low_s = value_ns / NS_PER_S, max(0, value_ns - hidden_ns - early_ns) / NS_PER_S
+            getattr(budget, metric).shift(value_s, low_s, value_s, scale_of(metric))
     if record.one_read:
         budget.tpot.unknown += 1
         budget.stall.unknown += 1
@@ -149,11 +158,11 @@ def _add_pace(budget: Budget, record: RequestRecord) -> None:
     steps = (record.output_tokens - 1) * NS_PER_S
     low_ns = (record.last_low_ns or record.last_ns) - record.first_ns
     high_ns = record.last_ns - (record.first_low_ns or record.first_ns)
-    budget.tpot.shift(tpot_ns / NS_PER_S, max(0, low_ns) / steps, high_ns / steps)
+    budget.tpot.shift(tpot_ns / NS_PER_S, max(0, low_ns) / steps, high_ns / steps, FINE)
 
 
 class _Group(NamedTuple):
-    """A gap that is not what it seems: how many events ended with it, and the least and most that theirs add up to, s."""
+    """A gap that is not what it seems: how many events ended with it, the least and most that theirs add up to, s."""
 
     place: int
     events: int
@@ -216,29 +225,69 @@ def _groups(record: RequestRecord) -> list[_Group]:
 
 
 class Counts:
-    """One side of a metric: how many samples there are up to each bucket. `counts` by fine bucket, or by coarse ones
-    (eight fine ones each) where `width` is 8."""
+    """One side of a metric: its samples by bucket, `scale` an octave, of which some have no bound."""
 
-    def __init__(
-        self, counts: Mapping[int, int], zero: int, shifts: Mapping[int, int], unknown: int, width: int
-    ) -> None:
-        merged = dict(counts)
-        for key, n in shifts.items():
-            at = ZERO_KEY if key == ZERO_KEY else -(-key // width)
-            merged[at] = merged.get(at, 0) + n
-        merged[ZERO_KEY] = merged.get(ZERO_KEY, 0) + zero
-        self._buckets = sorted((key, n) for key, n in merged.items() if n)
-        self._width = width
-        self._unknown = unknown
-        self.n = sum(n for _, n in self._buckets) + unknown
+    def __init__(self, counts: Mapping[int, int], scale: int, zero: int = 0, unknown: int = 0, *, low: bool) -> None:
+        self._buckets = sorted((key, n) for key, n in counts.items() if n)
+        self._scale, self._zero = scale, zero + (unknown if low else 0)
+        self.n = self._zero + sum(n for _, n in self._buckets) + (0 if low else unknown)
 
     def bucket(self, p: float) -> tuple[float, float]:
         """(lower, upper) edge of the bucket with the nearest rank of `p`; (inf, inf) beyond all that has a bound."""
-        rank, seen = max(1, ceil(p * self.n * (1 - 1e-12))), 0
+        rank, seen = max(1, ceil(p * self.n * (1 - 1e-12))), self._zero
+        if seen >= rank:
+            return 0.0, 0.0
         for key, n in self._buckets:
             seen += n
             if seen >= rank:
-                if key == ZERO_KEY:
-                    return 0.0, 0.0
-                return fine_edge((key - 1) * self._width), fine_edge(key * self._width)
+                return (0.0, 0.0) if key == ZERO_KEY else (exp2((key - 1) / self._scale), exp2(key / self._scale))
         return inf, inf
+
+
+class Intervals:
+    """The values of one metric and both of its sides, ready to be asked for percentiles.
+
+    `fine`: the values by fine bucket, {} where they are not all known; then the sketch's own buckets are taken.
+    `error_s`: what every sample may be off by, either way.
+    """
+
+    def __init__(self, sketch: Sketch, sides: Sides, fine: Mapping[int, int], sides_scale: int, error_s: float) -> None:
+        known = sides_scale == FINE and sum(fine.values()) == sketch.n
+        values: Mapping[int, int] = fine if known else sketch.counts
+        scale, zero = (FINE, 0) if known else (COARSE, sketch.zero)
+        ratio = sides_scale // scale
+        self._sketch, self._error_s, self._known = sketch, error_s, known
+        self._values = Counts(values, scale, zero, low=True)
+        self._low = Counts(_shifted(values, sides.low, ratio), scale, zero, sides.unknown, low=True)
+        self._high = Counts(_shifted(values, sides.high, ratio), scale, zero, sides.unknown, low=False)
+        self._least = 0.0 if sides.low or sides.unknown else sketch.min
+        self._most = inf if sides.high or sides.unknown else sketch.max
+
+    def value(self, p: float) -> float | None:
+        """The nearest rank, to the middle of its bucket; None where nothing was counted."""
+        if not self._known or not self._sketch.n:
+            return self._sketch.quantile(p)
+        low, high = self._values.bucket(p)
+        return min(max(2.0 * low * high / (low + high) if high else 0.0, self._sketch.min), self._sketch.max)
+
+    def interval(self, p: float, p_low: float | None = None, p_high: float | None = None) -> tuple[float, float]:
+        """What percentile `p` is at least and at most, its value always within; inf where nothing bounds it.
+
+        `p_low` and `p_high`: the ranks that chance allows for it, where the sample is to count, too.
+        """
+        if not self._sketch.n:
+            return 0.0, inf
+        least, most = self._values.bucket(p)
+        low = max(self._low.bucket(p if p_low is None else p_low)[0], self._least)
+        high = min(self._high.bucket(p if p_high is None else p_high)[1], self._most)
+        low, high = min(low, max(least, self._sketch.min)), max(high, min(most, self._sketch.max))
+        return max(0.0, low - self._error_s), high + self._error_s
+
+
+def _shifted(values: Mapping[int, int], shifts: Mapping[int, int], ratio: int) -> dict[int, int]:
+    """The values, each moved to its side; `ratio` buckets of the shifts are one of the values."""
+    merged = dict(values)
+    for key, n in shifts.items():
+        at = key if key == ZERO_KEY else -(-key // ratio)
+        merged[at] = merged.get(at, 0) + n
+    return merged
