@@ -29,11 +29,11 @@ from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.framing import sse
 from tokenswarm.errors import ExitCode
 from tokenswarm.profile import profile, typed_yaml
+from tokenswarm.profile.bars import Bars
 from tokenswarm.profile.dataset import ROWS_MAX, Dataset
 from tokenswarm.profile.engine import CHOICES_MAX
 from tokenswarm.profile.load import STAGES_MAX
 from tokenswarm.profile.phases import Phases, Timeouts
-from tokenswarm.profile.bars import Bars
 from tokenswarm.profile.slo import Slo
 from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.record import Outcome
