@@ -44,8 +44,8 @@ static ns_t quantile(const struct histogram *h, double q) {  // nearest rank
 
 static int print_histogram(char *into, size_t size, const char *name, const struct histogram *h) {
     return snprintf(into, size,
-                    ",\n\"%s\": {\"n\": %llu, \"p50\": %lld, \"p90\": %lld, \"p99\": %lld, \"p999\": %lld, "
+                    ",\n\"%s\": {\"n\": %llu, \"p50\": %lld, \"p90\": %lld, \"p95\": %lld, \"p99\": %lld, \"p999\": %lld, "
                     "\"max\": %lld}",
                     name, (unsigned long long)h->n, (long long)quantile(h, 0.5), (long long)quantile(h, 0.9),
-                    (long long)quantile(h, 0.99), (long long)quantile(h, 0.999), (long long)h->max);
+                    (long long)quantile(h, 0.95), (long long)quantile(h, 0.99), (long long)quantile(h, 0.999), (long long)h->max);
 }

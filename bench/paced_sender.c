@@ -31,7 +31,7 @@
 static struct {
     int port, tokens;
     ns_t ttft_ns, itl_ns;
-    double jitter;
+    double jitter, merge;
     uint64_t seed;
 } options = {.port = 0, .tokens = 128, .ttft_ns = 100000000, .itl_ns = 20000000, .jitter = 0.2, .seed = 1};
 
@@ -86,6 +86,8 @@ struct connection {
     int tokens, sent;
     uint64_t random;
     ns_t request_ns, last_ns, due_ns;
+    char held[512];  // a token that goes out with the next one, as behind a proxy that buffers
+    int held_bytes;
     char *waiting;  // bytes that the socket did not take
     size_t waiting_bytes;
     int request_bytes;
@@ -192,7 +194,7 @@ static bool start_stream(struct connection *c, struct dialect *d, int tokens, ns
                      d->ndjson ? "application/x-ndjson" : "text/event-stream; charset=utf-8");
     c->dialect = d;
     c->tokens = tokens;
-    c->sent = 0;
+    c->sent = c->held_bytes = 0;
     c->random = options.seed + (truth.started << 32);
     c->request_ns = arrived_ns;
     c->due_ns = arrived_ns + options.ttft_ns;
@@ -205,32 +207,60 @@ static bool end_stream(struct connection *c) {
     char end[2048];
     heap_remove(c);
     int n = make_end(c->dialect, c->tokens, c->last_ns - c->request_ns, end, sizeof end);
-    bool ok = put(c, end, (size_t)n);
     count(&truth.e2e, now_ns() - c->request_ns);
+    bool ok = put(c, end, (size_t)n);
     truth.finished++;
     return ok;
 }
 
-// Sends the token that is due.
+static void plan_next(struct connection *c) {
+    double jitter = 1 + options.jitter * (2 * random_unit(&c->random) - 1);
+    c->due_ns += (ns_t)((double)options.itl_ns * jitter);
+    heap_settle(c);
+}
+
+static void count_token(struct connection *c, ns_t stamp) {
+    count(c->sent ? &truth.itl : &truth.ttft, stamp - (c->sent ? c->last_ns : c->request_ns));
+    truth.tokens++;
+    truth.last_send_ns = c->last_ns = stamp;
+    c->sent++;
+}
+
+// Keeps the token that is due until the next one. False: it is not to be kept.
+static bool hold(struct connection *c) {
+    if (!options.merge || c->held_bytes || !c->sent || c->sent + 1 >= c->tokens) return false;
+    if (random_unit(&c->random) >= options.merge) return false;
+    memcpy(c->held, c->dialect->token.bytes, (size_t)c->dialect->token.length);
+    c->held_bytes = c->dialect->token.length;
+    plan_next(c);
+    return true;
+}
+
+// Sends the token that is due, and the one that waited for it, in one write.
 static bool send_token(struct connection *c) {
     struct dialect *d = c->dialect;
+    if (hold(c)) return true;
     if (!c->sent && d->role) {
         char role[512];
         if (!put(c, role, (size_t)make_chunk(role, sizeof role, d->role))) return false;
     }
-    struct token *token = c->sent + 1 == c->tokens ? &d->last_token : &d->token;
+    bool two = c->held_bytes > 0;
+    struct token *token = c->sent + 1 + two == c->tokens ? &d->last_token : &d->token;
+    char both[2 * sizeof c->held];
+    int at = c->held_bytes;
+    c->held_bytes = 0;
     ns_t stamp = now_ns();
-    write_stamp(token->bytes + token->stamp_at, stamp);
-    if (!put(c, token->bytes, (size_t)token->length)) return false;
+    memcpy(both, c->held, (size_t)at);
+    if (two) write_stamp(both + d->token.stamp_at, stamp);
+    memcpy(both + at, token->bytes, (size_t)token->length);
+    write_stamp(both + at + token->stamp_at, stamp);
+    if (!put(c, both, (size_t)(at + token->length))) return false;
     count(&truth.send, now_ns() - stamp);
     count(&truth.lateness, stamp - c->due_ns);
-    count(c->sent ? &truth.itl : &truth.ttft, stamp - (c->sent ? c->last_ns : c->request_ns));
-    truth.tokens++;
-    truth.last_send_ns = c->last_ns = stamp;
-    if (++c->sent == c->tokens) return end_stream(c);
-    double jitter = 1 + options.jitter * (2 * random_unit(&c->random) - 1);
-    c->due_ns += (ns_t)((double)options.itl_ns * jitter);
-    heap_settle(c);
+    if (two) count_token(c, stamp);
+    count_token(c, stamp);
+    if (c->sent == c->tokens) return end_stream(c);
+    plan_next(c);
     return true;
 }
 
@@ -394,8 +424,10 @@ static void read_options(int argc, char **argv) {
         else if (!strcmp(name, "--itl-ms")) options.itl_ns = (ns_t)(number(name, text, 0, 3600e3) * 1e6);
         else if (!strcmp(name, "--tokens")) options.tokens = (int)number(name, text, 1, 1e6);
         else if (!strcmp(name, "--jitter")) options.jitter = number(name, text, 0, 1);
+        else if (!strcmp(name, "--merge")) options.merge = number(name, text, 0, 1);
         else if (!strcmp(name, "--seed")) options.seed = (uint64_t)number(name, text, 0, 4294967295.0);
-        else die("options: --port --ttft-ms --itl-ms --tokens --jitter (0..1, of the gap) --seed, each with a number");
+        else die("options: --port --ttft-ms --itl-ms --tokens --jitter (0..1, of the gap) --merge (0..1, of the tokens)"
+                 " --seed, each with a number");
     }
 }
 

@@ -30,6 +30,7 @@ class Pace(NamedTuple):
     tokens: int = 128
     jitter: float = 0.2
     seed: int = 1
+    merge: float = 0.0
 
     @property
     def stream_s(self) -> float:

@@ -6,10 +6,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import request_limits
 from tokenswarm.measure.recorder import Recorder
-from tokenswarm.measure.snapshot import Inbox, Merged
+from tokenswarm.measure.snapshot import Inbox, Merged, add_into
 from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.slo import Slo
@@ -94,6 +96,38 @@ def lognormal(median_s: float = 0.1, sigma: float = 0.1, seed: int = 7) -> Ttft:
     """Independent values around a median."""
     draw = random.Random(seed)
     return lambda _number: median_s * draw.lognormvariate(0.0, sigma)
+
+
+def shared_reads(share: float, ok: int = 8000, **more: Any) -> Merged:
+    """A run in which `share` of the gaps of 20 ms are hidden: their read is that of the next event."""
+    merged, due = run(0, **{"ends": {}, **more}), 0.0
+    recorder = Recorder(RUN_ID, 9, request_limits(more.get("slo") or Slo()), start_ns=0, host="host", pid=109)
+    recorder.open_window(0, 0)
+    for number in range(ok):
+        record, due = request(number, (number + 1) * NS_PER_S // 100), due + 8 * share
+        if due >= 1:
+            due -= 1
+            gaps, stamps = record.gaps_ns, list(record.token_stamps_ns)
+            stamps[4] = stamps[5]
+            record = msgspec.structs.replace(
+                record,
+                gaps_ns=(*gaps[:3], gaps[3] + gaps[4], *gaps[5:]),
+                gap_events=(1, 1, 1, 2, 1, 1, 1),
+                merged_events=1,
+                token_stamps_ns=tuple(stamps),
+            )
+        recorder.intended(0, "steady")
+        recorder.started(0, "steady")
+        recorder.ended(decoding=False)
+        recorder.add(record)
+    recorder.close_window(0, 100 * NS_PER_S)
+    inbox = Inbox(RUN_ID)
+    inbox.put(recorder.snapshot(200 * NS_PER_S, final=True))
+    for block in inbox.merged().blocks:
+        add_into(merged.block(block.stage, block.phase), block)
+    for block in merged.blocks:
+        block.rho_weighted = {}
+    return merged
 
 
 def run(

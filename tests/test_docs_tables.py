@@ -29,6 +29,7 @@ from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.framing import sse
 from tokenswarm.errors import ExitCode
 from tokenswarm.profile import profile, typed_yaml
+from tokenswarm.profile.bars import Bars
 from tokenswarm.profile.dataset import ROWS_MAX, Dataset
 from tokenswarm.profile.engine import CHOICES_MAX
 from tokenswarm.profile.load import STAGES_MAX
@@ -107,6 +108,7 @@ def fields(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, Any, An
 FIELDS = {key: (hint, default) for key, hint, default in fields(profile.Profile, "")}
 KEY_ROWS = {words(cells[0])[0]: cells[1:] for cells in rows(page("profile")) if len(cells) == 4 and words(cells[0])}
 TOLD_ONCE = ("dataset.answer_tokens.", *(f"slo.{name}." for name in Slo.__struct_fields__ if name != "ttft_s"))
+TOLD_ONCE += tuple(f"bars.{name}." for name in Bars.__struct_fields__ if name != "ttft_s")
 """Sections with the same keys as another one."""
 
 

@@ -271,7 +271,7 @@ def test_damaged_reports_are_named(data: bytes) -> None:
 
 def test_other_versions_and_giants_are_named() -> None:
     with pytest.raises(
-        SnapshotError, match="a report has schema version 99, this program reads 1: run the same version"
+        SnapshotError, match="a report has schema version 99, this program reads 2: run the same version"
     ):
         snapshots.decode(broken(schema_version=99))
     with pytest.raises(SnapshotError, match="bytes, more than the"):

@@ -105,6 +105,14 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     gap_tokens: tuple[int, ...] = ()  # tokens that share each gap; () means 1 each
     token_stamps_ns: tuple[int, ...] = ()  # stamp of each content event: for counting tokens in a window
     rx_lag_max_ns: int = 0
+    sent_high_ns: int = 0  # it left between sent_ns and here; the same, or 0: sent_ns is when
+    first_low_ns: int = 0  # the first token, the first of the answer, the last: not before; 0, or the same: then
+    answer_low_ns: int = 0
+    last_low_ns: int = 0
+    first_events: int = 1  # content events that share the read of the first
+    gap_events: tuple[int, ...] = ()  # content events that share the read that ends each gap; () means 1 each
+    gap_choices: bool = False  # the gaps of several choices, one behind the other
+    unsure: tuple[tuple[int, int], ...] = ()  # reads whose stamp could not be placed: (not before, their stamp)
     reconnected: bool = False  # a pooled connection died before the first byte and was replaced, once
     stamp: str = "user"  # "kernel" | "user"
     engine: EngineTimes | None = None

@@ -33,7 +33,8 @@ from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block, Merged, WorkerState
 from tokenswarm.result import envelope as envelopes
 from tokenswarm.result.envelope import Envelope, RunState
-from tokenswarm.result.summary import StagePlan, Stat, latency, per_window, stat, throughput
+from tokenswarm.result.stat import Stat, latency, stamp_error_s, stat
+from tokenswarm.result.summary import StagePlan, per_window, throughput
 
 RUNS_MAX = 16
 SERIES_MAX = 5_000
@@ -43,6 +44,7 @@ RECENT_S = 10.0
 
 Labels = tuple[str, ...]
 _QUANTILES = "tokenswarm_latency_quantile_seconds"
+_BARS = "tokenswarm_latency_quantile_bound_seconds"
 _LIVE = {
     "tokenswarm_requests_in_flight",
     "tokenswarm_streams_decoding",
@@ -80,6 +82,13 @@ class Readings:
             self.add(family, getattr(one, name), *labels, quantile)
         self.add(f"{family}_sum", one.n * (one.mean or 0.0), *labels)
         self.add(f"{family}_count", one.n, *labels)
+
+    def add_bars(self, family: str, one: Stat, *labels: str) -> None:
+        """Between what each percentile lies; only the lower end where nothing bounds it."""
+        for quantile, name in QUANTILES.items():
+            if getattr(one, name) is not None or name in one.withheld:
+                self.add(family, one.low.get(name), *labels, quantile, "low")
+                self.add(family, one.high.get(name), *labels, quantile, "high")
 
     def add_histogram(self, family: str, histogram: Histogram, sketch: Sketch) -> None:
         self.histograms.append((family, histogram, sketch))
@@ -156,9 +165,14 @@ class Run:
         self._add_counters(readings, everything, steady, merged.workers)
         elapsed_ns = max((worker.elapsed_ns for worker in merged.workers), default=0)
         recent = self._recent.since(everything, elapsed_ns, now_ns)
+        error_s = stamp_error_s(merged.workers)
         for metric in METRICS:
-            readings.add_summary(_QUANTILES, latency(steady, metric), metric, "run")
-            newest = stat(recent.get(metric) or Sketch(), 0.0, everything.merged_share(metric))
+            whole = latency(steady, metric, error_s)
+            readings.add_summary(_QUANTILES, whole, metric, "run")
+            readings.add_bars(_BARS, whole, metric)
+            newest = stat(recent.get(metric) or Sketch())
+            for name in whole.withheld:  # what the reads don't carry over the run they don't for ten seconds
+                setattr(newest, name, None)
             readings.add_summary(_QUANTILES, newest, metric, "10s")
         for family, histograms in HISTOGRAMS.items():
             for histogram in histograms:

@@ -184,6 +184,11 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_stage_output_tokens_per_second": Family("gauge", "Output tokens in the stage's window.", ("stage",)),
     "tokenswarm_stage_requests_per_second": Family("gauge", "Requests that ended in the stage's window.", ("stage",)),
     "tokenswarm_stage_goodput_ratio": Family("gauge", "Share of the stage's requests that met the SLO.", ("stage",)),
+    "tokenswarm_latency_quantile_bound_seconds": Family(
+        "gauge",
+        "What a percentile of the run is at least and at most: the load generator's own error. No high: no bound.",
+        ("metric", "quantile", "side"),
+    ),
 }
 
 KV_CACHE = {

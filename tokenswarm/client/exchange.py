@@ -18,6 +18,7 @@ from gevent.hub import Waiter, get_hub
 from tokenswarm.client.body import Document, Encoding, Opening, judge_document, judge_refusal, words_of
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.head import request_head
+from tokenswarm.client.moments import settle
 from tokenswarm.client.pool import Pool
 from tokenswarm.client.reading import Pieces, PythonReading, Reading, Reads
 from tokenswarm.client.response import Response, TransportError
@@ -380,6 +381,7 @@ class Client:
             timeline.sent_ns = exchange.response.last_read_ns = monotonic_ns()
             connection.send(data, self.timeouts.first_token)
             self.decoder.open(exchange)
+            timeline.sent_ns = connection.sent.at_ns
             exchange.reading.start(lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
             exchange.wait()
         except TransportError as error:
@@ -392,7 +394,7 @@ class Client:
             raise
         exchange.reading.stop()
         response = exchange.response
-        self.recorder.instrument.stamps_unsure += response.unsure_reads
+        settle(connection, response, timeline, self.recorder.instrument)
         timeline.status = response.status
         timeline.retry_after = response.retry_after
         timeline.headers_ns = response.headers_ns

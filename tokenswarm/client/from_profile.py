@@ -12,6 +12,7 @@ from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import secret_words
 from tokenswarm.measure.recorder import Recorder
+from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.environment import secret_headers
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.profile import Profile
@@ -57,5 +58,14 @@ def sampling_of(profile: Profile, prompt: Prompt) -> Sampling:
         choices=engine.choices,
         include_usage=engine.include_usage,
         continuous_usage=engine.continuous_usage,
-        extra=engine.extra_body,
+        extra=_extra(engine),
     )
+
+
+def _extra(engine: Engine) -> dict[str, object]:
+    """What the body holds beyond what every server knows; the user's own words win."""
+    if engine.num_thread is None:
+        return engine.extra_body
+    options = engine.extra_body.get("options", {})
+    threads = {"num_thread": engine.num_thread, **options} if isinstance(options, dict) else options
+    return {**engine.extra_body, "options": threads}

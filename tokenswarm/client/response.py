@@ -34,6 +34,7 @@ class Response:
         "content_encoding",
         "content_type",
         "error",
+        "first_low_ns",
         "framing",
         "head_done",
         "headers_ns",
@@ -47,7 +48,7 @@ class Response:
         "retry_after",
         "status",
         "trailing",
-        "unsure_reads",
+        "unsure",
     )
 
     def __init__(self) -> None:
@@ -58,7 +59,8 @@ class Response:
         self._drained_bytes = 0
         self.headers_ns = 0
         self.last_read_ns = 0  # no later stamp lies before it; whoever sends puts the moment of sending here
-        self.unsure_reads = 0  # reads whose moment is not known to some µs
+        self.first_low_ns = 0  # no byte of the first read came before; 0: not known
+        self.unsure: list[tuple[int, int]] = []  # reads whose moment is not known: (no earlier than, their stamp)
         self.status = 0
         self.content_type = ""
         self.content_encoding = ""
@@ -71,6 +73,11 @@ class Response:
         self.trailing = False  # bytes behind the end of the answer: the connection can't be used again
         self.error: TransportError | None = None
         self.parser = httptools.HttpResponseParser(self)
+
+    @property
+    def unsure_reads(self) -> int:
+        """Reads whose moment is not known to some µs."""
+        return len(self.unsure)
 
     @property
     def bytes_received(self) -> int:

@@ -5,19 +5,36 @@ some thousand reads of a busy machine. So their offset is kept, from a look that
 monotonic) tightly enough; each read compares it with a pair of its own and asks for a new look where they differ.
 A stamp lies between the send, or the read before, and now; where that had to be forced, or the offset is not known,
 the read is unsure, and counted.
+
+The rule for whoever reads: both ends of a duration (the send, from the error queue; each read, from its ancillary data)
+are placed with the same `offset_ns`, so that their difference is one of the kernel's clock alone. `look` keeps the
+offset as long as the clock was not set. Where a stamp can't be placed, the event lies somewhere between a low and a
+high moment, and both are told: see `Sent`, and `Response.unsure`.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from tokenswarm import clock
 from tokenswarm.clock import Clock
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python's socket module has no name for it
+SO_TIMESTAMPING = 37
+_SENT_REPORT = (1 << 4) | (1 << 11)  # SOF_TIMESTAMPING_SOFTWARE, OPT_TSONLY: stamps alone, no copy of what was sent
+_TX_SCHED = 1 << 8  # when the stack handed it over; other than TX_SOFTWARE it needs nothing of the driver
+STAMP_THIS = [(socket.SOL_SOCKET, SO_TIMESTAMPING, struct.pack("I", _TX_SCHED))]  # ancillary data of a send
+_CANT_STAMP = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOSYS)
+_QUEUE_BYTES = 256  # ancillary data of one entry of the error queue: 130 with everything asked for
+_QUEUE_MAX = 16  # entries taken at a time: a path that floods it with errors must not keep us
+_OF_STAMPS = 4  # SO_EE_ORIGIN_TIMESTAMPING; others are errors that the path reported (ICMP)
+_TCP_INFO, _SEGMENTS_AT = 11, 152  # tcpi_data_segs_in of struct tcp_info, Linux 4.6
+
 TIGHT_NS = 5_000  # a bracket is trusted up to here; an undisturbed one takes 0.2 µs
 SLACK_NS = 2 * TIGHT_NS  # what two looks may differ by without anything being wrong
 TRIES = 4  # brackets a look; a machine that is busy enough to widen all of them is told of, not waited for
@@ -25,6 +42,22 @@ STEP_NS = 1_000_000  # beyond this, and the drift below, the wall clock did not 
 DRIFT_PER = 2_000  # a clock that is slewed gains or loses 1 ns in so many at the most (500 ppm)
 
 unpack_timespec = struct.Struct("qq").unpack
+_unpack_stamp = struct.Struct("qq").unpack_from
+_unpack_origin = struct.Struct("IB").unpack_from
+_unpack_segments = struct.Struct("I").unpack_from
+
+
+class Sent(NamedTuple):
+    """When the last byte of a request left, ns of the monotonic clock: the kernel's stamp (low = at = high), or `at`,
+    the moment before the send, with the bracket that it happened in."""
+
+    at_ns: int
+    low_ns: int
+    high_ns: int
+
+    @property
+    def stamped(self) -> bool:
+        return self.low_ns == self.high_ns
 
 
 class ClockPair:
@@ -58,7 +91,9 @@ class ClockPair:
             if most_ns - least_ns <= TIGHT_NS:
                 break
         width_ns = most_ns - least_ns
-        if width_ns <= TIGHT_NS or not known or not least_ns - SLACK_NS <= before_ns <= most_ns + SLACK_NS:
+        if known and least_ns <= before_ns <= most_ns:
+            pass  # the same clock still: a duration whose ends lie on both sides of this look is one of it alone
+        elif width_ns <= TIGHT_NS or not known or not least_ns - SLACK_NS <= before_ns <= most_ns + SLACK_NS:
             self.offset_ns, self.error_ns = least_ns, width_ns  # the least: rather some 0.1 µs late than early
         # else: only wide brackets, and none of them speaks against what a tight one said before
         tight = self.error_ns <= TIGHT_NS
@@ -78,6 +113,14 @@ class ClockPair:
             return now_ns, False
         return placed_ns, self.error_ns <= TIGHT_NS
 
+    def place_sent(self, stamp_ns: int, before_ns: int, after_ns: int) -> Sent:
+        """The send, from its stamp of the wall clock and the bracket of it: a look only where they disagree."""
+        at_ns = stamp_ns - self.offset_ns
+        if self.low_ns <= self.high_ns and before_ns <= at_ns <= after_ns:
+            return Sent(at_ns, at_ns, at_ns)
+        placed_ns, sure = self.place(stamp_ns, before_ns, after_ns)
+        return Sent(placed_ns, placed_ns, placed_ns) if sure else Sent(before_ns, before_ns, after_ns)
+
 
 def ask_for_stamps(sock: Any) -> bool:
     """Have the kernel stamp what arrives. False where it can't."""
@@ -88,3 +131,55 @@ def ask_for_stamps(sock: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def ask_for_sent_stamps(sock: Any) -> bool:
+    """Have the kernel report when it sent what is sent with STAMP_THIS. False where it can't."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _SENT_REPORT)
+    except OSError:
+        return False
+    return True
+
+
+def cant_stamp(error: OSError) -> bool:
+    """Whether a send with STAMP_THIS was refused because of the stamp: then nothing was sent."""
+    return error.errno in _CANT_STAMP
+
+
+def take_sent_stamps(recvmsg: Callable[..., Any]) -> list[int]:
+    """Empty the error queue: the stamps of sends in it, ns of the wall clock. What else lies there is thrown away.
+
+    An error that the path reported (ICMP) belongs to the connection: TCP tells it by itself where it matters.
+    """
+    stamps = []
+    for _ in range(_QUEUE_MAX):
+        try:
+            _, ancillary, _, _ = recvmsg(0, _QUEUE_BYTES, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        except OSError:  # empty, mostly
+            break
+        stamp_ns, of_a_send = 0, False
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPING and len(data) >= 16:
+                seconds, nanoseconds = _unpack_stamp(data)
+                stamp_ns = seconds * 1_000_000_000 + nanoseconds
+            elif level != socket.SOL_SOCKET and len(data) >= 16:
+                of_a_send = _unpack_origin(data)[1] == _OF_STAMPS
+        if stamp_ns and of_a_send:
+            stamps.append(stamp_ns)
+    return stamps
+
+
+def segments_in(sock: Any) -> int | None:
+    """How many segments with data came on this connection so far; None where the kernel does not tell.
+
+    As many as there were reads: then no read held two, and what shared a read did come at one moment.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SEGMENTS_AT + 4)
+    except OSError:
+        return None
+    if len(info) < _SEGMENTS_AT + 4:
+        return None
+    segments: int = _unpack_segments(info, _SEGMENTS_AT)[0]
+    return segments

@@ -1,8 +1,10 @@
 """One HTTP/1.1 connection over gevent. Every receive is stamped here, before anything else is done with the bytes.
 
 A hub watcher reads (no greenlet switch a read); on Linux the stamp is the kernel's (SO_TIMESTAMPNS), turned into the
-monotonic clock at the read, so a step of the wall clock does not matter. TLS runs over memory buffers on the same
-reads, so it has the same stamps. HTTP framing is httptools' (llhttp): half a microsecond a chunk.
+monotonic clock at the read, so a step of the wall clock does not matter. The send has a stamp of the same clock, from
+the socket's error queue (SO_TIMESTAMPING), so that what is measured between them is the kernel's on both ends. TLS runs
+over memory buffers on the same reads, so it has the same stamps. HTTP framing is httptools' (llhttp): half a
+microsecond a chunk.
 """
 
 from __future__ import annotations
@@ -18,14 +20,30 @@ from gevent import socket
 from gevent.hub import get_hub
 
 from tokenswarm.client.response import Response, TransportError
-from tokenswarm.client.stamps import ClockPair, ask_for_stamps, unpack_timespec
+from tokenswarm.client.stamps import (
+    STAMP_THIS,
+    ClockPair,
+    Sent,
+    ask_for_sent_stamps,
+    ask_for_stamps,
+    cant_stamp,
+    segments_in,
+    take_sent_stamps,
+    unpack_timespec,
+)
 from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.record import Outcome
 
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
+STAMP_BYTES = 32  # of ancillary data: one stamp, and no room for the kernel to tell it twice
+TAIL_BYTES = 1024  # of a request beyond WHOLE_BYTES: sent last and by itself, so that there is one stamp
+WHOLE_BYTES = 32_768  # a request up to here goes out with one call
 READABLE = 1  # libev's EV_READ
+STALL_NS = (
+    50_000_000  # a loop that has not looked for so long stood still: `polled_ns` is 20 to 30 ms ago in a free one
+)
 NO_DESCRIPTORS = "this machine has no file descriptors left; raise the hard limit (`ulimit -Hn`), or use more workers"
 _CLOSED = ""  # the end of a connection that nobody has to be told of
 
@@ -102,21 +120,30 @@ class Connection:
         "_paused",
         "_recvmsg",
         "_response",
+        "_segments",
+        "_sendmsg",
+        "_stamp_owed",
         "_tls",
         "connect_ns",
+        "sent",
         "sock",
         "stamp",
+        "stamps_sends",
         "used",
     )
 
     clocks = ClockPair()
+    polled_ns = 0  # what a read finds came after this moment: the loop has looked since (set by the probes' timer)
 
     def __init__(self, sock: Any, tls: ssl.SSLObject | None, bio: tuple[Any, Any], connect_ns: int) -> None:
         self.sock = sock
         self._tls = tls
         self._in, self._out = bio
         self._io = get_hub().loop.io(sock.fileno(), READABLE)
-        self._recvmsg = sock._sock.recvmsg
+        self._recvmsg, self._sendmsg = sock._sock.recvmsg, sock._sock.sendmsg
+        self._segments: int | None = None  # with data that had come before the request was sent
+        self._stamp_owed = False
+        self.sent = Sent(0, 0, 0)  # when the last request left; may become surer until its answer has ended
         self._response: Response | None = None
         self._done: Callable[[], None] | None = None
         self._full: Callable[[], None] | None = None
@@ -124,24 +151,72 @@ class Connection:
         self.connect_ns = connect_ns
         self.used = False
         self.stamp = "kernel" if ask_for_stamps(sock) else "user"
+        self.stamps_sends = self.stamp == "kernel" and ask_for_sent_stamps(sock)
 
     def send(self, data: bytes, timeout_s: float) -> None:
-        """Write all bytes. Raises TransportError."""
-        self.used = True
+        """Write all bytes; `sent` says when the last one left. Raises TransportError."""
+        self.used, self.sent = True, Sent(0, 0, 0)
         try:
             self.sock.settimeout(timeout_s)
             if self._tls is not None:
                 self._tls.write(data)
                 data = self._out.read()
-            self.sock.sendall(data)
+            if self.stamps_sends:
+                self._segments = segments_in(self.sock._sock)
+            cut = len(data) - TAIL_BYTES if self.stamps_sends and len(data) > WHOLE_BYTES else 0
+            if cut:
+                self.sock.sendall(data[:cut])
+                data = data[cut:]
+            before_ns = monotonic_ns()
+            self._stamp_owed = self.stamps_sends and self._send_stamped(data, timeout_s)
+            if not self._stamp_owed:
+                self.sock.sendall(data)
+            self.sent = Sent(before_ns, before_ns, monotonic_ns())
         except OSError as error:
             raise broken(error, "sending the request") from None
+        self._take_stamp()
+
+    def _send_stamped(self, data: bytes, timeout_s: float) -> bool:
+        """Send all of `data` so that the kernel stamps its last byte. False: it went out without, or must yet."""
+        try:
+            try:
+                done = self._sendmsg([data], STAMP_THIS)
+            except BlockingIOError:  # full of what went before; nothing of ours can be in the error queue yet
+                socket.wait_write(self.sock.fileno(), timeout=timeout_s)
+                done = self._sendmsg([data], STAMP_THIS)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if not cant_stamp(error):
+                raise
+            self.stamps_sends = False
+            return False
+        if done == len(data):
+            return True
+        take_sent_stamps(self._recvmsg)  # of a part; left there it would keep whoever waits for the socket spinning
+        self.stamps_sends = False  # a connection so narrow would do it again
+        self.sock.sendall(data[done:])
+        return True
+
+    def _take_stamp(self) -> None:
+        """Read when the request was sent, if the kernel has said so by now; the error queue is empty afterwards."""
+        if not self._stamp_owed:
+            return
+        stamps = take_sent_stamps(self._recvmsg)
+        if not stamps:
+            return
+        self._stamp_owed = False
+        _, before_ns, after_ns = self.sent
+        if self.stamps_sends:
+            response = self._response
+            latest_ns = after_ns if response is None else max(after_ns, monotonic_ns())
+            self.sent = self.clocks.place_sent(max(stamps), before_ns, latest_ns)
 
     def receive(self, response: Response, done: Callable[[], None], full: Callable[[], None]) -> None:
         """Read into `response` from the hub. There `done()` is called once when it has ended, and `full()` each time
         that reading pauses until `resume`, because too much waits to be drained."""
         self._response, self._done, self._full = response, done, full
-        self._io.start(self._on_readable)
+        self._io.start(self._on_first)
 
     def resume(self) -> None:
         """Go on reading after the decoder caught up."""
@@ -158,7 +233,7 @@ class Connection:
     def close(self) -> None:
         self.stop()
         self._io.close()
-        del self._recvmsg  # it would keep the descriptor open
+        del self._recvmsg, self._sendmsg  # they would keep the descriptor open
         self.sock.close()
 
     @property
@@ -185,6 +260,35 @@ class Connection:
             return False
         return False
 
+    def _on_first(self) -> None:
+        """The first read of an answer: it may hold all of it, so what is known of when its bytes came is kept."""
+        response, io = self._response, self._io
+        polled_ns = self.polled_ns
+        self._on_readable()
+        if response is None or not response.reads:
+            return
+        if io.active:
+            io.callback = self._on_readable
+        first_ns = response.reads[0][0]
+        one = self._segments is not None and segments_in(self.sock._sock) == self._segments + 1
+        response.first_low_ns = first_ns if one else min(first_ns, max(self.sent.low_ns, polled_ns))
+
+    def _on_nothing(self) -> None:
+        """Woken, and nothing to read: the error queue woke us, and would again and again until it is empty."""
+        if self._stamp_owed:
+            self._take_stamp()
+        else:
+            take_sent_stamps(self._recvmsg)
+
+    def settle(self, reads: int) -> bool:
+        """The answer has ended: take the stamp of its request if it is here only now. True where each of its reads
+        held one segment, so that nothing came earlier than its read says."""
+        self._take_stamp()
+        if self._segments is None:
+            return False
+        segments = segments_in(self.sock._sock)
+        return segments is not None and segments - self._segments == reads
+
     def _on_readable(self) -> None:
         # The hot path: runs in the hub for every read of every stream. No switch, no JSON, no timer.
         response = self._response
@@ -192,8 +296,9 @@ class Connection:
             self._io.stop()
             return
         try:
-            data, ancillary, _, _ = self._recvmsg(READ_BYTES, 64)
+            data, ancillary, _, _ = self._recvmsg(READ_BYTES, STAMP_BYTES)
         except BlockingIOError:
+            self._on_nothing()
             return
         except OSError as error:
             response.error = broken(error, "reading the answer")
@@ -210,7 +315,10 @@ class Connection:
                 or not response.last_read_ns <= recv_ns <= now_ns
             ):
                 recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
-                response.unsure_reads += not sure
+                if not sure:
+                    response.unsure.append((response.last_read_ns, now_ns))
+        elif 0 < self.polled_ns < now_ns - STALL_NS:  # user space, and the loop stood still: it came meanwhile
+            response.unsure.append((max(self.polled_ns, response.last_read_ns), now_ns))
         if self._tls is not None:
             self._on_records(response, data, recv_ns, now_ns)
         elif not data:

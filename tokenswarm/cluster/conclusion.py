@@ -135,9 +135,10 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
     evidence = _evidence(run, end)
-    summary = summarize(end.merged, plan=plan, partial=end.interrupted or bool(evidence.left or end.aborted))
+    cut_short, bars = end.interrupted or bool(evidence.left or end.aborted), run.profile.bars
+    summary = summarize(end.merged, plan=plan, partial=cut_short, bars=bars)
     add_telemetry(summary)
-    summary.gates = gates.evaluate(run.profile.slo, summary, end.merged)
+    summary.gates = gates.evaluate(run.profile.slo, summary, end.merged, bars)
     summary.verdict = verdict.judge(evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
     problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)

@@ -1,4 +1,4 @@
-"""The instrument watches itself: lag of the event loop, CPU, memory, garbage collection, steps of the wall clock.
+"""The instrument watches itself: lag of the event loop, CPU and the wait for it, memory, garbage collection, clocks.
 
 All of it goes into the snapshot's `Instrument`, so that the verdict can doubt a run whose worker was the bottleneck.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 from gevent.hub import get_hub
 
+from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.measure.snapshot import Instrument
 
@@ -36,6 +37,8 @@ class Probes:
         self._offset_ns = realtime_ns() - monotonic_ns()
         self._stats = cpu_stats(_membership())
         self._throttled_ns = throttled_ns(self._stats)
+        self._began = _waits(self._stats)
+        self._ticks = (0, 0)  # the last two
 
     def start(self) -> None:
         self._due_ns = monotonic_ns() + int(TICK_S * NS_PER_S)
@@ -44,6 +47,7 @@ class Probes:
 
     def stop(self) -> None:
         self._timer.stop()
+        Connection.polled_ns = 0
         if self._on_gc in gc.callbacks:
             gc.callbacks.remove(self._on_gc)
 
@@ -63,6 +67,8 @@ class Probes:
         instrument.clock_step_ns_max = max(instrument.clock_step_ns_max, abs(offset_ns - self._offset_ns))
         self._offset_ns = offset_ns
         instrument.throttled_ns = max(instrument.throttled_ns, throttled_ns(self._stats) - self._throttled_ns)
+        for name, value_ns in _waits(self._stats).items():
+            setattr(instrument, name, max(getattr(instrument, name), value_ns - self._began[name]))
 
     def _tick(self) -> None:
         now_ns = monotonic_ns()
@@ -71,6 +77,8 @@ class Probes:
         instrument.loop_lag.add(lag_ns / NS_PER_S)
         instrument.loop_lag_ns_max = max(instrument.loop_lag_ns_max, lag_ns)
         self._due_ns = now_ns + int(TICK_S * NS_PER_S)
+        # What a read finds came after the poll before it; the tick before the last one lies before that for certain.
+        Connection.polled_ns, self._ticks = self._ticks[0], (self._ticks[1], now_ns)
 
     def _on_gc(self, phase: str, _info: dict[str, int]) -> None:
         if phase == "start":
@@ -78,6 +86,7 @@ class Probes:
             return
         self._instrument.gc_pauses += 1
         pause_ns = monotonic_ns() - self._gc_began_ns
+        self._instrument.gc_pause_ns += pause_ns
         self._instrument.gc_pause_ns_max = max(self._instrument.gc_pause_ns_max, pause_ns)
 
 
@@ -107,6 +116,44 @@ def throttled_ns(stats: Sequence[Path]) -> int:
             continue
         found += [int(line.split()[1]) * _THROTTLED[line.split()[0]] for line in lines if line.split()[0] in _THROTTLED]
     return max(found)
+
+
+def _waits(stats: Sequence[Path]) -> dict[str, int]:
+    """What this process and its machine went through since they began, ns; 0 where the kernel does not tell."""
+    ran_ns, waited_ns = _scheduled()
+    return {
+        "cpu_ns": ran_ns,
+        "run_delay_ns": waited_ns,
+        "pressure_ns": _pressure_ns([stat.with_name("cpu.pressure") for stat in stats[:1]]),
+        "suspended_ns": _suspended_ns(),
+    }
+
+
+def _scheduled() -> tuple[int, int]:
+    """CPU that the main thread had, and that it waited for while it was ready to run."""
+    try:
+        ran, waited, *_ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return 0, 0
+    return int(ran), int(waited)
+
+
+def _pressure_ns(groups: Sequence[Path]) -> int:
+    """How long some process of the group, or of the machine, waited for a core (PSI, `some`)."""
+    for path in (*groups, Path("/proc/pressure/cpu")):
+        try:
+            some = path.read_text(encoding="ascii").partition("\n")[0]
+        except OSError:
+            continue
+        words = dict(word.split("=") for word in some.split()[1:])
+        return int(words.get("total", "0")) * 1000
+    return 0
+
+
+def _suspended_ns() -> int:
+    """How long the machine slept: the boot clock goes on, the monotonic one does not."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return 0 if boottime is None else time.clock_gettime_ns(boottime) - time.monotonic_ns()
 
 
 def _membership() -> str:

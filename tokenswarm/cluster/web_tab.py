@@ -9,7 +9,7 @@ from flask import Response, request
 from locust.env import Environment
 
 from tokenswarm.measure.snapshot import LATENCIES, Merged, total
-from tokenswarm.result.summary import latency
+from tokenswarm.result.stat import latency
 
 KEY = "token-latency"
 COLUMNS = ("p50", "p90", "p95", "p99", "mean", "max")

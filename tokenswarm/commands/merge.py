@@ -169,7 +169,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
     merged = _merged(home, str(manifest["run_id"]))
     last = max((block.stage for block in merged.blocks), default=-1)
     plan = [StagePlan(stage=n, concurrency=s.users) for n, s in enumerate(profile.load.stages) if n <= last]
-    summary = summarize(merged, plan=plan, partial=True)
+    summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
     evidence = Evidence(
         merged=merged,
         expected_workers=max(owner.workers for owner in owners),
@@ -177,7 +177,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
         rows=rows.total,
         recovered=_told(owners, rows) + " Missing are the last second, streams that were open, and telemetry.",
     )
-    summary.gates = gates.evaluate(profile.slo, summary, merged)
+    summary.gates = gates.evaluate(profile.slo, summary, merged, profile.bars)
     summary.verdict = verdict.judge(evidence, summary)
     last_s = max(path.stat().st_mtime for path in (home / ".spool").glob("worker-*.jsonl"))
     whole = manifests.finish(

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 import msgspec
 
 from tokenswarm.measure import recorder
+from tokenswarm.measure.budget import Sides, above, scale_of
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import BETWEEN_READS, Block, Merged, total
-from tokenswarm.measure.statistics import GateResult, binomial_gate, carried, effective_n, samples_needed
+from tokenswarm.measure.statistics import GateResult, binomial_gate, effective_n, samples_needed
+from tokenswarm.profile.bars import Bars
 from tokenswarm.profile.slo import Percentiles, Slo
+from tokenswarm.result.stat import half_width, intervals
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Gate, Summary
 
 FAR = 2.0
@@ -52,12 +55,13 @@ def request_limits(slo: Slo) -> recorder.Slo | None:
     return recorder.Slo(**limits) if limits else None
 
 
-def evaluate(slo: Slo, summary: Summary, merged: Merged) -> list[Gate]:
+def evaluate(slo: Slo, summary: Summary, merged: Merged, bars: Bars | None = None) -> list[Gate]:
     """A gate for each limit, in the order of the profile's fields. Judged: requests intended in a steady window."""
     steady = total(block for block in merged.blocks if block.phase == "steady")
     gates = []
     for metric, which, limit in latency_limits(slo):
-        gates.append(_latency_gate(steady, metric, which, limit, exact=_is_request_limit(slo, metric, limit)))
+        exact = _is_request_limit(slo, metric, limit)
+        gates.append(_latency_gate(steady, metric, which, limit, exact=exact, bars=bars or Bars()))
     if slo.goodput_ratio is not None:
         gates.append(_goodput_gate(steady, slo))
     if slo.failed_ratio is not None:
@@ -84,7 +88,7 @@ def _is_request_limit(slo: Slo, metric: str, limit: float) -> bool:
     return limits is not None and getattr(limits, f"{metric}_s") == limit
 
 
-def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact: bool) -> Gate:
+def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact: bool, bars: Bars) -> Gate:
     sketch: Sketch = getattr(steady, metric)
     name = f"{metric}_s.{which}"
     value = sketch.mean if which == "mean" else sketch.high if which == "max" else sketch.quantile(PERCENTILES[which])
@@ -96,38 +100,54 @@ def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact
         why = f"; {steady.one_read} answers came in one read each" if steady.one_read else ""
         return _gate(name, "<=", limit, None, "fail", f"no request gave a {metric}{why}")
     if which in ("mean", "max"):
-        result, reason = _fact(steady, metric, which, within=value <= limit)
+        result, reason = _fact(steady, metric, which, limit)
         return _gate(name, "<=", limit, value, result, reason)
-    p, far = PERCENTILES[which], value > limit * FAR
+    p, spans = PERCENTILES[which], intervals(steady, metric)
     count = _count_violations(steady, metric, limit, exact=exact)
-    result, reason = _decide(p, count, steady.rho(RHO_OF[metric]), far=far)
-    share = steady.merged_share(metric)
-    if carried(p, share):
-        return _gate(name, "<=", limit, value, result, reason)
-    lost = steady.failed + steady.censored
-    far = far and value * (1 - share) > limit * FAR  # so many tokens a read, and its gap is so much longer
-    if not (far and result == "fail") and binomial_gate(p, min(lost, count.n), count.n) != "fail":
-        result, reason = "inconclusive", f"{_merged(share)}, too many for {which}"
-    return _gate(name, "<=", limit, None, result, reason)
+    low, high = spans.interval(p)
+    result, reason = _decide(p, count, steady.rho(RHO_OF[metric]), far=min(value, low) > limit * FAR)
+    if result == "inconclusive" and count.unknown and low <= limit < high:
+        reason = f"{reason}; {_between(low, high)}"
+    shown = value if half_width(value, low, high) <= getattr(bars, f"{metric}_s").invalid else None
+    return _gate(name, "<=", limit, shown, result, reason)
 
 
-def _merged(share: float) -> str:
-    return f"{share:.2%} of the tokens came in one read with others"
+def _between(low: float, high: float) -> str:
+    """What the instrument leaves open, and what would decide it."""
+    most = f"{high:.4g} s" if math.isfinite(high) else "nobody knows what"
+    return (
+        f"the instrument's own error puts it between {low:.4g} s and {most}: a worker with a core of its own, tokens "
+        f"that don't share reads, or a limit outside of that would decide it"
+    )
 
 
-def _fact(steady: Block, metric: str, which: str, *, within: bool) -> tuple[GateResult, str]:
+def _fact_between(steady: Block, metric: str, which: str) -> tuple[float, float]:
+    """What a mean or a maximum is at least and at most, its value within."""
+    sketch, sides = getattr(steady, metric), getattr(steady.budget, metric, None) or Sides()
+    if which == "max":
+        spans = intervals(steady, metric)
+        low, high = spans.interval(1.0) if sides.low or sides.high else (sketch.max, sketch.max)
+        return low, max(high, sketch.max)
+    lows, highs = sketch.n + sum(sides.low.values()), sketch.n + sum(sides.high.values())
+    means = [sketch.sum / sketch.n, (sketch.sum + sides.low_sum) / max(1, lows)]
+    return min(means), max(means[0], (sketch.sum + sides.high_sum) / max(1, highs))
+
+
+def _fact(steady: Block, metric: str, which: str, limit: float) -> tuple[GateResult, str]:
     """A mean or a maximum: compared as it is, where nothing is hidden that could lie beyond the limit."""
     reason = f"{'largest' if which == 'max' else 'mean'} of {getattr(steady, metric).n} samples of successful requests"
     failed = steady.failed + steady.censored
     if which == "max" and failed:
         return "fail", f"{reason}, and {failed} requests failed or never ended"
-    if not within:
+    low, high = _fact_between(steady, metric, which)
+    if low <= limit < high:
+        return "inconclusive", f"{reason}; {_between(low, high)}"
+    if limit < low:
         return "fail", reason
     if steady.censored:
         return "inconclusive", f"{reason}; {steady.censored} more had not ended when the drain bound was reached"
-    share = steady.merged_share(metric)
-    if not carried(0.5, share) or (which == "max" and metric in BETWEEN_READS and steady.one_read):
-        return "inconclusive", f"{reason}; {_merged(share)}"
+    if metric in BETWEEN_READS and steady.one_read:
+        return "inconclusive", f"{reason}; {steady.one_read} answers came in one read each, and nobody knows their pace"
     return "pass", reason
 
 
@@ -136,18 +156,22 @@ def _count_violations(steady: Block, metric: str, limit: float, *, exact: bool) 
     sketch: Sketch = getattr(steady, metric)
     lost = steady.failed + steady.censored
     unknown = steady.one_read if metric in BETWEEN_READS else 0
+    sides = getattr(steady.budget, metric, None) or Sides()
+    worse, better = (above(shifts, limit, scale_of(metric)) for shifts in (sides.high, sides.low))
     if metric == "itl":
         typical = math.ceil(
             sketch.n / max(1, steady.ok - unknown)
         )  # as if each had been an average answer of late tokens
         lost, unknown = lost * typical, unknown * typical
-        return _Count(sketch.n + lost + unknown, sketch.above(limit) + lost + unknown, "gaps", unknown)
+        hidden = sum(sides.high.values())  # gaps that a read hid: there, and without a value
+        n, beyond = sketch.n + hidden + lost + unknown, sketch.above(limit) + lost + unknown
+        return _Count(n, min(n, beyond + worse), "gaps", unknown + worse - better)
     absent = steady.ok - sketch.n if metric in _MUST_HAVE else 0
     n, beyond = sketch.n + absent + unknown + lost, sketch.above(limit) + absent + unknown
     if exact and steady.slo_judged:
         beyond = steady.slo_missed_by.get(f"{metric}_s", 0)
         unknown = steady.slo_unsure.get(f"{metric}_s", 0)
-    return _Count(n, beyond + lost, "requests", unknown)
+    return _Count(n, min(n, beyond + worse + lost), "requests", unknown + worse - better)
 
 
 def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResult, str]:

@@ -38,6 +38,10 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     clock_step_s_max: float
     gc_pause_s_max: float
     throttled_s: float
+    waited_ratio: float = 0.0  # of its time: ready to run, while something else had its core
+    pressure_ratio: float = 0.0  # ... in which some process of its machine, or container, waited for one
+    gc_pause_ratio: float = 0.0
+    suspended_s: float = 0.0  # the machine slept
     rss_bytes: int
     wraps: int
 
@@ -54,6 +58,8 @@ class InstrumentReport(msgspec.Struct, kw_only=True):
     cpu_ratio: dict[str, float] = {}  # worker -> largest share of one core
     cpu_ratio_max: float | None = None
     stamps_unsure: int = 0  # reads whose moment is not known to some µs, over all workers
+    sent_stamp: Literal["kernel", "user", "mixed"] | None = None  # whose clock says when a request left
+    sends_unstamped: int = 0  # requests that the kernel did not stamp, or too late
     clock_step_s_max: float = 0.0
     gc_pause_s_max: float = 0.0
     throttled_s: float = 0.0
@@ -78,9 +84,11 @@ def instrument(workers: Sequence[WorkerState], steady: Block, everything: Block)
     reports = [_worker_report(worker) for worker in workers]
     kernel = sum(worker.instrument.kernel_stamped for worker in workers)
     user = sum(worker.instrument.user_stamped for worker in workers)
+    stamped = sum(worker.instrument.sends_stamped for worker in workers)
+    unstamped = sum(worker.instrument.sends_unstamped for worker in workers)
     sketches = [value for name in Block.__struct_fields__ if isinstance(value := getattr(everything, name), Sketch)]
     return InstrumentReport(
-        stamp=None if not kernel + user else "mixed" if kernel and user else "kernel" if kernel else "user",
+        stamp=_whose(kernel, user),
         kernel_stamp_ratio=kernel / (kernel + user) if kernel + user else None,
         rx_lag_s=spread(rx_lag if rx_lag.n else everything.rx_lag),
         loop_lag_s=spread(loop_lag),
@@ -92,6 +100,8 @@ def instrument(workers: Sequence[WorkerState], steady: Block, everything: Block)
         clock_step_s_max=max((report.clock_step_s_max for report in reports), default=0.0),
         gc_pause_s_max=max((report.gc_pause_s_max for report in reports), default=0.0),
         throttled_s=sum(report.throttled_s for report in reports),
+        sent_stamp=_whose(stamped, unstamped),
+        sends_unstamped=unstamped,
         values_refused=sum(sketch.refused for sketch in sketches),
         values_negative=sum(sketch.negative for sketch in sketches),
         dataset_wraps=max((worker.wraps for worker in workers), default=0),
@@ -99,8 +109,14 @@ def instrument(workers: Sequence[WorkerState], steady: Block, everything: Block)
     )
 
 
+def _whose(kernel: int, user: int) -> Literal["kernel", "user", "mixed"] | None:
+    if not kernel + user:
+        return None
+    return "mixed" if kernel and user else "kernel" if kernel else "user"
+
+
 def _worker_report(worker: WorkerState) -> WorkerReport:
-    own = worker.instrument
+    own, elapsed_ns = worker.instrument, max(1, worker.elapsed_ns)
     return WorkerReport(
         worker=worker.worker,
         host=worker.host,
@@ -113,6 +129,10 @@ def _worker_report(worker: WorkerState) -> WorkerReport:
         clock_step_s_max=own.clock_step_ns_max / NS_PER_S,
         gc_pause_s_max=own.gc_pause_ns_max / NS_PER_S,
         throttled_s=own.throttled_ns / NS_PER_S,
+        waited_ratio=own.run_delay_ns / elapsed_ns,
+        pressure_ratio=own.pressure_ns / elapsed_ns,
+        gc_pause_ratio=own.gc_pause_ns / elapsed_ns,
+        suspended_s=own.suspended_ns / NS_PER_S,
         rss_bytes=own.rss_bytes,
         wraps=worker.wraps,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
-from tokenswarm.measure import conventions
+from tokenswarm.measure import budget, conventions
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
@@ -307,6 +307,7 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
         if value_ns is not None:
             sketch.add(value_ns / NS_PER_S)
     block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
+    budget.add(block.budget, record)
     tokens = record.output_tokens
     block.output_tokens += tokens
     block.output_len.add(tokens)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from math import isnan, log2, nan
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import statistics
+from tokenswarm.measure.budget import FINE, bucket_key
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.record import RequestRecord
@@ -83,6 +85,7 @@ class Series:
             block.first_half[metric] = Sketch(kept[i] for i in order[:middle] if not isnan(kept[i]))
             block.second_half[metric] = Sketch(kept[i] for i in order[middle:] if not isnan(kept[i]))
             block.mser_n[metric] = len(values)
+            setattr(block.fine, metric, dict(Counter(bucket_key(value, FINE) for value in values)))
             block.mser_cut[metric] = statistics.mser5(values)
             if metric == "ttft":
                 block.slow_first = Sketch(statistics.slow_first(values))

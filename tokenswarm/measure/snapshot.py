@@ -12,11 +12,13 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from tokenswarm.measure.budget import Budget, Fine
 from tokenswarm.measure.conventions import Conventions
 from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.sketch import Sketch, SketchWire
+from tokenswarm.measure.watched import Instrument as Instrument
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BYTES_MAX = 16 * 1024 * 1024  # a run of 40 stages with full sketches is below 2 MiB; more than this is damage
 
 LATENCIES = ("ttft", "ttft_intended", "ttfat", "itl", "tpot", "e2e", "stall", "connect")
@@ -126,9 +128,12 @@ class Block(msgspec.Struct, kw_only=True):
 
     conventions: Conventions = msgspec.field(default_factory=Conventions)
 
+    budget: Budget = msgspec.field(default_factory=Budget)  # what the latencies could be at least and at most
+
     # In the final report only: order statistics of the requests, by intended start.
     rho_n: dict[str, Count] = {}  # pairs behind the lag-1 correlation, by metric
     rho_weighted: dict[str, float] = {}  # Σ n·ρ over workers, so that it adds
+    fine: Fine = msgspec.field(default_factory=Fine)
     first_half: dict[str, Sketch] = {}  # by metric: requests of the window's first half
     second_half: dict[str, Sketch] = {}
     mser_n: dict[str, Count] = {}  # requests looked at by MSER-5
@@ -146,30 +151,6 @@ class Block(msgspec.Struct, kw_only=True):
         """Lag-1 rank correlation in arrival order, the n-weighted mean over workers, never below 0."""
         n = self.rho_n.get(metric, 0)
         return max(0.0, self.rho_weighted.get(metric, 0.0) / n) if n else 0.0
-
-
-class Instrument(msgspec.Struct, kw_only=True):
-    """What the worker measured about itself. The worker writes into it; the recorder only carries it."""
-
-    loop_lag: Sketch = _sketch()  # seconds a timer of the event loop came late
-    loop_lag_ns_max: Count = 0
-    rx_lag: Sketch = _sketch()  # seconds from the kernel's receive stamp to our read
-    rx_lag_ns_max: Count = 0
-    cpu_ratio_last: float = 0.0  # of one core
-    cpu_ratio_max: float = 0.0
-    throttled_ns: Count = 0  # cgroup CPU throttling
-    kernel_stamped: Count = 0  # requests whose receive stamps are the kernel's
-    user_stamped: Count = 0
-    stamps_unsure: Count = 0  # reads whose moment is not known to some µs
-    clock_step_ns_max: Count = 0  # largest |Δ(realtime − monotonic)| between two looks
-    gc_pauses: Count = 0
-    gc_pause_ns_max: Count = 0
-    rss_bytes: Count = 0
-
-    @property
-    def kernel_stamp_ratio(self) -> float | None:
-        total = self.kernel_stamped + self.user_stamped
-        return self.kernel_stamped / total if total else None
 
 
 class Snapshot(msgspec.Struct, kw_only=True):

@@ -69,13 +69,25 @@ def enough(p: float, n: int, rho: float = 0.0) -> bool:
     return effective_n(n, rho) >= samples_needed(p)
 
 
-def carried(p: float, merged_share: float) -> bool:
-    """May percentile p of what lies between reads be told, where this share of the events shared a read with another?
+@lru_cache(maxsize=4096)
+def rank_interval(p: float, n: int) -> tuple[float, float]:
+    """Between which ranks of a sample of `n`, as shares of it, percentile p of what it is taken from lies, at 99 %.
 
-    A merged read hides one gap and makes another twice as long: a share near 1 − p fills the tail beyond p with them.
-    Half of that tail is what is taken: below (1 − p)/2.
+    The order statistics l and u with P(X < l) and P(X ≥ u) ≤ 0.5 %, X ~ Binomial(n, p): how many lie below it.
     """
-    return merged_share < (1.0 - p) / 2
+    if n < 1:
+        return 0.0, 1.0
+    alpha = (1.0 - CONFIDENCE) / 2
+    low, high = 0, n  # the largest l with P(X ≤ l − 1) ≤ alpha
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if binomial_cdf(middle - 1, n, p) <= alpha else (low, middle - 1)
+    first = low
+    low, high = 0, n  # the smallest u with P(X ≤ u − 1) ≥ 1 − alpha
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if binomial_cdf(middle - 1, n, p) >= 1.0 - alpha else (middle + 1, high)
+    return first / n, low / n
 
 
 def binomial_gate(p: float, violations: int, n: int, rho: float = 0.0) -> GateResult:

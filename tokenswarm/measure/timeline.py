@@ -9,11 +9,11 @@ several choices. Definitions: docs/metrics.md.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from operator import sub
+from bisect import bisect_left, bisect_right
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
+from tokenswarm.measure.gaps import gaps_between, unless_ones
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
@@ -49,18 +49,22 @@ class Timeline:
         "connect_ns",
         "done_ns",
         "first_event_ns",
+        "first_low_ns",
         "headers_ns",
         "intended_ns",
         "last_event_ns",
         "last_token_ns",
+        "one_a_read",
         "over_ns",
         "reads",
         "reconnected",
         "retry_after",
         "rx_lag_ns_max",
+        "sent_high_ns",
         "sent_ns",
         "stamp",
         "status",
+        "unsure",
     )
 
     def __init__(
@@ -85,6 +89,12 @@ class Timeline:
         self.rx_lag_ns_max = 0
         self.reconnected = False
         self.stamp = "user"
+        self.sent_high_ns = 0  # when it left at the latest, where that is not known
+        self.first_low_ns = 0  # nothing of the first read came before
+        self.one_a_read = False  # each read is one segment: what it holds did come at its stamp
+        self.unsure: tuple[
+            tuple[int, int], ...
+        ] = ()  # reads whose stamp could not be placed: (not before, their stamp)
         # Kept by mark.
         self.last_token_ns = 0  # stamp of the newest content event, for idle time-outs
         self.first_event_ns = 0  # first and last event that speaks of a choice, with or without content
@@ -270,7 +280,8 @@ class Timeline:
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
         output, source, added = output_tokens(usage, len(self._stamps), limit, partial)
-        gaps, gap_tokens, merged_events = self._gaps()
+        gaps, gap_tokens, gap_events, merged_events = self._gaps()
+        first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(merged_events)
         failed = outcome is not Outcome.OK
         return RequestRecord(
             id=id,
@@ -312,6 +323,14 @@ class Timeline:
             gap_tokens=gap_tokens,
             token_stamps_ns=tuple(self._stamps),
             rx_lag_max_ns=self.rx_lag_ns_max,
+            sent_high_ns=self.sent_high_ns,
+            first_low_ns=first_low_ns,
+            answer_low_ns=answer_low_ns,
+            last_low_ns=last_low_ns,
+            first_events=first_events,
+            gap_events=gap_events,
+            gap_choices=self._of_choice is not None,
+            unsure=self.unsure,
             reconnected=self.reconnected,
             stamp=self.stamp,
             engine=plausible(self._times, self.done_ns - self.sent_ns if self.sent_ns else 0, output),
@@ -322,40 +341,56 @@ class Timeline:
         joined = ",".join(reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items()))
         return clean_line(joined)[:FINISH_REASON_CHARS_MAX]
 
-    def _gaps(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-        """Gaps in ns, tokens of each (() where all are 1), and the number of merged events."""
+    def _lows(self, merged_events: int) -> tuple[int, int, int, int]:
+        """Not before these came the first token, the first of the answer, the last; and the events of the first read.
+
+        0 where the stamp is the moment. The last event of a read has its stamp; the others are hidden in it, and so is
+        a token whose read ended the answer, unless a read is one segment.
+        """
+        stamps = self._stamps
+        if not stamps:
+            return 0, 0, 0, 1
+        ended = stamps[-1] >= self.done_ns and not self.one_a_read
+        if not merged_events and not self.unsure and not ended:
+            return 0, 0, 0, 1
+        first_ns, last_ns, answer_ns = stamps[0], stamps[-1], self._answer_ns
+        first_events = bisect_right(stamps, first_ns) if merged_events else 1
+        shared = bool(merged_events) and not self.one_a_read
+        first_low = self._low_ns(first_ns, hidden=(shared and first_events > 1) or (ended and first_ns == last_ns))
+        last_low = self._low_ns(last_ns, hidden=ended)
+        alone = bisect_right(stamps, answer_ns) - bisect_left(stamps, answer_ns) == 1
+        answer_low = self._low_ns(answer_ns, hidden=(shared and not alone) or (ended and answer_ns == last_ns))
+        return first_low, answer_low if answer_ns else 0, last_low, first_events
+
+    def _low_ns(self, at_ns: int, *, hidden: bool) -> int:
+        """The earliest moment of an event of the read stamped `at_ns`; 0: the stamp."""
+        lows = [low_ns for low_ns, stamp_ns in self.unsure if stamp_ns == at_ns]
+        if hidden:
+            place = bisect_left(self._stamps, at_ns)
+            if place:
+                lows.append(self._stamps[place - 1])
+            elif self.headers_ns == at_ns:  # the read of the first token is the first of all
+                lows.append(self.first_low_ns or self.sent_ns)
+            else:
+                lows.append(max(self.headers_ns, self.first_event_ns if self.first_event_ns < at_ns else 0))
+        return min(lows, default=0)
+
+    def _gaps(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+        """Gaps in ns, tokens of each and events that end it (() where all are 1), and the number of merged events."""
         if self._of_choice is None:
-            gaps, tokens, shared = _gaps(self._stamps, self._tokens)
+            gaps, tokens, events, shared = gaps_between(self._stamps, self._tokens)
         else:
-            gaps, tokens, shared = [], [], 0
+            gaps, tokens, events, shared = [], [], [], 0
             places: dict[int, list[int]] = {}
             for place, choice in enumerate(self._of_choice):
                 places.setdefault(choice, []).append(place)
             for _, picked in sorted(places.items()):
                 counts = [self._tokens[i] for i in picked] if self._tokens is not None else None
-                more_gaps, more_tokens, more_merged = _gaps([self._stamps[i] for i in picked], counts)
+                more_gaps, more_tokens, more_events, more_merged = gaps_between(
+                    [self._stamps[i] for i in picked], counts
+                )
                 gaps += more_gaps
                 tokens += more_tokens
+                events += more_events or [1] * len(more_gaps)
                 shared += more_merged
-        return tuple(gaps), tuple(tokens) if any(count != 1 for count in tokens) else (), shared
-
-
-def _gaps(stamps: Sequence[int], tokens: Sequence[int] | None) -> tuple[list[int], list[int], int]:
-    """Gaps between successive distinct stamps of one choice, tokens of the event that ends each, merged events.
-
-    Without `tokens` there are none in the answer either.
-    """
-    gaps = list(map(sub, stamps[1:], stamps))
-    if not gaps or min(gaps) > 0:
-        return gaps, list(tokens[1:]) if tokens is not None else [], 0
-    # A stamp that runs backwards (kernel stamps are converted, ±0.1 µs) is the same read as far as anyone can tell.
-    kept: list[int] = []
-    kept_tokens: list[int] = []
-    newest = stamps[0]
-    for i in range(1, len(stamps)):
-        if stamps[i] > newest:
-            kept.append(stamps[i] - newest)
-            newest = stamps[i]
-            if tokens is not None:
-                kept_tokens.append(tokens[i])
-    return kept, kept_tokens, len(gaps) - len(kept)
+        return tuple(gaps), unless_ones(tokens), unless_ones(events), shared

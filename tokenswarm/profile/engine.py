@@ -59,6 +59,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choices: int = 1
     include_usage: bool = True
     continuous_usage: bool = False
+    num_thread: int | None = None  # of Ollama: one less than the cores leaves one to a worker on the same machine
     extra_body: dict[str, object] = {}
     probe: bool = True  # one short request before the load, counted apart
 
@@ -70,6 +71,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not 1 <= self.choices <= CHOICES_MAX or (self.choices > 1 and not spoken.choices):
             one = ", ".join(dict.fromkeys(row.kind for row in APIS if not row.choices))
             raise ValueError(f"`engine.choices` must be between 1 and {CHOICES_MAX}, and 1 for {one}")
+        if self.num_thread is not None and (self.kind != "ollama" or self.num_thread < 1):
+            raise ValueError("`engine.num_thread` must be 1 or more, and is an option of kind ollama alone")
         for name, value in self.headers.items():
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"the value of header `{shown(name)}` may hold printable ASCII only")

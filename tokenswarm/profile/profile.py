@@ -16,6 +16,7 @@ from yaml.nodes import Node
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile import typed_yaml
+from tokenswarm.profile.bars import Bars
 from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.load import Load
@@ -38,6 +39,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: Literal["pooled", "fresh"] = "pooled"
     event_bytes_max: int = 1 << 20  # one event or line; vLLM's own logprob events stay far below
     slo: Slo = Slo()
+    bars: Bars = Bars()
     telemetry: Telemetry = Telemetry()
     save_text: bool = False
     workers: int = 1

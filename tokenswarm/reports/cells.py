@@ -6,18 +6,19 @@ from collections.abc import Callable
 
 from tokenswarm.measure.statistics import samples_needed
 from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
-from tokenswarm.result.summary import PERCENTILES, Gate, Requests, Stage, Stat, Summary
+from tokenswarm.result.stat import Stat
+from tokenswarm.result.summary import PERCENTILES, Gate, Requests, Stage, Summary
 
 STAGE_COLUMNS: dict[str, Callable[[Stage], str]] = {
     "users": lambda stage: f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING),
     "req/s": lambda stage: quantity(stage.throughput.requests_per_s),
     "tok/s": lambda stage: quantity(stage.throughput.output_tokens_per_s),
-    "TTFT p50": lambda stage: duration(stage.latency.ttft_s.p50),
-    "TTFT p99": lambda stage: duration(stage.latency.ttft_s.p99),
-    "ITL p50": lambda stage: duration(stage.latency.itl_s.p50),
-    "ITL p99": lambda stage: duration(stage.latency.itl_s.p99),
-    "TPOT p50": lambda stage: duration(stage.latency.tpot_s.p50),
-    "E2E p50": lambda stage: duration(stage.latency.e2e_s.p50),
+    "TTFT p50": lambda stage: with_bar(stage.latency.ttft_s, "p50"),
+    "TTFT p99": lambda stage: with_bar(stage.latency.ttft_s, "p99"),
+    "ITL p50": lambda stage: with_bar(stage.latency.itl_s, "p50"),
+    "ITL p99": lambda stage: with_bar(stage.latency.itl_s, "p99"),
+    "TPOT p50": lambda stage: with_bar(stage.latency.tpot_s, "p50"),
+    "E2E p50": lambda stage: with_bar(stage.latency.e2e_s, "p50"),
     "failed": lambda stage: str(stage.requests_steady.failed),
 }
 """A row a column of the table of stages: its head, and the cell of a stage. The first is the users, or the rate."""
@@ -37,6 +38,8 @@ LATENCY_NAMES = {
     "connect_s": "connect",
 }
 
+BAR_FROM = 0.01  # of the value: a smaller error is not shown
+
 GATE_HEAD = ("gate", "limit", "value", "result", "why")
 
 
@@ -52,9 +55,17 @@ def latency_rows(summary: Summary) -> list[list[str]]:
         stat: Stat = getattr(summary.latency, field)
         if not stat.n or (field == "ttfat_s" and _alike(stat, summary.latency.ttft_s)):
             continue
-        values = (stat.mean, stat.p50, stat.p90, stat.p95, stat.p99, stat.p999, stat.max)
-        rows.append([name, quantity(stat.n) if stat.n >= 10_000 else str(stat.n), *map(duration, values)])
+        cells = [duration(stat.mean), *(with_bar(stat, which) for which in PERCENTILES), duration(stat.max)]
+        rows.append([name, quantity(stat.n) if stat.n >= 10_000 else str(stat.n), *cells])
     return rows
+
+
+def with_bar(stat: Stat, which: str) -> str:
+    """A percentile, and ± half of its interval where that is more than BAR_FROM of it."""
+    value, high = getattr(stat, which), stat.high.get(which)
+    if value is None or high is None or (half_s := (high - stat.low[which]) / 2) <= BAR_FROM * value:
+        return duration(value)
+    return f"{duration(value)} ±{duration(half_s)}"
 
 
 def _alike(first: Stat, second: Stat) -> bool:
@@ -70,34 +81,30 @@ def gate_row(gate: Gate) -> list[str]:
 
 
 def footnote(summary: Summary, *tables: list[list[str]]) -> str | None:
-    """What – means, where one is shown: what the samples are worth, and whose percentiles the reads don't carry."""
+    """What – means, where one is shown: what the samples are worth, and which percentiles have too wide a bar."""
     if not any(MISSING in row for table in tables for row in table):
         return None
     parts = [*summary.stages, summary] if len(summary.stages) > 1 else [summary]
     stats = [(name, getattr(part.latency, field)) for part in parts for field, name in LATENCY_NAMES.items()]
-    few = {name: stat for name, stat in stats if stat.n and _lacks(stat, few=True)}
-    merged = {name: stat for name, stat in stats if stat.n and _lacks(stat, few=False)}
+    few = {name: stat for name, stat in stats if stat.n and _lacks(stat)}
+    unsure = {name: stat.withheld for name, stat in stats if stat.withheld}
     worth = ", ".join(f"{name} {stat.n} worth {stat.n_effective:.0f}" for name, stat in few.items()
                       if stat.n_effective < 0.95 * stat.n)  # fmt: skip
     said = []
-    if few or not merged:
+    if few or not unsure:
         said.append(
             f"too few samples for this percentile: a p99 takes {samples_needed(0.99)} requests, "
             f"a p99.9 {samples_needed(0.999)}, more where they depend on each other" + (f" ({worth})" if worth else "")
         )
-    if merged:
-        share = max(stat.merged_ratio for stat in merged.values())
-        names = ", ".join(merged)
-        said.append(f"{names}: {share:.2%} of the tokens shared a read, and a percentile p takes less than (1 − p)/2")
+    if unsure:
+        names = ", ".join(f"{name} {' '.join(withheld)}" for name, withheld in unsure.items())
+        said.append(f"{names}: withheld, the instrument's own error is too large a part of it (summary.json has it)")
     return f"{MISSING} {'; '.join(said)}."
 
 
-def _lacks(stat: Stat, *, few: bool) -> bool:
-    """Whether a percentile is not told because of too few samples, or because of the reads."""
-    return any(
-        getattr(stat, which) is None and (stat.n_effective < samples_needed(p)) == few
-        for which, p in PERCENTILES.items()
-    )
+def _lacks(stat: Stat) -> bool:
+    """Whether a percentile is not told because of too few samples."""
+    return any(stat.n_effective < samples_needed(p) for p in PERCENTILES.values())
 
 
 def facts(summary: Summary) -> str:

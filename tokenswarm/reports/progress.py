@@ -16,8 +16,8 @@ from rich.text import Text
 
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 from tokenswarm.measure.snapshot import Merged
-from tokenswarm.measure.statistics import carried
 from tokenswarm.reports.numbers import duration, harmless, quantity
+from tokenswarm.result.stat import latency
 
 PLAIN_EVERY_S = 5.0
 RATE_OVER_S = 5.0  # rates are those of the last few seconds
@@ -113,7 +113,7 @@ class Progress:
         here = self._merged.block(stage, "steady" if phase == "drain" else phase)
         failed = sum(block.failed for block in blocks)
         requests_per_s, tokens_per_s = self._rates()
-        itl_s = here.itl.quantile(0.5) if carried(0.5, here.merged_share("itl")) else None
+        itl_s = None if "p50" in latency(here, "itl").withheld else here.itl.quantile(0.5)
         parts = [
             f"{quantity(requests_per_s)} req/s",
             f"{quantity(tokens_per_s)} tok/s",

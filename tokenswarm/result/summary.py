@@ -15,37 +15,15 @@ import msgspec
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import conventions
 from tokenswarm.measure.instrument import InstrumentReport, instrument
-from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import LATENCIES, Block, Merged, total
-from tokenswarm.measure.statistics import carried, effective_n, enough
+from tokenswarm.profile.bars import Bars
+from tokenswarm.result.stat import PERCENTILES as PERCENTILES
+from tokenswarm.result.stat import RHO_OF as RHO_OF
+from tokenswarm.result.stat import Stat, latency, stamp_error_s, stat
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no `low`, `high`, `sample_low`, `sample_high`, `withheld`; it is still read
 
 TokenLabel = Literal["server", "events", "mixed"]
-
-PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
-
-RHO_OF = {"ttft": "ttft", "ttft_intended": "ttft", "ttfat": "ttft", "itl": "itl", "tpot": "tpot", "e2e": "e2e"}
-RHO_OF |= {"stall": "tpot", "connect": "ttft"}
-"""Whose lag-1 correlation stands for which metric's: a queue delays them together."""
-
-
-class Stat(msgspec.Struct, kw_only=True):
-    """One latency (s) or length (tokens). A percentile p is None where n_effective is below n(1) of statistics.py, or
-    where merged_ratio is not below (1 − p)/2.
-    """
-
-    n: int = 0
-    mean: float | None = None
-    min: float | None = None
-    max: float | None = None
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    p999: float | None = None
-    n_effective: float = 0.0
-    merged_ratio: float = 0.0  # of what lies between reads: the share that shared a read
 
 
 class Requests(msgspec.Struct, kw_only=True):
@@ -202,14 +180,17 @@ class Summary(Part, kw_only=True):
 FIRST_KEYS = ("schema_version", "run_id", "partial", "verdict", "gates", "duration_s")
 
 
-def summarize(merged: Merged, *, plan: Sequence[StagePlan] = (), partial: bool = False) -> Summary:
+def summarize(
+    merged: Merged, *, plan: Sequence[StagePlan] = (), partial: bool = False, bars: Bars | None = None
+) -> Summary:
     """All numbers of a run. `partial` marks one that was cut short; a worker without its final report does, too."""
+    error_s = stamp_error_s(merged.workers)
     planned = {stage.stage: stage for stage in plan}
     stages = []
     for number in sorted({block.stage for block in merged.blocks} | set(planned)):
         meant = planned.get(number, StagePlan(stage=number))
         blocks = [block for block in merged.blocks if block.stage == number]
-        part = _part(blocks)
+        part = _part(blocks, error_s, bars)
         stages.append(Stage(stage=number, concurrency=meant.concurrency, rate=meant.rate, **part))
     everything, steady = total(merged.blocks), total(_steady(merged.blocks))
     return Summary(
@@ -220,7 +201,7 @@ def summarize(merged: Merged, *, plan: Sequence[StagePlan] = (), partial: bool =
         server=server_times(steady),
         instrument=instrument(merged.workers, steady, everything),
         conventions=conventions.sections(everything),
-        **_part(merged.blocks),
+        **_part(merged.blocks, error_s, bars),
     )
 
 
@@ -240,7 +221,7 @@ def _steady(blocks: Iterable[Block]) -> list[Block]:
     return [block for block in blocks if block.phase == "steady"]
 
 
-def _part(blocks: Sequence[Block]) -> dict[str, Any]:
+def _part(blocks: Sequence[Block], error_s: float, bars: Bars | None) -> dict[str, Any]:
     everything, steady = total(blocks), total(_steady(blocks))
     return {
         "steady_window": steady_window(steady),
@@ -249,7 +230,7 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
         "requests": requests(everything),
         "requests_steady": requests(steady),
         "throughput": throughput(steady),
-        "latency": Latency(**{f"{name}_s": latency(steady, name) for name in LATENCIES}),
+        "latency": Latency(**{f"{name}_s": latency(steady, name, error_s, bars) for name in LATENCIES}),
         "failed_latency": FailedLatency(ttft_s=stat(everything.failed_ttft), e2e_s=stat(everything.failed_e2e)),
         "tokens": tokens(steady),
         "slo": SloCount(
@@ -257,27 +238,6 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
         ),
         "steadiness": {f"{metric}_s": steadiness(steady, metric) for metric in sorted(steady.first_half)},
     }
-
-
-def stat(sketch: Sketch, rho: float = 0.0, merged_share: float = 0.0) -> Stat:
-    """n, mean = sum/n, exact min and max; p: nearest rank x_(⌈p·n⌉), if n(1−ρ)/(1+ρ) ≥ n(1) of that p, and the reads
-    carry it.
-    """
-    values = sketch.quantiles(list(PERCENTILES.values()))
-    shown = {
-        name: value if enough(p, sketch.n, rho) and carried(p, merged_share) else None
-        for (name, p), value in zip(PERCENTILES.items(), values, strict=True)
-    }
-    n_effective = round(effective_n(sketch.n, rho), 1)
-    return Stat(
-        n=sketch.n, mean=sketch.mean, min=sketch.low, max=sketch.high, n_effective=n_effective,
-        merged_ratio=merged_share, **shown,
-    )  # fmt: skip
-
-
-def latency(steady: Block, metric: str) -> Stat:
-    """The metric over the successful requests of the block, with the correlation that stands for it."""
-    return stat(getattr(steady, metric), steady.rho(RHO_OF[metric]), steady.merged_share(metric))
 
 
 def per_window(steady: Block, quantity: float) -> float | None:

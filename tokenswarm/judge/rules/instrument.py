@@ -1,39 +1,24 @@
-"""Rules about the instrument: was the client quick enough, and its clock steady, to measure what it says?
+"""Rules about the instrument: what its worker, its loop and its clock went through.
 
-Kernel stamps stay true while the event loop is late, so a stall weighs one step more where stamps are user-space ones.
+What that did to the numbers is judged by their bars (bars.py); here it is told, as evidence. Only a worker without a
+core left, and a wall clock that was set, say something about the run that no bar holds.
 """
 
 from __future__ import annotations
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import latency_limits
-from tokenswarm.judge.rules.evidence import (
-    SEVERITIES,
-    Evidence,
-    Rule,
-    Severity,
-    doubt,
-    everything,
-    graded,
-    ms,
-    steady,
-    worst,
-)
+from tokenswarm.judge.rules.causes import causes
+from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt, everything, ms, steady
 from tokenswarm.measure.sketch import bucket_edge
 from tokenswarm.measure.snapshot import BETWEEN_READS, WorkerState
-from tokenswarm.measure.statistics import carried, enough
-from tokenswarm.result.summary import PERCENTILES, Doubt, Summary
+from tokenswarm.result.summary import Doubt, Summary
 
-STALL_S = (0.05, 0.25, 1.0)  # the longest stall: note, degraded, invalid. AIPerf warns at 25 ms of a 250 ms tick
-LOOP_P99_S = (0.05, 0.25)
-STALLED_SHARE = (0.01, 0.05)  # of the time: requests that ran then are tainted
-SATURATED_LOOP_P99_S = 0.02  # with a busy CPU: work queues up, so the client was the bottleneck
+STALL_S = 0.05  # the longest stall. AIPerf warns at 25 ms of a 250 ms tick
 CPU_RATIO = (0.7, 0.9)  # Locust warns at 90 %
-RX_LAG_S = (0.001, 0.005, 0.05)  # p99; the second and third are at least these shares of the median gap:
-RX_LAG_OF_ITL = (0.1, 1.0)
-SEND_LAG_S = (0.005, 0.02)  # p99; at least these shares of the median TTFT:
-SEND_LAG_OF_TTFT = (0.01, 0.05)
-THROTTLED_SHARE = (0.001, 0.05)
+RX_LAG_S = 0.001  # p99
+SEND_LAG_S, SEND_LAG_OF_TTFT = 0.005, 0.01  # p99; at least this share of the median TTFT
+THROTTLED_SHARE = 0.001
 CLOCK_STEP_S = 0.01
 CLOCK_STEP_JOIN_S = 1.0  # beyond this, series of other machines can't be laid beside ours
 
@@ -45,33 +30,27 @@ def _stamped_by_kernel(summary: Summary) -> bool:
 
 
 def _stalled_share(worker: WorkerState) -> float:
-    """Share of the worker's time that it spent in stalls longer than STALL_S[0]."""
+    """Share of the worker's time that it spent in stalls longer than STALL_S."""
     stalled = sum(
-        bucket_edge(key) * n for key, n in worker.instrument.loop_lag.counts.items() if bucket_edge(key) > STALL_S[0]
+        bucket_edge(key) * n for key, n in worker.instrument.loop_lag.counts.items() if bucket_edge(key) > STALL_S
     )
     return stalled * NS_PER_S / worker.elapsed_ns if worker.elapsed_ns else 0.0
 
 
 def loop_stall(evidence: Evidence, summary: Summary) -> Doubt | None:
-    """Event loop lag of the worst worker: its longest stall, its p99, the share of time in stalls."""
-    found: list[tuple[Severity, float, float, float, int]] = []
-    for worker in evidence.merged.workers:
-        longest_s = worker.instrument.loop_lag_ns_max / NS_PER_S
-        p99_s, share = worker.instrument.loop_lag.quantile(0.99) or 0.0, _stalled_share(worker)
-        severity = worst(graded(longest_s, *STALL_S), graded(p99_s, *LOOP_P99_S), graded(share, *STALLED_SHARE))
-        if severity is not None:
-            found.append((severity, longest_s, p99_s, share, worker.worker))
-    if not found:
+    """The longest stall of the worst worker's event loop."""
+    worker = max(evidence.merged.workers, key=lambda one: one.instrument.loop_lag_ns_max, default=None)
+    if worker is None or worker.instrument.loop_lag_ns_max <= STALL_S * NS_PER_S:
         return None
-    severity, longest_s, p99_s, share, number = max(found, key=lambda row: (SEVERITIES.index(row[0]), row[1]))
-    if not _stamped_by_kernel(summary):
-        severity = SEVERITIES[min(len(SEVERITIES) - 1, SEVERITIES.index(severity) + 1)]
+    longest_s = worker.instrument.loop_lag_ns_max / NS_PER_S
+    p99_s, share = worker.instrument.loop_lag.quantile(0.99) or 0.0, _stalled_share(worker)
+    why = " ".join(causes(evidence, summary))
     return doubt(
         "loop-stall",
-        severity,
-        f"The event loop of worker {number} stood still for up to {ms(longest_s)} (p99 of its lag {ms(p99_s)}, "
-        f"{share:.1%} of its time): requests went out and were read late. Give it a core of its own, or use more.",
-        worker=number,
+        "note",
+        f"The event loop of worker {worker.worker} stood still for up to {ms(longest_s)} (p99 of its lag {ms(p99_s)}, "
+        f"{share:.1%} of its time): what it sent and read meanwhile has a wider bar." + (f" {why}" if why else ""),
+        worker=worker.worker,
         longest_s=longest_s,
         p99_s=p99_s,
         stalled_ratio=share,
@@ -80,18 +59,14 @@ def loop_stall(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 def receive_lag(_evidence: Evidence, summary: Summary) -> Doubt | None:
     p99_s = summary.instrument.rx_lag_s.p99
-    itl_s = summary.latency.itl_s.p50 or 0.0
-    limits = (RX_LAG_S[0], *(max(a, b * itl_s) for a, b in zip(RX_LAG_S[1:], RX_LAG_OF_ITL, strict=True)))
-    severity = None if p99_s is None else graded(p99_s, *limits)
-    if p99_s is None or severity is None:
+    if p99_s is None or p99_s <= RX_LAG_S:
         return None
     return doubt(
         "receive-lag",
-        severity,
+        "note",
         f"Data waited up to {ms(p99_s)} (p99) in the kernel before the client read it. The stamps are the kernel's, so "
-        f"they hold, but what arrived meanwhile shares one. Use more workers, or cores of their own.",
+        f"they hold, but what arrived meanwhile shares one.",
         p99_s=p99_s,
-        limits_s=list(limits),
         stamps_unsure=summary.instrument.stamps_unsure,
     )
 
@@ -103,46 +78,41 @@ def send_lag(evidence: Evidence, summary: Summary) -> Doubt | None:
         return None
     block = steady(evidence)
     own_s = p99_s - (block.connect.quantile(0.99) or 0.0)
-    ttft_s = block.ttft.quantile(0.5) or 0.0
-    limits = tuple(max(a, b * ttft_s) for a, b in zip(SEND_LAG_S, SEND_LAG_OF_TTFT, strict=True))
-    severity = graded(own_s, *limits)
-    if severity is None:
+    limit_s = max(SEND_LAG_S, SEND_LAG_OF_TTFT * (block.ttft.quantile(0.5) or 0.0))
+    if own_s <= limit_s:
         return None
-    if evidence.profile.load.kind == "closed":
-        severity = "degraded"
     return doubt(
         "send-lag",
-        severity,
+        "note",
         f"Requests were sent up to {ms(p99_s)} (p99) after they were due: TTFT as a user sees it (ttft_intended) holds "
-        f"the client's own delay. Use more workers, or cores of their own.",
+        f"the client's own delay, and its bar says so. Use more workers, or cores of their own.",
         p99_s=p99_s,
         without_connect_s=own_s,
-        limits_s=list(limits),
+        limit_s=limit_s,
     )
 
 
-def merged_events(evidence: Evidence, _summary: Summary) -> Doubt | None:
-    """Degraded where a median or a percentile with a limit is withheld, a note where another one up to p99 is."""
+def merged_events(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Told where a percentile up to p99 of what lies between reads, or one with a limit, is withheld."""
     block = steady(evidence)
     share = block.merged_share("tpot")
-    limited = [which for name, which, _ in latency_limits(evidence.profile.slo) if name in BETWEEN_READS]
-    wanted = [
-        which for which in ("p50", "p90", "p95", "p99") if block.itl.n and enough(PERCENTILES[which], block.itl.n)
-    ]
+    limited = {(name, which) for name, which, _ in latency_limits(evidence.profile.slo)}
     lacking = [
-        which for which in PERCENTILES if which in (*wanted, *limited) and not carried(PERCENTILES[which], share)
+        f"{name}.{which}"
+        for name in BETWEEN_READS
+        for which in getattr(summary.latency, f"{name}_s").withheld
+        if which != "p999" or (name, which) in limited
     ]
-    if not lacking and carried(0.5, share):
+    if not share or not (lacking or block.one_read):
         return None
-    degraded = not carried(0.5, share) or set(lacking) & set(limited)
     return doubt(
         "merged-events",
-        "degraded" if degraded else "note",
+        "note",
         f"{share:.2%} of the tokens came in one read with others"
         + (f", {block.one_read} whole answers among them" if block.one_read else "")
-        + f": ITL, TPOT and the worst gap are not told for {', '.join(lacking or ['any percentile'])}, which take less "
-        f"than (1 − p)/2. A proxy or the server sends tokens in bursts, or this client reads too late: see "
-        f"`receive-lag` and `loop-stall`.",
+        + (f": not told are {', '.join(lacking)}" if lacking else "")
+        + ". A proxy or the server sends tokens in bursts, or this client reads too late: see `receive-lag` and "
+        "`loop-stall`.",
         merged_events_ratio=share,
         one_read=block.one_read,
         withheld=lacking,
@@ -157,7 +127,7 @@ def cpu_saturated(evidence: Evidence, _summary: Summary) -> Doubt | None:
     for worker in evidence.merged.workers:
         if worker.instrument.cpu_ratio_max > CPU_RATIO[1]:
             late = max(late, worker.instrument.loop_lag.quantile(0.99) or 0.0)
-    severity: Severity = "note" if ratio <= CPU_RATIO[1] else "invalid" if late > SATURATED_LOOP_P99_S else "degraded"
+    severity: Severity = "note" if ratio <= CPU_RATIO[1] else "degraded"
     return doubt(
         "cpu-saturated",
         severity,
@@ -173,12 +143,11 @@ def cpu_saturated(evidence: Evidence, _summary: Summary) -> Doubt | None:
 def cpu_throttled(evidence: Evidence, _summary: Summary) -> Doubt | None:
     shares = {w.worker: w.instrument.throttled_ns / w.elapsed_ns for w in evidence.merged.workers if w.elapsed_ns}
     worker = max(shares, key=lambda number: shares[number], default=None)
-    severity = None if worker is None else graded(shares[worker], *THROTTLED_SHARE)
-    if worker is None or severity is None:
+    if worker is None or shares[worker] <= THROTTLED_SHARE:
         return None
     return doubt(
         "cpu-throttled",
-        severity,
+        "note",
         f"The container's CPU limit held worker {worker} back for {shares[worker]:.1%} of its time: raise the limit.",
         worker=worker,
         throttled_ratio=shares[worker],

@@ -14,7 +14,8 @@ from tokenswarm.reports.html.svg import escape
 from tokenswarm.reports.html.tables import Cell, Filled, count, filled, joined, table, titled
 from tokenswarm.reports.html.units import bucket, counts, exact, percentile, top
 from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
-from tokenswarm.result.summary import Stat, Summary
+from tokenswarm.result.stat import Stat
+from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry.histogram import Split
 from tokenswarm.telemetry.server import LevelBlock, TokensCompared
 

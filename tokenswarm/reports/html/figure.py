@@ -13,7 +13,8 @@ import msgspec
 from tokenswarm.reports.html.requests import Drawn
 from tokenswarm.reports.html.svg import Frame, escape, svg
 from tokenswarm.reports.numbers import quantity
-from tokenswarm.result.summary import Stage, Stat, Summary
+from tokenswarm.result.stat import Stat
+from tokenswarm.result.summary import Stage, Summary
 
 HALF, WIDE, PHONE = (560.0, 320.0), (1000.0, 240.0), (350.0, 270.0)
 """Width and height (px) of a chart of half the page, of the whole page, and on a phone."""

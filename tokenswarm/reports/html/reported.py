@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from tokenswarm.reports.html.figure import load_name
-from tokenswarm.result.summary import Stage, Stat, Summary
+from tokenswarm.result.stat import Stat
+from tokenswarm.result.summary import Stage, Summary
 from tokenswarm.telemetry.gpu import GpuBlock
 from tokenswarm.telemetry.join import Source
 from tokenswarm.telemetry.kv import KvBlock

@@ -39,7 +39,8 @@ from tokenswarm.reports.html.svg import (
     upright,
 )
 from tokenswarm.reports.numbers import duration, quantity
-from tokenswarm.result.summary import Stage, Stat
+from tokenswarm.result.stat import Stat
+from tokenswarm.result.summary import Stage
 
 KNEE_RATIO = 0.9
 """The knee: the fewest users with so much of the best throughput. The dashboards use the same rule."""

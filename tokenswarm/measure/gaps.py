@@ -1,0 +1,37 @@
+"""From the stamps of one choice to the gaps between its events, and what their reads hid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import sub
+
+
+def unless_ones(counts: Sequence[int]) -> tuple[int, ...]:
+    """The counts; () where all are 1."""
+    return tuple(counts) if any(count != 1 for count in counts) else ()
+
+
+def gaps_between(stamps: Sequence[int], tokens: Sequence[int] | None) -> tuple[list[int], list[int], list[int], int]:
+    """Gaps between successive distinct stamps of one choice; of each, the tokens of the event that ends it and how
+    many events share its read; merged events.
+
+    Without `tokens`, or where nothing is merged, there are none of these in the answer either.
+    """
+    gaps = list(map(sub, stamps[1:], stamps))
+    if not gaps or min(gaps) > 0:
+        return gaps, list(tokens[1:]) if tokens is not None else [], [], 0
+    # A stamp that runs backwards (kernel stamps are converted, ±0.1 µs) is the same read as far as anyone can tell.
+    kept: list[int] = []
+    kept_tokens: list[int] = []
+    events: list[int] = []
+    newest = stamps[0]
+    for i in range(1, len(stamps)):
+        if stamps[i] > newest:
+            kept.append(stamps[i] - newest)
+            events.append(1)
+            newest = stamps[i]
+            if tokens is not None:
+                kept_tokens.append(tokens[i])
+        elif events:
+            events[-1] += 1
+    return kept, kept_tokens, events, len(gaps) - len(kept)

@@ -1,0 +1,121 @@
+"""One latency or length in numbers: percentiles, and for each of them what the instrument and chance leave open.
+
+`low` and `high` are the instrument's own error: what the percentile of this very run is at least and at most.
+`sample_low` and `sample_high` hold that and chance: where the percentile of what the run is a sample of lies, at 99 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import floor, inf, isfinite
+
+import msgspec
+
+from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure.budget import Intervals, Sides, scale_of
+from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.snapshot import BETWEEN_READS, Block, WorkerState
+from tokenswarm.measure.statistics import effective_n, enough, rank_interval
+from tokenswarm.profile.bars import Bar, Bars
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+
+RHO_OF = {"ttft": "ttft", "ttft_intended": "ttft", "ttfat": "ttft", "itl": "itl", "tpot": "tpot", "e2e": "e2e"}
+RHO_OF |= {"stall": "tpot", "connect": "ttft"}
+"""Whose lag-1 correlation stands for which metric's: a queue delays them together."""
+
+KERNEL_ERROR_S = 5e-6  # of a duration between two of its stamps: the path inside it, an offset looked at anew
+KERNEL_GAP_ERROR_S = 1e-6  # between two reads, which took the same path
+
+BARE = Bar(inf, inf)
+"""For what is no latency: it has no error of the instrument."""
+
+
+class Stat(msgspec.Struct, kw_only=True):
+    """One latency (s) or length (tokens). A percentile p is None where n_effective is below n(1) of statistics.py, or
+    where the instrument's own error is too large a part of it (`withheld`).
+    """
+
+    n: int = 0
+    mean: float | None = None
+    min: float | None = None
+    max: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    p999: float | None = None
+    low: dict[str, float] = {}  # of each percentile with enough samples, be it withheld or not
+    high: dict[str, float | None] = {}  # None: nothing bounds it
+    sample_low: dict[str, float] = {}
+    sample_high: dict[str, float | None] = {}
+    withheld: dict[str, float | None] = {}  # percentile -> half of its interval / its value; None: nothing bounds it
+    n_effective: float = 0.0
+    merged_ratio: float = 0.0  # of what lies between reads: the share that shared a read
+
+
+def half_width(value: float | None, low: float, high: float | None) -> float:
+    """Half of an interval as a share of the value: what ± says; inf where nothing bounds it."""
+    if high is None or not isfinite(high):
+        return inf
+    return (high - low) / 2 / value if value else 0.0 if high <= low else inf
+
+
+def stat(sketch: Sketch, rho: float = 0.0) -> Stat:
+    """n, mean = sum/n, exact min and max; p: nearest rank x_(⌈p·n⌉), if n(1−ρ)/(1+ρ) ≥ n(1) of that p."""
+    values = sketch.quantiles(list(PERCENTILES.values()))
+    shown = {
+        name: value if enough(p, sketch.n, rho) else None
+        for (name, p), value in zip(PERCENTILES.items(), values, strict=True)
+    }
+    n_effective = round(effective_n(sketch.n, rho), 1)
+    found = Stat(n=sketch.n, mean=sketch.mean, min=sketch.low, max=sketch.high, n_effective=n_effective)
+    for name, value in shown.items():
+        setattr(found, name, value)
+    return found
+
+
+def latency(steady: Block, metric: str, error_s: float = 0.0, bars: Bars | None = None) -> Stat:
+    """The metric over the successful requests of the block, with the correlation that stands for it, and its bars.
+
+    `error_s`: what each stamp of the run may be off by (`stamp_error_s`).
+    """
+    sketch, rho = getattr(steady, metric), steady.rho(RHO_OF[metric])
+    bar: Bar = getattr(bars or Bars(), f"{metric}_s")
+    found, spans = stat(sketch, rho), intervals(steady, metric, error_s)
+    found.merged_ratio = steady.merged_share(metric)
+    whole = floor(found.n_effective)
+    for name, p in PERCENTILES.items():
+        if getattr(found, name) is None:
+            continue
+        value = spans.value(p)
+        low, high = spans.interval(p)
+        found.low[name], found.high[name] = low, high if isfinite(high) else None
+        sample_low, sample_high = spans.interval(p, *rank_interval(p, whole))
+        found.sample_low[name], found.sample_high[name] = sample_low, sample_high if isfinite(sample_high) else None
+        share = half_width(value, low, high)
+        if share > bar.invalid:
+            found.withheld[name] = share if isfinite(share) else None
+            value = None
+        setattr(found, name, value)
+    return found
+
+
+def intervals(steady: Block, metric: str, error_s: float = 0.0) -> Intervals:
+    """The values of the metric and what each could be."""
+    sides = getattr(steady.budget, metric, None) or Sides()
+    fine = getattr(steady.fine, metric, {})
+    own = 0.0 if metric == "connect" else min(error_s, KERNEL_GAP_ERROR_S) if metric in BETWEEN_READS else error_s
+    if error_s > KERNEL_ERROR_S:
+        own = error_s  # stamps of user space are late each by itself
+    return Intervals(getattr(steady, metric), sides, fine, scale_of(metric), own)
+
+
+def stamp_error_s(workers: Sequence[WorkerState]) -> float:
+    """What a stamp of these workers may be off by: the kernel's next to nothing, others the loop's lag (its p99)."""
+    errors_s = [KERNEL_ERROR_S]
+    for worker in workers:
+        own = worker.instrument
+        if own.user_stamped > own.kernel_stamped:
+            errors_s.append(own.loop_lag.quantile(0.99) or own.loop_lag_ns_max / NS_PER_S)
+    return max(errors_s)
