@@ -17,11 +17,20 @@ from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.slo import Slo
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
 from tokenswarm.result.summary import Part, StagePlan, Summary, summarize
-from tokenswarm.telemetry.gpu import Gpu, GpuBlock
+from tokenswarm.telemetry.gpu import CpuBlock, Gpu, GpuBlock
 from tokenswarm.telemetry.histogram import Split
 from tokenswarm.telemetry.join import Source
 from tokenswarm.telemetry.kv import KvBlock
-from tokenswarm.telemetry.server import LATENCIES, Covered, LevelBlock, ServerBlock, TokensCompared, to_dict
+from tokenswarm.telemetry.server import (
+    LATENCIES,
+    Covered,
+    LevelBlock,
+    RequestsCompared,
+    RouterBlock,
+    ServerBlock,
+    TokensCompared,
+    to_dict,
+)
 
 RUN_ID = "20261124-001500-ab12"
 MS = NS_PER_S // 1000
@@ -207,6 +216,7 @@ def _engine_page() -> Source:
     return Source(
         url="http://gpu:8000/metrics", kind="vllm", version="0.33.1", looks=450, good=447, gaps={"timeout": 3},
         problem="did not answer within 1 s", facts={"num_gpu_blocks": "2179", "cache_dtype": "fp8"},
+        missing=["itl_s"],
     )  # fmt: skip
 
 
@@ -240,6 +250,17 @@ def _engine_block(part: Part, running: float) -> dict[str, Any]:
         finished={"length": round(30 * running), "stop": round(4 * running), "abort": 0},
         rejected={"max_num_queued_reqs": round(running / 3)},
         latency={name: _split((k + 1) * running / 1000) for k, name in enumerate(LATENCIES)},
+        requests_compared=RequestsCompared(
+            server_good=round(34 * running), server_bad=round(running / 3) + 1, client_ok=34.5 * running,
+            client_failed=running / 5, tolerance=running / 2,
+        ),
+        routers=[
+            RouterBlock(
+                url="http://router:29000/metrics", kind="vllm_router", requests=round(35 * running),
+                retries=round(running) + 2, retries_exhausted=1, errors={"timeout": round(running / 4)},
+                held=LevelBlock(mean=running / 2, max=running + 1),
+            )
+        ],
         models_loaded=LevelBlock(mean=running / 20, max=running / 10),
         vram_ratio_mean=running / 64,
     )  # fmt: skip
@@ -280,6 +301,10 @@ def _gpu_block(part: Part, power_w: float) -> dict[str, Any]:
         cost_per_million_output_tokens=2 * 3.5 / 3600 * 1e6 / per_s,
         price_per_gpu_hour=3.5,
         currency="EUR",
+        cpu=CpuBlock(
+            energy_j=power_w * 40, power_w_mean=power_w * 0.4, dram_energy_j=power_w * 5,
+            j_per_output_token=0.4 * power_w / per_s, output_tokens_per_j=per_s / (0.4 * power_w),
+        ),
     )  # fmt: skip
     return to_dict(block)
 

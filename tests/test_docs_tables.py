@@ -37,7 +37,7 @@ from tokenswarm.profile.phases import Phases, Timeouts
 from tokenswarm.profile.slo import Slo
 from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.record import Outcome
-from tokenswarm.simulator import faults, truth
+from tokenswarm.simulator import conditions, faults, truth
 from tokenswarm.simulator.presets import PRESETS, Preset
 
 REPO = Path(__file__).resolve().parent.parent
@@ -213,6 +213,7 @@ def test_presets_and_their_options() -> None:
     assert presets == {name: preset.about for name, preset in PRESETS.items()}
     shown = {word for cells in listed for word in words(cells[0]) if word.startswith("--")}
     own = {"--host", "--port", "--preset", "--model", "--seed", "--reasoning-tokens", "--fault", "--allow-fault-header"}
+    own |= {"--condition"}
     assert shown == own | {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Preset) if f.name != "about"}
 
 
@@ -225,6 +226,14 @@ def test_faults_and_their_parameters() -> None:
     assert listed == {kind: fault.about for kind, fault in faults.FAULTS.items()}
     for kind, (_, param, _) in FAULT_ROWS.items():
         assert float(param or 0) == faults.FAULTS[kind].param
+
+
+def test_conditions_and_their_parameters() -> None:
+    listed = {words(cells[0])[0]: cells[1:] for cells in rows(section("simulator", "Conditions")) if words(cells[0])}
+    assert {kind: about for kind, (about, _) in listed.items()} == {
+        kind: row.about for kind, row in conditions.CONDITIONS.items()
+    }
+    assert all(float(param or 0) == conditions.CONDITIONS[kind].param for kind, (_, param) in listed.items())
 
 
 @pytest.fixture(scope="module")

@@ -256,8 +256,8 @@ def test_how_it_was_read_by_value(page: ElementTree.Element) -> None:
     lines = [[lines_of(cell) for cell in line] for line in page.iterfind(".//div[@class='pages']//tbody/tr")]
     assert lines == [
         [["http://gpu:8000/metrics"], ["vllm", "0.33.1"], ["450"], ["447"], ["timeout 3"],
-         ["did not answer within 1 s"], ["num_gpu_blocks 2179, cache_dtype fp8"]],
-        [["http://gpu:9647/metrics"], ["gpu"], ["451"], ["449"], ["connect 2"], ["gone"], ["–"]],
+         ["did not answer within 1 s"], ["num_gpu_blocks 2179, cache_dtype fp8"], ["itl_s"]],
+        [["http://gpu:9647/metrics"], ["gpu"], ["451"], ["449"], ["connect 2"], ["gone"], ["–"], ["–"]],
     ]  # fmt: skip
     covered = table(page, "sources", "")
     assert len(covered) == 10

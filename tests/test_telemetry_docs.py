@@ -9,11 +9,18 @@ import test_kv_cache as models
 
 from tokenswarm import kv_cache
 from tokenswarm.profile.telemetry import Telemetry
-from tokenswarm.telemetry.engines import VLLM
-from tokenswarm.telemetry.gpu import Gpu, GpuBlock
+from tokenswarm.telemetry.gpu import CpuBlock, Gpu, GpuBlock
 from tokenswarm.telemetry.join import Source
 from tokenswarm.telemetry.kv import KvBlock
-from tokenswarm.telemetry.server import LATENCIES, Covered, ServerBlock, TokensCompared
+from tokenswarm.telemetry.names import ENGINES, VLLM
+from tokenswarm.telemetry.server import (
+    LATENCIES,
+    Covered,
+    RequestsCompared,
+    RouterBlock,
+    ServerBlock,
+    TokensCompared,
+)
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "telemetry.md").read_text(encoding="utf-8")
 SELF_EXPLAINING = {
@@ -24,7 +31,8 @@ SELF_EXPLAINING = {
 
 
 def test_the_page_names_every_field() -> None:
-    structs = (ServerBlock, Covered, TokensCompared, Gpu, GpuBlock, KvBlock, Source, Telemetry)
+    own = (ServerBlock, Covered, TokensCompared, RequestsCompared, RouterBlock, KvBlock, Source)
+    structs = (*own, Gpu, CpuBlock, GpuBlock, Telemetry)
     fields = {name for struct in structs for name in struct.__struct_fields__} | set(LATENCIES)
     words = set(re.findall(r"\w+", PAGE))
     assert fields - words - SELF_EXPLAINING == set()
@@ -34,9 +42,27 @@ def test_the_page_names_every_field() -> None:
 def test_every_rename_is_on_the_page() -> None:
     written = {name.replace("{hits,queries}", part) for name in re.findall(r"`(vllm:[\w{},]+)`", PAGE)
                for part in ("hits", "queries")}  # fmt: skip
-    for row in VLLM:
+    for row in VLLM.rows:
         if len(row.names) > 1:
             assert set(row.names) <= written
+
+
+def test_the_table_of_engines_has_each_and_says_what_it_tells() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "engines.md").read_text(encoding="utf-8")
+    lines = {
+        cells[0]: cells for line in page.splitlines() if (cells := [c.strip() for c in line.strip("|").split("|")])
+    }
+    for engine in ENGINES.values():
+        _, _, batch, cache, tokens, cached, ended, latencies = lines[engine.title]
+        told = {row.ours.partition(".")[0] for row in engine.rows}
+        assert (batch != "–") == bool(told & {"running", "held"}), engine.title
+        assert (cache.startswith("share")) == ("kv_cache_usage" in told) or engine.title == "llama.cpp"
+        assert (tokens != "–") == ("generation_tokens" in told), engine.title
+        assert ("at the end" in tokens) == engine.at_the_end, engine.title
+        assert (cached != "–") == ("prompt_tokens_cached" in told), engine.title
+        assert (ended != "–") == bool(told & {"finished", "errors"}), engine.title
+        words = {"ttft_s": "TTFT", "itl_s": "ITL", "e2e_s": "E2E", "queue_s": "queue", "prefill_s": "prefill"}
+        assert {name for name, word in words.items() if word in latencies} == told & words.keys(), engine.title
 
 
 def test_the_table_of_models_is_what_the_formula_gives() -> None:

@@ -308,6 +308,18 @@ def test_a_redirect_on_the_same_server_is_followed_and_kept(to: str) -> None:
         assert (it.pages[0].watch.gaps, said) == ({}, [])
 
 
+def test_tensorrt_llms_metrics_are_found_behind_its_json() -> None:
+    page = b"trtllm_num_requests_running 1\ntrtllm_num_requests_waiting 0\ntrtllm_generation_tokens_total 7\n"
+    stats = answer(b'[{"iter": 1}]', "application/json")
+    with raw_server([stats, CLOSE], [answer(page), CLOSE]) as server:
+        it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: it.pages[0].watch.good >= 2)
+        paths = [request.split()[1] for request in server.requests[:3]]
+        assert paths == [b"/metrics", b"/prometheus/metrics", b"/prometheus/metrics"]
+        assert it.pages[0].watch.newest.kind == "tensorrt_llm"  # type: ignore[union-attr]
+
+
 def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", "Bearer engine-key")
     with raw_server([answer(PAGE), CLOSE]) as other:

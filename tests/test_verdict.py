@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ExitCode
 from tokenswarm.judge import rules
-from tokenswarm.judge.rules import telemetry
+from tokenswarm.judge.rules import contamination, telemetry
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, UsersSeen
 from tokenswarm.judge.verdict import RULES, exit_code, judge
 from tokenswarm.measure import snapshot
@@ -363,7 +363,7 @@ def test_without_a_success_the_only_reason_is_that() -> None:
 
 def test_every_rule_has_a_fault() -> None:
     tripped = {code for code, _, _ in FAULTS.values()} | {"no-success"}
-    assert len(RULES) == len(tripped) + len(telemetry.RULES)  # those have tests of their own
+    assert len(RULES) == len(tripped) + len(telemetry.RULES) + len(contamination.RULES)  # those have their own
 
 
 def test_every_rule_that_is_written_is_asked() -> None:
@@ -596,6 +596,7 @@ def test_the_docs_explain_every_code_and_no_other() -> None:
     assert len(documented) == len(set(documented))
     assert set(documented) == _codes_in_the_source()
     of_telemetry = {code for code, _, _ in test_telemetry_rules.FAULTS.values()}
+    of_telemetry |= {rule.__name__.replace("_", "-") for rule in contamination.RULES}
     assert _codes_in_the_source() == {code for code, _, _ in FAULTS.values()} | {"no-success"} | of_telemetry
 
 

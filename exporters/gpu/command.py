@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import socket
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from exporters import serving
 from exporters.families import Readings, render
-from exporters.gpu import host, replay, table
+from exporters.gpu import host, replay, sysfs, table
 from exporters.gpu.nvml import GPU_LOST, LIBRARY_LOST, UNSUPPORTED, Driver, NvmlError, Session
 from exporters.gpu.pcie import PcieWatch
 from exporters.gpu.readings import STARTING, GpuReader, Sample
@@ -148,6 +149,13 @@ def _options() -> serving.Parser:
     add("--no-pcie", action="store_true", help="do not count PCIe bytes, which takes about 30 readings a second")
     add("--engine-pid", metavar="PID", type=int, help="watch this process and its children as the engine")
     add("--engine-name", metavar="NAME", help="the same, by name or by a word of the command line, e.g. vllm")
+    add(
+        "--sysfs",
+        metavar="DIR",
+        type=Path,
+        default=Path("/sys"),
+        help="the machine's /sys, for the CPU's energy and for GPUs without NVML (default %(default)s)",
+    )
     add("--record", metavar="FILE", type=Path, help="do not serve; write what NVML answers to FILE")
     add("--seconds", metavar="N", type=float, default=60.0, help="how long to record (default %(default)s)")
     return options
@@ -200,10 +208,13 @@ async def _serve(args: argparse.Namespace) -> int:
         traffic = (lambda _uuid: None) if pcie is None else pcie.traffic
         reader = GpuReader(session, args.interval, gpm=args.gpm, engine_pids=pids, pcie=traffic)
         gpu = GpuWatch(session, reader, pcie, args.interval, args.gpu_timeout)
-    host_reader = host.HostReader(engine)
+    host_reader = host.HostReader(engine, sysfs=args.sysfs)
+    cards = sysfs.SysfsReader(socket.gethostname(), args.sysfs / "class" / "drm")
 
     def read_host() -> Readings:
         readings = host_reader.read()
+        if args.gpu_backend == "auto":
+            readings.extend(cards.read())
         if gpu is not None:
             gpu.look()
         return readings
@@ -215,8 +226,10 @@ async def _serve(args: argparse.Namespace) -> int:
 
     def page() -> bytes:
         readings = gpu.readings() if gpu is not None else _without_gpu()
-        readings.extend(hosts.newest or Readings())
+        sampled = hosts.newest or Readings()
+        readings.extend(sampled)
         readings.extend(server.own("gpu"))
+        _count_cards(readings, len(sampled.rows.get("tokenswarm_gpu_up", ())))
         return render(FAMILIES, readings)
 
     server = serving.Server(point, "tokenswarm GPU and host exporter", serving.Page(version, page))
@@ -229,6 +242,12 @@ async def _serve(args: argparse.Namespace) -> int:
     if gpu is not None:
         gpu.stop()
     return ExitCode.INTERNAL if any(sampler.crashed for sampler in samplers) else ExitCode.OK
+
+
+def _count_cards(readings: Readings, cards: int) -> None:
+    """Add the cards of sysfs to NVML's."""
+    ((labels, gpus),) = readings.rows["tokenswarm_gpus"]
+    readings.rows["tokenswarm_gpus"] = [(labels, gpus + cards)]
 
 
 def _without_gpu() -> Readings:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from exporters.families import Family, Readings, Sum
+from exporters.gpu import powercap
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 
 FAMILIES = {
@@ -51,6 +52,7 @@ FAMILIES = {
     "tokenswarm_host_read_errors_total": Family(
         "counter", "Sources of host metrics that could not be read.", ("source",)
     ),
+    **powercap.FAMILIES,
     "tokenswarm_processes": Family("gauge", "Processes in the watched tree; 0 while it is not running.", ("role",)),
     "tokenswarm_process_cpu_seconds_total": Family(
         "counter", "CPU time of the watched process tree, ended children included.", ("role",)
@@ -84,11 +86,16 @@ class HostReader:
     """Reads the machine and, with a watch, the engine. `proc` and `cgroup` are where Linux mounts them."""
 
     def __init__(
-        self, watch: EngineWatch | None = None, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
+        self,
+        watch: EngineWatch | None = None,
+        proc: Path = Path("/proc"),
+        cgroup: Path = Path("/sys/fs/cgroup"),
+        sysfs: Path = Path("/sys"),
     ) -> None:
         self._watch = watch
         self._proc = proc
         self._cgroup = cgroup
+        self._energy = powercap.PowercapReader(sysfs / "class" / "powercap")
         self._network_sums = {"tx": Sum(), "rx": Sum()}
         self._errors: Counter[str] = Counter()
         self._sources: dict[str, Callable[[Readings], None]] = {
@@ -99,6 +106,7 @@ class HostReader:
             "system": self._system,
             "pressure": self._pressure,
             "cgroup": self._groups,
+            "energy": lambda readings: readings.extend(self._energy.read()),
         }
 
     def read(self) -> Readings:

@@ -117,7 +117,11 @@ class Page:
             self.watch.gap("http_status", f"{self._path} answered HTTP {answer.status}{_hint(answer)}", now_ns)
             return answer.status < 500 and answer.status not in NOT_YET
         middle_ns, slack_ns = (began_ns + now_ns) // 2, (now_ns - began_ns) // 2
-        return self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed) == "not_metrics"
+        hopeless = self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed) == "not_metrics"
+        if hopeless and self._found and answer.body.lstrip()[:1] == b"[" and self._path.endswith("/metrics"):
+            self._path = self._path.removesuffix("/metrics").removesuffix("/prometheus") + "/prometheus/metrics"
+            self._target = msgspec.structs.replace(self._target, base_path="")
+        return hopeless
 
     def _ask(self) -> Answer:
         """The answer, behind redirects on the same server. The last address is kept: it is asked from then on."""

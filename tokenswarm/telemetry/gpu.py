@@ -52,6 +52,17 @@ class Gpu(msgspec.Struct, kw_only=True):
     xids: dict[str, int] = {}
 
 
+class CpuBlock(msgspec.Struct, kw_only=True):
+    """Energy of the CPU packages of the exporters' machines, by RAPL: no GPU's, and in no sum with theirs."""
+
+    energy_j: float | None = None
+    power_w_mean: float | None = None
+    dram_energy_j: float | None = None  # not part of the packages'
+    j_per_output_token: float | None = None
+    output_tokens_per_j: float | None = None
+    why_not: str = ""  # "permission": only root may read it; "absent": the machine doesn't tell it
+
+
 class GpuBlock(msgspec.Struct, kw_only=True):
     """`gpu` of a stage or of the run."""
 
@@ -68,6 +79,7 @@ class GpuBlock(msgspec.Struct, kw_only=True):
     cost_per_million_output_tokens: float | None = None
     price_per_gpu_hour: float | None = None
     currency: str | None = None
+    cpu: CpuBlock | None = None
 
 
 def block(
@@ -99,6 +111,33 @@ def block(
     if gpus and not silent and not found.coverage.empty_windows and not any(one.lost for one in gpus):
         _sum(found)
     _per_token(found, output_tokens_per_s, price)
+    if watches:
+        found.cpu = _cpu(watches, stages, now_ns, output_tokens_per_s)
+    return found
+
+
+def _cpu(watches: Sequence[GpuWatch], stages: Sequence[int], now_ns: int, tokens_per_s: float | None) -> CpuBlock:
+    """Sums over the machines; null where one of them does not tell."""
+    energy_j = dram_j = power_w = 0.0
+    told, dram_told = bool(watches), False
+    for watch in watches:
+        total = one_after_another(
+            watch.by_stage[stage].overall.totals(now_ns) for stage in stages if stage in watch.by_stage
+        )
+        parts = {name.partition(".")[2]: joules for name, joules in total.counters.items() if name.startswith("cpu_")}
+        packages = [joules for name, joules in parts.items() if name.startswith("package")]
+        dram = [joules for name, joules in parts.items() if name.startswith("dram")]
+        told = told and bool(packages) and total.covered_ns > 0
+        dram_told = dram_told or bool(dram)
+        if total.covered_ns:
+            energy_j, dram_j = energy_j + sum(packages), dram_j + sum(dram)
+            power_w += sum(packages) * NS_PER_S / total.covered_ns
+    if not told:
+        reasons = [watch.newest.host.facts.get("cpu_energy", "") for watch in watches if watch.newest is not None]
+        return CpuBlock(why_not=next(filter(None, reasons), "absent"))
+    found = CpuBlock(energy_j=energy_j, power_w_mean=power_w, dram_energy_j=dram_j if dram_told else None)
+    if tokens_per_s and power_w:
+        found.j_per_output_token, found.output_tokens_per_j = power_w / tokens_per_s, tokens_per_s / power_w
     return found
 
 

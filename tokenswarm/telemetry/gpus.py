@@ -49,10 +49,13 @@ COUNTERS = (
 
 XID = Row("xid", "xid_errors_total", by="xid")
 
+CPU_ENERGY = "tokenswarm_host_energy_joules_total"
+CPU_ENERGY_WHY = "tokenswarm_host_energy_unavailable_info"
+
 FACTS = ("index", "name", "driver", "backend")
 
 WANTED = frozenset(PREFIX + row.name for row in (*LEVELS, *COUNTERS, XID)) | {
-    PREFIX + "info", PREFIX + "up", GPUS, LAST_FAMILY,
+    PREFIX + "info", PREFIX + "up", GPUS, LAST_FAMILY, CPU_ENERGY, CPU_ENERGY_WHY,
 }  # fmt: skip
 
 
@@ -61,6 +64,7 @@ class GpuPage(msgspec.Struct, frozen=True, kw_only=True):
 
     gpus: dict[str, Reading]
     lost: frozenset[str]
+    host: Reading  # energy of the CPU packages
     xids: dict[tuple[str, str], float] = {}  # (gpu, xid) -> count
 
 
@@ -90,8 +94,15 @@ def read(page: bytes) -> GpuPage:
     return GpuPage(
         gpus={gpu: _reading(infos.get(gpu, {}), levels[gpu], counters[gpu]) for gpu in alive},
         lost=frozenset(up.keys() - set(alive)),
+        host=_host(samples),
         xids={(label(labels, "gpu"), label(labels, "xid")): n for labels, n in _of(samples, XID).items()},
     )
+
+
+def _host(samples: exposition.Samples) -> Reading:
+    energy = {f"cpu_energy_j.{label(at, 'domain')}": value for at, value in samples.get(CPU_ENERGY, {}).items()}
+    why = "".join(label(at, "reason") for at in samples.get(CPU_ENERGY_WHY, {}))
+    return Reading(kind="page", counters=energy, facts={"cpu_energy": why} if why else {})
 
 
 def _of(samples: exposition.Samples, row: Row) -> dict[Labels, float]:

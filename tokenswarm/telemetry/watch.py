@@ -151,7 +151,7 @@ class GpuWindow:
     def offer(self, page: GpuPage, at_ns: int, slack_ns: int) -> None:
         if self.overall.done or at_ns < self.opened_ns:
             return
-        self.overall.offer(Sample(at_ns, slack_ns, Reading(kind="page")))
+        self.overall.offer(Sample(at_ns, slack_ns, page.host))
         for gpu, reading in page.gpus.items():
             if gpu not in self.gpus:
                 self.gpus[gpu] = Window(self.stage, self.opened_ns, self.interval_s)

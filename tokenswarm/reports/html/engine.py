@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tokenswarm.reports.cells import LATENCY_NAMES
+from tokenswarm.reports.html import path
 from tokenswarm.reports.html.figure import PERCENTILE_NAMES, best_percentile
 from tokenswarm.reports.html.reported import Engine, Told, answered, by_stage, durations, engine
 from tokenswarm.reports.html.svg import escape
@@ -17,11 +18,12 @@ from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
 from tokenswarm.result.stat import Stat
 from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry.histogram import Split
+from tokenswarm.telemetry.names import ENGINES
 from tokenswarm.telemetry.server import LevelBlock, TokensCompared
 
 HOW_TO_GET = (
     "telemetry.engine_metrics: auto asks the /metrics of each target (Ollama: /api/ps); a list of URLs names other "
-    "pages. Understood are vLLM, llama.cpp (llama-server --metrics), Ollama and the embedded engine."
+    "pages. Understood are Ollama, the embedded engine, " + ", ".join(one.title for one in ENGINES.values()) + "."
 )
 
 _NAMES = {**LATENCY_NAMES, "queue_s": "queue", "prefill_s": "prefill", "decode_s": "decode"}
@@ -29,7 +31,7 @@ _PARTS = ("queue_s", "prefill_s", "ttft_s", "itl_s", "tpot_s", "decode_s", "e2e_
 """The engine's latencies, in the order in which a request meets them."""
 
 _DURATIONS = {"total_s": "total", "load_s": "load", "queue_s": "queue", "prefill_s": "prefill", "decode_s": "decode"}
-_DURATIONS |= {"tokens_per_s": "tokens/s of a request"}
+_DURATIONS |= {"ttft_s": "first token, without the queue", "tokens_per_s": "tokens/s of a request"}
 
 
 def engine_tables(summary: Summary) -> str:
@@ -38,7 +40,8 @@ def engine_tables(summary: Summary) -> str:
     if block is None or not answered(block):
         asked = "None was read in this run" if block is None else "They were asked for, but gave nothing (see below)"
         return f"<p>No engine metrics. {escape(asked)}. {escape(HOW_TO_GET, 1_000)}</p>{_with_answers(summary)}"
-    tables = joined(_batch(summary), _tokens(summary), *_by_stage(summary), missing="Not reported by the engine")
+    own = _batch(summary), _tokens(summary), *_by_stage(summary)
+    tables = joined(*own, path.requests(summary), path.routers(summary), missing="Not reported by the engine")
     return tables + _distributions(summary, block) + _with_answers(summary)
 
 
@@ -200,6 +203,12 @@ def _with_answers(summary: Summary) -> str:
         lines.append([_DURATIONS.get(name, name), count(stat.n), *values])
     if not lines:
         return ""
-    note = "Of the steady requests, as the engine said with each answer. Queue: total − load − prefill − decode."
+    note = "Of the steady requests, as the engine said with each answer."
+    note += " Queue: total − load − prefill − decode (Ollama), or the engine's own (vLLM)."
+    if "ttft_s" in found:
+        note += (
+            " First token: vLLM's time_to_first_token_ms, which begins when the request enters the batch; queue + this "
+            "is what its metrics call TTFT."
+        )
     shown = table(("", "n", "mean", "p50", "p90", "p95", "p99", "max"), lines)
     return f'<h3>Durations that came with the answers</h3>{shown}<p class="small">{escape(note)}</p>'

@@ -19,6 +19,13 @@ HOW_TO_GET = (
 )
 
 
+_NO_CPU_ENERGY = {
+    "absent": "No energy of a CPU package: the machine tells none (powercap).",
+    "permission": "The energy of the CPU packages is there and was not read: the kernel lets only root. Start the "
+    "exporter as root, or let its group read /sys/class/powercap/*/energy_uj.",
+}
+
+
 def gpu_tables(summary: Summary) -> str:
     """By stage and by GPU; or one sentence on how to get them."""
     block = gpus(summary)
@@ -42,8 +49,28 @@ def gpu_tables(summary: Summary) -> str:
             f'<p class="warn">{len(lost)} of {len(block.gpus)} GPUs did not answer throughout the steady windows, so '
             "there are no sums.</p>"
         )
-    parts.append(joined(_by_stage(summary, block), _each(block), missing="Not known of them"))
+    parts.append(joined(_by_stage(summary, block), _each(block), _cpu(summary), missing="Not known of them"))
+    for why in sorted({one.cpu.why_not for _, _, one in by_stage(summary, gpus) if one.cpu is not None} - {""}):
+        parts.append(f"<p>{escape(_NO_CPU_ENERGY.get(why, why), 1_000)}</p>")
     return "".join(parts)
+
+
+def _cpu(summary: Summary) -> Filled:
+    """By stage, where any tells it."""
+    head: tuple[Cell, ...] = (
+        "", ("power", "mean, all packages"), ("energy", "all packages"), ("DRAM", "energy"),
+        ("J/token", "output tokens"), ("tokens/J", "output tokens"),
+    )  # fmt: skip
+    lines: list[list[Cell]] = []
+    for name, _, block in by_stage(summary, gpus):
+        one = block.cpu
+        if one is not None and one.energy_j is not None:
+            numbers = three(one.j_per_output_token), three(one.output_tokens_per_j)
+            lines.append([name, watts(one.power_w_mean), joules(one.energy_j), joules(one.dram_energy_j), *numbers])
+    if not lines:
+        return "", []
+    note = "Of the CPU packages (RAPL) of the exporters' machines, not of a GPU, and in no sum with theirs."
+    return titled("Energy of the CPU", filled(head, lines), note)
 
 
 def _by_stage(summary: Summary, whole: Gpus) -> Filled:

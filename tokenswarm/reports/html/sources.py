@@ -15,7 +15,7 @@ from tokenswarm.telemetry.server import Covered
 
 LEFT_OUT_SHOWN = 20
 
-_PAGE_HEAD = ("page", "kind", "looks", "good", "gaps", "newest problem", "says of itself")
+_PAGE_HEAD = ("page", "kind", "looks", "good", "gaps", "newest problem", "says of itself", "does not tell")
 _COVERED_HEAD: tuple[Cell, ...] = (
     "", "steady windows", ("covered", "first to last reading"), "readings", "gaps", ("longest hole", "no reading"),
     "restarts", ("windows", "without readings"),
@@ -26,7 +26,7 @@ def sources(summary: Summary) -> str:
     """Pages and coverage; "" where nothing was watched and nothing is left out."""
     own, cards = engine(summary), gpus(summary)
     pages = [_page_line(source, kind) for block, kind in ((own, "engine"), (cards, "GPUs")) for source in _of(block)]
-    parts = [f'<div class="pages">{table(_PAGE_HEAD, pages, (0, 1, 4, 5, 6))}</div>'] if pages else []
+    parts = [f'<div class="pages">{table(_PAGE_HEAD, pages, (0, 1, 4, 5, 6, 7))}</div>'] if pages else []
     lines = [
         _covered_line(f"{what}, {name}", block.coverage)
         for what, found in (("engine", by_stage(summary, engine)), ("GPUs", by_stage(summary, gpus)))
@@ -56,6 +56,7 @@ def _page_line(source: Source, kind: str) -> list[Cell]:
         counts(source.gaps) or "none",
         source.problem or "none",
         facts or MISSING,
+        ", ".join(source.missing) or "–",
     ]
 
 
