@@ -28,7 +28,7 @@ enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any 
 
 /* What `drain` and `body` say of a stream; client/native.py has the same numbers. */
 enum { HEAD_CAME = 1, RAW_CAME = 2, PIECES_CAME = 4, IS_FULL = 8, HAS_ENDED = 16, HAS_CLOSED = 32, HAS_FAILED = 64 };
-enum { CHUNK_BROKEN = 128, HEAD_ENDED = 256 };
+enum { CHUNK_BROKEN = 128, HEAD_ENDED = 256, WOKE_EMPTY = 512 };
 enum phase { HEAD, RAW, SIZE, DATA, DATA_END, LAST, WHOLE };
 
 typedef struct { char *at; size_t len, room; } Bytes;
@@ -45,12 +45,12 @@ typedef struct {
     size_t event_max, pause_max, pending, events, room;
     int64_t held_ns, last_ns, lag_max, *stamps;
     PyObject *odd, *pieces; /* [(place among the events, bytes)], [(stamp, bytes)]; NULL: none */
-    uint64_t reads, bytes, unsure;
+    uint64_t reads, bytes;
 } Stream;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *place;             /* where a stamp is not plain: (stamp, floor, now) -> (moment, sure, *clocks) */
+    PyObject *place;             /* where a stamp is not plain: (key, stamp, floor, now) -> (moment, *clocks) */
     long long offset, low, high; /* the clocks: their distance, and what two looks at once may say of it */
     int epoll;
     Stream **streams; /* by descriptor */
@@ -317,10 +317,9 @@ static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
     if (apart >= r->low && apart <= r->high && ns >= s->last_ns && ns <= now_ns)
         return ns;
     long long at = -1;
-    int sure = 0;
-    PyObject *told = PyObject_CallFunction(r->place, "LLL", (long long)stamp, (long long)s->last_ns, now_ns);
-    if (told && PyArg_ParseTuple(told, "LpLLL", &at, &sure, &r->offset, &r->low, &r->high))
-        s->unsure += !sure;
+    PyObject *told = PyObject_CallFunction(r->place, "OLLL", s->key, (long long)stamp, (long long)s->last_ns, now_ns);
+    if (told && !PyArg_ParseTuple(told, "LLLL", &at, &r->offset, &r->low, &r->high))
+        at = -1;
     Py_XDECREF(told);
     return PyErr_Occurred() ? -1 : at;
 }
@@ -339,12 +338,13 @@ static void count_lag(Reader *r, Stream *s, int64_t lag) {
 
 /* One read of one stream; its stamp in *ns. */
 static int receive(Reader *r, Stream *s, int64_t *ns) {
-    char control[64];
+    char control[CMSG_SPACE(sizeof(struct timespec))]; /* one stamp, and no room for the kernel to tell it twice */
     struct iovec io = {r->data, READ_BYTES};
     struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     ssize_t n = recvmsg(s->fd, &m, MSG_DONTWAIT);
     if (n < 0) {
-        s->news = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : HAS_FAILED;
+        int empty = errno == EAGAIN || errno == EWOULDBLOCK; /* the error queue woke us, and would again */
+        s->news = empty ? WOKE_EMPTY : errno == EINTR ? 0 : HAS_FAILED;
         *ns = errno;
         return 0;
     }
@@ -518,8 +518,8 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
 }
 
 /* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those that have another
- * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, unsure reads;
- * and whether bytes stand behind the end. */
+ * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, and whether bytes
+ * stand behind the end. */
 static PyObject *reader_take(Reader *r, PyObject *number) {
     FIND(s, PyLong_AsLong(number));
     if (s->held.len) { /* it goes to Python, and so does the body from now on */
@@ -529,15 +529,14 @@ static PyObject *reader_take(Reader *r, PyObject *number) {
         Py_CLEAR(s->shape);
     }
     PyObject *told = Py_BuildValue(
-        "y#OOKKLLKi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
+        "y#OOKKLLi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
         s->odd ? s->odd : Py_None, s->pieces ? s->pieces : Py_None, (unsigned long long)s->reads,
-        (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns, (unsigned long long)s->unsure,
-        s->trailing);
+        (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns, s->trailing);
     if (!told)
         return NULL;
     Py_CLEAR(s->odd);
     Py_CLEAR(s->pieces);
-    s->events = s->pending = s->reads = s->bytes = s->unsure = s->lag_max = 0;
+    s->events = s->pending = s->reads = s->bytes = s->lag_max = 0;
     return told;
 }
 

@@ -21,8 +21,8 @@ from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Instrument
 
 # News, as in _reader.c.
-HEAD_CAME, RAW_CAME, PIECES_CAME, IS_FULL, HAS_ENDED, HAS_CLOSED, HAS_FAILED, CHUNK_BROKEN, HEAD_ENDED = (
-    1 << bit for bit in range(9)
+HEAD_CAME, RAW_CAME, PIECES_CAME, IS_FULL, HAS_ENDED, HAS_CLOSED, HAS_FAILED, CHUNK_BROKEN, HEAD_ENDED, WOKE_EMPTY = (
+    1 << bit for bit in range(10)
 )
 EAGER = 8  # how often a stream is decoded at once, so that its shape is known early
 
@@ -72,15 +72,18 @@ class NativeReader:
         clocks = Connection.clocks
         return clocks.offset_ns, clocks.low_ns, clocks.high_ns
 
-    def _place(self, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, bool, int, int, int]:
+    def _place(self, reading: NativeReading, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, int, int, int]:
         at_ns, sure = Connection.clocks.place(stamp_ns, floor_ns, now_ns)
-        return at_ns, sure, *self.clocks()
+        if not sure:
+            reading.unsure(floor_ns, at_ns)
+        return at_ns, *self.clocks()
 
 
 class NativeReading:
     """An answer that C reads, on a connection without TLS."""
 
     __slots__ = (
+        "_connection",
         "_done",
         "_eager",
         "_event_bytes_max",
@@ -106,6 +109,7 @@ class NativeReading:
         self._native = native
         self._reader = native.reader
         self._fd: int = connection.sock.fileno()
+        self._connection = connection
         self._response = response
         self._done: Callable[[], None] | None = None
         self._full: Callable[[], None] | None = None
@@ -147,12 +151,11 @@ class NativeReading:
 
     def _take(self) -> None:
         response = self._response
-        stamps, odd, pieces, reads, size, lag_ns, last_ns, unsure, trailing = self._reader.take(self._fd)
+        stamps, odd, pieces, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
         self.reads += reads
         self.bytes_received += size
         self.lag_ns_max = max(self.lag_ns_max, lag_ns)
         response.last_read_ns = max(response.last_read_ns, last_ns)  # a close may have come behind it
-        response.unsure_reads += unsure
         response.trailing = response.trailing or bool(trailing)
         if stamps:
             self._add_events(array("q", stamps), odd or ())
@@ -165,6 +168,10 @@ class NativeReading:
             raw, plain = response.drain()
             self._pieces += plain
             self._reads += [(recv_ns, 0, before + upto) for recv_ns, _, upto in raw]
+
+    def unsure(self, low_ns: int, at_ns: int) -> None:
+        """The read stamped `at_ns` may have come as early as `low_ns`."""
+        self._response.unsure.append((low_ns, at_ns))
 
     def _add(self, recv_ns: int, piece: bytes | array[int]) -> None:
         self._pieces.append(piece)
@@ -187,7 +194,11 @@ class NativeReading:
         response, full = self._response, self._full
         if self._over or full is None:
             return
+        if news == WOKE_EMPTY:
+            self._connection.on_nothing()
+            return
         if news & HEAD_CAME:
+            response.first_low_ns = response.first_low_ns or self._connection.first_low_ns(recv_ns)
             news = self._on_head(news, recv_ns)
         if news & RAW_CAME:
             self._on_raw(news, recv_ns)

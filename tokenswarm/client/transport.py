@@ -174,7 +174,7 @@ class Connection:
             self.sent = Sent(before_ns, before_ns, monotonic_ns())
         except OSError as error:
             raise broken(error, "sending the request") from None
-        self._take_stamp()
+        self._take_stamp(self.sent.high_ns)
 
     def _send_stamped(self, data: bytes, timeout_s: float) -> bool:
         """Send all of `data` so that the kernel stamps its last byte. False: it went out without, or must yet."""
@@ -198,7 +198,7 @@ class Connection:
         self.sock.sendall(data[done:])
         return True
 
-    def _take_stamp(self) -> None:
+    def _take_stamp(self, latest_ns: int) -> None:
         """Read when the request was sent, if the kernel has said so by now; the error queue is empty afterwards."""
         if not self._stamp_owed:
             return
@@ -206,11 +206,8 @@ class Connection:
         if not stamps:
             return
         self._stamp_owed = False
-        _, before_ns, after_ns = self.sent
         if self.stamps_sends:
-            response = self._response
-            latest_ns = after_ns if response is None else max(after_ns, monotonic_ns())
-            self.sent = self.clocks.place_sent(max(stamps), before_ns, latest_ns)
+            self.sent = self.clocks.place_sent(max(stamps), self.sent.low_ns, latest_ns)
 
     def receive(self, response: Response, done: Callable[[], None], full: Callable[[], None]) -> None:
         """Read into `response` from the hub. There `done()` is called once when it has ended, and `full()` each time
@@ -263,27 +260,29 @@ class Connection:
     def _on_first(self) -> None:
         """The first read of an answer: it may hold all of it, so what is known of when its bytes came is kept."""
         response, io = self._response, self._io
-        polled_ns = self.polled_ns
         self._on_readable()
         if response is None or not response.reads:
             return
         if io.active:
             io.callback = self._on_readable
-        first_ns = response.reads[0][0]
-        one = self._segments is not None and segments_in(self.sock._sock) == self._segments + 1
-        response.first_low_ns = first_ns if one else min(first_ns, max(self.sent.low_ns, polled_ns))
+        response.first_low_ns = self.first_low_ns(response.reads[0][0])
 
-    def _on_nothing(self) -> None:
+    def first_low_ns(self, first_ns: int) -> int:
+        """No byte of the first read of an answer, just made and stamped `first_ns`, came before this."""
+        one = self._segments is not None and segments_in(self.sock._sock) == self._segments + 1
+        return first_ns if one else min(first_ns, max(self.sent.low_ns, self.polled_ns))
+
+    def on_nothing(self) -> None:
         """Woken, and nothing to read: the error queue woke us, and would again and again until it is empty."""
         if self._stamp_owed:
-            self._take_stamp()
+            self._take_stamp(monotonic_ns())
         else:
             take_sent_stamps(self._recvmsg)
 
     def settle(self, reads: int) -> bool:
         """The answer has ended: take the stamp of its request if it is here only now. True where each of its reads
         held one segment, so that nothing came earlier than its read says."""
-        self._take_stamp()
+        self._take_stamp(monotonic_ns())
         if self._segments is None:
             return False
         segments = segments_in(self.sock._sock)
@@ -298,7 +297,7 @@ class Connection:
         try:
             data, ancillary, _, _ = self._recvmsg(READ_BYTES, STAMP_BYTES)
         except BlockingIOError:
-            self._on_nothing()
+            self.on_nothing()
             return
         except OSError as error:
             response.error = broken(error, "reading the answer")
