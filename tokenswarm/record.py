@@ -43,6 +43,10 @@ BROKEN_OUTCOMES = frozenset(
 """Ended by the server or something on the way, neither by a time-out of this client nor by a refusal of the request."""
 
 
+LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"))
+"""Finish reasons of an answer that was ended by its length: of OpenAI and Ollama, Anthropic, the Responses API."""
+
+
 class TokenSource(enum.StrEnum):
     """Where the count of output tokens comes from. A label everywhere: sources are never mixed silently."""
 
@@ -98,6 +102,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     ignore_eos: bool = False  # the server was asked for no less than that
     tokens_told: bool = False  # the wire said of each content event how many tokens it holds
     events: int = 0  # content-bearing events
+    reasoning_events: int = 0  # of these, those before the first word of the answer: thoughts, counted or not
     merged_events: int = 0  # of these, events that share one read (one stamp) with an earlier one
     reads: int = 0
     bytes_received: int = 0
@@ -176,7 +181,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         """
         if self.tokens_max is None or self.token_source is not TokenSource.SERVER:
             return False
-        return self.output_tokens < self.tokens_max and (self.ignore_eos or self.finish_reason == "length")
+        return self.output_tokens < self.tokens_max and (self.ignore_eos or self.finish_reason in LENGTH_REASONS)
 
     @property
     def stall_ns(self) -> int | None:

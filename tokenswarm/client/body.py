@@ -22,6 +22,7 @@ from tokenswarm.record import Outcome
 
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 
+_OF_WHOLE_ANSWERS = frozenset(("choices", "message", "response", "output", "content"))
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:")
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -159,7 +160,7 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
         value = msgspec.json.decode(body)
         if message := error_text(value):
             return Outcome.ERROR_OBJECT, message, "error object"
-        if isinstance(value, dict) and ("choices" in value or "message" in value or "response" in value):
+        if isinstance(value, dict) and not _OF_WHOLE_ANSWERS.isdisjoint(value):
             sentence = f"the answer is one piece of {got}, not a stream: the server ignores `stream: true`"
         return Outcome.PROTOCOL, sentence, "content type"
     words = words_of(body)

@@ -317,7 +317,8 @@ class Client:
             "accept": f"{self.dialect.content_types[0]}, application/json",
             "content-type": "application/json",
             "connection": "close" if self.pool.fresh else "keep-alive",
-            **headers,
+            **self.dialect.headers,
+            **{name.lower(): value for name, value in headers.items()},
         }
 
     def send(self, request: Request, sampling: Sampling) -> RequestRecord:

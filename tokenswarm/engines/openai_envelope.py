@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
-from tokenswarm.engines.counts import ms_as_ns, tokens
+from tokenswarm.engines.counts import limit, ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line, error_text
 from tokenswarm.engines.odd_shapes import reasoning_of, tidy
 from tokenswarm.prompts import Prompt
@@ -170,14 +170,17 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
     raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
 
 
-_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"')
+_NO_MODEL = (b'"model":""', b'"model": ""')
+SELDOM_WITHOUT_WORDS = (b"_details", b'"error"', *_NO_MODEL)
+_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"', *_NO_MODEL)
 
 
 def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
     """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
 
-    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter). Most events have words, so
-    the decoders need not know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter), and a model without a name
+    (Ollama's last word before an end whose error it hides). Most events have words, so the decoders need not know of
+    these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
     """
     for key in _SELDOM:
         if key in data and (envelope.usage is None or b"usage" not in key):
@@ -195,7 +198,10 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
         details = delta.get("reasoning_details") if isinstance(delta, dict) else None
         if details and not first.content and not first.reasoning:
             first = msgspec.structs.replace(first, reasoning=reasoning_of(details))
-    return complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
+    found = complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
+    quiet = not (found.content or found.reasoning or found.finished or found.error)
+    nameless = quiet and any(key in data for key in _NO_MODEL)
+    return msgspec.structs.replace(found, hidden=True) if nameless else found
 
 
 def reshaped(data: bytes, reason: Exception, chunk: type[Chunk]) -> Chunk | Delta:
@@ -221,9 +227,8 @@ def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:
         stream_options["include_usage"] = True
     if sampling.continuous_usage:
         stream_options["continuous_usage_stats"] = True
-    length = prompt.output_tokens_max if prompt.output_tokens_max is not None else sampling.max_tokens
     return {
-        "max_tokens": length,
+        "max_tokens": limit(prompt, sampling),
         "n": sampling.choices if sampling.choices != 1 else None,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

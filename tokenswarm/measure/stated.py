@@ -23,6 +23,8 @@ def merged(old: Usage | None, new: Usage) -> Usage | None:
         new,
         prompt_tokens=new.prompt_tokens or old.prompt_tokens,
         output_tokens=old.output_tokens if new.output_tokens is None else new.output_tokens,
+        reasoning_tokens=old.reasoning_tokens if new.reasoning_tokens is None else new.reasoning_tokens,
+        cached_tokens=old.cached_tokens if new.cached_tokens is None else new.cached_tokens,
     )
 
 

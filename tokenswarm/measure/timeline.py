@@ -33,12 +33,15 @@ class Timeline:
         "_counted",
         "_error",
         "_finished",
+        "_hidden_after",
         "_ignore_eos",
         "_of_choice",
         "_parts",
         "_plain",
+        "_reason",
         "_stamps",
         "_started",
+        "_thoughts",
         "_times",
         "_tokens",
         "_tokens_max",
@@ -111,6 +114,9 @@ class Timeline:
         self._answer_ns = 0
         self._started = False  # an event without content has come
         self._finished: dict[int, str] = {}
+        self._reason = ""  # why it will end, where that was told beforehand
+        self._hidden_after: int | None = None  # content events before the last event without a model's name
+        self._thoughts = 0  # content events before the first word of the answer
         self._usage: Usage | None = None
         self._times: EngineTimes | None = None
         self._error = ""
@@ -132,6 +138,7 @@ class Timeline:
             self.last_token_ns = self.last_event_ns = recv_ns
             if not self._answer_ns and content:
                 self._answer_ns = recv_ns
+                self._thoughts = len(self._stamps) - 1
             if self._plain and delta.tokens is None and delta.usage is None and not delta.choice:
                 self._contiguous = False
             else:
@@ -163,11 +170,14 @@ class Timeline:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
         if delta.void:
             return
+        if delta.hidden:
+            self._hidden_after = len(self._stamps)
         if delta.sentinel:
             self.over_ns = recv_ns
         else:
             self._started = True
-            if delta.finished or (delta.usage is None and delta.times is None and not delta.error):
+            counts = delta.usage is not None and delta.usage.output_tokens is not None
+            if delta.finished or not (counts or delta.reason or delta.times is not None or delta.error):
                 self.first_event_ns = self.first_event_ns or (self._stamps[0] if self._stamps else recv_ns)
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
@@ -213,7 +223,8 @@ class Timeline:
 
     def _rare(self, recv_ns: int, delta: Delta) -> None:
         for choice, reason in delta.finished:
-            self._finished[choice if self._choices != 1 else 0] = reason
+            self._finished[choice if self._choices != 1 else 0] = self._reason or reason
+        self._reason = delta.reason or self._reason
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
@@ -246,8 +257,16 @@ class Timeline:
         begun = set(self._of_choice or ()) | ({0} if self._stamps else set())
         return len(missing) if self._finished and begun.isdisjoint(missing) else 0
 
-    def judge(self) -> tuple[Outcome, str]:
-        """Judge a body that ended well-framed under 2xx: ok, truncated, error_object or empty, and a sentence why."""
+    @property
+    def hides_error(self) -> bool:
+        """Whether the last event of all named no model: so Ollama's /v1 ends an answer whose error it does not tell."""
+        return self._hidden_after == len(self._stamps) and not self._finished
+
+    def judge(self, end: str = "a finish reason") -> tuple[Outcome, str]:
+        """Judge a body that ended well-framed under 2xx: ok, truncated, error_object or empty, and a sentence why.
+
+        `end`: what the protocol ends an answer with, in words.
+        """
         if self._error:
             return Outcome.ERROR_OBJECT, self._error
         failed = sorted(set(self._finished.values()) & FAILED_REASONS)
@@ -260,7 +279,7 @@ class Timeline:
             came = f"{self._choices - missing} of {self._choices} choices came"
             return Outcome.TRUNCATED, f"{came}: the server may not know `n` (engine.choices)"
         if unfinished:
-            return Outcome.TRUNCATED, f"the answer ended without a finish reason, after {self.events} content events"
+            return Outcome.TRUNCATED, f"the answer ended without {end}, after {self.events} content events"
         return Outcome.OK, ""
 
     def finish(
@@ -305,7 +324,9 @@ class Timeline:
             conversation=conversation,
             turn=turn,
             retry_after=self.retry_after if failed else "",
-            prompt_tokens=usage.prompt_tokens or None,  # there is no prompt of 0 tokens
+            # There is no prompt of 0 tokens. A count that came before the answer is an estimate (Ollama), and no more
+            # where the answer has no end.
+            prompt_tokens=(usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,
             output_tokens=output,
             stated_tokens=usage.output_tokens,
             reasoning_added=added,
@@ -313,6 +334,7 @@ class Timeline:
             ignore_eos=self._ignore_eos,
             tokens_told=bool(self._stamps) and (self._contiguous or self._told == len(self._stamps)),
             reasoning_tokens=usage.reasoning_tokens,
+            reasoning_events=self._thoughts if self._answer_ns else len(self._stamps),
             cached_tokens=usage.cached_tokens,
             token_source=source,
             events=len(self._stamps),

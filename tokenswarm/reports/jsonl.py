@@ -55,6 +55,7 @@ class Row(msgspec.Struct, kw_only=True, gc=False):
     reasoning_tokens: int | None
     cached_tokens: int | None
     events: int
+    reasoning_events: int
     merged_events: int
     reads: int
     bytes_received: int
@@ -111,6 +112,7 @@ def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -
         reasoning_tokens=record.reasoning_tokens,
         cached_tokens=record.cached_tokens,
         events=record.events,
+        reasoning_events=record.reasoning_events,
         merged_events=record.merged_events,
         reads=record.reads,
         bytes_received=record.bytes_received,
