@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from typed_streams import MESSAGES, RESPONSES, STREAMS, delta, sse
 
-from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling
+from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling, counts
 from tokenswarm.engines import framing as framing_of
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.measure.timeline import Timeline
+from tokenswarm.profile import dataset
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
 
@@ -205,6 +206,7 @@ def test_bodies_of_messages() -> None:
 )
 @pytest.mark.parametrize(("length", "sent"), [(None, 4096), (0, 1), (1, 1), (9000, 9000)])
 def test_a_limit_is_always_sent_and_never_zero(key: tuple[str, str], where: str, length: int | None, sent: int) -> None:
+    assert counts.LENGTH_MAX == dataset.LENGTH_MAX
     body = asked(DIALECTS[key], Sampling(model="m"), length)
     assert {**body, **body.get("options", {})}[where] == sent
 

@@ -7,8 +7,9 @@ falls back to its own count of events, labelled so.
 from __future__ import annotations
 
 from tokenswarm.engines import Sampling
-from tokenswarm.profile.dataset import LENGTH_MAX
 from tokenswarm.prompts import Prompt
+
+LENGTH_MAX = 4096  # asked for where nobody said how much; where the data set's own lengths are cut, too
 
 TOKENS_MAX = 10**9  # no answer has a billion tokens
 NS_MAX = 10**16  # 115 days
