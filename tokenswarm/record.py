@@ -164,6 +164,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         return several and 0 < self.first_ns >= self.last_ns
 
     @property
+    def at_once(self) -> bool:
+        """Whether an answer of several tokens came in one event: Ollama's tool calls, on the last line of all."""
+        return self.events == 1 and self.output_tokens > 1
+
+    @property
     def over_limit(self) -> bool:
         """More output tokens than were asked for: the server does not keep the limit, or its count is another's."""
         if self.tokens_max is None:

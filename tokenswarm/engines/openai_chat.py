@@ -90,7 +90,7 @@ def decode(data: bytes) -> Delta:
             if content or reasoning or not any(key in data for key in SELDOM_WITHOUT_WORDS):
                 return Delta(content, reasoning, False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
-    if first.finished or not (first.content or first.reasoning or chunk.usage):
+    if first.finished or not (first.content or first.reasoning):
         return second_look(data, chunk, first, more)
     return complete(chunk, first, more)
 

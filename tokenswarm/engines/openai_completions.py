@@ -63,7 +63,7 @@ def decode(data: bytes) -> Delta:
         if choice.finish_reason is None and choice.token_ids is None and not silent:
             return Delta(choice.text or "", "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
-    if first.finished or not (first.content or chunk.usage):
+    if first.finished or not first.content:
         return second_look(data, chunk, first, more)
     return complete(chunk, first, more)
 
