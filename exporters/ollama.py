@@ -43,7 +43,9 @@ FAMILIES = {
     "tokenswarm_ollama_models_loaded": Family("gauge", "Models that are in memory."),
     "tokenswarm_ollama_models_dropped": Family("gauge", f"Loaded models without series: those beyond {MODELS_MAX}."),
     "tokenswarm_ollama_models_available": Family("gauge", "Models on disk (/api/tags)."),
-    "tokenswarm_ollama_model_available": Family("gauge", "1 if the model of --model is on disk, else 0; with its tag.", MODEL),
+    "tokenswarm_ollama_model_available": Family(
+        "gauge", "1 if the model of --model is on disk, else 0; with its tag.", MODEL
+    ),
     "tokenswarm_ollama_model_loaded_info": Family(
         "gauge", "A model in memory, always 1.", ("model", "quantization", "parameter_size", "context_length")
     ),

@@ -388,6 +388,13 @@ def test_usage_and_engine_times(dialect: Dialect) -> None:
     )
     metrics = {"time_to_first_token_ms": 1.5, "queue_time_ms": 0, "generation_time_ms": None, "mean_itl_ms": 5}
     assert event(dialect, {"choices": [], "metrics": metrics}).times == EngineTimes(ttft_ns=1_500_000, queue_ns=0)
+    drafts = {"num_draft_tokens": 60, "num_accepted_draft_tokens": 30, "mean_acceptance_length": 2.5}
+    told = event(dialect, {"choices": [], "usage": usage, "metrics": {"speculative_decoding": drafts}}).usage
+    assert told == Usage(9, 4, draft_tokens=60, accepted_tokens=30)
+    told = event(dialect, {"choices": [], "timings": timings | {"draft_n": 9, "draft_n_accepted": 5}}).usage
+    assert told == Usage(9, 4, cached_tokens=7, draft_tokens=9, accepted_tokens=5)
+    for wrong in ({"num_draft_tokens": 3, "num_accepted_draft_tokens": 4}, {"num_draft_tokens": 0}, [], "x", {}):
+        assert event(dialect, {"usage": usage, "metrics": {"speculative_decoding": wrong}}).usage == Usage(9, 4)
 
 
 def test_text_completion_events() -> None:

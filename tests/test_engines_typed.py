@@ -16,7 +16,7 @@ from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile import dataset
 from tokenswarm.prompts import Message, Prompt
-from tokenswarm.record import Outcome, RequestRecord, TokenSource
+from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
 
 ROWS = {
     **{("responses", name): row for name, row in RESPONSES.items()},
@@ -161,7 +161,8 @@ FULL = Sampling(model="m", max_tokens=7, ignore_eos=True, temperature=0.5, top_p
 
 def test_bodies_of_responses() -> None:
     roles = ("system", "user", "assistant", "tool", "user")
-    said = [{"role": role, "content": message.content} for role, message in zip(roles, TALK, strict=True)]
+    talk = zip(roles, TALK, strict=True)
+    said = [{"type": "message", "role": role, "content": message.content} for role, message in talk]
     common = {"model": "m", "input": said, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["a"], "stream": True}
     assert asked(DIALECTS["openai", "responses"], FULL) == {**common, "max_output_tokens": 7, "ignore_eos": True}
     assert asked(DIALECTS["ollama", "responses"], FULL, 5) == {**common, "max_output_tokens": 5}
@@ -219,7 +220,7 @@ def test_the_captured_requests_are_ours() -> None:
     ):
         captured = json.loads((STREAMS / f"{name}.sse.request.json").read_bytes())
         if captured[field] == "hello":  # the short form of one user message
-            captured[field] = [{"role": "user", "content": "hello"}]
+            captured[field] = [{"type": "message", "role": "user", "content": "hello"}]
         assert asked(DIALECTS[key], Sampling(model="hwords", max_tokens=4), talk=said) == captured
 
 
@@ -228,6 +229,12 @@ def test_the_content_types_are_accepted(path: Path) -> None:
     headers = dict(line.lower().split(": ", 1) for line in path.read_text().splitlines() if ": " in line)
     assert DIALECTS["openai", "responses"].accepts(headers["content-type"])
     assert DIALECTS["ollama", "messages"].accepts(headers["content-type"])
+
+
+def test_what_llamacpp_says_of_its_own_times() -> None:
+    deltas, _, _ = replay("responses", [RESPONSES["captured from llama.cpp"][0]])
+    (times,) = [delta.times for delta in deltas if delta.times]
+    assert times == EngineTimes(prefill_ns=1_009_000, decode_ns=2_039_000)
 
 
 def test_many_words_in_one_read_are_told_apart() -> None:

@@ -1,7 +1,7 @@
 """Streams of the two APIs with typed events, and what each of them comes to: captured ones, and ones by the grammar.
 
-The captures are of a real Ollama. The others were written here from the published lists of events of OpenAI's
-Responses API and Anthropic's Messages API; the numbers in them were chosen, and counted by hand.
+The captures are of a real Ollama and of a real llama.cpp. The others were written here from the published lists of
+events of OpenAI's Responses API and Anthropic's Messages API; the numbers in them were chosen, and counted by hand.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ _TEXT = (*_MESSAGE, delta("output_text", "Hi"), delta("output_text", " you"), *_
 
 RESPONSES: dict[str, tuple[bytes, Told]] = {
     "captured": (captured("ollama_real_responses"), Told("completed", " w00 w01 w02 w03", "", 4, 55, 4, 0, 0)),
+    "captured from llama.cpp": (
+        captured("llamacpp_responses"),
+        Told("completed", "\ufffd\ufffd\x10,\u055d", "", 3, 13, 6),
+    ),
     "captured, without an end": (
         captured("ollama_real_responses_no_end"),
         Told("", " one two", "", 2, None, 2, outcome=Outcome.TRUNCATED, sentence="without `response.completed`"),
@@ -253,6 +257,10 @@ MESSAGES: dict[str, tuple[bytes, Told]] = {
     "captured": (
         captured("ollama_real_anthropic_messages"),
         Told("max_tokens", " w00 w01 w02 w03", "", 4, 55, 4),
+    ),
+    "captured from llama.cpp": (  # one new token, twelve from the cache
+        captured("llamacpp_messages"),
+        Told("max_tokens", "\ufffd\ufffd\x10,\u055d", "", 3, 13, 6, None, 12),
     ),
     "captured, without an end": (
         captured("ollama_real_anthropic_messages_no_end"),

@@ -95,6 +95,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int = 0
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
+    draft_tokens: int | None = None  # that a speculative decoder proposed
+    accepted_tokens: int | None = None  # of these, those that the model took
     token_source: TokenSource = TokenSource.EVENTS
     stated_tokens: int | None = None  # output tokens as the server stated them, believed or not
     reasoning_added: bool = False  # it left its reasoning tokens out of them; output_tokens has them

@@ -7,8 +7,8 @@ fingerprint. A clean end of the body proves nothing there, and no proxy is to bl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 
+from tokenswarm.client.reading import Pieces
 from tokenswarm.engines import Dialect, NotAnEvent
 from tokenswarm.engines.framing import Oversize, ndjson, sse
 from tokenswarm.measure.timeline import Timeline
@@ -23,9 +23,9 @@ def may_come(dialect: Dialect, first: bytes) -> bool:
     return dialect.kind == "ollama" or _FINGERPRINT in first
 
 
-def longer(tail: bytes, pieces: Sequence[bytes]) -> bytes:
-    """The last bytes of what came so far and these pieces."""
-    return (tail + b"".join(pieces))[-TAIL_BYTES:]
+def longer(tail: bytes, pieces: Pieces) -> bytes:
+    """The last bytes of what came so far and these pieces; there are no stamps among them before the kind is known."""
+    return (tail + b"".join(piece for piece in pieces if isinstance(piece, bytes)))[-TAIL_BYTES:]
 
 
 def sentence(dialect: Dialect, tail: bytes | None, timeline: Timeline) -> str:

@@ -24,6 +24,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
     # Do the reasoning tokens stand beside the output tokens (xAI), or among them (OpenAI)? None: no total tells.
     reasoning_beside: bool | None = False
+    draft_tokens: int | None = None  # that a speculative decoder proposed
+    accepted_tokens: int | None = None  # of these, those that the model took
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):

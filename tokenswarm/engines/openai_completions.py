@@ -59,8 +59,11 @@ def decode(data: bytes) -> Delta:
         return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        silent = not choice.text and any(key in data for key in SELDOM_WITHOUT_WORDS)
-        if choice.finish_reason is None and choice.token_ids is None and not silent:
+        if (
+            choice.finish_reason is None
+            and choice.token_ids is None
+            and (choice.text or not any(key in data for key in SELDOM_WITHOUT_WORDS))
+        ):
             return Delta(choice.text or "", "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
     if first.finished or not first.content:

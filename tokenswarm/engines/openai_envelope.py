@@ -34,11 +34,14 @@ class WireUsage(msgspec.Struct, gc=False):
 
 
 class Metrics(msgspec.Struct, gc=False):
-    """vLLM with --enable-per-request-metrics; generation is first to last token."""
+    """vLLM with --enable-per-request-metrics; the first token counts from scheduling, without the queue; generation is
+    first to last token. The drafts come with --per-request-spec-decode-metrics.
+    """
 
     time_to_first_token_ms: object = None
     generation_time_ms: object = None
     queue_time_ms: object = None
+    speculative_decoding: object = None
 
 
 class Timings(msgspec.Struct, gc=False):
@@ -49,6 +52,8 @@ class Timings(msgspec.Struct, gc=False):
     prompt_ms: object = None
     predicted_n: object = None
     predicted_ms: object = None
+    draft_n: object = None
+    draft_n_accepted: object = None
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -80,7 +85,7 @@ def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
         first.choice,
         first.tokens,
         first.finished,
-        _usage(envelope.usage, envelope.timings),
+        _drafts(_usage(envelope.usage, envelope.timings), envelope.metrics, envelope.timings),
         _times(envelope.metrics, envelope.timings),
         error_line(envelope.error),
         False,
@@ -116,6 +121,21 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
         output_tokens=tokens(timings.predicted_n),
         cached_tokens=cached,
     )
+
+
+def _drafts(usage: Usage | None, metrics: Metrics | None, timings: Timings | None) -> Usage | None:
+    """The usage with what a speculative decoder proposed, and how much of it was taken: vLLM, llama.cpp."""
+    told = metrics.speculative_decoding if metrics is not None else None
+    if isinstance(told, dict):
+        drafted, accepted = tokens(told.get("num_draft_tokens")), tokens(told.get("num_accepted_draft_tokens"))
+        accepted = tokens(told.get("num_accepted_tokens")) if accepted is None else accepted
+    elif timings is not None and timings.draft_n is not None:
+        drafted, accepted = tokens(timings.draft_n), tokens(timings.draft_n_accepted)
+    else:
+        return usage
+    if not drafted or accepted is None or accepted > drafted:
+        return usage
+    return msgspec.structs.replace(usage or Usage(), draft_tokens=drafted, accepted_tokens=accepted)
 
 
 def _beside(prompt: int | None, output: int | None, reasoning: int, total: object) -> bool | None:

@@ -13,10 +13,11 @@ import msgspec
 
 from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.body import to_json
-from tokenswarm.engines.counts import limit, tokens
+from tokenswarm.engines.counts import limit, ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line
 from tokenswarm.engines.typed_events import MALFORMED, foreign, typed_error, without_object
 from tokenswarm.prompts import Prompt
+from tokenswarm.record import EngineTimes
 
 # Of each type that adds to the answer: its place, as fields of a Delta.
 _CONTENT = frozenset(("response.output_text.delta", "response.refusal.delta"))
@@ -44,6 +45,7 @@ class _Event(msgspec.Struct, gc=False):
     delta: str | None = None
     response: _Response | None = None
     error: object = None
+    timings: object = None  # llama.cpp, beside the response that ends
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -52,12 +54,14 @@ _decode = msgspec.json.Decoder(_Event).decode
 def encode(prompt: Prompt, sampling: Sampling, *, ollama: bool = False) -> bytes:
     """Return the JSON body of a streaming request for `prompt.messages`, each of them an item of `input`.
 
+    An item's type may be left out, but llama.cpp then takes no answer of the assistant.
+
     `seed`, `stop` and `ignore_eos` are vLLM's; OpenAI has none of them. Ollama without a limit goes on to ten times
     its context, so it always gets one.
     """
     body = {
         "model": sampling.model,
-        "input": [{"role": message.role, "content": message.content} for message in prompt.messages],
+        "input": [{"type": "message", "role": said.role, "content": said.content} for said in prompt.messages],
         "max_output_tokens": limit(prompt, sampling, always=ollama),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -97,7 +101,8 @@ def _special(data: bytes, event: _Event) -> Delta:
         said = error_line(event.error) or error_line(response.error) or typed_error(msgspec.json.decode(data))
         return Delta(usage=usage, error=said or f"the server ended the answer with {kind or 'an error'}")
     if kind in _ENDS:
-        return Delta(finished=((0, _why(response.incomplete_details) or _ENDS[kind]),), usage=usage)
+        why = _why(response.incomplete_details) or _ENDS[kind]
+        return Delta(finished=((0, why),), usage=usage, times=_times(event.timings))
     if kind.startswith("response."):
         return Delta(usage=usage)
     return foreign(data, event.type, "output")
@@ -123,6 +128,12 @@ def _reshaped(data: bytes, reason: Exception) -> _Event | Delta:
 def _why(details: object) -> str:
     reason = details.get("reason") if isinstance(details, dict) else None
     return reason if isinstance(reason, str) else ""
+
+
+def _times(timings: object) -> EngineTimes | None:
+    if not isinstance(timings, dict):
+        return None
+    return EngineTimes(prefill_ns=ms_as_ns(timings.get("prompt_ms")), decode_ns=ms_as_ns(timings.get("predicted_ms")))
 
 
 def _usage(usage: object) -> Usage | None:

@@ -13,14 +13,12 @@ from bisect import bisect_left, bisect_right
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
+from tokenswarm.measure.ending import judged
 from tokenswarm.measure.gaps import gaps_between, unless_ones
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
-
-# The protocol's own end, but not of an answer: vLLM and SGLang end so what they gave up.
-FAILED_REASONS = frozenset({"error", "abort"})
 
 
 class Timeline:
@@ -159,6 +157,7 @@ class Timeline:
         self.last_token_ns = self.last_event_ns = stamps[-1]
         if not self._answer_ns and like.content:
             self._answer_ns = stamps[0]
+            self._thoughts = len(self._stamps) - len(stamps)
         self._contiguous = False
 
     @property
@@ -259,28 +258,15 @@ class Timeline:
 
     @property
     def hides_error(self) -> bool:
-        """Whether the last event of all named no model: so Ollama's /v1 ends an answer whose error it does not tell."""
+        """Whether the last event of all named no model: so Ollama's /v1 ends an answer whose error it hides."""
         return self._hidden_after == len(self._stamps) and not self._finished
 
     def judge(self, end: str = "a finish reason") -> tuple[Outcome, str]:
-        """Judge a body that ended well-framed under 2xx: ok, truncated, error_object or empty, and a sentence why.
-
-        `end`: what the protocol ends an answer with, in words.
-        """
-        if self._error:
-            return Outcome.ERROR_OBJECT, self._error
-        failed = sorted(set(self._finished.values()) & FAILED_REASONS)
-        if failed:
-            return Outcome.ERROR_OBJECT, f"the server ended the answer with finish reason {failed[0]!r}"
-        unfinished = self._unfinished()
-        if not self._stamps and (not unfinished or not self._started):
-            return Outcome.EMPTY, "the answer holds no content"
-        if missing := self.choices_missing:
-            came = f"{self._choices - missing} of {self._choices} choices came"
-            return Outcome.TRUNCATED, f"{came}: the server may not know `n` (engine.choices)"
-        if unfinished:
-            return Outcome.TRUNCATED, f"the answer ended without {end}, after {self.events} content events"
-        return Outcome.OK, ""
+        """Judge a body that ended well-framed under 2xx. `end`: what the protocol ends an answer with, in words."""
+        return judged(
+            error=self._error, reasons=self._finished.values(), unfinished=bool(self._unfinished()),
+            missing=self.choices_missing, choices=self._choices, events=self.events, began=self._started, end=end,
+        )  # fmt: skip
 
     def finish(
         self,
@@ -324,8 +310,7 @@ class Timeline:
             conversation=conversation,
             turn=turn,
             retry_after=self.retry_after if failed else "",
-            # There is no prompt of 0 tokens. A count that came before the answer is an estimate (Ollama), and no more
-            # where the answer has no end.
+            # No prompt has 0 tokens; what was counted before an answer without an end is an estimate (Ollama).
             prompt_tokens=(usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,
             output_tokens=output,
             stated_tokens=usage.output_tokens,
@@ -336,6 +321,8 @@ class Timeline:
             reasoning_tokens=usage.reasoning_tokens,
             reasoning_events=self._thoughts if self._answer_ns else len(self._stamps),
             cached_tokens=usage.cached_tokens,
+            draft_tokens=usage.draft_tokens,
+            accepted_tokens=usage.accepted_tokens,
             token_source=source,
             events=len(self._stamps),
             merged_events=merged_events,
