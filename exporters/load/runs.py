@@ -176,9 +176,8 @@ class Run:
             readings.add_summary(_QUANTILES, newest, metric, "10s")
         for family, histograms in HISTOGRAMS.items():
             for histogram in histograms:
-                sketch = _sketch(histogram.source, steady, merged.workers)
-                if not histogram.engines or self.state.engine in histogram.engines or sketch.n:
-                    readings.add_histogram(family, histogram, sketch)
+                if not histogram.engines or self.state.engine in histogram.engines:
+                    readings.add_histogram(family, histogram, _sketch(histogram.source, steady, merged.workers))
         self._add_bounded(readings, "stage", [self._stage(merged, plan) for plan in self.state.stages])
         self._add_bounded(readings, "worker", [self._worker(worker) for worker in merged.workers])
         return readings

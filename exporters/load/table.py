@@ -37,7 +37,7 @@ class Histogram:
     """`source`: the field of a block (`instrument.x`: of the workers' own); `labels`: names and values of its own.
 
     `dense`: the octaves that have 2^schema buckets each; outside of them there are 2^COARSE. None: all have.
-    `engines`: only runs against these engines have it from the start, others once they have told something; () is all.
+    `engines`: only runs against these engines have it; () is all.
     """
 
     source: str
