@@ -23,7 +23,7 @@ import aiohttp
 from exporters import serving
 from exporters.families import LABEL_CHARS_MAX, Family, Readings, render
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.engines.ollama_ps import Loaded, loaded
+from tokenswarm.engines.ollama_ps import Loaded, loaded, tagged
 from tokenswarm.errors import ConfigError, ExitCode
 
 PORT = 9648
@@ -43,7 +43,9 @@ FAMILIES = {
     "tokenswarm_ollama_models_loaded": Family("gauge", "Models that are in memory."),
     "tokenswarm_ollama_models_dropped": Family("gauge", f"Loaded models without series: those beyond {MODELS_MAX}."),
     "tokenswarm_ollama_models_available": Family("gauge", "Models on disk (/api/tags)."),
-    "tokenswarm_ollama_model_available": Family("gauge", "1 if the model of --model is on disk, else 0.", MODEL),
+    "tokenswarm_ollama_model_available": Family(
+        "gauge", "1 if the model of --model is on disk, else 0; with its tag.", MODEL
+    ),
     "tokenswarm_ollama_model_loaded_info": Family(
         "gauge", "A model in memory, always 1.", ("model", "quantization", "parameter_size", "context_length")
     ),
@@ -160,12 +162,10 @@ def _read_model(name: str, model: Loaded, readings: Readings) -> None:
 def read_tags(answer: Any, wanted: list[str], readings: Readings) -> None:
     """/api/tags: the models on disk, and whether those of --model are among them. PollError("wrong_shape")."""
     models = [_want(model, dict) for model in _want(_want(answer, dict).get("models"), list)]
-    names = {str(model.get(key)) for model in models for key in ("name", "model")}
+    names = {tagged(str(model.get(key))) for model in models for key in ("name", "model") if model.get(key)}
     readings.add("tokenswarm_ollama_models_available", len(models))
-    for name in wanted:
-        # Ollama takes a name without a tag as :latest.
-        present = name in names or (":" not in name and f"{name}:latest" in names)
-        readings.add("tokenswarm_ollama_model_available", present, name)
+    for name in dict.fromkeys(tagged(name) for name in wanted):
+        readings.add("tokenswarm_ollama_model_available", name in names, name[:LABEL_CHARS_MAX])
 
 
 def _want(value: Any, kind: type) -> Any:

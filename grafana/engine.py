@@ -6,7 +6,7 @@ vLLM's names as of 0.33; where a name has changed the old one stands after `or`,
 from __future__ import annotations
 
 from grafana.panels import RED, About, Builder, lines, timeseries
-from grafana.queries import RATE, RUN, mean, rate
+from grafana.queries import RATE, RUN, TTFT, mean, rate
 
 NO_CONFIG = "no run is chosen, or it has neither telemetry.model_config nor an engine that tells its cache in bytes"
 
@@ -185,5 +185,26 @@ def ollama() -> list[Builder]:
                 )
             ),
             stacked=True,
+        ),
+        timeseries(
+            "TTFT, and Ollama's own account of it",
+            "s",
+            About(
+                "The client's mean TTFT beside the mean queue for a slot, and beside all that Ollama says of it.",
+                "rate(sum) / rate(count) of tokenswarm_time_to_first_token_seconds and tokenswarm_server_*_seconds",
+                "the queue is most of the TTFT: it measures the slots. Client far above the sum: a proxy, the network.",
+                NO_OLLAMA,
+            ),
+            lines(
+                (mean(TTFT, RUN, RATE), "TTFT of the client"),
+                (mean("tokenswarm_server_queue_seconds", RUN, RATE), "queue for a slot"),
+                (
+                    " + ".join(
+                        f"({mean(f'tokenswarm_server_{part}_seconds', RUN, RATE)})"
+                        for part in ("load", "queue", "prefill")
+                    ),
+                    "load + queue + prefill",
+                ),
+            ),
         ),
     ]

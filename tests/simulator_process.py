@@ -16,6 +16,8 @@ HELLO = [{"role": "user", "content": "Say hello."}]
 PATHS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
     "ollama_chat": "/api/chat",
     "ollama_generate": "/api/generate",
 }
@@ -68,11 +70,14 @@ def simulator(*options: str) -> Iterator[Server]:
 def request_bytes(
     api: str, *, headers: dict[str, str] | None = None, tokens: int | None = 4, **fields: object
 ) -> bytes:
-    """A streamed request of one of the four APIs; `fields` go into the body."""
+    """A streamed request of one of the APIs; `fields` go into the body."""
     body: dict[str, object] = {"model": "sim", "stream": True}
-    body |= {"messages": HELLO} if api.endswith("chat") else {"prompt": "Say hello."}
+    prompts = {"responses": {"input": HELLO}, "completions": {"prompt": "Say hello."}}
+    prompts["ollama_generate"] = prompts["completions"]
+    body |= prompts.get(api, {"messages": HELLO})
     if tokens is not None:
-        body |= {"options": {"num_predict": tokens}} if api.startswith("ollama") else {"max_tokens": tokens}
+        limit = {"max_output_tokens" if api == "responses" else "max_tokens": tokens}
+        body |= {"options": {"num_predict": tokens}} if api.startswith("ollama") else limit
     return post(PATHS[api], json.dumps({**body, **fields}).encode(), headers)
 
 
@@ -135,3 +140,26 @@ def ndjson(body: bytes) -> list[dict]:
     """The lines of a body as Ollama writes it."""
     assert body.endswith(b"\n")
     return [json.loads(line) for line in body.splitlines()]
+
+
+def typed(body: bytes) -> list[dict]:
+    """The events of an API with typed ones, strictly: `event: TYPE`, `data: <JSON>` and a blank line each."""
+    assert body.endswith(b"\n\n")
+    events = []
+    for part in body.removesuffix(b"\n\n").split(b"\n\n"):
+        name, found, data = part.partition(b"\ndata: ")
+        assert found
+        assert b"\n" not in data
+        events.append(json.loads(data))
+        assert name == b"event: " + events[-1]["type"].encode()
+    return events
+
+
+def tokens(api: str, body: bytes) -> int:
+    """The events with a token in a streamed body."""
+    if api.startswith("ollama"):
+        return len([line for line in ndjson(body) if not line.get("done")])
+    if api in ("responses", "messages"):
+        deltas = ("response.output_text.delta", "response.reasoning_text.delta", "content_block_delta")
+        return len([event for event in typed(body) if event["type"] in deltas])
+    return body.count(b"data: {") - body.count(b'"delta":{"role"')

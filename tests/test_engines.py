@@ -51,10 +51,14 @@ def test_the_table_of_dialects() -> None:
     assert {key: (row.path, row.models_path, row.framing, row.knows_ignore_eos) for key, row in DIALECTS.items()} == {
         ("openai", "chat"): ("/v1/chat/completions", "/v1/models", "sse", True),
         ("openai", "completions"): ("/v1/completions", "/v1/models", "sse", True),
+        ("openai", "responses"): ("/v1/responses", "/v1/models", "sse", True),
+        ("openai", "messages"): ("/v1/messages", "/v1/models", "sse", False),
         ("ollama", "chat"): ("/api/chat", "/api/tags", "ndjson", False),
         ("ollama", "generate"): ("/api/generate", "/api/tags", "ndjson", False),
+        ("ollama", "responses"): ("/v1/responses", "/api/tags", "sse", False),
+        ("ollama", "messages"): ("/v1/messages", "/api/tags", "sse", False),
     }
-    assert len({row.name for row in ALL}) == 4
+    assert len({row.name for row in ALL}) == len(ALL)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,8 @@ def test_ollama_bodies() -> None:
         "stream": True,
         "options": options,
     }
-    assert body(OLLAMA_TEXT, prompt("x"), Sampling(model="m")) == {"model": "m", "prompt": "x", "stream": True}
+    bare = {"model": "m", "prompt": "x", "stream": True, "options": {"num_predict": 4096}}  # else up to 10 contexts
+    assert body(OLLAMA_TEXT, prompt("x"), Sampling(model="m")) == bare
 
 
 def test_a_prompts_own_length_wins_and_zero_is_a_length() -> None:
@@ -201,7 +206,8 @@ NASTY = {
 @pytest.mark.parametrize(("text", "read"), NASTY.values(), ids=NASTY)
 def test_any_text_becomes_valid_json(dialect: Dialect, text: str, read: str) -> None:
     sent = body(dialect, prompt(text), Sampling(model="m", extra={"user": text}))
-    assert (sent["messages"][-1]["content"] if "messages" in sent else sent["prompt"]) == read
+    messages = sent.get("messages") or sent.get("input")
+    assert (messages[-1]["content"] if messages else sent["prompt"]) == read
     assert sent["user"] == read
     assert sent["stream"] is True
 
@@ -382,6 +388,13 @@ def test_usage_and_engine_times(dialect: Dialect) -> None:
     )
     metrics = {"time_to_first_token_ms": 1.5, "queue_time_ms": 0, "generation_time_ms": None, "mean_itl_ms": 5}
     assert event(dialect, {"choices": [], "metrics": metrics}).times == EngineTimes(ttft_ns=1_500_000, queue_ns=0)
+    drafts = {"num_draft_tokens": 60, "num_accepted_draft_tokens": 30, "mean_acceptance_length": 2.5}
+    told = event(dialect, {"choices": [], "usage": usage, "metrics": {"speculative_decoding": drafts}}).usage
+    assert told == Usage(9, 4, draft_tokens=60, accepted_tokens=30)
+    told = event(dialect, {"choices": [], "timings": timings | {"draft_n": 9, "draft_n_accepted": 5}}).usage
+    assert told == Usage(9, 4, cached_tokens=7, draft_tokens=9, accepted_tokens=5)
+    for wrong in ({"num_draft_tokens": 3, "num_accepted_draft_tokens": 4}, {"num_draft_tokens": 0}, [], "x", {}):
+        assert event(dialect, {"usage": usage, "metrics": {"speculative_decoding": wrong}}).usage == Usage(9, 4)
 
 
 def test_text_completion_events() -> None:

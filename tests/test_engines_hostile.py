@@ -18,6 +18,8 @@ from tokenswarm.engines.failure import clean_line, error_message, hide, secret_w
 
 CHAT = DIALECTS["openai", "chat"]
 TEXT = DIALECTS["openai", "completions"]
+RESPONSES = DIALECTS["openai", "responses"]
+MESSAGES = DIALECTS["openai", "messages"]
 by_name = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 
 
@@ -36,9 +38,22 @@ USUAL: dict[str, object] = {
     "openai-completions": {"choices": [{"index": 0, "text": "a"}]},
     "ollama-chat": {"message": {"role": "assistant", "content": "a"}, "done": False},
     "ollama-generate": {"response": "a", "done": False},
+    "responses": {"type": "response.output_text.delta", "item_id": "m", "content_index": 0, "delta": "a"},
+    "messages": {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}},
 }
 
 EVERY = b'{"choices":[{"delta":{"content":"?"},"text":"?"}],"response":"?","message":{"content":"?"}}'
+TYPED = {
+    "responses": b'{"type":"response.output_text.delta","delta":"?"}',
+    "messages": b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"?"}}',
+}
+
+
+def of(table: dict[str, object], dialect: Dialect) -> object:
+    """The value of a dialect; the two typed APIs are read alike by both kinds."""
+    return table[dialect.api if dialect.api in TYPED else dialect.name]
+
+
 NO_EVENTS = {
     "text": b"hello",
     "html": b"<html><body>Log in</body></html>",
@@ -65,6 +80,7 @@ NO_EVENTS = {
 @by_name
 @pytest.mark.parametrize("data", NO_EVENTS.values(), ids=NO_EVENTS)
 def test_what_is_no_event(dialect: Dialect, data: bytes) -> None:
+    data = data.replace(EVERY.partition(b"?")[0], TYPED.get(dialect.api, EVERY).partition(b"?")[0])
     with pytest.raises(NotAnEvent) as caught:
         dialect.decode(data)
     assert len(str(caught.value)) < 300
@@ -84,28 +100,36 @@ OTHER_APIS = {
     "responses": b'{"type":"response.output_text.delta","delta":"a"}',
     "messages": b'{"type":"message_start","message":{"role":"assistant","content":[]}}',
     "gemini": b'{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}',
+    "chat": b'{"object":"chat.completion.chunk","choices":[{"delta":{"content":"a"}}]}',
+    "completions": b'{"object":"text_completion","choices":[{"text":"a"}]}',
+    "ollama": b'{"message":{"content":"a"},"done":false}',
     "tgi": b'{"token":{"id":5,"text":"a"},"generated_text":null}',
 }
 
 
-@pytest.mark.parametrize("data", OTHER_APIS.values(), ids=OTHER_APIS)
-@pytest.mark.parametrize("dialect", [CHAT, TEXT], ids=["chat", "completions"])
-def test_words_of_another_api_are_no_keep_alive(dialect: Dialect, data: bytes) -> None:
+@pytest.mark.parametrize(("other", "data"), OTHER_APIS.items(), ids=OTHER_APIS)
+@pytest.mark.parametrize("dialect", [CHAT, TEXT, RESPONSES, MESSAGES], ids=lambda dialect: dialect.api)
+def test_words_of_another_api_are_no_keep_alive(dialect: Dialect, other: str, data: bytes) -> None:
+    if other == dialect.api or {other, dialect.api} == {"chat", "completions"}:  # a choice without text is one to both
+        return
     with pytest.raises(NotAnEvent):
         dialect.decode(data)
 
 
 def test_a_whole_answer_is_no_stream_and_says_so() -> None:
     whole = {"choices": [{"index": 0, "message": {"content": "hello"}, "finish_reason": "stop"}], "usage": {}}
-    with pytest.raises(NotAnEvent, match="ignores `stream: true`"):
-        event(CHAT, whole)
+    response = {"object": "response", "status": "completed", "output": [{"content": [{"text": "hello"}]}]}
+    message = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "hello"}]}
+    for dialect, answer in ((CHAT, whole), (RESPONSES, response), (MESSAGES, message)):
+        with pytest.raises(NotAnEvent, match="ignores `stream: true`"):
+            event(dialect, answer)
 
 
 @by_name
 def test_large_content_and_duplicate_keys(dialect: Dialect) -> None:
-    usual = json.dumps(USUAL[dialect.name]).encode()
+    usual = json.dumps(of(USUAL, dialect)).encode()
     assert dialect.decode(usual).content == "a"
-    assert dialect.decode(EVERY.replace(b"?", b"a")).content == "a"
+    assert dialect.decode(TYPED.get(dialect.api, EVERY).replace(b"?", b"a")).content == "a"
     assert len(dialect.decode(usual.replace(b'"a"', b'"' + b"x" * 1_000_000 + b'"')).content) == 1_000_000
     assert dialect.decode(usual.replace(b'"a"', b'"\\u0000\\u0007"')).content == "\x00\x07"
     for key in (b'"content": ', b'"text": ', b'"response": '):
@@ -152,13 +176,31 @@ RICH = {
         "error": "m",
     },
     "ollama-generate": {"response": "a", "thinking": "t", "done": True, "eval_duration": 5, "prompt_eval_count": 1},
+    "responses": {
+        "type": "response.output_text.delta",
+        "delta": "a",
+        "response": {
+            "status": "completed",
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"},
+            "usage": {"input_tokens": 1, "output_tokens": 1, "output_tokens_details": {"reasoning_tokens": 1}},
+        },
+        "output": [{"content": [{"text": "a"}]}],
+    },
+    "messages": {
+        "type": "content_block_delta",
+        "delta": {"type": "text_delta", "text": "a", "thinking": "t", "partial_json": "x", "stop_reason": "end_turn"},
+        "content_block": {"type": "text", "text": "a", "input": {"a": 1}},
+        "message": {"role": "assistant", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}},
+        "usage": {"input_tokens": 1, "output_tokens": 1, "cache_read_input_tokens": 1},
+    },
 }
 WRONG = (None, True, False, 0, -1, 10**30, 1.5, 1e308, "", "x", [], ["x"], [None], {}, {"x": 1}, [[]], "9" * 5000)
 
 
 @by_name
 def test_a_wrong_type_in_any_field_is_ignored_or_no_event_and_nothing_else(dialect: Dialect) -> None:
-    rich = RICH[dialect.name]
+    rich = of(RICH, dialect)
     paths = walk(rich)
     refused = 0
     for path in paths:
@@ -181,10 +223,15 @@ NAMES = [
     *("choices", "delta", "content", "text", "reasoning", "tool_calls", "function", "arguments", "index", "token_ids"),
     *("finish_reason", "usage", "error", "message", "detail", "object", "timings", "metrics", "code", "msg", "loc"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "response", "thinking", "done", "done_reason"),
-    *("total_duration", "eval_count", "prompt_ms"),
+    *("total_duration", "eval_count", "prompt_ms", "type", "output", "input", "partial_json", "stop_reason"),
+    *("content_block", "input_tokens", "output_tokens", "incomplete_details", "reason", "sequence_number"),
+]
+TEXTS = [
+    *("stop", "[DONE]", "response.completed", "response.created", "response.output_text.delta", "response.failed"),
+    *("message_start", "message_delta", "message_stop", "content_block_start", "content_block_delta", "error"),
 ]
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["stop", "[DONE]"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(TEXTS),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(

@@ -101,7 +101,7 @@ def test_what_ollama_has_loaded_is_told(server: FakeOllama) -> None:
         assert value(page, "tokenswarm_ollama_model_context_length", model="old:1b") is None
         assert value(page, "tokenswarm_ollama_model_expires_timestamp_seconds", model="old:1b") is None
         assert value(page, "tokenswarm_ollama_models_available") == 3
-        assert value(page, "tokenswarm_ollama_model_available", model="llama3.2") == 1
+        assert value(page, "tokenswarm_ollama_model_available", model="llama3.2:latest") == 1
         assert value(page, "tokenswarm_ollama_model_available", model="gone:7b") == 0
         assert names(page) == set(ollama.FAMILIES)
         assert promtool_findings(exporter.text()) == ""
@@ -194,7 +194,7 @@ def test_tags_may_fail_alone(server: FakeOllama) -> None:
             assert value(page, "tokenswarm_ollama_up") == 1
             assert value(page, "tokenswarm_ollama_models_loaded") == 2
             assert value(page, "tokenswarm_ollama_models_available") is None
-            assert value(page, "tokenswarm_ollama_model_available", model="llama3.2") is None
+            assert "tokenswarm_ollama_model_available" not in {name for name, _labels in page}
     finally:
         del server.fault["/api/tags"]
 
@@ -262,3 +262,23 @@ def test_a_number_that_is_none_is_absent(number: str) -> None:
         "tokenswarm_ollama_models_dropped",
         "tokenswarm_ollama_model_loaded_info",
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "listed", "label", "there"),
+    [
+        ("words", "words:latest", "words:latest", 1),
+        ("words:latest", "words", "words:latest", 1),
+        ("words:7b", "words:latest", "words:7b", 0),
+        ("host:5000/me/words", "host:5000/me/words:latest", "host:5000/me/words:latest", 1),
+        ("hf.co/me/words:Q4_K_M", "hf.co/me/words:Q4_K_M", "hf.co/me/words:Q4_K_M", 1),
+    ],
+)
+def test_a_model_has_one_name_in_all_series(asked: str, listed: str, label: str, there: int) -> None:
+    readings = Readings()
+    ollama.read_tags({"models": [{"name": listed}]}, [asked, label], readings)
+    ollama.read_ps({"models": [{"name": listed, "size": 5, "context_length": 7}]}, readings)
+    page = parse(render(ollama.FAMILIES, readings).decode())
+    assert value(page, "tokenswarm_ollama_model_available", model=label) == there
+    loaded = {dict(labels)["model"] for name, labels in page if name == "tokenswarm_ollama_model_size_bytes"}
+    assert loaded == ({label} if there else {"words:latest"})

@@ -19,10 +19,12 @@ from raw_server import raw_server
 from running import SAMPLES, run, tokenswarm
 from simulator_process import Server, simulator
 from small_server import GOOD, JSON, MODELS, NOT_FOUND, SSE, TOKENS, Answer, Asked, Backend, backend, refusal, routes
+from typed_streams import MESSAGES, RESPONSES
 
 from tokenswarm.client import hints, preflight, probe
 from tokenswarm.client.base_url import meanings
 from tokenswarm.client.preflight import Findings
+from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.errors import TargetError
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile import typed_yaml
@@ -119,6 +121,9 @@ def test_a_refused_list_is_told_in_the_servers_words(status: int) -> None:
         ("/api/chat", "ollama"),
         ("/api/tags", "ollama"),
         ("/v1", "ollama"),
+        ("/v1/responses", "openai"),
+        ("/v1/messages", "openai"),
+        ("/v1/messages", "ollama"),
     ],
 )
 @pytest.mark.parametrize("model", ["m", None], ids=["named", "listed"])
@@ -256,6 +261,39 @@ def test_what_is_refused_once_is_not_fired_at(status: int, body: object, words: 
     assert f"{server.url}{CHAT}: the first request failed, and so would the load: HTTP {status}" in said
 
 
+@pytest.mark.parametrize(
+    ("kind", "api", "words"),
+    [
+        ("openai", "responses", "`max_output_tokens` out with --set 'dataset.output_tokens={from_dataset: false}'"),
+        ("openai", "messages", "`max_tokens` is always sent there; ask for less with --set dataset.output_tokens.max="),
+        ("ollama", "chat", "`num_predict` is always sent there; ask for less"),
+        ("ollama", "responses", "`max_output_tokens` is always sent there; ask for less"),
+    ],
+)
+def test_a_limit_that_is_refused_is_told_by_the_apis_own_name(kind: str, api: str, words: str) -> None:
+    row = DIALECTS[kind, api]
+    limit = words.partition("` ")[0].strip("`")
+    models = (200, JSON, b'{"models":[{"name":"m"}]}') if kind == "ollama" else MODELS
+    table = {row.models_path: models, row.path: refusal(400, {"error": {"message": f"{limit} is too large"}})}
+    with backend(routes(table)) as server:
+        assert words in refused(server.url, engine__kind=kind, engine__api=api)
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+@pytest.mark.parametrize("api", ["responses", "messages"])
+def test_the_first_request_speaks_the_typed_apis(kind: str, api: str) -> None:
+    row = DIALECTS[kind, api]
+    models = (200, JSON, b'{"models":[{"name":"m"}]}') if kind == "ollama" else MODELS
+    body = {"responses": RESPONSES["text"][0], "messages": MESSAGES["text"][0]}[api]
+    with backend(routes({row.models_path: models, row.path: (200, SSE, body)})) as server:
+        found = look(server.url, engine__kind=kind, engine__api=api)
+        (post,) = server.posts()
+        versions = {one.headers.get("anthropic-version") for one in server.asked if one.path.startswith(row.path)}
+    assert (found.model, [probe.outcome for probe in found.probes]) == ("m", ["ok"])
+    assert post.json["max_tokens" if api == "messages" else "max_output_tokens"] == 16
+    assert versions == ({"2023-06-01"} if api == "messages" else {None})
+
+
 def test_options_are_options() -> None:
     """Each option that a refusal names is one that the profile takes, and that leaves the field out."""
     for name, mend in hints._MENDS.items():
@@ -264,8 +302,6 @@ def test_options_are_options() -> None:
         on |= {"engine__stop": "[a]", "engine__continuous_usage": "true", "engine__include_usage": "false"}
         if name in ("include_usage", "stream_options"):
             on |= {"engine__continuous_usage": "false", "engine__include_usage": "true"}
-        if name == "num_predict":
-            continue  # Ollama's name of max_tokens
         with backend(routes(dict(SERVES))) as server:
             look(server.url, **on)
             look(server.url, **{**on, key.replace(".", "__"): value})

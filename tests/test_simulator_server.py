@@ -12,7 +12,7 @@ import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from simulator_process import PATHS, exchange, ndjson, receive, request_bytes, simulator, sse, unchunked
+from simulator_process import PATHS, exchange, receive, request_bytes, simulator, sse, tokens, unchunked
 
 CONCURRENT = 50
 
@@ -71,9 +71,7 @@ def test_the_truth_is_what_fifty_raw_clients_received(preset, api):
     assert 0 <= totals["lateness_s"]["p50"] <= totals["lateness_s"]["p99"] <= totals["lateness_s"]["max"]
     for i, (body, reads, sent) in enumerate(received):
         row = rows[f"r{i}"]
-        events = ndjson(unchunked(body))[:-1] if api.startswith("ollama") else sse(unchunked(body))
-        counted = len(events) - (api == "chat")  # less the role event
-        assert counted == row["output_tokens"] == len(row["tokens_mono_ns"]) == 5 + i
+        assert tokens(api, unchunked(body)) == row["output_tokens"] == len(row["tokens_mono_ns"]) == 5 + i
         assert row["outcome"] == "completed"
         stamps = row["tokens_mono_ns"]
         assert stamps == sorted(stamps)

@@ -87,6 +87,16 @@ def outcomes(outcome: Outcome, n: int, counter: str = "failed") -> Callable[[Cas
     return change
 
 
+def told(**tables: dict[str, Any]) -> Callable[[Case], None]:
+    """Put these into tables of the steady block."""
+
+    def change(case: Case) -> None:
+        for name, table in tables.items():
+            getattr(case.merged.block(0), name).update(table)
+
+    return change
+
+
 def known(**facts: Any) -> Callable[[Case], None]:
     return lambda case: case.evidence.update(facts)
 
@@ -229,6 +239,7 @@ def tokens_each(n: float) -> Callable[[Case], None]:
 CHOICES_MISSING = {"choices missing": 24}
 CONTINUOUS = sample_runs.profile(engine=Engine(continuous_usage=True))
 TLS = sample_runs.profile(tls=Tls(verify=False), target=("https://127.0.0.1:8000",))
+OLLAMA = sample_runs.profile(engine=Engine(kind="ollama"))
 P999 = sample_runs.profile(Slo(ttft_s=Percentiles(p999=9.0)))
 LOST = "worker 1 (host, pid 101)"
 
@@ -271,6 +282,29 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
         "prompt-cut", "invalid", lambda case: case.merged.block(0).prompt_cut.add(90, 550),
     ),
     "5 % of the prompts cut": ("prompt-cut", "degraded", lambda case: case.merged.block(0).prompt_cut.add(90, 55)),
+    "a hidden error": (
+        "silent-ends", "note", both(outcomes(Outcome.TRUNCATED, 3), told(by_error={"silent end": 3})),
+    ),
+    "an odd option, once": ("model-reloaded", "note", told(seldom={"again": 4})),
+    "an odd option": ("model-reloaded", "degraded", told(seldom={"again": 40, "overtaken by": 90})),
+    "fewer slots than users": (
+        "slots-busy", "note",
+        both(
+            known(profile=OLLAMA),
+            lambda case: case.merged.block(0).engine_queue.add(0.9, 1100),
+            lambda case: case.merged.block(0).engine_decode.add(0.1, 1100),
+        ),
+    ),
+    "a crowd before a cold model": (
+        "refused-while-cold", "note",
+        both(
+            outcomes(Outcome.HTTP_5XX, 2),
+            told(by_error={"http 503": 2}, error_says={"http 503": "HTTP 503: server busy, please try again. maximum "
+                 "pending requests exceeded"}),
+        ),
+    ),
+    "tokens without a line": ("lines-and-tokens", "note", both(known(profile=OLLAMA), steady(output_tokens=1500))),
+    "tool calls on the last line": ("answers-at-once", "note", told(seldom={"at once": 5})),
     "2 % truncated": ("truncated-answers", "invalid", outcomes(Outcome.TRUNCATED, 24)),
     "0.1 % dropped": ("dropped-arrivals", "degraded", steady(intended=1, dropped=1)),
     "1 % dropped": ("dropped-arrivals", "invalid", steady(intended=8, dropped=8)),

@@ -43,6 +43,10 @@ BROKEN_OUTCOMES = frozenset(
 """Ended by the server or something on the way, neither by a time-out of this client nor by a refusal of the request."""
 
 
+LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"))
+"""Finish reasons of an answer that was ended by its length: of OpenAI and Ollama, Anthropic, the Responses API."""
+
+
 class TokenSource(enum.StrEnum):
     """Where the count of output tokens comes from. A label everywhere: sources are never mixed silently."""
 
@@ -91,6 +95,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int = 0
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
+    draft_tokens: int | None = None  # that a speculative decoder proposed
+    accepted_tokens: int | None = None  # of these, those that the model took
     token_source: TokenSource = TokenSource.EVENTS
     stated_tokens: int | None = None  # output tokens as the server stated them, believed or not
     reasoning_added: bool = False  # it left its reasoning tokens out of them; output_tokens has them
@@ -98,6 +104,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     ignore_eos: bool = False  # the server was asked for no less than that
     tokens_told: bool = False  # the wire said of each content event how many tokens it holds
     events: int = 0  # content-bearing events
+    reasoning_events: int = 0  # of these, those before the first word of the answer: thoughts, counted or not
     merged_events: int = 0  # of these, events that share one read (one stamp) with an earlier one
     reads: int = 0
     bytes_received: int = 0
@@ -159,6 +166,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         return several and 0 < self.first_ns >= self.last_ns
 
     @property
+    def at_once(self) -> bool:
+        """Whether an answer of several tokens came in one event: Ollama's tool calls, on the last line of all."""
+        return self.events == 1 and self.output_tokens > 1
+
+    @property
     def over_limit(self) -> bool:
         """More output tokens than were asked for: the server does not keep the limit, or its count is another's."""
         if self.tokens_max is None:
@@ -176,7 +188,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         """
         if self.tokens_max is None or self.token_source is not TokenSource.SERVER:
             return False
-        return self.output_tokens < self.tokens_max and (self.ignore_eos or self.finish_reason == "length")
+        return self.output_tokens < self.tokens_max and (self.ignore_eos or self.finish_reason in LENGTH_REASONS)
 
     @property
     def stall_ns(self) -> int | None:

@@ -117,6 +117,10 @@ COUNTERS_OF_BLOCK = {
     "tokenswarm_reconnects_total": ("reconnects", "Kept connections that had died and were replaced."),
     "tokenswarm_prompt_tokens_total": ("prompt_tokens", "Prompt tokens of successful requests."),
     "tokenswarm_cached_prompt_tokens_total": ("cached_tokens", "Of these, tokens that the engine had cached."),
+    "tokenswarm_reasoning_chunks_total": (
+        "reasoning_events",
+        "Content-bearing events before the first word of the answer: thoughts.",
+    ),
     "tokenswarm_reasoning_tokens_total": ("reasoning_tokens", "Reasoning tokens of successful requests."),
     "tokenswarm_chunks_total": ("events", "Content-bearing events of successful requests; one may hold many tokens."),
     "tokenswarm_merged_chunks_total": ("merged_events", "Of these, events that shared a read with an earlier one."),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import urllib.parse
 
-TAILS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/models",
-    "/v1/chat",
-    "/v1",
-    "/api/chat",
-    "/api/generate",
-    "/api/tags",
-    "/api",
+from tokenswarm.engines.dialects import DIALECTS
+
+TAILS = sorted(
+    {
+        path.rsplit("/", up)[0]
+        for row in DIALECTS.values()
+        for path in (row.path, row.models_path)
+        for up in range(path.count("/"))
+    },
+    key=lambda tail: (-len(tail), tail),
 )
+"""The paths of all dialects, and each beginning of theirs; the longest first."""
 
 
 def meanings(url: str) -> list[str]:

@@ -22,6 +22,7 @@ from tokenswarm.record import Outcome
 
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 
+_OF_WHOLE_ANSWERS = frozenset(("choices", "message", "response", "output", "content"))
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:")
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -43,10 +44,12 @@ class Document:
 
 
 class Opening:
-    """The framer of an answer's first bytes: it calls `settle` with the one that reads the rest, once it knows."""
+    """The framer of an answer's first bytes: it calls `settle` with the one that reads the rest, once it knows, and
+    with these bytes.
+    """
 
     def __init__(
-        self, dialect: Dialect, response: Response, event_bytes_max: int, settle: Callable[[Framer], None]
+        self, dialect: Dialect, response: Response, event_bytes_max: int, settle: Callable[[Framer, bytes], None]
     ) -> None:
         self._dialect = dialect
         self._response = response
@@ -61,12 +64,12 @@ class Opening:
         framer = self._choose(ended=False)
         if framer is None:
             return []
-        self._settle(framer)
+        self._settle(framer, self._held)
         return framer.feed(self._held)
 
     def finish(self) -> list[bytes]:
         framer = self._choose(ended=True) or Document()
-        self._settle(framer)
+        self._settle(framer, self._held)
         return [*framer.feed(self._held), *framer.finish()]
 
     def _choose(self, ended: bool) -> Framer | None:
@@ -159,7 +162,7 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
         value = msgspec.json.decode(body)
         if message := error_text(value):
             return Outcome.ERROR_OBJECT, message, "error object"
-        if isinstance(value, dict) and ("choices" in value or "message" in value or "response" in value):
+        if isinstance(value, dict) and not _OF_WHOLE_ANSWERS.isdisjoint(value):
             sentence = f"the answer is one piece of {got}, not a stream: the server ignores `stream: true`"
         return Outcome.PROTOCOL, sentence, "content type"
     words = words_of(body)

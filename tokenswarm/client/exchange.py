@@ -15,6 +15,7 @@ import gevent
 import msgspec
 from gevent.hub import Waiter, get_hub
 
+from tokenswarm.client import silent_end
 from tokenswarm.client.body import Document, Encoding, Opening, judge_document, judge_refusal, words_of
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.head import request_head
@@ -61,6 +62,7 @@ class Exchange:
         "_recorder",
         "_seen",
         "_shapes",
+        "_tail",
         "_timeouts",
         "_waiter",
         "_words",
@@ -78,6 +80,7 @@ class Exchange:
         self._timeouts = client.timeouts
         self._recorder = client.recorder
         self._words = ""  # what the server wrote where an event was due
+        self._tail: bytes | None = b""  # the last bytes of a stream that may end without a word; None of others
         self._reads: Reads = []
         self._pieces: Pieces = []
         self._next_read = self._next_piece = 0
@@ -161,13 +164,15 @@ class Exchange:
             self._reads, self._pieces = self.reading.drain()
             self._next_read = self._next_piece = 0
             timeline.reads, timeline.rx_lag_ns_max = self.reading.reads, self.reading.lag_ns_max
-        events_before = timeline.events
+        events_before, first_piece = timeline.events, self._next_piece
         end = min(self._next_read + reads_max, len(self._reads))
         for recv_ns, _, upto in self._reads[self._next_read : end]:
             for piece in self._pieces[self._next_piece : upto]:
                 if self.failure is None:
                     self._take(piece, recv_ns)
             self._next_piece = upto
+        if self._tail is not None:
+            self._tail = silent_end.longer(self._tail, self._pieces[first_piece : self._next_piece])
         self._next_read = end
         if timeline.events != events_before:
             if not events_before:
@@ -190,8 +195,12 @@ class Exchange:
         if shape is not None and not known and shape.breaks == breaks:
             self.reading.split(shape)
 
-    def _settle(self, framer: Framer) -> None:
+    def _settle(self, framer: Framer, held: bytes) -> None:
         self._framer = framer
+        if silent_end.may_come(self._dialect, held):
+            self._shapes = None  # then its words are looked at, to the last
+        else:
+            self._tail = None
 
     def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
@@ -233,7 +242,7 @@ class Exchange:
         if broken is not None and broken.outcome is Outcome.RESET and self.timeline.complete and self._over_ns:
             self.left_ns, broken = self._over_ns, None  # it broke off behind the protocol's own end: nothing is missing
         failure = self.failure or broken
-        outcome, sentence = self.timeline.judge()
+        outcome, sentence = self.timeline.judge(self._dialect.end)
         if outcome is Outcome.ERROR_OBJECT:  # what the server said beats how it then hung up
             return outcome, sentence, "error object"
         document = self._framer if isinstance(self._framer, Document) else None
@@ -252,6 +261,8 @@ class Exchange:
             return failure.outcome, failure.sentence, failure.kind
         if outcome is Outcome.TRUNCATED and self.timeline.choices_missing:
             return outcome, sentence, "choices missing"
+        if outcome is Outcome.TRUNCATED and (silent := silent_end.sentence(self._dialect, self._tail, self.timeline)):
+            return outcome, self._with_words(silent), "silent end"
         return (outcome, "", "") if outcome is Outcome.OK else (outcome, self._with_words(sentence), outcome.value)
 
     def _finish_stream(self) -> None:
@@ -317,7 +328,8 @@ class Client:
             "accept": f"{self.dialect.content_types[0]}, application/json",
             "content-type": "application/json",
             "connection": "close" if self.pool.fresh else "keep-alive",
-            **headers,
+            **self.dialect.headers,
+            **{name.lower(): value for name, value in headers.items()},
         }
 
     def send(self, request: Request, sampling: Sampling) -> RequestRecord:

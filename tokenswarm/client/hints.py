@@ -15,7 +15,6 @@ _MENDS = {
     "include_usage": "--set engine.include_usage=false",
     "stream_options": "--set engine.include_usage=false",
     "max_tokens": "--set 'dataset.output_tokens={from_dataset: false}'",
-    "num_predict": "--set 'dataset.output_tokens={from_dataset: false}'",
     "temperature": "--set engine.temperature=",
     "top_p": "--set engine.top_p=",
     "seed": "--set engine.seed=",
@@ -24,7 +23,11 @@ _MENDS = {
 }
 """A field of the request's body -> the option that leaves it out."""
 
-_NOT_OPTIONAL = frozenset({"model", "messages", "prompt", "stream", "options"})
+_ALSO = {"max_output_tokens": "max_tokens", "stop_sequences": "stop"}  # the same under another API's name
+
+_NOT_OPTIONAL = frozenset({"model", "messages", "prompt", "input", "system", "stream", "options"})
+_ALWAYS_SENT = frozenset({"ollama", "messages"})  # kinds and APIs that get a limit whether or not a length is known
+_LIMITS = frozenset({"max_tokens", "max_output_tokens", "num_predict"})
 
 
 def parameter_hint(sentence: str, body: bytes, profile: Profile) -> str:
@@ -33,22 +36,29 @@ def parameter_hint(sentence: str, body: bytes, profile: Profile) -> str:
     `body` is the request's JSON. A field counts as named where its name stands alone in the sentence.
     """
     sent = _fields(msgspec.json.decode(body))
-    optional = [name for name in sent if name not in _NOT_OPTIONAL]
+    bounded = not _ALWAYS_SENT.isdisjoint((profile.engine.kind, profile.engine.api))
+    optional = [name for name in sent if name not in _NOT_OPTIONAL and not (bounded and name in _LIMITS)]
+    limit = next((name for name in sent if name in _LIMITS and _names(sentence, name)), "") if bounded else ""
+    if limit and limit not in profile.engine.extra_body:
+        return f"; `{limit}` is always sent there; ask for less with --set dataset.output_tokens.max="
     named = [name for name in optional if _names(sentence, name)]
     for name in named:
         if name in profile.engine.extra_body:
             return f"; `{name}` stands under `engine.extra_body`: take it out there"
-        if name in _MENDS:
-            return f"; leave `{name}` out with {_MENDS[name]}"
+        if mend := _MENDS.get(_ALSO.get(name, name)):
+            return f"; leave `{name}` out with {mend}"
     if not optional:
         return ""
-    return f"; if it does not know one of {', '.join(optional)}: {_MENDS.get(optional[0], 'leave it out')}"
+    first = _MENDS.get(_ALSO.get(optional[0], optional[0]), "leave it out")
+    return f"; if it does not know one of {', '.join(optional)}: {first}"
 
 
 def key_hint(profile: Profile, headers: Mapping[str, str], openai_key: bool) -> str:
     """What to do about a 401 or 403: `headers` are the secret ones with their values, which are never repeated."""
     if not headers:
         hint = "the server wants a key; name its variable under `engine.headers_from_env`"
+        if profile.engine.api == "messages":
+            return f"{hint} (Anthropic's header is x-api-key)"
         if openai_key:
             hint += (
                 ': OPENAI_API_KEY is set but is not used by itself; export OPENAI_AUTH="Bearer $OPENAI_API_KEY" and '

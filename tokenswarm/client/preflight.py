@@ -102,7 +102,7 @@ class _Look:
         self._say = say
         self._dialect = DIALECTS[profile.engine.kind, profile.engine.api]
         self._secret = secret_headers(profile)
-        self._headers = {**profile.engine.headers, **self._secret}
+        self._headers = {**self._dialect.headers, **profile.engine.headers, **self._secret}
         self._notes: list[str] = []
 
     def run(self) -> Findings:

@@ -24,6 +24,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
     # Do the reasoning tokens stand beside the output tokens (xAI), or among them (OpenAI)? None: no total tells.
     reasoning_beside: bool | None = False
+    draft_tokens: int | None = None  # that a speculative decoder proposed
+    accepted_tokens: int | None = None  # of these, those that the model took
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +43,8 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     sentinel: bool = False  # [DONE]: neither enough nor needed
     void: bool = False  # it says nothing of the answer (no data, {}, no choices): like a comment
     more: tuple[Delta, ...] = ()  # further choices that the same event carries, one Delta each
+    reason: str = ""  # why the answer will end, where that is told before its end; beside a usage
+    hidden: bool = False  # an event that names no model: how Ollama's /v1 ends an answer whose error it hides
 
 
 NOTHING = Delta(void=True)
@@ -65,7 +69,7 @@ class Sampling(msgspec.Struct, frozen=True):
         """Return the length that a request for `prompt` asks for at most, or None where the server may go on."""
         options = self.extra.get("options")
         for asked in (self.extra, options if isinstance(options, dict) else {}):
-            for key in ("max_tokens", "max_completion_tokens", "num_predict"):
+            for key in ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"):
                 if key in asked:
                     length = asked[key]
                     return length if type(length) is int and length > 0 else None
@@ -98,6 +102,8 @@ class Dialect(msgspec.Struct, frozen=True):
     knows_ignore_eos: bool
     ends_with_finish: bool  # the event with the finish reason is the last of the answer (else: the sentinel)
     unread: tuple[str, ...] = ()  # fields that vary and that `decode` does not know: strings or whole numbers
+    end: str = "a finish reason"  # what an answer that was cut lacks, in a sentence
+    headers: dict[str, str] = {}  # what the protocol wants in each request; the profile's win
 
     def accepts(self, content_type: str) -> bool:
         """Tell whether a Content-Type header's value (parameters and case don't matter) announces such a stream."""

@@ -6,6 +6,11 @@ falls back to its own count of events, labelled so.
 
 from __future__ import annotations
 
+from tokenswarm.engines import Sampling
+from tokenswarm.prompts import Prompt
+
+LENGTH_MAX = 4096  # asked for where nobody said how much; where the data set's own lengths are cut, too
+
 TOKENS_MAX = 10**9  # no answer has a billion tokens
 NS_MAX = 10**16  # 115 days
 
@@ -27,3 +32,15 @@ def ms_as_ns(value: object) -> int | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= NS_MAX / _NS_PER_MS:
         return round(value * _NS_PER_MS)
     return None
+
+
+def limit(prompt: Prompt, sampling: Sampling, *, always: bool = False) -> int | None:
+    """Return the length that a request asks for: the prompt's own, else the run's; None where neither has one.
+
+    `always`: then LENGTH_MAX, and never less than 1. Ollama takes 0 for no limit on one of its paths, for 1 on the
+    other, and without a limit goes on to ten times its context; Anthropic's protocol wants one.
+    """
+    length = prompt.output_tokens_max if prompt.output_tokens_max is not None else sampling.max_tokens
+    if not always:
+        return length
+    return LENGTH_MAX if length is None else max(1, length)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from tokenswarm.engines import (
     Dialect,
     NotAnEvent,
+    anthropic_messages,
     ollama_chat,
     ollama_generate,
     openai_chat,
     openai_completions,
+    openai_responses,
 )
 
 _UNREAD = ("id", "created", "obfuscation")  # of the answer, of the second, of the event
 _SSE = ("text/event-stream",)
+_LAST_LINE = "its last line (`done: true`)"
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/json")  # proxies rename the first
 
 
@@ -110,6 +115,37 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             ends_with_finish=False,
         ),
         Dialect(
+            name="openai-responses",
+            kind="openai",
+            api="responses",
+            path="/v1/responses",
+            models_path="/v1/models",
+            framing="sse",
+            content_types=_SSE,
+            encode=openai_responses.encode,
+            decode=openai_responses.decode,
+            models=openai_models,
+            knows_ignore_eos=True,
+            ends_with_finish=True,
+            end="`response.completed`",
+        ),
+        Dialect(
+            name="openai-messages",
+            kind="openai",
+            api="messages",
+            path="/v1/messages",
+            models_path="/v1/models",
+            framing="sse",
+            content_types=_SSE,
+            encode=anthropic_messages.encode,
+            decode=anthropic_messages.decode,
+            models=openai_models,
+            knows_ignore_eos=False,
+            ends_with_finish=True,
+            end="`message_stop`",
+            headers=anthropic_messages.HEADERS,
+        ),
+        Dialect(
             name="ollama-chat",
             kind="ollama",
             api="chat",
@@ -123,6 +159,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             models=ollama_models,
             knows_ignore_eos=False,
             ends_with_finish=True,
+            end=_LAST_LINE,
         ),
         Dialect(
             name="ollama-generate",
@@ -138,6 +175,38 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             models=ollama_models,
             knows_ignore_eos=False,
             ends_with_finish=True,
+            end=_LAST_LINE,
+        ),
+        Dialect(
+            name="ollama-responses",
+            kind="ollama",
+            api="responses",
+            path="/v1/responses",
+            models_path="/api/tags",
+            framing="sse",
+            content_types=_SSE,
+            encode=partial(openai_responses.encode, ollama=True),
+            decode=openai_responses.decode,
+            models=ollama_models,
+            knows_ignore_eos=False,
+            ends_with_finish=True,
+            end="`response.completed`",
+        ),
+        Dialect(
+            name="ollama-messages",
+            kind="ollama",
+            api="messages",
+            path="/v1/messages",
+            models_path="/api/tags",
+            framing="sse",
+            content_types=_SSE,
+            encode=anthropic_messages.encode,
+            decode=anthropic_messages.decode,
+            models=ollama_models,
+            knows_ignore_eos=False,
+            ends_with_finish=True,
+            end="`message_stop`",
+            headers=anthropic_messages.HEADERS,
         ),
     )
 }

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
-from tokenswarm.engines.counts import ns, tokens
+from tokenswarm.engines.counts import limit, ns, tokens
 from tokenswarm.engines.failure import error_line, error_text
 from tokenswarm.engines.odd_shapes import tidy
 from tokenswarm.prompts import Prompt
@@ -124,14 +124,13 @@ def _part(value: object, total_ns: int | None) -> int | None:
 def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:
     """Return `stream` and `options`. Ollama knows neither several choices, nor usage options, nor ignore_eos.
 
-    A prompt's own output length wins over the run's `max_tokens`.
+    A prompt's own output length wins over the run's `max_tokens`; one of them, or a bound of our own, is always sent.
     """
-    length = prompt.output_tokens_max if prompt.output_tokens_max is not None else sampling.max_tokens
     options = {
-        "num_predict": length,
+        "num_predict": limit(prompt, sampling, always=True),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": sampling.seed,
         "stop": sampling.stop or None,
     }
-    return {"stream": True, "options": {key: value for key, value in options.items() if value is not None} or None}
+    return {"stream": True, "options": {key: value for key, value in options.items() if value is not None}}

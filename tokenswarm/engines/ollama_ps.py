@@ -7,6 +7,11 @@ from typing import Any
 import msgspec
 
 
+def tagged(name: str) -> str:
+    """A model's name as Ollama itself writes it: without a tag it means `:latest`. A host's port is no tag."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
 class Loaded(msgspec.Struct, frozen=True):
     """A model in memory. None: not told, or told as what can't be (a loaded model has no size of 0)."""
 
@@ -44,7 +49,7 @@ def _loaded(model: object) -> Loaded:
     if size is None and not vram:
         vram = None
     context = number(model.get("context_length"))  # absent before Ollama 0.11
-    return Loaded(name, size, vram, None if context is None else int(context), model)
+    return Loaded(tagged(name), size, vram, None if context is None else int(context), model)
 
 
 def number(value: object) -> float | None:

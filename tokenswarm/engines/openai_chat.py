@@ -13,6 +13,7 @@ from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.openai_envelope import (
     MALFORMED,
+    SELDOM_WITHOUT_WORDS,
     ChoiceIndex,
     Envelope,
     complete,
@@ -86,10 +87,10 @@ def decode(data: bytes) -> Delta:
             and chunk.metrics is None
         ):
             content, reasoning = piece.content or "", piece.reasoning or piece.reasoning_content or ""
-            if content or reasoning or (b"_details" not in data and b'"error"' not in data):
+            if content or reasoning or not any(key in data for key in SELDOM_WITHOUT_WORDS):
                 return Delta(content, reasoning, False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
-    if first.finished or not (first.content or first.reasoning or chunk.usage):
+    if first.finished or not (first.content or first.reasoning):
         return second_look(data, chunk, first, more)
     return complete(chunk, first, more)
 

@@ -12,6 +12,7 @@ from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.openai_envelope import (
     MALFORMED,
+    SELDOM_WITHOUT_WORDS,
     ChoiceIndex,
     Envelope,
     complete,
@@ -58,10 +59,14 @@ def decode(data: bytes) -> Delta:
         return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        if choice.finish_reason is None and choice.token_ids is None and (choice.text or b'"error"' not in data):
+        if (
+            choice.finish_reason is None
+            and choice.token_ids is None
+            and (choice.text or not any(key in data for key in SELDOM_WITHOUT_WORDS))
+        ):
             return Delta(choice.text or "", "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
-    if first.finished or not (first.content or chunk.usage):
+    if first.finished or not first.content:
         return second_look(data, chunk, first, more)
     return complete(chunk, first, more)
 

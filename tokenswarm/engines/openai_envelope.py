@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
-from tokenswarm.engines.counts import ms_as_ns, tokens
+from tokenswarm.engines.counts import limit, ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line, error_text
 from tokenswarm.engines.odd_shapes import reasoning_of, tidy
 from tokenswarm.prompts import Prompt
@@ -34,11 +34,14 @@ class WireUsage(msgspec.Struct, gc=False):
 
 
 class Metrics(msgspec.Struct, gc=False):
-    """vLLM with --enable-per-request-metrics; generation is first to last token."""
+    """vLLM with --enable-per-request-metrics; the first token counts from scheduling, without the queue; generation is
+    first to last token. The drafts come with --per-request-spec-decode-metrics.
+    """
 
     time_to_first_token_ms: object = None
     generation_time_ms: object = None
     queue_time_ms: object = None
+    speculative_decoding: object = None
 
 
 class Timings(msgspec.Struct, gc=False):
@@ -49,6 +52,8 @@ class Timings(msgspec.Struct, gc=False):
     prompt_ms: object = None
     predicted_n: object = None
     predicted_ms: object = None
+    draft_n: object = None
+    draft_n_accepted: object = None
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -80,7 +85,7 @@ def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
         first.choice,
         first.tokens,
         first.finished,
-        _usage(envelope.usage, envelope.timings),
+        _drafts(_usage(envelope.usage, envelope.timings), envelope.metrics, envelope.timings),
         _times(envelope.metrics, envelope.timings),
         error_line(envelope.error),
         False,
@@ -116,6 +121,21 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
         output_tokens=tokens(timings.predicted_n),
         cached_tokens=cached,
     )
+
+
+def _drafts(usage: Usage | None, metrics: Metrics | None, timings: Timings | None) -> Usage | None:
+    """The usage with what a speculative decoder proposed, and how much of it was taken: vLLM, llama.cpp."""
+    told = metrics.speculative_decoding if metrics is not None else None
+    if isinstance(told, dict):
+        drafted, accepted = tokens(told.get("num_draft_tokens")), tokens(told.get("num_accepted_draft_tokens"))
+        accepted = tokens(told.get("num_accepted_tokens")) if accepted is None else accepted
+    elif timings is not None and timings.draft_n is not None:
+        drafted, accepted = tokens(timings.draft_n), tokens(timings.draft_n_accepted)
+    else:
+        return usage
+    if not drafted or accepted is None or accepted > drafted:
+        return usage
+    return msgspec.structs.replace(usage or Usage(), draft_tokens=drafted, accepted_tokens=accepted)
 
 
 def _beside(prompt: int | None, output: int | None, reasoning: int, total: object) -> bool | None:
@@ -170,14 +190,17 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
     raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
 
 
-_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"')
+_NO_MODEL = (b'"model":""', b'"model": ""')
+SELDOM_WITHOUT_WORDS = (b"_details", b'"error"', *_NO_MODEL)
+_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"', *_NO_MODEL)
 
 
 def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
     """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
 
-    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter). Most events have words, so
-    the decoders need not know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter), and a model without a name
+    (Ollama's last word before an end whose error it hides). Most events have words, so the decoders need not know of
+    these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
     """
     for key in _SELDOM:
         if key in data and (envelope.usage is None or b"usage" not in key):
@@ -195,7 +218,10 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
         details = delta.get("reasoning_details") if isinstance(delta, dict) else None
         if details and not first.content and not first.reasoning:
             first = msgspec.structs.replace(first, reasoning=reasoning_of(details))
-    return complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
+    found = complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
+    quiet = not (found.content or found.reasoning or found.finished or found.error)
+    nameless = quiet and any(key in data for key in _NO_MODEL)
+    return msgspec.structs.replace(found, hidden=True) if nameless else found
 
 
 def reshaped(data: bytes, reason: Exception, chunk: type[Chunk]) -> Chunk | Delta:
@@ -221,9 +247,8 @@ def sampling_fields(prompt: Prompt, sampling: Sampling) -> dict[str, object]:
         stream_options["include_usage"] = True
     if sampling.continuous_usage:
         stream_options["continuous_usage_stats"] = True
-    length = prompt.output_tokens_max if prompt.output_tokens_max is not None else sampling.max_tokens
     return {
-        "max_tokens": length,
+        "max_tokens": limit(prompt, sampling),
         "n": sampling.choices if sampling.choices != 1 else None,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -9,15 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenswarm.errors import ExitCode
-from tokenswarm.judge.rules import accounting, answers, bars, contamination, instrument, load, sample, server, telemetry
+from tokenswarm.judge.rules import (
+    accounting,
+    answers,
+    bars,
+    contamination,
+    instrument,
+    load,
+    ollama,
+    sample,
+    server,
+    telemetry,
+)
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule
 from tokenswarm.result.summary import Gate, Summary, Verdict
 
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
 RULES: tuple[Rule, ...] = (
-    *accounting.RULES, *load.RULES, *answers.RULES, *server.RULES, *bars.RULES, *instrument.RULES, *sample.RULES,
-    *telemetry.RULES, *contamination.RULES,
+    *accounting.RULES, *load.RULES, *answers.RULES, *server.RULES, *ollama.RULES, *bars.RULES, *instrument.RULES,
+    *sample.RULES, *telemetry.RULES, *contamination.RULES,
 )  # fmt: skip
 
 

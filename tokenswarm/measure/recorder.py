@@ -13,6 +13,7 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import budget, conventions
+from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
@@ -58,6 +59,7 @@ class Recorder:
         self._changed: dict[tuple[int, str], int] = {}  # the report in which a block's last change is first told
         self._series: dict[tuple[int, str], Series] = {}
         self._windows: list[_Window] = []
+        self._loads = Loads()
         self._seq = 0
 
     def _block(self, stage: int, phase: str) -> Block:
@@ -160,6 +162,7 @@ class Recorder:
             block.events += record.events
             block.merged_events += record.merged_events
             block.one_read += record.one_read
+            self._loads.count(block, record)
             met = self._meets_slo(block, record)
         elif outcome is Outcome.CENSORED:
             block.censored += 1
@@ -315,7 +318,15 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     sources[record.token_source.value] = sources.get(record.token_source.value, 0) + tokens
     _hold_against_asked(block, record)
     block.reasoning_tokens += record.reasoning_tokens or 0
+    block.reasoning_events += record.reasoning_events
     block.cached_tokens += record.cached_tokens or 0
+    for kind, n in (
+        ("drafted", record.draft_tokens),
+        ("accepted", record.accepted_tokens),
+        ("at once", record.at_once),
+    ):
+        if n:
+            block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:
         block.prompt_tokens += record.prompt_tokens
         block.prompt_len.add(record.prompt_tokens)
@@ -360,7 +371,7 @@ def _add_engine(block: Block, engine: EngineTimes, tokens: int) -> None:
     ):
         if value_ns is not None:
             sketch.add(value_ns / NS_PER_S)
-    if engine.decode_ns and tokens:
+    if engine.decode_ns and tokens > 1:  # one token is the prefill's: no time passes in its decode
         block.engine_tokens_per_s.add(tokens * NS_PER_S / engine.decode_ns)
 
 

@@ -15,7 +15,7 @@ _SLACK_NS = 1_000_000  # two clocks; and 1 % of the time
 
 def merged(old: Usage | None, new: Usage) -> Usage | None:
     """The newer usage; what it does not state stands. Usage of 0 and 0 (Ollama, in each event) states nothing."""
-    if not (new.prompt_tokens or new.output_tokens or new.reasoning_tokens):
+    if not (new.prompt_tokens or new.output_tokens or new.reasoning_tokens or new.draft_tokens):
         return old
     if old is None or (new.prompt_tokens and new.output_tokens is not None):
         return new
@@ -23,6 +23,8 @@ def merged(old: Usage | None, new: Usage) -> Usage | None:
         new,
         prompt_tokens=new.prompt_tokens or old.prompt_tokens,
         output_tokens=old.output_tokens if new.output_tokens is None else new.output_tokens,
+        reasoning_tokens=old.reasoning_tokens if new.reasoning_tokens is None else new.reasoning_tokens,
+        cached_tokens=old.cached_tokens if new.cached_tokens is None else new.cached_tokens,
     )
 
 

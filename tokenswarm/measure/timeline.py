@@ -13,14 +13,12 @@ from bisect import bisect_left, bisect_right
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
+from tokenswarm.measure.ending import judged
 from tokenswarm.measure.gaps import gaps_between, unless_ones
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
-
-# The protocol's own end, but not of an answer: vLLM and SGLang end so what they gave up.
-FAILED_REASONS = frozenset({"error", "abort"})
 
 
 class Timeline:
@@ -33,12 +31,15 @@ class Timeline:
         "_counted",
         "_error",
         "_finished",
+        "_hidden_after",
         "_ignore_eos",
         "_of_choice",
         "_parts",
         "_plain",
+        "_reason",
         "_stamps",
         "_started",
+        "_thoughts",
         "_times",
         "_tokens",
         "_tokens_max",
@@ -111,6 +112,9 @@ class Timeline:
         self._answer_ns = 0
         self._started = False  # an event without content has come
         self._finished: dict[int, str] = {}
+        self._reason = ""  # why it will end, where that was told beforehand
+        self._hidden_after: int | None = None  # content events before the last event without a model's name
+        self._thoughts = 0  # content events before the first word of the answer
         self._usage: Usage | None = None
         self._times: EngineTimes | None = None
         self._error = ""
@@ -132,6 +136,7 @@ class Timeline:
             self.last_token_ns = self.last_event_ns = recv_ns
             if not self._answer_ns and content:
                 self._answer_ns = recv_ns
+                self._thoughts = len(self._stamps) - 1
             if self._plain and delta.tokens is None and delta.usage is None and not delta.choice:
                 self._contiguous = False
             else:
@@ -152,6 +157,7 @@ class Timeline:
         self.last_token_ns = self.last_event_ns = stamps[-1]
         if not self._answer_ns and like.content:
             self._answer_ns = stamps[0]
+            self._thoughts = len(self._stamps) - len(stamps)
         self._contiguous = False
 
     @property
@@ -163,11 +169,14 @@ class Timeline:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
         if delta.void:
             return
+        if delta.hidden:
+            self._hidden_after = len(self._stamps)
         if delta.sentinel:
             self.over_ns = recv_ns
         else:
             self._started = True
-            if delta.finished or (delta.usage is None and delta.times is None and not delta.error):
+            counts = delta.usage is not None and delta.usage.output_tokens is not None
+            if delta.finished or not (counts or delta.reason or delta.times is not None or delta.error):
                 self.first_event_ns = self.first_event_ns or (self._stamps[0] if self._stamps else recv_ns)
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
@@ -213,7 +222,8 @@ class Timeline:
 
     def _rare(self, recv_ns: int, delta: Delta) -> None:
         for choice, reason in delta.finished:
-            self._finished[choice if self._choices != 1 else 0] = reason
+            self._finished[choice if self._choices != 1 else 0] = self._reason or reason
+        self._reason = delta.reason or self._reason
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
@@ -246,22 +256,17 @@ class Timeline:
         begun = set(self._of_choice or ()) | ({0} if self._stamps else set())
         return len(missing) if self._finished and begun.isdisjoint(missing) else 0
 
-    def judge(self) -> tuple[Outcome, str]:
-        """Judge a body that ended well-framed under 2xx: ok, truncated, error_object or empty, and a sentence why."""
-        if self._error:
-            return Outcome.ERROR_OBJECT, self._error
-        failed = sorted(set(self._finished.values()) & FAILED_REASONS)
-        if failed:
-            return Outcome.ERROR_OBJECT, f"the server ended the answer with finish reason {failed[0]!r}"
-        unfinished = self._unfinished()
-        if not self._stamps and (not unfinished or not self._started):
-            return Outcome.EMPTY, "the answer holds no content"
-        if missing := self.choices_missing:
-            came = f"{self._choices - missing} of {self._choices} choices came"
-            return Outcome.TRUNCATED, f"{came}: the server may not know `n` (engine.choices)"
-        if unfinished:
-            return Outcome.TRUNCATED, f"the answer ended without a finish reason, after {self.events} content events"
-        return Outcome.OK, ""
+    @property
+    def hides_error(self) -> bool:
+        """Whether the last event of all named no model: so Ollama's /v1 ends an answer whose error it hides."""
+        return self._hidden_after == len(self._stamps) and not self._finished
+
+    def judge(self, end: str = "a finish reason") -> tuple[Outcome, str]:
+        """Judge a body that ended well-framed under 2xx. `end`: what the protocol ends an answer with, in words."""
+        return judged(
+            error=self._error, reasons=self._finished.values(), unfinished=bool(self._unfinished()),
+            missing=self.choices_missing, choices=self._choices, events=self.events, began=self._started, end=end,
+        )  # fmt: skip
 
     def finish(
         self,
@@ -305,7 +310,8 @@ class Timeline:
             conversation=conversation,
             turn=turn,
             retry_after=self.retry_after if failed else "",
-            prompt_tokens=usage.prompt_tokens or None,  # there is no prompt of 0 tokens
+            # No prompt has 0 tokens; what was counted before an answer without an end is an estimate (Ollama).
+            prompt_tokens=(usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,
             output_tokens=output,
             stated_tokens=usage.output_tokens,
             reasoning_added=added,
@@ -313,7 +319,10 @@ class Timeline:
             ignore_eos=self._ignore_eos,
             tokens_told=bool(self._stamps) and (self._contiguous or self._told == len(self._stamps)),
             reasoning_tokens=usage.reasoning_tokens,
+            reasoning_events=self._thoughts if self._answer_ns else len(self._stamps),
             cached_tokens=usage.cached_tokens,
+            draft_tokens=usage.draft_tokens,
+            accepted_tokens=usage.accepted_tokens,
             token_source=source,
             events=len(self._stamps),
             merged_events=merged_events,

@@ -17,13 +17,18 @@ class Spoken(msgspec.Struct, frozen=True):
     api: str
     text: bool = False  # takes a text, not messages
     choices: bool = False  # has `n`
+    seed: bool = True
 
 
 APIS = (
     Spoken("openai", "chat", choices=True),
     Spoken("openai", "completions", text=True, choices=True),
+    Spoken("openai", "responses"),
+    Spoken("openai", "messages", seed=False),
     Spoken("ollama", "chat"),
     Spoken("ollama", "generate", text=True),
+    Spoken("ollama", "responses"),
+    Spoken("ollama", "messages", seed=False),
 )
 """What a profile may ask for; `engines.dialects.DIALECTS` has a row for each, and how it is spoken."""
 
@@ -69,10 +74,15 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             known = ", ".join(row.api for row in APIS if row.kind == self.kind)
             raise ValueError(f"`engine.api: {self.api}` is not spoken by kind {self.kind}; it has: {known}")
         if not 1 <= self.choices <= CHOICES_MAX or (self.choices > 1 and not spoken.choices):
-            one = ", ".join(dict.fromkeys(row.kind for row in APIS if not row.choices))
+            several = {row.kind for row in APIS if row.choices}
+            kinds = dict.fromkeys(row.kind for row in APIS if row.kind not in several)
+            one = ", ".join((*kinds, *(row.api for row in APIS if row.kind in several and not row.choices)))
             raise ValueError(f"`engine.choices` must be between 1 and {CHOICES_MAX}, and 1 for {one}")
         if self.num_thread is not None and (self.kind != "ollama" or self.num_thread < 1):
             raise ValueError("`engine.num_thread` must be 1 or more, and is an option of kind ollama alone")
+        if self.seed is not None and not spoken.seed:
+            raise ValueError(f"`engine.seed` is not known to `engine.api: {self.api}`; leave it out")
+        self._check_ollama_limit()
         for name, value in self.headers.items():
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"the value of header `{shown(name)}` may hold printable ASCII only")
@@ -88,8 +98,21 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"header `{shown(name)}` looks like a secret: name a variable under `headers_from_env`"
                 )
 
+    def _check_ollama_limit(self) -> None:
+        """Ollama's two paths take a limit of 0 differently: none at all, or one token."""
+        options = self.extra_body.get("options")
+        for asked in (self.extra_body, options if isinstance(options, dict) else {}):
+            for key in ("num_predict", "max_tokens", "max_output_tokens"):
+                if self.kind == "ollama" and key in asked and asked[key] in (0, None):
+                    raise ValueError(
+                        f"`engine.extra_body`: `{key}: {asked[key]}` is no limit to Ollama, or one token, by model; "
+                        "leave it out, or ask for a number of tokens"
+                    )
+
 
 def same_api(kind: str, api: str) -> str:
     """The API of this kind that takes what `api` takes: `completions` of OpenAI is `generate` of Ollama."""
+    if any((row.kind, row.api) == (kind, api) for row in APIS):
+        return api
     texts = {row.api for row in APIS if row.text}
     return next((row.api for row in APIS if row.kind == kind and row.text == (api in texts)), api)

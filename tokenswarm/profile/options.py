@@ -20,13 +20,17 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile import typed_yaml
 from tokenswarm.profile.dataset import FORMATS
-from tokenswarm.profile.engine import KINDS
+from tokenswarm.profile.engine import APIS, KINDS
 from tokenswarm.profile.profile import Profile
 
 OPTIONS: dict[str, tuple[str, str, str]] = {
     # option: (profile key, metavar, help)
     "--engine": ("engine.kind", "KIND", f"{' or '.join(KINDS)}: which API family the server speaks"),
-    "--api": ("engine.api", "API", "chat, completions (openai) or generate (ollama)"),
+    "--api": (
+        "engine.api",
+        "API",
+        "; ".join(f"{kind}: {', '.join(row.api for row in APIS if row.kind == kind)}" for kind in KINDS),
+    ),
     "--model": ("engine.model", "NAME", "model to ask for; needed where the server has several"),
     "--dataset": ("dataset.path", "FILE", "ShareGPT, Alpaca or JSONL file of prompts"),
     "--dataset-format": ("dataset.format", "FORMAT", f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from tokenswarm.measure.statistics import samples_needed
 from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, quantity
 from tokenswarm.result.stat import Stat
@@ -40,6 +42,13 @@ LATENCY_NAMES = {
 
 BAR_FROM = 0.01  # of the value: a smaller error is not shown
 
+ENGINE_NAMES = {
+    "queue_s": "engine: queue",
+    "prefill_s": "engine: prefill",
+    "ttft_s": "engine: first token, without the queue",
+}
+"""Of `server`: the parts of a TTFT that the engine told with each answer; rows below the client's own."""
+
 GATE_HEAD = ("gate", "limit", "value", "result", "why")
 
 
@@ -55,9 +64,17 @@ def latency_rows(summary: Summary) -> list[list[str]]:
         stat: Stat = getattr(summary.latency, field)
         if not stat.n or (field == "ttfat_s" and _alike(stat, summary.latency.ttft_s)):
             continue
-        cells = [duration(stat.mean), *(with_bar(stat, which) for which in PERCENTILES), duration(stat.max)]
-        rows.append([name, quantity(stat.n) if stat.n >= 10_000 else str(stat.n), *cells])
+        rows.append(_latency_row(name, stat))
+        if field == "ttft_s":
+            found = ((shown, summary.server.get(key)) for key, shown in ENGINE_NAMES.items())
+            told = ((shown, msgspec.convert(value, Stat)) for shown, value in found if value is not None)
+            rows += [_latency_row(shown, stat) for shown, stat in told if stat.n]
     return rows
+
+
+def _latency_row(name: str, stat: Stat) -> list[str]:
+    cells = [duration(stat.mean), *(with_bar(stat, which) for which in PERCENTILES), duration(stat.max)]
+    return [name, quantity(stat.n) if stat.n >= 10_000 else str(stat.n), *cells]
 
 
 def with_bar(stat: Stat, which: str) -> str:

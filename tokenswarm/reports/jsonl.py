@@ -54,7 +54,10 @@ class Row(msgspec.Struct, kw_only=True, gc=False):
     tokens_max: int | None
     reasoning_tokens: int | None
     cached_tokens: int | None
+    draft_tokens: int | None
+    accepted_tokens: int | None
     events: int
+    reasoning_events: int
     merged_events: int
     reads: int
     bytes_received: int
@@ -110,7 +113,10 @@ def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -
         tokens_max=record.tokens_max,
         reasoning_tokens=record.reasoning_tokens,
         cached_tokens=record.cached_tokens,
+        draft_tokens=record.draft_tokens,
+        accepted_tokens=record.accepted_tokens,
         events=record.events,
+        reasoning_events=record.reasoning_events,
         merged_events=record.merged_events,
         reads=record.reads,
         bytes_received=record.bytes_received,

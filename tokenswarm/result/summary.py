@@ -83,7 +83,10 @@ class Tokens(msgspec.Struct, kw_only=True):
     per_event: float | None = None
     output_by_source: dict[str, int] = {}
     reasoning: int = 0
+    reasoning_events: int = 0  # content-bearing events before the first word of the answer
     cached: int = 0
+    drafted: int = 0  # tokens that a speculative decoder proposed
+    accepted: int = 0  # of these, those that the model took
     one_read: int = 0  # answers of several tokens that came in one read: they have no TPOT and no gap
     input_length: Stat
     output_length: Stat
@@ -191,7 +194,8 @@ def summarize(
         meant = planned.get(number, StagePlan(stage=number))
         blocks = [block for block in merged.blocks if block.stage == number]
         part = _part(blocks, error_s, bars)
-        stages.append(Stage(stage=number, concurrency=meant.concurrency, rate=meant.rate, **part))
+        told = server_times(total(_steady(blocks)))
+        stages.append(Stage(stage=number, concurrency=meant.concurrency, rate=meant.rate, server=told, **part))
     everything, steady = total(merged.blocks), total(_steady(merged.blocks))
     return Summary(
         run_id=merged.run_id,
@@ -292,7 +296,10 @@ def tokens(block: Block) -> Tokens:
         per_event=block.output_tokens / block.events if block.events else None,
         output_by_source=by_source,
         reasoning=block.reasoning_tokens,
+        reasoning_events=block.reasoning_events,
         cached=block.cached_tokens,
+        drafted=block.seldom.get("drafted", 0),
+        accepted=block.seldom.get("accepted", 0),
         one_read=block.one_read,
         input_length=stat(block.prompt_len),
         output_length=stat(block.output_len),

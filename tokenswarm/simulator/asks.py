@@ -1,4 +1,4 @@
-"""Request bodies of the four APIs -> `Ask`, or an `ApiError` in the words and the shape of vLLM and Ollama.
+"""Request bodies -> `Ask`, or an `ApiError` in the words and the shape of vLLM and Ollama. asks_typed has more.
 
 What the engine can't honour and a client would miss (logprobs, forced tools, JSON output, echo) is refused with a 400,
 not ignored. Sampling parameters have no meaning for seeded text; they are checked for their type and otherwise
@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from tokenswarm.simulator import text
 
 Body = dict[str, object]
+
+CHATS = frozenset(("chat", "ollama_chat", "responses", "messages"))
+"""The APIs whose prompt is messages."""
 
 
 class ApiError(Exception):
@@ -69,7 +72,7 @@ def ollama_error(status: int, message: str) -> ApiError:
     return ApiError(status, {"error": message})
 
 
-def _validation(name: str, kind: str, message: str, value: object) -> ApiError:
+def validation(name: str, kind: str, message: str, value: object) -> ApiError:
     detail = f"  {{'type': '{kind}', 'loc': 'body.{name}', 'msg': '{message}', 'input': {value!r}}}"
     return openai_error(400, f"1 validation error:\n{detail}", "Bad Request", f"body.{name}")
 
@@ -111,7 +114,7 @@ _OLLAMA_FIELDS = {
 _OLLAMA_OPTIONS = {"num_predict": "int", "num_ctx": "int", "seed": "int", "temperature": "number"}
 
 # Fields that change what an answer holds, and the values under which they don't.
-_UNSUPPORTED: dict[str, Callable[[object], bool]] = {
+UNSUPPORTED: dict[str, Callable[[object], bool]] = {
     "logprobs": lambda value: value is not False,
     "prompt_logprobs": lambda _: True,
     "echo": bool,
@@ -124,7 +127,7 @@ _UNSUPPORTED: dict[str, Callable[[object], bool]] = {
 }
 
 
-def _check_types(body: Body, fields: dict[str, str], fail: Callable[[str, str, str, object], ApiError]) -> None:
+def check_types(body: Body, fields: dict[str, str], fail: Callable[[str, str, str, object], ApiError]) -> None:
     for name, wanted in fields.items():
         value = body.get(name)
         if value is None:
@@ -134,22 +137,16 @@ def _check_types(body: Body, fields: dict[str, str], fail: Callable[[str, str, s
             raise fail(name, kind, message, value)
 
 
-def _int(body: Body, name: str, default: int) -> int:
+def whole_number(body: Body, name: str, default: int) -> int:
     value = body.get(name)
     return value if isinstance(value, int) else default
 
 
 def parse_openai(api: str, raw: bytes, target: Target) -> Ask:
     """`api`: chat or completions. ApiError 400 or 404 as vLLM words them."""
-    body = _json_object(raw)
-    _check_types(body, _OPENAI_FIELDS, _validation)
-    model = body.get("model") or target.model
-    if model != target.model:
-        message = f"The model `{model}` does not exist. Valid aliases: {target.model}."
-        raise openai_error(404, message, "NotFoundError", "model")
-    for name, is_set in _UNSUPPORTED.items():
-        if body.get(name) is not None and is_set(body[name]):
-            raise openai_error(400, f"`{name}` is not supported by this engine. (parameter={name})", param=name)
+    body = json_object(raw)
+    check_types(body, _OPENAI_FIELDS, validation)
+    check_common(body, target)
     options = body.get("stream_options")
     stream = body.get("stream") is True
     if isinstance(options, dict) and not stream:
@@ -158,26 +155,37 @@ def parse_openai(api: str, raw: bytes, target: Target) -> Ask:
     usage = options if isinstance(options, dict) else {}
     asked = body.get("max_completion_tokens") if api == "chat" else None
     asked = body.get("max_tokens") if asked is None else asked
-    return _checked_openai(
+    return checked(
         Ask(
             api=api,
             model=target.model,
             stream=stream,
             prompts=_chat_prompt(body) if api == "chat" else _completion_prompts(body),
-            n=_int(body, "n", 1),
+            n=whole_number(body, "n", 1),
             max_tokens=asked if isinstance(asked, int) else None,
-            min_tokens=_int(body, "min_tokens", 0),
+            min_tokens=whole_number(body, "min_tokens", 0),
             ignore_eos=body.get("ignore_eos") is True,
             include_usage=usage.get("include_usage") is True,
             continuous_usage=usage.get("continuous_usage_stats") is True and usage.get("include_usage") is True,
-            stops=_stops(body.get("stop")),
-            seed=_int(body, "seed", 0),
+            stops=stop_texts(body.get("stop")),
+            seed=whole_number(body, "seed", 0),
             context=target.max_model_len,
         )
     )
 
 
-def _checked_openai(ask: Ask) -> Ask:
+def check_common(body: Body, target: Target) -> None:
+    """Raise ApiError: 404 where another model is asked for, 400 for what this one has not and a client would miss."""
+    model = body.get("model") or target.model
+    if model != target.model:
+        message = f"The model `{model}` does not exist. Valid aliases: {target.model}."
+        raise openai_error(404, message, "NotFoundError", "model")
+    for name, is_set in UNSUPPORTED.items():
+        if body.get(name) is not None and is_set(body[name]):
+            raise openai_error(400, f"`{name}` is not supported by this engine. (parameter={name})", param=name)
+
+
+def checked(ask: Ask) -> Ask:
     if ask.n < 1 or ask.n > 128:
         raise openai_error(400, f"n must be at least 1 and at most 128, got {ask.n}.", param="n")
     if ask.max_tokens is not None:
@@ -209,7 +217,7 @@ def _checked_openai(ask: Ask) -> Ask:
     return ask
 
 
-def _json_object(raw: bytes) -> Body:
+def json_object(raw: bytes) -> Body:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -228,21 +236,21 @@ def _json_object(raw: bytes) -> Body:
     return body
 
 
-def _stops(value: object) -> tuple[str, ...]:
+def stop_texts(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(stop, str) for stop in listed):
-        raise _validation("stop", "string_type", "Input should be a valid string", value)
+        raise validation("stop", "string_type", "Input should be a valid string", value)
     if "" in listed:
         raise openai_error(400, "stop cannot contain an empty string. (parameter=stop)", param="stop")
     return tuple(listed)
 
 
-def _content_text(message: object) -> str:
+def content_text(message: object) -> str:
     """The text of a message; parts of other kinds are refused, as by a model that only reads text."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise _validation("messages", "missing", "Each message needs a `role`", message)
+        raise validation("messages", "missing", "Each message needs a `role`", message)
     content = message.get("content")
     if content is None:
         return ""
@@ -260,10 +268,10 @@ def _content_text(message: object) -> str:
 def _chat_prompt(body: Body) -> tuple[tuple[bytes, int], ...]:
     messages = body.get("messages")
     if not isinstance(messages, list):
-        raise _validation("messages", "missing", "Field required", None)
+        raise validation("messages", "missing", "Field required", None)
     if not messages:
         raise openai_error(400, "Cannot apply chat template to an empty conversation. Provide at least one message.")
-    texts = [_content_text(message) for message in messages]
+    texts = [content_text(message) for message in messages]
     return ((chr(30).join(texts).encode("utf-8", "surrogatepass"), text.chat_tokens(texts)),)
 
 
@@ -281,7 +289,7 @@ def _completion_prompts(body: Body) -> tuple[tuple[bytes, int], ...]:
         elif isinstance(one, list) and one and all(isinstance(token, int) for token in one):
             known.append((repr(one).encode(), len(one)))
         else:
-            raise _validation("prompt", "string_type", "Input should be a valid string", one)
+            raise validation("prompt", "string_type", "Input should be a valid string", one)
     return tuple(known)
 
 
@@ -293,24 +301,24 @@ def parse_ollama(api: str, raw: bytes, target: Target) -> Ask:
         raise ollama_error(400, str(error)) from None
     if not isinstance(body, dict):
         raise ollama_error(400, "json: cannot unmarshal into Go value of type api.ChatRequest")
-    _check_types(body, _OLLAMA_FIELDS, _go_mismatch)
+    check_types(body, _OLLAMA_FIELDS, _go_mismatch)
     options = body.get("options") or {}
-    _check_types(options, _OLLAMA_OPTIONS, _go_mismatch)
+    check_types(options, _OLLAMA_OPTIONS, _go_mismatch)
     model = body.get("model") or ""
     if model.removesuffix(":latest") != target.model.removesuffix(":latest"):
         raise ollama_error(404, f"model '{model}' not found") if model else ollama_error(400, "model is required")
     if body.get("format") not in (None, ""):
         raise ollama_error(400, "`format` is not supported by this engine")
-    context = min(target.max_model_len, _int(options, "num_ctx", target.max_model_len) or target.max_model_len)
+    context = min(target.max_model_len, whole_number(options, "num_ctx", target.max_model_len) or target.max_model_len)
     key, tokens, empty = _ollama_prompt(api, body)
     if tokens >= context:
         if body.get("truncate") is False:
             raise ollama_error(400, "the input length exceeds the context length")
         tokens = context - 1  # Ollama truncates a long prompt without a word
-    predict = _int(options, "num_predict", -1)
+    predict = whole_number(options, "num_predict", -1)
     room = context - tokens
     try:
-        stops = _stops(options.get("stop"))
+        stops = stop_texts(options.get("stop"))
     except ApiError:
         raise ollama_error(400, 'option "stop" must be of type array') from None
     return Ask(
@@ -321,7 +329,7 @@ def parse_ollama(api: str, raw: bytes, target: Target) -> Ask:
         max_tokens=min(predict, room) if predict > 0 else None,
         ignore_eos=predict == -2,  # -2: fill the context
         stops=stops,
-        seed=_int(options, "seed", 0),
+        seed=whole_number(options, "seed", 0),
         think=body.get("think") is not False,
         context=context,
         load_only=("unload" if body.get("keep_alive") in (0, "0") else "load") if empty else None,
@@ -339,7 +347,7 @@ def _ollama_prompt(api: str, body: Body) -> tuple[bytes, int, bool]:
         messages = body.get("messages") or []
         assert isinstance(messages, list)  # checked with the types
         try:
-            texts = [_content_text(message) for message in messages]
+            texts = [content_text(message) for message in messages]
         except ApiError:
             raise ollama_error(400, "invalid message: `role` and a string as `content` are needed") from None
         return chr(30).join(texts).encode("utf-8", "surrogatepass"), text.chat_tokens(texts), not messages

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.simulator.answer import LAST_CHUNK, Answer, plain
-from tokenswarm.simulator.asks import Ask
+from tokenswarm.simulator.asks import CHATS, Ask
 from tokenswarm.simulator.text import chat_tokens
 
 
@@ -116,7 +116,7 @@ def cut_prompt(ask: Ask, tokens_max: int) -> Ask:
 def _left(api: str, key: bytes, tokens: int, tokens_max: int) -> int:
     if tokens <= tokens_max:
         return tokens
-    messages = key.decode("utf-8", "surrogatepass").split(chr(30)) if api in ("chat", "ollama_chat") else []
+    messages = key.decode("utf-8", "surrogatepass").split(chr(30)) if api in CHATS else []
     while len(messages) > 1:
         messages = messages[1:]
         if chat_tokens(messages) <= tokens_max:

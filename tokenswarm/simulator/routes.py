@@ -1,4 +1,4 @@
-"""The routes beside the four APIs: models, health, versions, Ollama's lists, /metrics, and the truth.
+"""The routes of the APIs, and beside them: models, health, versions, Ollama's lists, /metrics, and the truth.
 
 The truth is written in slices with a pause between them, so that reading it doesn't hold tokens up.
 """
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 
 from tokenswarm import __version__
-from tokenswarm.simulator import asks
+from tokenswarm.simulator import asks, asks_typed
 from tokenswarm.simulator.presets import hardware, limits
 from tokenswarm.simulator.server import BODY_BYTES_MAX, Simulator, generate
 
@@ -28,6 +28,8 @@ def application(sim: Simulator) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_post("/v1/chat/completions", generate(sim, "chat", asks.parse_openai))
     app.router.add_post("/v1/completions", generate(sim, "completions", asks.parse_openai))
+    app.router.add_post("/v1/responses", generate(sim, "responses", asks_typed.parse_responses))
+    app.router.add_post("/v1/messages", generate(sim, "messages", asks_typed.parse_messages))
     app.router.add_post("/api/chat", generate(sim, "ollama_chat", asks.parse_ollama))
     app.router.add_post("/api/generate", generate(sim, "ollama_generate", asks.parse_ollama))
     for path, view in VIEWS.items():

@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import LooseHeaders
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator import asks, conditions, faults
+from tokenswarm.simulator import asks, asks_typed, conditions, faults
 from tokenswarm.simulator.answer import Answer, Arrival, Wire
 from tokenswarm.simulator.asks import ApiError, Ask, Target
 from tokenswarm.simulator.batching import Engine, Sequence
@@ -30,6 +30,7 @@ from tokenswarm.simulator.presets import Preset, build
 from tokenswarm.simulator.truth import Truth
 from tokenswarm.simulator.wire_ollama import OllamaWire
 from tokenswarm.simulator.wire_openai import OpenAIWire
+from tokenswarm.simulator.wire_typed import MessagesWire, ResponsesWire
 
 BODY_BYTES_MAX = 64 * 2**20
 PING_S = 0.1
@@ -159,12 +160,18 @@ class Simulator:
 
     def wire(self, ask: Ask, real_ns: int) -> tuple[str, Wire]:
         """The id of an answer and its wire format."""
-        chat = ask.api in ("chat", "ollama_chat")
+        chat = ask.api in asks.CHATS
         digest = hashlib.blake2b(b"%d %d" % (next(self._serial), self.settings.seed), digest_size=8).hexdigest()
         ident = f"chatcmpl-{digest}" if chat else f"cmpl-{digest}"
         if ask.api.startswith("ollama"):
             return ident, OllamaWire(ask.model, chat, ask.prompt_tokens, time.time_ns)
         created_s = real_ns // 1_000_000_000
+        if ask.api == "responses":
+            return f"resp_{digest}", ResponsesWire(
+                f"resp_{digest}", created_s, ask.model, ask.prompt_tokens, ask.max_tokens
+            )
+        if ask.api == "messages":
+            return f"msg_{digest}", MessagesWire(f"msg_{digest}", ask.model, ask.prompt_tokens)
         usage = ask.include_usage, ask.continuous_usage
         return ident, OpenAIWire(ident, created_s, ask.model, chat, ask.prompt_tokens, *usage)
 
@@ -195,12 +202,14 @@ def _status_error(api: str, status: int, retry_after_s: float = 0) -> ApiError:
         429: ("Too many requests.", "Too Many Requests"),
         503: (OVERLOADED, "Service Unavailable"),
     }.get(status, (faults.MESSAGE, "InternalServerError"))
+    if api == "messages":
+        return asks_typed.anthropic_error(status, text, headers)
     error = asks.openai_error(status, text, kind)
     return ApiError(status, error.body, headers)
 
 
 def generate(sim: Simulator, api: str, parse: Parser) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The handler of one of the four APIs."""
+    """The handler of one of the APIs."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         real_ns, mono_ns = time.time_ns(), time.monotonic_ns()

@@ -251,11 +251,16 @@ def truncated_answers(_evidence: Evidence, summary: Summary) -> Doubt | None:
     truncated -= counts.by_error.get("choices missing", 0)  # those ended properly; `choices-missing` tells of them
     if truncated <= TRUNCATED_SHARE_MAX * finished:
         return None
+    silent = counts.by_error.get("silent end", 0)  # `silent-ends` tells of them
+    who = (
+        "the server ends them itself, and tells no error. Look at its log"
+        if silent >= truncated
+        else ("the server or a proxy cuts streams short. Look at its log and its timeouts")
+    )
     return doubt(
         "truncated-answers",
         "invalid",
-        f"{truncated} of {finished} answers ended without the protocol's own end (more than 1 %): the server or a "
-        f"proxy cuts streams short. Look at its log and its timeouts.",
+        f"{truncated} of {finished} answers ended without the protocol's own end (more than 1 %): {who}.",
         truncated=truncated,
         finished=finished,
     )

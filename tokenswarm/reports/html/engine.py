@@ -192,7 +192,7 @@ def _distributions(summary: Summary, block: Engine) -> str:
 
 
 def _with_answers(summary: Summary) -> str:
-    """Durations that come with each answer, as Ollama sends them."""
+    """Durations that come with each answer: of Ollama, of vLLM with --enable-per-request-metrics, of llama.cpp."""
     found = durations(summary)
     ordered = sorted(found, key=lambda name: list(_DURATIONS).index(name) if name in _DURATIONS else len(_DURATIONS))
     lines: list[Sequence[Cell]] = []
@@ -209,6 +209,11 @@ def _with_answers(summary: Summary) -> str:
         note += (
             " First token: vLLM's time_to_first_token_ms, which begins when the request enters the batch; queue + this "
             "is what its metrics call TTFT."
+        )
+    if summary.server.get("load_s"):
+        note += (
+            " Ollama's queue holds 3 to 5 ms that are none; its load tells something from 0.25 s on: a model was cold, "
+            "or the request waited for the scheduler. No sums: slots that share a prefill are each charged with it."
         )
     shown = table(("", "n", "mean", "p50", "p90", "p95", "p99", "max"), lines)
     return f'<h3>Durations that came with the answers</h3>{shown}<p class="small">{escape(note)}</p>'

@@ -121,7 +121,7 @@ def left_out(summary: Summary) -> list[str]:
     names += _unknown("server.metrics", summary.server.get("metrics"), engine(summary))
     names += _unknown("gpu", summary.gpu, gpus(summary))
     for stage in summary.stages:
-        names += [f"stages[].server.{name}" for name in stage.server if name != "metrics"]
+        names += [f"stages[].server.{name}" for name in stage.server if name not in ("metrics", *shown)]
         names += _unknown("stages[].server.metrics", stage.server.get("metrics"), engine(stage))
         names += _unknown("stages[].gpu", stage.gpu, gpus(stage))
     return list(dict.fromkeys(names))
