@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from tokenswarm import __version__, descriptors
 from tokenswarm.errors import ConfigError, ExitCode, UserError
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tokenswarm {__version__} ({reader_name()} reader)")
         return ExitCode.OK
     descriptors.raise_limit()
+    github = _github()
     try:
         if words[0] not in COMMANDS:
             from tokenswarm.profile.typed_yaml import suggestion
@@ -88,12 +90,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
     except UserError as error:
         print(f"tokenswarm: {error}", file=sys.stderr, flush=True)
+        if github is not None:
+            github.tell([github.annotation("error", f"tokenswarm {words[0]}", str(error))], "", None)
         return int(error.exit_code)
     except KeyboardInterrupt:
         print(f"tokenswarm: {words[0]} was interrupted", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.OK)
+
+
+def _github() -> ModuleType | None:
+    """What speaks with GitHub's runner, where this is a step of a workflow: from here on, it alone."""
+    from tokenswarm.profile.environment import in_github
+
+    if not in_github():
+        return None
+    from tokenswarm.reports.pipelines import github
+
+    github.disarm_output()
+    return github
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
-from tokenswarm.profile.environment import cache_folder, secret_headers
+from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.prompts.from_profile import data_settings
 from tokenswarm.prompts.library import open_library
@@ -40,6 +40,7 @@ from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown
 from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder, new_run_id
 from tokenswarm.reports.html import page as html
+from tokenswarm.reports.pipelines import github, gitlab, junit
 from tokenswarm.result.summary import StagePlan, Summary, summarize, to_json
 
 PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
@@ -155,10 +156,13 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
 def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     """Write what can be written; the first problem, if any."""
     manifest = manifests.finish(run.manifest, ended=datetime.now(UTC), dataset=end.dataset, workers=_workers(end))
+    told = markdown.render(summary, manifest)
     documents = {
         "summary.json": to_json(summary),
         "manifest.json": msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n",
-        "report.md": markdown.render(summary, manifest).encode(),
+        "report.md": told.encode(),
+        "junit.xml": junit.render(summary, manifest).encode(),
+        "metrics.txt": gitlab.render(summary).encode(),
     }
     steps: list[Callable[[], object]] = [run.folder.close_rows]
     steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
@@ -170,6 +174,8 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
             step()
         except ResultsError as error:
             problem = problem or error
+    if in_github() and (unwritten := github.tell(github.annotations_of(summary), told, github_summary())):
+        say(unwritten)
     return problem
 
 

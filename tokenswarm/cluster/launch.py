@@ -111,9 +111,12 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    from tokenswarm.profile.environment import run_token
+    from tokenswarm.profile.environment import in_github, run_token
+    from tokenswarm.reports.pipelines import github
 
     die_with_parent()
+    if in_github():
+        github.disarm_output()
     descriptors.raise_limit()
     try:
         sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False))

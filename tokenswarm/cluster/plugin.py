@@ -32,10 +32,11 @@ from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.engine import Engine, same_api
-from tokenswarm.profile.environment import run_token
+from tokenswarm.profile.environment import in_github, run_token
 from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
+from tokenswarm.reports.pipelines import github
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
 LOOPBACK = str(b"127.0.0.1", "ascii")
@@ -289,6 +290,8 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 
 def _on_parser(parser: Any, **_: Any) -> None:
+    if in_github():
+        github.disarm_output()  # before Locust's logging takes hold of stderr
     options.add_arguments(parser, locust=True)
     parser.set_defaults(web_host=LOOPBACK)
     if not run_token():

@@ -62,6 +62,17 @@ def wanted_reader(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("TOKENSWARM_READER", "")
 
 
+def in_github(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is a step of a workflow of GitHub Actions, whose runner obeys what is printed."""
+    return environ.get("GITHUB_ACTIONS") == "true"
+
+
+def github_summary(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that a job's summary is appended to, in a workflow of GitHub Actions."""
+    name = environ.get("GITHUB_STEP_SUMMARY", "")
+    return Path(name) if name else None
+
+
 def run_token(environ: Mapping[str, str] = os.environ) -> str:
     """The word that a worker must say to join the master of this run ("" where none was given)."""
     return environ.get("TOKENSWARM_RUN_TOKEN", "")
