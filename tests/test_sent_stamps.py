@@ -49,7 +49,7 @@ def counts(setup: Setup) -> tuple[int, int]:
 
 
 def stamped(setup: Setup, n: int) -> bool:
-    """Whether `n` requests were sent, most of them stamped: a machine that is busy enough spoils a look at the clocks."""
+    """Whether `n` requests were sent, all but one stamped at least: a busy machine may spoil a look at the clocks."""
     by_kernel, others = counts(setup)
     return by_kernel + others == n and by_kernel >= n - 1
 

@@ -214,6 +214,13 @@ def line(f: Frame, points: Sequence[Point], style: str) -> str:
     return f'<path class="line {style}" d="{_path(f, points)}"/>' if len(points) > 1 else ""
 
 
+def band(f: Frame, points: Sequence[tuple[float, float, float]], style: str) -> str:
+    """Between the low and the high ends at each x: (x, low, high)."""
+    low = _path(f, [(x, low) for x, low, _ in points])
+    high = _path(f, [(x, high) for x, _, high in reversed(points)])
+    return f'<path class="band {style}" d="{low}{high.replace("M", "L", 1)}Z"/>' if len(points) > 1 else ""
+
+
 def stairs(f: Frame, points: Sequence[Point], style: str) -> str:
     """A line that stays level up to each x and jumps there to its y: an empirical distribution."""
     out = [f"M{_n(f.px(points[0][0]))} {_n(f.py(points[0][1]))}"]

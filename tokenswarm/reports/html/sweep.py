@@ -25,6 +25,7 @@ from tokenswarm.reports.html.svg import (
     Axis,
     Frame,
     Point,
+    band,
     clipped,
     cloud,
     dot,
@@ -205,9 +206,11 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
     wanted = [("mean", "mean")] if high is None else [("p50", "p50"), (high, "tail")]
     wanted += [("p50", "p50")] if high is None else []
     series: list[Series] = []
+    bands: list[tuple[str, list[tuple[float, float, float]]]] = []
     for which, style in wanted:
         points = [(load, value, stage) for load, stage, stat in stats if (value := getattr(stat, which)) is not None]
         series += [(PERCENTILE_NAMES[which], style, points)] if points else []
+        bands.append((style, _ends([(load, stat) for load, _, stat in stats if getattr(stat, which)], which)))
     clouds = [
         (load, data.colour(stage.stage), data.rows.stages[stage.stage].points[row_field].items)
         for load, stage, _ in stats
@@ -216,6 +219,8 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
     drawn = {label for label, _, points in series if len(points) == len(stats)}
     missing = [word for word in ("p50", "p99") if word not in drawn]
     caption = f"{words[0].upper()}{words[1:]} of each stage." + _few_samples(missing)
+    if any(ends for _, ends in bands):
+        caption += " Bands: between what the instrument and the size of the sample leave open, at 99 %."
     if clouds:
         what = "single requests" if field == row_field else "the mean gap of single requests"
         caption += f" Faint points: {what}."
@@ -224,13 +229,25 @@ def _latency_over_load(data: Data, field: str, row_field: str, short: str, words
         x = load_axis(data, [load for load, _ in known])
         drawn = [value for *_, points in series for _, value, _ in points]
         drawn += [value for *_, points in clouds for value in points]
+        drawn += [value for _, ends in bands for _, *both in ends for value in both]
         y = logarithmic(f"{short}, logarithmic", drawn, plot_height(height), seconds)
         return lines.draw(data, series, x, y, width, height, duration, behind)
 
     def behind(f: Frame) -> list[str]:
-        return [cloud(f, [(at, value) for value in points], style, jitter_px=9) for at, style, points in clouds]
+        marks = [cloud(f, [(at, value) for value in points], style, jitter_px=9) for at, style, points in clouds]
+        return [*(band(f, ends, style) for style, ends in bands), *marks]
 
     return Figure(name=name, title=title, caption=caption, draw=draw)
+
+
+def _ends(stats: Sequence[tuple[float, Stat]], which: str) -> list[tuple[float, float, float]]:
+    """(load, low, high) of a percentile where both ends are known; old results have none."""
+    found = []
+    for load, stat in stats:
+        low, high = stat.sample_low.get(which), stat.sample_high.get(which)
+        if low is not None and high is not None:
+            found.append((load, low, high))
+    return found
 
 
 def _few_samples(missing: Sequence[str]) -> str:

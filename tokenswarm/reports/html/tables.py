@@ -175,6 +175,7 @@ def instrument(summary: Summary) -> str:
     own = summary.instrument
     cells = [
         ["receive stamps", own.stamp or MISSING],
+        ["send stamps", own.sent_stamp or MISSING],
         ["receive lag p99", duration(own.rx_lag_s.p99)],
         ["event loop lag p99", duration(own.loop_lag_s.p99)],
         ["event loop lag max", duration(own.loop_lag_s.max)],
