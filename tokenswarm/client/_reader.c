@@ -4,8 +4,7 @@
  * (`body`), or that it wants every byte itself (`raw`). Bodies go to Python as pieces until it knows what an event of
  * this stream looks like (`split`): from then on C keeps 8 bytes an event, the stamp of the read that completed it, and
  * the bytes of those events that look otherwise. What is not plain is handed back byte-exact: text that is not one line
- * an event as pieces, from behind the last whole event on; a chunk extension or a trailer as raw bytes, from the
- * beginning of its line on.
+ * an event as pieces, from behind the last whole event on; a chunk extension or a trailer as raw bytes, from its line.
  *
  * Times are ns. The rule that turns the kernel's stamps into monotonic ones is that of client/stamps.py; its plain case
  * stands here, and all others are asked for. tests/test_readers.py holds this file against the reader in Python.
@@ -19,6 +18,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/param.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -136,7 +136,7 @@ static const char *string_end(const char *p, const char *end) {
 }
 
 /* A shape is a row of: what stands in front ('=' nothing, 't' the inside of a JSON string that is not empty, 's' of one
- * that may be, 'd' a whole number), the length of what follows (two bytes, the lower first), and the bytes themselves. */
+ * that may be, 'd' a whole number), the length of what follows (two bytes, lower first), and the bytes themselves. */
 #define SEGMENT(at) ((size_t)(unsigned char)(at)[1] | (size_t)(unsigned char)(at)[2] << 8)
 
 /* The end of an event of this shape that begins at p; NULL: it has another one. */
@@ -267,13 +267,12 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
                 return hand_over(s, p, end - p);
             if (size == -2)
                 break;
-            s->phase = size ? DATA : LAST;
-            s->left = size;
+            s->phase = (s->left = size) ? DATA : LAST;
             s->line_len = size ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
             break;
         }
         case DATA: {
-            size_t part = (uint64_t)(end - p) < s->left ? (size_t)(end - p) : (size_t)s->left;
+            size_t part = MIN((uint64_t)(end - p), s->left);
             if (take_body(s, p, part, ns))
                 return -1;
             p += part;
@@ -282,8 +281,7 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
                 s->phase = s->chunked ? DATA_END : WHOLE;
             break;
         }
-        case DATA_END:
-        case LAST:
+        case DATA_END: case LAST:
             if (*p != "\r\n"[s->crlf]) {
                 s->news |= s->phase == DATA_END ? CHUNK_BROKEN : 0;
                 return hand_over(s, p, end - p);
@@ -326,12 +324,9 @@ static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
 }
 
 static void count_lag(Reader *r, Stream *s, int64_t lag) {
-    if (lag > s->lag_max)
-        s->lag_max = lag;
-    if (!r->lag_n++ || lag < r->lag_min)
-        r->lag_min = lag;
-    if (lag > r->lag_max)
-        r->lag_max = lag;
+    s->lag_max = MAX(s->lag_max, lag);
+    r->lag_max = MAX(r->lag_max, lag);
+    r->lag_min = r->lag_n++ ? MIN(r->lag_min, lag) : lag;
     r->lag_sum += lag;
     if (lag > 0) /* else the sketch has no key for it */
         r->lags[(int)ceil(log2((double)lag / 1e9) * 64) + LAG_KEY_0]++; /* the keys of measure/sketch.py */
@@ -403,10 +398,7 @@ static Stream *stream_of(Reader *r, long fd) {
     return NULL;
 }
 
-#define FIND(s, fd)                                                                                                    \
-    Stream *s = stream_of(r, fd);                                                                                      \
-    if (!s)                                                                                                            \
-    return NULL
+#define FIND(s, fd) Stream *s = stream_of(r, fd); if (!s) return NULL
 
 /* open(fd, key, floor, pause_max, *clocks): read it from now on; no stamp lies before `floor`. */
 static PyObject *reader_open(Reader *r, PyObject *arguments) {
@@ -517,7 +509,7 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-/* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those that have another
+/* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those with another
  * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, unsure reads;
  * and whether bytes stand behind the end. */
 static PyObject *reader_take(Reader *r, PyObject *number) {
@@ -582,8 +574,7 @@ static void reader_dealloc(Reader *r) {
         if (r->streams[fd])
             free_stream(r->streams[fd]);
     PyMem_Free(r->streams);
-    if (r->epoll >= 0)
-        close(r->epoll);
+    close(r->epoll);
     Py_XDECREF(r->place);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(r);
     Py_DECREF(type);

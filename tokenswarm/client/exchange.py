@@ -26,7 +26,7 @@ from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling
 from tokenswarm.engines.failure import clean_line, hide
-from tokenswarm.engines.framing import Framer, Oversize
+from tokenswarm.engines.framing import Framer, Oversize, ndjson
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -213,6 +213,7 @@ class Exchange:
             self._spoil(Outcome.OVERSIZE, str(error), "oversize")
         except NotAnEvent as error:
             self._words = words_of(event)
+            self._framer = ndjson(0)  # what stands behind it says nothing: how much of it came is chance
             self._spoil(Outcome.PROTOCOL, str(error), "not an event")
         if delta is not None and (delta.content or delta.reasoning):
             self._seen = piece, event, delta
