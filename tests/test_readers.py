@@ -138,8 +138,12 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
 @pytest.mark.parametrize("lazily", [False, True], ids=["", "lazily"])
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_both_tell_the_same(setups: list[Setup], name: str, lazily: bool) -> None:
+    pair = clients(setups)
     for options in ({}, {"keep_text": True}, {"choices": 2}):
-        same(clients(setups), SCRIPTS[name], lazily=lazily, **options)
+        same(pair, SCRIPTS[name], lazily=lazily, **options)
+    same(pair, [head(), *[chunk(content("a"))] * 3, chunk(END), LAST_CHUNK])  # from now on the shape is expected
+    assert shaped(pair[1])
+    same(pair, SCRIPTS[name], lazily=lazily)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -476,7 +480,7 @@ def test_wrong_calls_are_refused_and_harm_nothing(setups: list[Setup]) -> None:
     playing = Play(client)
     assert isinstance(playing.exchange.reading, NativeReading)
     fd = playing.connection.sock.fileno()
-    shape = b"=\x01\x00a" + b"t\x02\x00}\n"
+    shape = b"=\x01\x00a" + b"t\x03\x00}\n\n"
     for call in (
         lambda: reader.take(-1),
         lambda: reader.take(10_000),

@@ -87,7 +87,8 @@ class Exchange:
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
         if client.native is not None and not connection.encrypted:
-            self.reading = client.native.reading(connection, self.response, client.event_bytes_max)
+            expected = self._shapes.newest if self._shapes is not None else None
+            self.reading = client.native.reading(connection, self.response, client.event_bytes_max, expected)
         else:
             self.reading = PythonReading(connection, self.response, client.recorder.instrument)
         self._framer: Framer = Opening(client.dialect, self.response, client.event_bytes_max, self._settle)
@@ -196,6 +197,8 @@ class Exchange:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
         if piece.__class__ is not bytes:
             assert self.reading.shape is not None
+            if not self._framer.between:  # nothing came before them
+                self._framer.feed(self.reading.shape.example)
             self.timeline.extend(piece, self.reading.shape.like)  # type: ignore[arg-type]  # a class is compared faster
             return
         if self.response.content_encoding not in ("", "identity"):
