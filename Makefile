@@ -4,23 +4,25 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo observe test check format bench mutants lock clean
+.PHONY: help demo observe test check check-native format bench mutants lock clean
 
 help:
 	@echo "make demo    replay the bundled conversations against the embedded engine: table, verdict, results folder"
 	@echo "make observe the demo with Prometheus and the exporters around it, until Ctrl-C"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   lint, types, layers"
+	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
 	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
 	@echo "make lock    renew requirements.lock and requirements-dev.lock"
 
-$(VENV)/base: requirements.lock pyproject.toml
+$(VENV)/base: requirements.lock pyproject.toml .ci/build_reader.py tokenswarm/client/_reader.c
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (locked versions)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/tokenswarm --version
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/base
@@ -47,6 +49,9 @@ check: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+check-native: $(VENV)/dev
+	@$(BIN)/python tests/native/check.py
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench

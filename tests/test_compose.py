@@ -248,7 +248,9 @@ def test_the_image_is_built_from_pinned_parts() -> None:
     assert all(PINNED.match(stage.split()[0]) for stage in stages)
     assert stages[0].split()[0] == stages[1], "both stages are the same Python"
     assert "--require-hashes -r requirements.lock" in DOCKERFILE
-    runs = " ".join(value for word, value in instructions() if word == "RUN")
+    compiler, *rest = [value for word, value in instructions() if word == "RUN"]
+    assert re.findall(r"install (?:--\S+ )*([\w -]+?) &&", compiler) == ["gcc libc6-dev"]
+    runs = " ".join(rest)
     assert not re.search(r"apt|curl|wget|sudo|git ", runs)
     assert "ADD" not in {word for word, _ in instructions()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from itertools import pairwise
 
 import pytest
@@ -409,3 +410,26 @@ def test_the_first_and_last_event_of_a_choice_are_noted_whether_or_not_they_hold
     record = timeline.finish(Outcome.OK, id="r", stage=0, phase="steady", conversation="c", turn=0)
 
     assert (record.first_event_ns, record.first_ns, record.last_ns, record.last_event_ns) == (10, 20, 20, 30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    events=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), deltas), max_size=12),
+    choices=st.integers(1, 3),
+    keep_text=st.booleans(),
+)
+def test_events_in_bulk_are_the_events_one_by_one(
+    events: list[tuple[int, int, Delta]], choices: int, keep_text: bool
+) -> None:
+    one_by_one, in_bulk = (Timeline(choices=choices, keep_text=keep_text) for _ in range(2))
+    now = 1
+    for step, times, delta in events:
+        stamps = array("q", range(now + step, now + (step + 1) * times + 1, step + 1)[:times])
+        now = stamps[-1]
+        for stamp in stamps:
+            one_by_one.mark(stamp, delta)
+        in_bulk.extend(stamps, delta)
+    assert {name: getattr(one_by_one, name, None) for name in Timeline.__slots__} == {
+        name: getattr(in_bulk, name, None) for name in Timeline.__slots__
+    }
+    assert frozen(one_by_one) == frozen(in_bulk)

@@ -75,14 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return ExitCode.OK if words else ExitCode.CONFIG
-    if words[0] == "--version":
-        from tokenswarm.client.which_reader import reader_name
-
-        print(f"tokenswarm {__version__} ({reader_name()} reader)")
-        return ExitCode.OK
     descriptors.raise_limit()
     github = _github()
     try:
+        if words[0] == "--version":
+            print(f"tokenswarm {__version__} ({_reader_name()} reader)")
+            return ExitCode.OK
         if words[0] not in COMMANDS:
             from tokenswarm.profile.typed_yaml import suggestion
 
@@ -110,6 +108,12 @@ def _github() -> ModuleType | None:
 
     github.disarm_output()
     return github
+
+
+def _reader_name() -> str:
+    from tokenswarm.client.which_reader import reader_name
+
+    return reader_name()
 
 
 if __name__ == "__main__":

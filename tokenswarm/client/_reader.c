@@ -4,11 +4,10 @@
  * (`body`), or that it wants every byte itself (`raw`). Bodies go to Python as pieces until it knows what an event of
  * this stream looks like (`split`): from then on C keeps 8 bytes an event, the stamp of the read that completed it, and
  * the bytes of those events that look otherwise. What is not plain is handed back byte-exact: text that is not one line
- * an event as pieces, from behind the last whole event on; a chunk extension or a trailer as raw bytes, from the
- * beginning of its line on.
+ * an event as pieces, from behind the last whole event on; a chunk extension or a trailer as raw bytes, from its line.
  *
  * Times are ns. The rule that turns the kernel's stamps into monotonic ones is that of client/stamps.py; its plain case
- * stands here, and all others are asked for. tests/test_readers.py holds this file against the reader in Python.
+ * stands here, and others are asked for. tests/test_readers.py holds this file against the reader in Python.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -19,10 +18,10 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/param.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-
 enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20 };
 enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any lag of 1 ns to 2^63 ns lies inside */
 
@@ -35,7 +34,7 @@ typedef struct { char *at; size_t len, room; } Bytes;
 
 typedef struct {
     PyObject *key;
-    int fd, watched, news, chunked, crlf, trailing, line_len, head_len, breaks;
+    int fd, watched, news, chunked, crlf, trailing, line_len, head_len, breaks, begun;
     enum phase phase;
     char line[SIZE_LINE_MAX]; /* the chunk size line so far */
     uint64_t left;            /* bytes of this chunk or body */
@@ -66,7 +65,7 @@ static void *grown(void *at, size_t *room, size_t wanted, size_t first, size_t s
         more *= 2;
     at = PyMem_Realloc(at, more * size);
     *room = at ? more : *room;
-    return at ? at : PyErr_NoMemory();
+    return at ? at : PyErr_NoMemory(); /* NULL */
 }
 
 static int put(Bytes *b, const char *p, size_t n) {
@@ -136,7 +135,7 @@ static const char *string_end(const char *p, const char *end) {
 }
 
 /* A shape is a row of: what stands in front ('=' nothing, 't' the inside of a JSON string that is not empty, 's' of one
- * that may be, 'd' a whole number), the length of what follows (two bytes, the lower first), and the bytes themselves. */
+ * that may be, 'd' a whole number), the length of what follows (two bytes, lower first), and the bytes themselves. */
 #define SEGMENT(at) ((size_t)(unsigned char)(at)[1] | (size_t)(unsigned char)(at)[2] << 8)
 
 /* The end of an event of this shape that begins at p; NULL: it has another one. */
@@ -193,6 +192,8 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
             const char *to = stop ? stop : end;
             int blank = !stop || (stop > at && end - stop > 1 && stop[1] == '\n');
             plain = s->breaks == 1 || (blank && !memchr(at, '\r', to - at));
+            if (!s->begun) /* what Python can't take for anything but the beginning of such a stream */
+                plain &= s->breaks == 2 && (!stop || (to - at > 5 && !memcmp(at, PyBytes_AsString(s->shape) + 3, 5)));
             if (!stop || !plain)
                 break;
             next = stop + s->breaks;
@@ -202,6 +203,7 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
         }
         if (add_stamp(s, ns))
             return -1;
+        s->begun = 1;
         at = next;
     }
     size_t left = end - at, old = at == s->held.at ? before : 0;
@@ -213,9 +215,9 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
             drop(&s->held);
         return before ? 0 : put(&s->held, at, left);
     }
+    Py_CLEAR(s->shape);
     int failed = add_piece(s, at, old, s->held_ns) || add_piece(s, at + old, left - old, ns);
     drop(&s->held);
-    Py_CLEAR(s->shape);
     return failed ? -1 : 0;
 }
 
@@ -232,8 +234,8 @@ static int hand_over(Stream *s, const char *p, size_t n) {
 /* The value of a chunk size line, hex CRLF; -1: it is not plain, -2: nor whole yet. */
 static int64_t chunk_size(const char *line, int n) {
     int64_t size = 0;
-    int i = 0;
-    for (; i < n && i < 15 && hex(line[i]) >= 0; i++)
+    int i;
+    for (i = 0; i < n && i < 15 && hex(line[i]) >= 0; i++)
         size = size * 16 + hex(line[i]);
     if (i == n || (i && i + 1 == n && line[i] == '\r'))
         return -2;
@@ -267,13 +269,12 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
                 return hand_over(s, p, end - p);
             if (size == -2)
                 break;
-            s->phase = size ? DATA : LAST;
-            s->left = size;
+            s->phase = (s->left = size) ? DATA : LAST;
             s->line_len = size ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
             break;
         }
         case DATA: {
-            size_t part = (uint64_t)(end - p) < s->left ? (size_t)(end - p) : (size_t)s->left;
+            size_t part = MIN((uint64_t)(end - p), s->left);
             if (take_body(s, p, part, ns))
                 return -1;
             p += part;
@@ -282,8 +283,7 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
                 s->phase = s->chunked ? DATA_END : WHOLE;
             break;
         }
-        case DATA_END:
-        case LAST:
+        case DATA_END: case LAST:
             if (*p != "\r\n"[s->crlf]) {
                 s->news |= s->phase == DATA_END ? CHUNK_BROKEN : 0;
                 return hand_over(s, p, end - p);
@@ -325,12 +325,9 @@ static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
 }
 
 static void count_lag(Reader *r, Stream *s, int64_t lag) {
-    if (lag > s->lag_max)
-        s->lag_max = lag;
-    if (!r->lag_n++ || lag < r->lag_min)
-        r->lag_min = lag;
-    if (lag > r->lag_max)
-        r->lag_max = lag;
+    s->lag_max = MAX(s->lag_max, lag);
+    r->lag_max = MAX(r->lag_max, lag);
+    r->lag_min = r->lag_n++ ? MIN(r->lag_min, lag) : lag;
     r->lag_sum += lag;
     if (lag > 0) /* else the sketch has no key for it */
         r->lags[(int)ceil(log2((double)lag / 1e9) * 64) + LAG_KEY_0]++; /* the keys of measure/sketch.py */
@@ -348,7 +345,7 @@ static int receive(Reader *r, Stream *s, int64_t *ns) {
         *ns = errno;
         return 0;
     }
-    int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
+    const int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
     if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
         struct timespec t;
@@ -403,11 +400,7 @@ static Stream *stream_of(Reader *r, long fd) {
     return NULL;
 }
 
-#define FIND(s, fd)                                                                                                    \
-    Stream *s = stream_of(r, fd);                                                                                      \
-    if (!s)                                                                                                            \
-    return NULL
-
+#define FIND(s, fd) Stream *s = stream_of(r, fd); if (!s) return NULL
 /* open(fd, key, floor, pause_max, *clocks): read it from now on; no stamp lies before `floor`. */
 static PyObject *reader_open(Reader *r, PyObject *arguments) {
     int fd;
@@ -496,7 +489,8 @@ static PyObject *reader_body(Reader *r, PyObject *arguments) {
     return failed ? NULL : PyLong_FromLong(s->news);
 }
 
-/* split(fd, shape, breaks): what comes next begins an event, of which so many line breaks are the end. */
+/* split(fd, shape, breaks): what comes next begins an event, which so many line breaks end; called before `body`, only
+ * if the body does begin with one, or with a line that has its first five bytes. */
 static PyObject *reader_split(Reader *r, PyObject *arguments) {
     int fd, breaks;
     PyObject *shape;
@@ -508,12 +502,12 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
     char *last = at + n;
     while (last - at > 3 && strchr("=tsd", *at) && SEGMENT(at) <= (size_t)(last - at - 3))
         at += 3 + SEGMENT(at);
-    if (!n || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
+    if (n < 8 || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
         return PyErr_Format(PyExc_ValueError, "this is no shape, or there is something to take");
-    PyObject *old = s->shape;
+    Py_XDECREF(s->shape);
     s->shape = Py_NewRef(shape);
     s->breaks = breaks;
-    Py_XDECREF(old);
+    s->begun = s->phase != HEAD;
     Py_RETURN_NONE;
 }
 
@@ -522,12 +516,11 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
  * stand behind the end. */
 static PyObject *reader_take(Reader *r, PyObject *number) {
     FIND(s, PyLong_AsLong(number));
-    if (s->held.len) { /* it goes to Python, and so does the body from now on */
-        if (add_piece(s, s->held.at, s->held.len, s->held_ns))
-            return NULL;
-        drop(&s->held);
+    if (s->held.len) /* it goes to Python, and so does the body from now on */
         Py_CLEAR(s->shape);
-    }
+    if (add_piece(s, s->held.at, s->held.len, s->held_ns))
+        return NULL;
+    drop(&s->held);
     PyObject *told = Py_BuildValue(
         "y#OOKKLLi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
         s->odd ? s->odd : Py_None, s->pieces ? s->pieces : Py_None, (unsigned long long)s->reads,
@@ -581,8 +574,7 @@ static void reader_dealloc(Reader *r) {
         if (r->streams[fd])
             free_stream(r->streams[fd]);
     PyMem_Free(r->streams);
-    if (r->epoll >= 0)
-        close(r->epoll);
+    close(r->epoll);
     Py_XDECREF(r->place);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(r);
     Py_DECREF(type);

@@ -16,7 +16,8 @@ from gevent.hub import get_hub
 from tokenswarm.client.native import NativeReader
 from tokenswarm.clock import monotonic_ns
 
-SLICE_READS = 32  # about 0.2 ms of work: the price a waiting read may pay
+SLICE_READS = 32  # of one stream; about 0.2 ms of work: the price a waiting read may pay
+SLICE_NS = 100_000  # a slice goes on with another stream if it took no longer so far
 SWEEP_S = 0.25
 
 
@@ -93,6 +94,13 @@ class Decoder:
             self._check.stop()
             self._idle.stop()
             return
+        until_ns = monotonic_ns() + SLICE_NS
+        for _ in range(len(self._queue)):
+            self._decode_next()
+            if monotonic_ns() > until_ns:
+                return
+
+    def _decode_next(self) -> None:
         stream = self._queue.popleft()
         stream.queued = False
         try:

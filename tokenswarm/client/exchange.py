@@ -28,7 +28,7 @@ from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Delta, Dialect, NotAnEvent, Sampling
 from tokenswarm.engines.failure import clean_line, hide
-from tokenswarm.engines.framing import Framer, Oversize
+from tokenswarm.engines.framing import Framer, Oversize, ndjson
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -91,7 +91,8 @@ class Exchange:
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
         if client.native is not None and not connection.encrypted:
-            self.reading = client.native.reading(connection, self.response, client.event_bytes_max)
+            expected = self._shapes.newest if self._shapes is not None else None
+            self.reading = client.native.reading(connection, self.response, client.event_bytes_max, expected)
         else:
             self.reading = PythonReading(connection, self.response, client.recorder.instrument)
         self._framer: Framer = Opening(client.dialect, self.response, client.event_bytes_max, self._settle)
@@ -206,6 +207,8 @@ class Exchange:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
         if piece.__class__ is not bytes:
             assert self.reading.shape is not None
+            if not self._framer.between:  # nothing came before them
+                self._framer.feed(self.reading.shape.example)
             self.timeline.extend(piece, self.reading.shape.like)  # type: ignore[arg-type]  # a class is compared faster
             return
         if self.response.content_encoding not in ("", "identity"):
@@ -223,6 +226,7 @@ class Exchange:
             self._spoil(Outcome.OVERSIZE, str(error), "oversize")
         except NotAnEvent as error:
             self._words = words_of(event)
+            self._framer = ndjson(0)  # what stands behind it says nothing: how much of it came is chance
             self._spoil(Outcome.PROTOCOL, str(error), "not an event")
         if delta is not None and (delta.content or delta.reasoning):
             self._seen = piece, event, delta

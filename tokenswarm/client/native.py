@@ -41,8 +41,10 @@ class NativeReader:
         self._watcher = get_hub().loop.io(self.reader.fileno(), READABLE)
         self._watcher.start(self.poll)
 
-    def reading(self, connection: Connection, response: Response, event_bytes_max: int) -> NativeReading:
-        return NativeReading(self, connection, response, event_bytes_max)
+    def reading(
+        self, connection: Connection, response: Response, event_bytes_max: int, expected: Shape | None
+    ) -> NativeReading:
+        return NativeReading(self, connection, response, event_bytes_max, expected)
 
     def poll(self) -> None:
         """Read what there is to read."""
@@ -87,6 +89,7 @@ class NativeReading:
         "_done",
         "_eager",
         "_event_bytes_max",
+        "_expected",
         "_fd",
         "_full",
         "_native",
@@ -104,8 +107,17 @@ class NativeReading:
         "splitting",
     )
 
-    def __init__(self, native: NativeReader, connection: Connection, response: Response, event_bytes_max: int) -> None:
+    def __init__(
+        self,
+        native: NativeReader,
+        connection: Connection,
+        response: Response,
+        event_bytes_max: int,
+        expected: Shape | None,
+    ) -> None:
+        """`expected`: the shape that the events will have, if they are as those of other answers."""
         self._event_bytes_max = event_bytes_max
+        self._expected = expected
         self._native = native
         self._reader = native.reader
         self._fd: int = connection.sock.fileno()
@@ -236,6 +248,8 @@ class NativeReading:
             return news & ~HEAD_CAME | RAW_CAME
         response.keep_alive = response.parser.should_keep_alive()
         self.can_split = True
+        if self._expected is not None and 200 <= response.status < 300 and not response.content_encoding:
+            self.split(self._expected)
         followed: int = self._reader.body(fd, length, self._event_bytes_max)
         return news & ~HEAD_CAME | followed
 

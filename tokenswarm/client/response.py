@@ -29,6 +29,7 @@ class Response:
 
     __slots__ = (
         "_drained_bytes",
+        "_own_pieces",
         "closed_by_peer",
         "complete",
         "content_encoding",
@@ -57,6 +58,7 @@ class Response:
         self.reads: list[tuple[int, int, int]] = []
         self.pending_bytes = 0
         self._drained_bytes = 0
+        self._own_pieces = 0  # of the answer, where another one came behind it
         self.headers_ns = 0
         self.last_read_ns = 0  # no later stamp lies before it; whoever sends puts the moment of sending here
         self.first_low_ns = 0  # no byte of the first read came before; 0: not known
@@ -89,9 +91,11 @@ class Response:
         return bool(self.framing)
 
     def on_message_begin(self) -> None:
-        self.trailing = self.complete  # a second answer that nobody asked for
+        self.trailing = self.complete  # a second answer that nobody asked for, and that changes nothing
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            return
         key = name.lower()
         if key == b"content-type":
             self.content_type = value.decode("latin-1").lower()
@@ -103,15 +107,20 @@ class Response:
             self.framing.append((key, value))
 
     def on_headers_complete(self) -> None:
+        if self.complete:
+            return
         self.status = self.parser.get_status_code()
         if self.status >= 200:
             self.head_done = True
 
     def on_message_complete(self) -> None:
+        if self.complete:
+            return
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
             self.framing.clear()
             return
         self.complete = True
+        self._own_pieces = len(self.pieces)
         self.keep_alive = self.parser.should_keep_alive()
 
     def feed(self, data: bytes, recv_ns: int, lag_ns: int) -> bool:
@@ -134,6 +143,8 @@ class Response:
                 self.error = TransportError(Outcome.PROTOCOL, sentence[:200], "http framing")
         except httptools.HttpParserUpgrade:
             self.error = TransportError(Outcome.PROTOCOL, "the server switched protocols", "http upgrade")
+        if self.complete:
+            del self.pieces[self._own_pieces :]
         if not self.headers_ns and self.head_done:
             self.headers_ns = recv_ns
         self.reads.append((recv_ns, lag_ns, len(self.pieces)))

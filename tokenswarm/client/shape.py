@@ -32,6 +32,7 @@ class Shape(msgspec.Struct, frozen=True):
     pattern: bytes  # as _reader.c wants it
     breaks: int
     like: Delta  # what its events say, but for the words
+    example: bytes
 
 
 class Shapes:
@@ -65,7 +66,7 @@ class Shapes:
                 pattern = _pattern(front, event, slots, breaks)
                 if pattern is None:
                     return None
-                shape = self._known.setdefault(pattern, Shape(pattern, breaks, delta))
+                shape = self._known.setdefault(pattern, Shape(pattern, breaks, delta, front + event + b"\n" * breaks))
                 self.newest = shape
                 return shape
         return None

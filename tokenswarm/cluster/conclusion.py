@@ -207,7 +207,10 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
 
 
 def _workers(end: RunEnd) -> list[dict[str, Any]]:
-    return [{"index": m.index, "host": m.host, "pid": m.pid, "rows": m.rows, "lost": m.lost} for m in end.members]
+    return [
+        {"index": m.index, "host": m.host, "pid": m.pid, "reader": m.reader, "rows": m.rows, "lost": m.lost}
+        for m in end.members
+    ]
 
 
 def _host_facts() -> dict[str, Any]:

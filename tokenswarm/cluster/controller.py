@@ -365,6 +365,7 @@ class Controller:
     def _on_prepared(self, member: Member, data: dict[str, Any]) -> None:
         member.prepared = True
         member.dataset = data["dataset"]
+        member.reader = data.get("reader", "")
 
     def _on_progress(self, member: Member, data: dict[str, Any]) -> None:
         for watcher in self._watchers:

@@ -40,6 +40,7 @@ class Member(msgspec.Struct):
     left_ns: int = 0
     quit: bool = False  # it said that it leaves
     dataset: dict[str, Any] = {}
+    reader: str = ""  # of streams: native or python
     heard_ns: int = 0
     silence_s: float = 0.0  # its longest silence, where that was notable and it came back
     rows: int = 0

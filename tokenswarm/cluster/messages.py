@@ -52,6 +52,7 @@ class _Hello(msgspec.Struct):
 
 class _Prepared(msgspec.Struct):
     dataset: dict[str, Any]
+    reader: Literal["native", "python", ""] = ""
 
 
 class _Progress(msgspec.Struct):

@@ -27,6 +27,7 @@ from tokenswarm.client.pool import check_descriptors
 from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import resolve
+from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.hand_over import HandOver
 from tokenswarm.cluster.locust_event import fire_request
@@ -142,7 +143,7 @@ class Worker:
         calm_garbage_collection()
         self._probes.start()
         self._reporter = gevent.spawn(self._report_forever)
-        self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info)})
+        self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})
         self._drain_by_ns = 0
         self.ready.set()
 

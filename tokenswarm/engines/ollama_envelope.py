@@ -60,7 +60,10 @@ def special(data: bytes, line: Envelope, piece: Delta | None) -> Delta:
 
 
 def _without_text(data: bytes) -> Delta:
-    value = msgspec.json.decode(data)
+    try:
+        value = msgspec.json.decode(data)
+    except MALFORMED as reason:  # in a field that no line of ours has
+        raise not_json(data, reason) from None
     if error := error_text(value):
         return Delta(error=error)
     if _OF_OTHER_APIS.isdisjoint(value):

@@ -208,7 +208,11 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
     else:
         return complete(envelope, first, more)
     usage, error = envelope.usage, envelope.error
-    for choice in msgspec.json.decode(data)["choices"]:
+    try:
+        choices = msgspec.json.decode(data)["choices"]
+    except MALFORMED as reason:  # in a field that no decoder of ours has
+        raise NotAnEvent(f"an event of {len(data)} bytes is malformed: {reason}") from None
+    for choice in choices:
         delta = choice.get("delta")
         if delta is None and choice.get("message") is not None:
             raise NotAnEvent(f"an event of {len(data)} bytes is a whole answer: the server ignores `stream: true`")
