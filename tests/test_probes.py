@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import subprocess
 import sys
 import time
@@ -42,13 +41,20 @@ def burn(seconds: float) -> float:
     return time.monotonic() - began_s
 
 
+def ticks(instrument: Instrument, n: int) -> None:
+    """Let the loop go on until it ticked so often, however busy the machine is."""
+    until_s = time.monotonic() + 20
+    while instrument.loop_lag.n < n:
+        assert time.monotonic() < until_s, "it does not tick"
+        gevent.sleep(0.02)
+
+
 # -- lag of the loop -----------------------------------------------------------------------------------------------
 
 
 def test_a_loop_that_was_blocked_shows_as_lag(watched: tuple[Probes, Instrument]) -> None:
     _, instrument = watched
-    gevent.sleep(0.2)
-    assert instrument.loop_lag.n >= 2  # it ticks by itself
+    ticks(instrument, 2)  # it does so by itself
     before = instrument.loop_lag_ns_max
     time.sleep(0.5)  # the whole process, the loop too
     gevent.sleep(0.05)
@@ -62,8 +68,7 @@ def test_a_loop_that_was_blocked_shows_as_lag(watched: tuple[Probes, Instrument]
 def test_lag_is_counted_from_the_moment_a_tick_was_due(watched: tuple[Probes, Instrument]) -> None:
     """A tick that comes when it should has no lag. Noise only adds, so many are asked, but not the first."""
     _, instrument = watched
-    gevent.sleep(0.5)
-    assert instrument.loop_lag.n >= 5
+    ticks(instrument, 30)
     assert instrument.loop_lag.n - instrument.loop_lag.above(probes.TICK_S / 2) >= 3
 
 
@@ -252,16 +257,16 @@ class Chat(ReplayUser):
 """
 
 
-def test_a_run_whose_worker_was_blocked_is_not_believed(tmp_path: Path) -> None:
+def test_what_a_blocked_worker_can_have_spoiled_is_withheld(tmp_path: Path) -> None:
     """The probes are started, sampled, reported, merged and judged: a locustfile that blocks its process."""
     (tmp_path / "blocks.py").write_text(BLOCKS)
     with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as engine:
         words = ["--headless", "-u", "1", "-t", "5s", "--host", engine.url, "--dataset", str(SAMPLES / "sharegpt.json")]
         finished = run([*locust("chat.py")[:2], str(tmp_path / "blocks.py"), *words, "--max-tokens", "4"], tmp_path)
-    assert finished.code == 11, finished.out
-    (stall,) = [doubt for doubt in finished.summary["verdict"]["doubts"] if doubt["code"] == "loop-stall"]
-    assert stall["severity"] == "invalid"
+    doubts = {doubt["code"]: doubt["severity"] for doubt in finished.summary["verdict"]["doubts"]}
+    assert doubts["loop-stall"] == "note", finished.out
+    assert doubts["error-bar"] in ("degraded", "invalid"), "what it can have done to the numbers is told"
     instrument = finished.summary["instrument"]
     assert instrument["loop_lag_s"]["max"] >= 0.28
     assert 0 < instrument["cpu_ratio_max"] < 2
-    assert re.search("loop", finished.out)
+    assert "Withheld" in " ".join(finished.out.split())
