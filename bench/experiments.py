@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pstats
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.goals import CAPACITY_TTFT_P99_MS, CLIENTS, CPU_US
+from bench import replay
+from bench.goals import CAPACITY_TTFT_P99_MS, CLIENTS, FLOOR_RATIO, OURS
 from bench.runs import REPO, Run, run, two_cores
 from bench.sender import BenchError, Pace
+from tokenswarm.client.which_reader import reader_name
 
 Say = Callable[[str], None]
 
@@ -45,7 +48,8 @@ FULL = Plan(
     pace=Pace(),
     levels=(100, 400, 1000),
     capacity_steps={
-        "tokenswarm": (700, 850, 1000, 1100, 1200, 1300, 1400, 1500, 1650, 1800),
+        "tokenswarm": (1000, 1200, 1400, 1600, 1800, 2000, 2250, 2500, 2750, 3000, 3500, 4000),
+        "tokenswarm-python": (700, 850, 1000, 1100, 1200, 1300, 1400, 1500, 1650, 1800),
         "locust": (10, 25, 50, 100),
         "aiohttp": (25, 50, 100, 200, 400),
     },
@@ -72,7 +76,7 @@ def accuracy(plan: Plan, say: Say) -> list[Run]:
         for _ in range(plan.rounds)
         for streams in plan.levels
         for client in CLIENTS
-        if client != "epoll" or streams in CPU_US
+        if client != "epoll" or streams in FLOOR_RATIO
     ]
     return list(_each(turns, plan, say))
 
@@ -125,7 +129,7 @@ def memory(plan: Plan, say: Say) -> list[Run]:
     """All streams open at once, one request each."""
     runs = []
     for _ in range(min(plan.rounds, 2)):
-        for client in CLIENTS[:3]:
+        for client in CLIENTS[:-1]:
             done = run(client, plan.open_pace, plan.open_streams, 0.0)
             say(f"{client:>10} {plan.open_streams:5} streams open: {mb_per_1000(done):.1f} MB per 1 000")
             runs.append(done)
@@ -176,4 +180,21 @@ def _name(place: tuple[str, int, str]) -> str:
     return function if file == "~" else f"{Path(file).name}:{line} {function}"
 
 
-EXPERIMENTS = {"accuracy": accuracy, "stamps": stamps, "capacity": capacity, "memory": memory, "costs": costs}
+def instructions(_plan: Plan, say: Say) -> dict[str, float]:
+    """Of an event of the replayed hot path, by reader; {} where there is no valgrind."""
+    if shutil.which("valgrind") is None:
+        say("not counted: there is no valgrind")
+        return {}
+    found = {client: replay.instructions("python" if client == OURS[1] else reader_name()) for client in OURS}
+    say(", ".join(f"{name}: {count:.0f} instructions an event" for name, count in found.items()))
+    return found
+
+
+EXPERIMENTS = {
+    "accuracy": accuracy,
+    "stamps": stamps,
+    "capacity": capacity,
+    "memory": memory,
+    "costs": costs,
+    "instructions": instructions,
+}

@@ -71,7 +71,8 @@ def two_cores() -> Cores:
 
 
 def run(client: str, pace: Pace, streams: int, seconds: float, *more: str) -> Run:
-    """Run one client from its start to its end. Raises BenchError if it fails or hangs."""
+    """Run one client (`tokenswarm-python`: with that reader) from its start to its end. Raises BenchError if it fails
+    or hangs."""
     cores = two_cores()
     with started(pace, cores.sender) as sender:
         words = {
@@ -82,12 +83,16 @@ def run(client: str, pace: Pace, streams: int, seconds: float, *more: str) -> Ru
             "--tokens": pace.tokens,
             "--core": cores.client,
         }
-        command = [sys.executable, "-m", f"bench.clients.{client}_client"]
+        name, _, reader = client.partition("-")
+        command = [sys.executable, "-m", f"bench.clients.{name}_client"]
         command += [str(word) for pair in words.items() for word in pair] + list(more)
         limit_s = seconds + 3 * pace.stream_s + OVERLOAD_S
         waited = waited_ns(sender.pid)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, timeout=limit_s)
+            environ = {**os.environ, "TOKENSWARM_READER": reader} if reader else None
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=REPO, timeout=limit_s, env=environ
+            )
         except subprocess.TimeoutExpired:
             raise BenchError(f"the {client} client with {streams} streams did not end in {limit_s:.0f} s") from None
         if done.returncode or not done.stdout.strip():

@@ -18,7 +18,7 @@ import pytest
 from bench import sender
 from bench.clients.measure import quantiles
 from bench.experiments import QUICK, Climb
-from bench.goals import Spread, met, spread
+from bench.goals import CLIENTS, Spread, met, spread
 from bench.results import missed_at, render
 from bench.runs import Run, run
 from bench.sender import Pace, Sender
@@ -138,7 +138,7 @@ def test_sender_refuses_what_it_does_not_know_and_ends_on_sigterm() -> None:
 
 @pytest.mark.alone
 @needs_sender
-@pytest.mark.parametrize("client", ["tokenswarm", "locust", "aiohttp", "epoll"])
+@pytest.mark.parametrize("client", ["tokenswarm", "tokenswarm-python", "locust", "aiohttp", "epoll"])
 def test_clients_receive_what_was_sent(client: str) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("bench needs two cores")
@@ -183,7 +183,7 @@ def made_up(client: str, streams: int, *, off_ns: int = 0, late_ns: int = 1000, 
 
 
 def accuracy_of(ours: Run) -> list[Run]:
-    return [ours, *(made_up(client, ours.streams) for client in ("locust", "aiohttp", "epoll"))]
+    return [ours, *(made_up(client, ours.streams) for client in CLIENTS[1:])]
 
 
 def test_report_says_met_and_missed() -> None:
@@ -204,15 +204,23 @@ def test_report_does_not_believe_a_late_sender() -> None:
 def test_report_gives_ratios_of_the_same_round() -> None:
     rounds = accuracy_of(made_up("tokenswarm", 400, cpu_s=0.25))
     text = render(QUICK, {"accuracy": rounds}, [], 1.0)
-    assert "| tokenswarm | 10000 | 25 | 25.0 | 1.00 | **no** | 1 of 1 |" in text
-    assert "| aiohttp | 10000 | 10 | 10.0 | 0.40 | – |" in text
+    assert "| tokenswarm | 10000 | 25 | 25.0 | 2.50 | **no** | 1 of 1 |" in text
+    assert "| aiohttp | 10000 | 10 | 10.0 | 1.00 | – |" in text
+    text = render(QUICK, {"accuracy": accuracy_of(made_up("tokenswarm", 400, cpu_s=0.11))}, [], 1.0)
+    assert "| tokenswarm | 10000 | 11 | 11.0 | 1.10 | yes | 1 of 1 |" in text
+
+
+def test_report_gives_instructions_or_says_that_there_are_none() -> None:
+    text = render(QUICK, {"instructions": {"tokenswarm": 21_000.4, "tokenswarm-python": 84_000.0}}, [], 1.0)
+    assert "| tokenswarm | 21000 | 0.25 | yes |" in text
+    assert "Not counted" in render(QUICK, {"instructions": {}}, [], 1.0)
 
 
 def test_cpu_of_a_disturbed_round_does_not_count() -> None:
     cheap = made_up("tokenswarm", 400, cpu_s=0.01)
     cheap.result["waited_s"] = 0.5
     text = render(QUICK, {"accuracy": accuracy_of(cheap)}, [], 1.0)
-    assert "| tokenswarm | 10000 | 1 | 1.0 | 1.00 | not usable | 0 of 1 |" in text
+    assert "| tokenswarm | 10000 | 1 | 1.0 | 0.10 | not usable | 0 of 1 |" in text
 
 
 def test_report_names_lost_events() -> None:

@@ -35,15 +35,15 @@ class Conventions(msgspec.Struct, kw_only=True):
     tpot_to_end: Sketch = msgspec.field(default_factory=Sketch)  # SGLang: to the end of the body, [DONE] included
 
 
-def accumulate(into: Conventions, record: RequestRecord) -> None:
-    """Add one successful request that has content (`first_ns` is set)."""
+def accumulate(into: Conventions, record: RequestRecord, gaps: Sketch) -> None:
+    """Add one successful request that has content (`first_ns` is set). `gaps`: its gaps between events."""
     sent_ns, first_ns, last_ns, tokens = record.sent_ns, record.first_ns, record.last_ns, record.output_tokens
     opened_ns = record.first_event_ns or first_ns
     closed_ns = record.last_event_ns or last_ns
     into.ttft_any_event.add((opened_ns - sent_ns) / NS_PER_S)
     into.e2e_last_event.add((closed_ns - sent_ns) / NS_PER_S)
     into.e2e_last_content.add((last_ns - sent_ns) / NS_PER_S)
-    into.event_gap.add_gaps(record.gaps_ns)
+    into.event_gap.merge(gaps)
     if record.merged_events:
         into.event_gap.add(0.0, record.merged_events)
     for gap_ns in (first_ns - opened_ns, closed_ns - last_ns):

@@ -15,6 +15,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import budget, conventions
 from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
+from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
 
@@ -133,9 +134,11 @@ class Recorder:
         if record.connect_ns:
             block.connect.add(record.connect_ns / NS_PER_S)
         if record.ok:
-            _add_latencies(block, record)
+            gaps = Sketch()  # worked out once for both who count them: the dearest part of an answer
+            gaps.add_gaps(record.gaps_ns)
+            _add_latencies(block, record, gaps)
             if record.first_ns:
-                conventions.accumulate(block.conventions, record)
+                conventions.accumulate(block.conventions, record, gaps)
             self._series[record.stage, record.phase].add(record)
         elif record.outcome in FAILED_OUTCOMES:
             for sketch, value_ns in ((block.failed_ttft, record.ttft_ns), (block.failed_e2e, record.e2e_ns)):
@@ -297,7 +300,7 @@ def _mark_extent(block: Block, record: RequestRecord, start_ns: int) -> None:
         block.last_done_ns = done_ns if block.last_done_ns is None else max(block.last_done_ns, done_ns)
 
 
-def _add_latencies(block: Block, record: RequestRecord) -> None:
+def _add_latencies(block: Block, record: RequestRecord, gaps: Sketch) -> None:
     """The sketches and token counts of a successful request."""
     for sketch, value_ns in (
         (block.ttft, record.ttft_ns),
@@ -309,7 +312,10 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     ):
         if value_ns is not None:
             sketch.add(value_ns / NS_PER_S)
-    block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
+    if record.gap_tokens:
+        block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
+    else:
+        block.itl.merge(gaps)
     budget.add(block.budget, record)
     tokens = record.output_tokens
     block.output_tokens += tokens
