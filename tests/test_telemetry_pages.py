@@ -400,7 +400,7 @@ def test_exporter_and_run_give_one_answer_to_odd_sizes(odd: str) -> None:
     exporter.read_ps(models, readings)
     names = {"size": "size_bytes", "vram": "vram_bytes", "ratio": "vram_ratio"}
     for key, name in names.items():
-        rows = [((("odd",), right[key]))] if key in right else []
+        rows = [(("odd:latest",), right[key])] if key in right else []
         assert readings.rows.get(f"tokenswarm_ollama_model_{name}", []) == rows
     levels = ollama.read(json.dumps(models).encode()).levels
     assert levels.pop("models_loaded") == 2
