@@ -145,7 +145,7 @@ THIRD_PARTY = {
     "locust": ("tokenswarm/cluster/", "locustfiles/"),
     "flask": ("tokenswarm/cluster/web_tab.py",),
     "httptools": ("tokenswarm/client/response.py",),
-    "psutil": ("tokenswarm/cluster/probes.py", "exporters/"),
+    "psutil": ("tokenswarm/cluster/probes.py", "tokenswarm/cluster/neighbour.py", "exporters/"),
     "aiohttp": ("tokenswarm/simulator/", "exporters/"),
     "prometheus_client": ("exporters/",),
     "pynvml": ("exporters/",),

@@ -50,7 +50,7 @@ FILE_BYTES_MAX = 1 << 20
 
 
 class Rung(msgspec.Struct, frozen=True, kw_only=True):
-    """A number of streams, beside busy neighbours or not. Errors: seen − sent, s; bars: half of the interval / value."""
+    """A number of streams, beside busy neighbours or not. Errors: seen − sent, s; bars: half of an interval / value."""
 
     streams: int
     busy: bool

@@ -24,9 +24,11 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tokenswarm.client import preflight
+from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.controller import RunEnd, Watcher
 from tokenswarm.cluster.members import Member
+from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
@@ -80,7 +82,10 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
 
     `alone`: nobody else writes to the terminal meanwhile.
     """
+    look, began_ns = Neighbour(profile), monotonic_ns()
     findings = preflight.check(profile, say)
+    if note := look.note((monotonic_ns() - began_ns) / NS_PER_S):
+        findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     now = datetime.now(UTC)

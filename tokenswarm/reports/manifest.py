@@ -62,7 +62,7 @@ def finish(
     workers: Sequence[Mapping[str, Any]],
     stamps: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest with what is known only at the end. `stamps`: whose clock said when requests left and tokens came."""
+    """The manifest with what is known only at the end. `stamps`: whose clock says when requests left, tokens came."""
     known = {"dataset": dict(dataset), "workers": [dict(w) for w in workers], "stamps": dict(stamps or {})}
     return {**manifest, "ended": _moment(ended), **known}
 
