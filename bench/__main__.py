@@ -1,4 +1,7 @@
-"""`python -m bench [--quick] [--only NAME]`: run the experiments, write bench/RESULTS.md. At most 10 minutes."""
+"""`python -m bench [--quick] [--only NAME]`: run the experiments, write bench/RESULTS.md. At most 10 minutes.
+
+`python -m bench --truth RUNS`: hold the bars against the sender in so many random runs of 4 s; write that section.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+from bench import truth
 from bench.experiments import EXPERIMENTS, FULL, QUICK, profile
-from bench.results import missed_at, render
+from bench.results import missed_at, render, with_truth
 from bench.runs import two_cores
 from bench.sender import BenchError, build
 from tokenswarm import descriptors
@@ -21,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less than a minute: shows that everything works")
     parser.add_argument("--only", choices=list(EXPERIMENTS), help="this experiment alone, printed and not written")
+    parser.add_argument("--truth", type=int, metavar="RUNS", help="random runs under disturbance: do the bars hold?")
     chosen = parser.parse_args(arguments)
     plan = QUICK if chosen.quick else FULL
     began_s = time.monotonic()
@@ -28,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         two_cores()
         build()
+        if chosen.truth:
+            held = truth.run(chosen.truth, _say)
+            _write(with_truth(_written(), truth.section(held, time.monotonic() - began_s)))
+            return 0
         found = {}
         for name in [chosen.only] if chosen.only else EXPERIMENTS:
             _say(f"{name}:")
@@ -42,9 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.only:
         print(text)
     else:
-        RESULTS.write_text(text, encoding="utf-8")
-        _say(f"written: {RESULTS}")
+        _write(with_truth(text, _written()))
     return 0
+
+
+def _written() -> str:
+    return RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+
+
+def _write(text: str) -> None:
+    RESULTS.write_text(text, encoding="utf-8")
+    _say(f"written: {RESULTS}")
 
 
 def _say(line: str) -> None:

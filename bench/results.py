@@ -36,6 +36,20 @@ def render(plan: Plan, found: dict[str, Any], profiles: list[Profiled], took_s: 
     return "\n".join(parts)
 
 
+TRUTH_HEAD = "## Do the bars hold the truth?"
+
+
+def with_truth(text: str, other: str) -> str:
+    """`text` with the section on bars that stands in `other`: it is made by itself, and the rest without it."""
+    return _cut(text)[0].rstrip() + "\n\n" + section + "\n" if (section := _cut(other)[1]) else text
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """(what is not the section on bars, the section): it stands last."""
+    before, head, section = text.partition(TRUTH_HEAD)
+    return before, (head + section).rstrip()
+
+
 def _heading(plan: Plan, took_s: float) -> str:
     rows = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {took_s:.0f} s",

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any, NamedTuple
 
+from bench.goals import Spread, met, spread
+from bench.results import TRUTH_HEAD, table
 from bench.runs import REPO, two_cores
 from bench.sender import BenchError, Pace, Sender, started
 
@@ -30,6 +32,7 @@ KINDS = ("nothing", "spinning", "stopped", "paused reader", "clock set", "merged
 SPINNERS = 3
 SPIN = "while True: pass"
 SENDER_BUCKET = 1 / 2048  # of its histograms: as far as the sender's own percentiles are known
+HONEST = 0.99  # of the printed percentiles
 SHARP = 0.01  # half an interval / the value; or 3 times the real error, if that is more
 UNDISTURBED_TTFT_MS = 0.2
 
@@ -213,3 +216,34 @@ def undisturbed_ttft_ms(held: list[Held]) -> float | None:
         1e3 * one.half for one in held if (one.metric, one.which) == ("ttft", "p50") and one.load.kinds == ("nothing",)
     ]
     return median(halves) if halves else None
+
+
+def section(held: list[Held], took_s: float) -> str:
+    """What stands in RESULTS.md."""
+    runs = len({one.load.number for one in held})
+    every = told("all", held)
+    rows = [told(kind, [one for one in held if kind in one.load.kinds]) for kind in KINDS] + [every]
+    half_ms = undisturbed_ttft_ms(held)
+    cells = [
+        [
+            row.kind, str(row.runs), f"{row.held} of {row.printed}", f"{row.withheld_held} of {row.withheld}",
+            f"{row.half_percent:.2f}", f"{row.error_percent:.2f}", f"{row.sharp:.0%}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    share = every.held / every.printed if every.printed else 0.0
+    head = ("disturbance", "runs", "printed that hold", "withheld that hold", "± %, median", "error %, median", "sharp")
+    honest = met(Spread(share, share, share), HONEST, at_least=True)
+    still = "not usable" if half_ms is None else f"{half_ms:.3f} ms, {met(spread([half_ms]), UNDISTURBED_TTFT_MS)}"
+    sharp = "yes" if every.sharp >= 0.5 else "**no**"
+    return (
+        f"{TRUTH_HEAD}\n\n`python -m bench --truth {runs}`, {took_s:.0f} s, load average {os.getloadavg()[1]:.1f}. "
+        "Random loads (1 to 200 streams, 10 to 200 tokens/s each), one or two disturbances: "
+        f"{SPINNERS} spinning processes in sessions of their own, SIGSTOP of the worker for 20 to 300 ms, a loop that "
+        "stands still for up to 200 ms, a wall clock that is set by 3 ms to an hour, tokens that share a write. "
+        "Percentiles of TTFT, ITL and E2E, each interval against what was sent.\n\n"
+        f"* Honest: {HONEST:.0%} of the printed ones hold it. {share:.2%}: {honest}.\n"
+        f"* Sharp: half the interval is at most {SHARP:.0%} of the value, or three times its real error, in the "
+        f"median: {sharp}.\n"
+        f"* TTFT p50, undisturbed: at most ± {UNDISTURBED_TTFT_MS} ms. {still}.\n\n" + table(head, cells)
+    )

@@ -145,7 +145,7 @@ THIRD_PARTY = {
     "locust": ("tokenswarm/cluster/", "locustfiles/"),
     "flask": ("tokenswarm/cluster/web_tab.py",),
     "httptools": ("tokenswarm/client/response.py",),
-    "psutil": ("tokenswarm/cluster/probes.py", "exporters/"),
+    "psutil": ("tokenswarm/cluster/probes.py", "tokenswarm/cluster/neighbour.py", "exporters/"),
     "aiohttp": ("tokenswarm/simulator/", "exporters/"),
     "prometheus_client": ("exporters/",),
     "pynvml": ("exporters/",),
@@ -159,6 +159,7 @@ ENVIRONMENT = {
 
 WALL_CLOCK = {
     "tokenswarm/cluster/conclusion.py": "names the moment of a run",
+    "tokenswarm/cluster/calibration.py": "names the moment of a calibration",
     "tokenswarm/simulator/routes.py": "plays a server that states dates",
 }
 

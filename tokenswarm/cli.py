@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "data info FILE": "what a data set holds, what is kept, what is dropped and why",
         },
     ),
+    "calibrate": (
+        "tokenswarm.commands.calibrate",
+        {"calibrate": "this machine's own error and capacity, kept for the manifests of its runs"},
+    ),
     "kv": (
         "tokenswarm.commands.kv",
         {"kv CONFIG_JSON": "KV-cache of a model: bytes a token, what fits, from its config.json"},

@@ -24,9 +24,11 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tokenswarm.client import preflight
-from tokenswarm.cluster import poller, push
+from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.controller import RunEnd, Watcher
 from tokenswarm.cluster.members import Member
+from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
@@ -81,7 +83,10 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
 
     `alone`: nobody else writes to the terminal meanwhile.
     """
+    look, began_ns = Neighbour(profile), monotonic_ns()
     findings = preflight.check(profile, say)
+    if note := look.note((monotonic_ns() - began_ns) / NS_PER_S):
+        findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     now = datetime.now(UTC)
@@ -95,6 +100,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
         git_revision=_git_revision(),
         engine=hide_in(msgspec.to_builtins(findings), secret_words(secret_headers(profile))),
         host=_host_facts(),
+        calibration=msgspec.to_builtins(calibration.kept()),
     )
     folder.write_json("manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     for note in findings.notes:
@@ -155,7 +161,14 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
 
 def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     """Write what can be written; the first problem, if any."""
-    manifest = manifests.finish(run.manifest, ended=datetime.now(UTC), dataset=end.dataset, workers=_workers(end))
+    own = summary.instrument
+    manifest = manifests.finish(
+        run.manifest,
+        ended=datetime.now(UTC),
+        dataset=end.dataset,
+        workers=_workers(end),
+        stamps={"receive": own.stamp, "send": own.sent_stamp, "sends_unstamped": own.sends_unstamped},
+    )
     told = markdown.render(summary, manifest)
     documents = {
         "summary.json": to_json(summary),

@@ -33,6 +33,7 @@ def build(
     git_revision: str | None,
     engine: Mapping[str, Any],
     host: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest as it stands before the load. `started` must have a time zone (ValueError)."""
     return {
@@ -48,6 +49,7 @@ def build(
         "versions": dict(versions),
         "git_revision": git_revision,
         "host": dict(host),
+        "calibration": None if calibration is None else dict(calibration),
         "workers": [],
     }
 
@@ -58,9 +60,11 @@ def finish(
     ended: datetime,
     dataset: Mapping[str, Any],
     workers: Sequence[Mapping[str, Any]],
+    stamps: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest with what is known only at the end."""
-    return {**manifest, "ended": _moment(ended), "dataset": dict(dataset), "workers": [dict(w) for w in workers]}
+    """The manifest with what is known only at the end. `stamps`: whose clock says when requests left, tokens came."""
+    known = {"dataset": dict(dataset), "workers": [dict(w) for w in workers], "stamps": dict(stamps or {})}
+    return {**manifest, "ended": _moment(ended), **known}
 
 
 def redact(value: Any, name: str = "") -> Any:

@@ -29,10 +29,11 @@ MEND_ENGINE = (
 
 def on_this_machine(profile: Profile) -> bool:
     """Whether a target is said to be where we are: a loopback address or its name."""
-    return any(_is_loopback(urllib.parse.urlsplit(url).hostname or "") for url in profile.target)
+    return any(is_loopback(urllib.parse.urlsplit(url).hostname or "") for url in profile.target)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine by its very name."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
