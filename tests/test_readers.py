@@ -50,6 +50,8 @@ def same(pair: list[Client], steps: tuple[Step, ...] | list[Step], **options: An
 
 
 def kind_of(name: str) -> tuple[str, str]:
+    if "responses" in name or "messages" in name:
+        return ("openai", "responses" if "responses" in name else "messages")
     if name.endswith("ndjson"):
         return ("ollama", "generate" if "generate" in name else "chat")
     return ("openai", "completions" if "completion" in name else "chat")
@@ -481,7 +483,7 @@ def test_wrong_calls_are_refused_and_harm_nothing(setups: list[Setup]) -> None:
     playing = Play(client)
     assert isinstance(playing.exchange.reading, NativeReading)
     fd = playing.connection.sock.fileno()
-    shape = b"=\x01\x00a" + b"t\x03\x00}\n\n"
+    shape = b"=\x01\x00a" + b't\x04\x00"}\n\n'
     for call in (
         lambda: reader.take(-1),
         lambda: reader.take(10_000),

@@ -193,7 +193,7 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
             int blank = !stop || (stop > at && end - stop > 1 && stop[1] == '\n');
             plain = s->breaks == 1 || (blank && !memchr(at, '\r', to - at));
             if (!s->begun) /* what Python can't take for anything but the beginning of such a stream */
-                plain &= s->breaks == 2 && (!stop || (to - at > 5 && !memcmp(at, PyBytes_AsString(s->shape) + 3, 5)));
+                plain &= s->breaks == 2 && (!stop || (to - at > 6 && !memcmp(at, PyBytes_AsString(s->shape) + 3, 6)));
             if (!stop || !plain)
                 break;
             next = stop + s->breaks;
@@ -490,7 +490,7 @@ static PyObject *reader_body(Reader *r, PyObject *arguments) {
 }
 
 /* split(fd, shape, breaks): what comes next begins an event, which so many line breaks end; called before `body`, only
- * if the body does begin with one, or with a line that has its first five bytes. */
+ * if the body does begin with one, or with a line that has its first six bytes. */
 static PyObject *reader_split(Reader *r, PyObject *arguments) {
     int fd, breaks;
     PyObject *shape;
@@ -502,7 +502,7 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
     char *last = at + n;
     while (last - at > 3 && strchr("=tsd", *at) && SEGMENT(at) <= (size_t)(last - at - 3))
         at += 3 + SEGMENT(at);
-    if (n < 8 || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
+    if (n < 9 || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
         return PyErr_Format(PyExc_ValueError, "this is no shape, or there is something to take");
     Py_XDECREF(s->shape);
     s->shape = Py_NewRef(shape);
@@ -511,9 +511,9 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-/* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those that have another
- * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, and whether bytes
- * stand behind the end. */
+/* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those with another
+ * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, and whether
+ * bytes stand behind the end. */
 static PyObject *reader_take(Reader *r, PyObject *number) {
     FIND(s, PyLong_AsLong(number));
     if (s->held.len) /* it goes to Python, and so does the body from now on */

@@ -24,6 +24,8 @@ _OTHER = {b"t": _OTHER_TEXT.encode(), b"s": b"another", b"d": b"1234567890"}
 _STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.)*)"')
 _NUMBER = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
 
+_FRONT = re.compile(rb"(?:event: [\w.]{1,60}\n)?data: ?")
+
 Slot = tuple[int, int, bytes]
 """(from, to, kind) in the event; kinds as in _reader.c."""
 
@@ -54,9 +56,7 @@ class Shapes:
             or (delta.content and delta.reasoning)
         ):
             return None
-        front = next(
-            (front for front in ((b"data: ", b"data:") if breaks == 2 else (b"",)) if front + event in piece), None
-        )
+        front = _front(piece, event, breaks)
         if front is None or len(self._known) >= SHAPES_MAX:
             return None
         unread = self._slots(event)
@@ -92,6 +92,15 @@ class Shapes:
             return self._dialect.decode(bytes(other)) == msgspec.structs.replace(delta, **{name: _OTHER_TEXT})
         except NotAnEvent:
             return False
+
+
+def _front(piece: bytes, event: bytes, breaks: int) -> bytes | None:
+    """What stands before the payload, from the blank line on; None where it is not what servers usually write."""
+    at = piece.find(event + b"\n" * breaks)
+    if breaks == 1 or at < 0:
+        return b"" if at >= 0 else None
+    front = piece[:at].rpartition(b"\n\n")[2]
+    return front if _FRONT.fullmatch(front) else None
 
 
 def _places(event: bytes, text: str) -> list[Slot]:

@@ -17,6 +17,7 @@ from tokenswarm.engines import (
     openai_responses,
 )
 
+_UNREAD_TYPED = ("sequence_number", "item_id", "obfuscation")
 _UNREAD = ("id", "created", "obfuscation")  # of the answer, of the second, of the event
 _SSE = ("text/event-stream",)
 _LAST_LINE = "its last line (`done: true`)"
@@ -124,6 +125,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             content_types=_SSE,
             encode=openai_responses.encode,
             decode=openai_responses.decode,
+            unread=_UNREAD_TYPED,
             models=openai_models,
             knows_ignore_eos=True,
             ends_with_finish=True,
@@ -187,6 +189,7 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
             content_types=_SSE,
             encode=partial(openai_responses.encode, ollama=True),
             decode=openai_responses.decode,
+            unread=_UNREAD_TYPED,
             models=ollama_models,
             knows_ignore_eos=False,
             ends_with_finish=True,
