@@ -202,6 +202,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         remarks=tuple(end.remarks),
         changed=end.changed,
         aborted=end.aborted,
+        marks=manifests.marks(run.manifest),
         profile=run.profile,
     )
 
