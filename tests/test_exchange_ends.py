@@ -94,7 +94,7 @@ def test_a_last_chunk_that_comes_late_keeps_the_connection(setup: Setup) -> None
 
 
 NOT_WHOLE: dict[str, tuple[Outcome, str, tuple[Step, ...]]] = {
-    "[DONE] without a finish": (Outcome.TRUNCATED, "truncated", (head(), chunk(content("a") + DONE), OPEN)),
+    "[DONE] without a finish": (Outcome.TRUNCATED, "made-up end", (head(), chunk(content("a") + DONE), OPEN)),
     "a cut stream": (Outcome.STALLED, "idle timeout", (head(), chunk(content("a")), OPEN)),
     "one of two choices has ended": (
         Outcome.STALLED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import re
 import socket
@@ -510,3 +511,32 @@ def test_no_probe(engine: Server, home: Path) -> None:
 
     assert finished.manifest["engine"]["probes"] == []
     assert finished.summary["requests"]["sent"] == engine.truth()["totals"]["received"] - before
+
+
+# -- who stands between, and gzip ----------------------------------------------------------------------------------
+
+PACKED: Answer = (200, {**SSE, "content-encoding": "gzip", "Server": "nginx/1.22.1"}, gzip.compress(TOKENS))
+
+
+def test_the_first_answer_tells_who_stands_between() -> None:
+    via = {**SSE, "Server": "nginx/1.22.1", "Via": "1.1 edge", "Age": "0", "X-Cache": "MISS", "Set-Cookie": "s=1"}
+    long = {"X-Litellm-Version": "v" * 500}
+    with backend(routes({LISTS: MODELS, CHAT: (200, {**via, **long}, TOKENS)})) as server:
+        (probed,) = look(server.url).probes
+    assert probed.marks == {
+        "server": "nginx/1.22.1", "via": "1.1 edge", "age": "0", "x-cache": "MISS", "x-litellm-version": "v" * 120,
+    }  # fmt: skip
+
+
+def test_who_asks_for_gzip_and_gets_it_is_told_what_the_plain_answer_is_like() -> None:
+    def answer(one: Asked) -> Answer:
+        return PACKED if "gzip" in one.headers["accept-encoding"] else GOOD
+
+    with backend(routes({LISTS: MODELS, CHAT: answer})) as server:
+        found = look(server.url, engine__headers="{accept-encoding: gzip}")
+        assert [one.headers["accept-encoding"] for one in server.posts(CHAT)] == ["gzip", "identity"]
+        (note,) = found.notes
+        assert "packed (gzip)" in note
+        assert "clients that don't ask for gzip get another stream" in note
+        assert found.probes[0].marks["server"] == "nginx/1.22.1"
+        assert look(server.url).notes == []

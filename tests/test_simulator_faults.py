@@ -244,6 +244,99 @@ def test_a_long_prompt_is_cut_without_a_word(server, api):
         assert read("word " * 40, several=True) == 50 + 4 + 3
 
 
+# -- what proxies and gateways do ----------------------------------------------------------------------------------
+
+
+def body_reads(server, fault: str, tokens: int = 60) -> list[bytes]:
+    """The whole answer as it came, read by read."""
+    reads = []
+    with server.open() as sock:
+        sock.sendall(asking(fault, tokens=tokens))
+        while part := sock.recv(1 << 20):
+            reads.append(part)
+            if b"".join(reads).endswith((b"\r\n0\r\n\r\n", b"[DONE]\n\n")):
+                break
+    return reads
+
+
+@pytest.mark.parametrize("fault", ["blocks", "cork", "stored", "pause:0.3"])
+def test_what_is_held_back_loses_nothing(server, fault):
+    plain = sse(exchange(server, request_bytes("chat", tokens=60))[1])
+    held = sse(exchange(server, asking(fault, tokens=60))[1])
+    assert [one["choices"] for one in held] == [one["choices"] for one in plain]
+    assert outcome(server, fault) == ("completed", fault.split(":")[0])
+
+
+def test_blocks_are_chunks_of_just_that_size(server):
+    body = b"".join(body_reads(server, "blocks")).partition(b"\r\n\r\n")[2]
+    sizes = []
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        sizes.append(int(size, 16))
+        body = body[sizes[-1] + 2 :]
+    assert set(sizes[:-2]) == {4096}
+    assert sizes[-1] == 0
+
+
+def test_a_stored_answer_says_its_length_and_no_chunks(server):
+    head, body = exchange(server, asking("stored"))
+    assert b"content-length: %d" % len(body) in head
+    assert b"chunked" not in head
+
+
+def test_a_cork_and_a_pause_last_as_long_as_they_were_asked_to(server):
+    for fault in ("cork:0.4", "pause:0.4"):
+        began = time.monotonic()
+        exchange(server, asking(fault, tokens=6))
+        waited = time.monotonic() - began
+        assert (waited >= 0.4) == fault.startswith("pause"), fault  # the end of an answer pulls the cork
+
+
+@pytest.mark.parametrize("api", PATHS)
+def test_killed_leaves_without_the_last_chunk(server, api):
+    data, end = raw(server, "killed:2", api)
+    assert end == "eof"
+    assert not data.endswith(b"0\r\n\r\n")
+    assert body_of(data).count(b"\n" if api.startswith("ollama") else b"data: ") >= 2
+
+
+def test_no_last_chunk_has_the_whole_answer_all_the_same(server):
+    data, end = raw(server, "no_last_chunk")
+    assert end == "eof"
+    assert b"[DONE]" in data
+
+
+def test_head_only(server):
+    data, end = raw(server, "head_only")
+    assert (end, data.partition(b"\r\n\r\n")[2]) == ("eof", b"")
+    assert data.startswith(b"HTTP/1.1 200")
+
+
+def test_half_looks_like_a_whole_answer(server):
+    events = sse(exchange(server, asking("half:3", tokens=9, stream_options={"include_usage": True}))[1])
+    assert events[-2]["choices"][0]["finish_reason"] == "stop"
+    assert events[-1]["usage"]["completion_tokens"] == 3
+    last = ndjson(exchange(server, asking("half:3", "ollama_chat", tokens=9))[1])[-1]
+    assert (last["done"], last["eval_count"]) == (True, 3)
+
+
+def test_done_only_has_no_finish_reason(server):
+    events = sse(exchange(server, asking("done_only:2"))[1])
+    assert all(event["choices"][0]["finish_reason"] is None for event in events)
+
+
+def test_a_prompt_asks_for_a_fault_and_an_id_where_that_is_allowed():
+    words = [{"role": "user", "content": "x-sim-id=n7 x-sim-fault=half:2 say hello"}]
+    with simulator("--preset", "instant", "--allow-fault-prompt") as asked, simulator("--preset", "instant") as deaf:
+        for one in (asked, deaf):
+            exchange(one, request_bytes("chat", messages=words, headers={"x-request-id": "h"}, ignore_eos=True))
+        (row,) = asked.await_truth(lambda totals: totals["faulted"] == 1)["requests"]
+        assert (row["id"], row["fault"]) == ("n7", "half")
+        assert row["asked"] == "HTTP/1.1 x-request-id stream ignore_eos"
+        (row,) = deaf.await_truth(lambda totals: totals["completed"] == 1)["requests"]
+        assert (row["id"], row["fault"]) == ("h", None)
+
+
 def test_each_kind_is_tested_here():
     text = Path(__file__).read_text()
     assert [kind for kind in FAULTS if f'"{kind}' not in text] == []

@@ -236,6 +236,17 @@ def tokens_each(n: float) -> Callable[[Case], None]:
     return change
 
 
+def held(**signs: int) -> Callable[[Case], None]:
+    """Signs of 1000 answers, that something on the path kept tokens back."""
+
+    def change(case: Case) -> None:
+        own = case.merged.block(0).held
+        for name, value in {"answers": 1000, **signs}.items():
+            setattr(own, name, max(value, getattr(own, name)))
+
+    return change
+
+
 CHOICES_MISSING = {"choices missing": 24}
 CONTINUOUS = sample_runs.profile(engine=Engine(continuous_usage=True))
 TLS = sample_runs.profile(tls=Tls(verify=False), target=("https://127.0.0.1:8000",))
@@ -276,6 +287,17 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "most requests failed": ("mostly-failed", "invalid", outcomes(Outcome.HTTP_5XX, 1101)),
     "2 % refused": ("failures", "degraded", outcomes(Outcome.HTTP_5XX, 24)),
     "an outage of 8 s": ("failures", "degraded", both(outcomes(Outcome.CONNECT, 9), outage(40, 8))),
+    "the engine began earlier": (
+        "tokens-held-back", "degraded",
+        held(
+            told=1000, told_events=9000, told_tokens=9000, client_first_ns=443_000 * MS, client_total_ns=503_000 * MS,
+            engine_first_ns=100_000 * MS, engine_total_ns=500_000 * MS, engine_decode_ns=400_000 * MS,
+        ),
+    ),
+    "a proxy that stores answers": ("tokens-held-back", "degraded", held(stored=990)),
+    "a length was said ahead": ("tokens-held-back", "degraded", held(announced=1000)),
+    "a block buffer": ("tokens-held-back", "degraded", held(blocks=700)),
+    "a cork": ("tokens-held-back", "degraded", held(corked=700)),
     "all died at one age": ("path-timeout", "note", broken(60.0, 8)),
     "every other request refused": ("failures", "degraded", outcomes(Outcome.RATE_LIMITED, 1100)),
     "half of the prompts cut": (
@@ -357,6 +379,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     ),
     "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
     "less than was asked for": ("short-answers", "note", steady(short=600)),
+    "a gateway ends answers": ("half-answers", "degraded", steady(length_halved=4, length_kept=1000)),
     "reasoning was left out": ("reasoning-added", "note", steady(reasoning_added=1100)),
     "several tokens an event": ("tokens-per-event", "note", tokens_each(3.4)),
     "several events a token": ("events-over-tokens", "note", tokens_each(0.2)),

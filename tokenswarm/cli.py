@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "report --merge": "DIR...: first bring back what dead workers, or a dead master, left on disk",
         },
     ),
+    "path": (
+        "tokenswarm.commands.path",
+        {"path": "what a proxy, router or gateway does to answers: the embedded engine behind it, a client before it"},
+    ),
     "compare": (
         "tokenswarm.commands.compare",
         {"compare BASE …": "groups of runs against each other: better, worse, the same, or not to be told"},

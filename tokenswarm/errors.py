@@ -22,6 +22,9 @@ class ExitCode(enum.IntEnum):
     RESULTS = 16
     WORSE = 20  # of a comparison: the new runs are worse
     CANT_TELL = 21  # of a comparison: so many runs don't tell
+    DELAYS = 30  # of a path: it holds tokens back
+    ALTERS = 31  # ... it changes answers, or what the engine is asked
+    LOSES = 32  # ... it loses answers, tokens or failures
 
 
 class UserError(Exception):

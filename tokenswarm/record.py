@@ -107,6 +107,10 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     reasoning_events: int = 0  # of these, those before the first word of the answer: thoughts, counted or not
     merged_events: int = 0  # of these, events that share one read (one stamp) with an earlier one
     reads: int = 0
+    blocks: int = 0  # pieces of the body of exactly 4096 bytes, or multiples
+    packed: bool = False  # the body was compressed
+    announced: bool = False  # the answer stated its length ahead
+    retries: int = 0  # attempts beyond the first that a gateway says it made for this answer
     bytes_received: int = 0
     gaps_ns: tuple[int, ...] = ()  # one per content event after the first that has a stamp of its own
     gap_tokens: tuple[int, ...] = ()  # tokens that share each gap; () means 1 each

@@ -59,6 +59,11 @@ class Opening:
         self.stray = b""
         self.between = 0
 
+    @property
+    def untouched(self) -> bool:
+        """Whether not a byte of the body has come."""
+        return not self._held
+
     def feed(self, data: bytes) -> list[bytes]:
         self._held += data
         framer = self._choose(ended=False)

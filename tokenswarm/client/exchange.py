@@ -36,6 +36,11 @@ from tokenswarm.prompts import Prompt
 from tokenswarm.record import Outcome, RequestRecord
 
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
+MADE_UP = "[DONE] without a finish reason, after {} content events: a gateway ended it; see its log"
+NO_BODY = (
+    "HTTP {}, and the connection closed without a byte: a gateway that says so before it asks the engine hides the "
+    "engine's status; see the engine's counters, and both logs"
+)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -211,6 +216,8 @@ class Exchange:
                 self._framer.feed(self.reading.shape.example)
             self.timeline.extend(piece, self.reading.shape.like)  # type: ignore[arg-type]  # a class is compared faster
             return
+        if not len(piece) & 4095:
+            self.timeline.blocks += 1  # nobody writes an event of just that length: a block buffer does
         if self.response.content_encoding not in ("", "identity"):
             piece = self._plain(piece)
         delta = None
@@ -241,6 +248,7 @@ class Exchange:
     def conclude(self) -> tuple[Outcome, str, str]:
         """(outcome, sentence, kind) of an answer that has ended and is decoded."""
         response = self.response
+        untouched = isinstance(self._framer, Opening) and self._framer.untouched
         self._finish_stream()
         broken = response.error
         if broken is not None and broken.outcome is Outcome.RESET and self.timeline.complete and self._over_ns:
@@ -250,6 +258,8 @@ class Exchange:
         if outcome is Outcome.ERROR_OBJECT:  # what the server said beats how it then hung up
             return outcome, sentence, "error object"
         document = self._framer if isinstance(self._framer, Document) else None
+        if untouched and failure is not None and failure.kind == "closed early" and 200 <= response.status < 300:
+            return Outcome.RESET, NO_BODY.format(response.status), "no body"
         if failure is not None and (document is None or not document.text or failure.outcome is Outcome.PROTOCOL):
             return failure.outcome, self._with_words(failure.sentence), failure.kind
         if not 200 <= response.status < 300:
@@ -267,6 +277,8 @@ class Exchange:
             return outcome, sentence, "choices missing"
         if outcome is Outcome.TRUNCATED and (silent := silent_end.sentence(self._dialect, self._tail, self.timeline)):
             return outcome, self._with_words(silent), "silent end"
+        if outcome is Outcome.TRUNCATED and self.timeline.over_ns and self.timeline.events:
+            return outcome, MADE_UP.format(self.timeline.events), "made-up end"
         return (outcome, "", "") if outcome is Outcome.OK else (outcome, self._with_words(sentence), outcome.value)
 
     def _finish_stream(self) -> None:
@@ -325,6 +337,7 @@ class Client:
         self.shapes = Shapes(dialect) if decoder.native is not None else None
         self._on_record = on_record
         self._secrets = secrets
+        self.marks: dict[str, str] = {}  # of the newest answer: headers of what stands between
         self._head = request_head(pool.target, "POST", dialect.path, self._lines(headers))
 
     def _lines(self, headers: dict[str, str]) -> dict[str, str]:
@@ -413,6 +426,10 @@ class Client:
         settle(connection, response, timeline, self.recorder.instrument)
         timeline.status = response.status
         timeline.retry_after = response.retry_after
+        timeline.packed = response.content_encoding not in ("", "identity")
+        timeline.announced = response.announced
+        timeline.retries = response.retries if response.marks else 0
+        self.marks = response.marks
         timeline.headers_ns = response.headers_ns
         timeline.bytes_received = exchange.reading.bytes_received
         result = exchange.conclude()

@@ -55,6 +55,7 @@ class Probe(msgspec.Struct, frozen=True):
     ttft_s: float | None = None
     e2e_s: float | None = None
     note: str = ""
+    marks: dict[str, str] = {}  # headers of the answer that tell who stands between: Server, Via, Age, X-Cache, ...
 
 
 class NoSuchPath(TargetError):
@@ -111,6 +112,7 @@ class Prober:
         self._dialect = DIALECTS[profile.engine.kind, profile.engine.api]
         self._prompt = _prompt(profile)
         self._records: list[RequestRecord] = []
+        self._marks: dict[str, str] = {}
         self._began_ns = monotonic_ns()
 
     def run(self) -> Probe:
@@ -120,7 +122,7 @@ class Prober:
             record = self._send()
             means = _meaning(record)
             if means is _Means.FINE:
-                return self._probe("")
+                return self._probe(self._told_packed(record))
             if means is _Means.CHANCE:
                 return self._probe(f"the first request failed: {record.error}; the load begins all the same")
             if means is _Means.REFUSED:
@@ -141,6 +143,23 @@ class Prober:
                 self._say(waiting_sentence(self._target.url, self._profile.timeouts.ready, record.error))
             gevent.sleep(pause_s)
             pause_s = min(PAUSE_S_MAX, 2 * pause_s)
+
+    def _told_packed(self, packed: RequestRecord) -> str:
+        """Where the load asks for gzip and gets it: what the same answer is like without; "" otherwise."""
+        if not packed.packed:
+            return ""
+        profile, marks = self._profile, self._marks
+        headers = {name: said for name, said in profile.engine.headers.items() if name.lower() != "accept-encoding"}
+        engine = msgspec.structs.replace(profile.engine, headers=headers)
+        self._profile = msgspec.structs.replace(profile, engine=engine)
+        plain = self._send()
+        self._profile, self._marks = profile, marks
+        if not plain.ok:
+            return f"the answer is packed (gzip), as `engine.headers` asks; asked plainly it fails: {plain.error}"
+        return (
+            f"the answer is packed (gzip), as `engine.headers` asks: {packed.events} events in {packed.reads} reads, "
+            f"asked plainly {plain.events} in {plain.reads}; clients that don't ask for gzip get another stream"
+        )
 
     @property
     def _elapsed_s(self) -> float:
@@ -170,7 +189,9 @@ class Prober:
                 if not task.ready() and monotonic_ns() - told_ns > TELL_S * NS_PER_S:
                     told_ns = monotonic_ns()
                     self._say(f"{self._target.url}: no end of the first answer yet; waiting up to {left_s:.0f} s")
-            return task.get()  # type: ignore[no-any-return]  # gevent is untyped
+            record: RequestRecord = task.get()
+            self._marks = client.marks or self._marks
+            return record
         finally:
             if task is not None:
                 task.kill()
@@ -191,6 +212,7 @@ class Prober:
             ttft_s=None if last.ttft_ns is None else last.ttft_ns / NS_PER_S,
             e2e_s=None if last.e2e_ns is None else last.e2e_ns / NS_PER_S,
             note=note and f"{self._target.url}: {note}",
+            marks=self._marks,
         )
 
     def _refusal(self, record: RequestRecord) -> TargetError:

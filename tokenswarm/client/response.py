@@ -10,6 +10,15 @@ import httptools
 
 from tokenswarm.record import Outcome
 
+PATH_MARKS = frozenset(
+    (b"server", b"via", b"age", b"x-cache", b"x-varnish", b"x-powered-by", b"x-served-by", b"x-amz-cf-id", b"cf-ray")
+)
+"""Headers in which proxies, caches and gateways give themselves away ..."""
+PATH_PREFIXES = (b"x-envoy-", b"x-litellm-", b"x-portkey-", b"x-kong-")
+"""... and the beginnings of such."""
+RETRY_MARKS = ("x-litellm-attempted-retries", "x-portkey-retry-attempt-count")
+MARKS_MAX, MARK_CHARS = 16, 120
+
 
 class TransportError(Exception):
     """A failure at the edge, mapped once: the outcome, a sentence, a bounded word for grouping."""
@@ -41,6 +50,7 @@ class Response:
         "headers_ns",
         "keep_alive",
         "last_read_ns",
+        "marks",
         "on_body",
         "parser",
         "pending_bytes",
@@ -68,6 +78,7 @@ class Response:
         self.content_encoding = ""
         self.retry_after = ""
         self.framing: list[tuple[bytes, bytes]] = []  # the lines transfer-encoding and content-length, as they came
+        self.marks: dict[str, str] = {}  # of PATH_MARKS: what stands between leaves its name there
         self.head_done = False
         self.complete = False
         self.closed_by_peer = False
@@ -105,6 +116,24 @@ class Response:
             self.retry_after = value.decode("latin-1")[:40]
         elif key in (b"transfer-encoding", b"content-length"):
             self.framing.append((key, value))
+        elif key in PATH_MARKS or key.startswith(PATH_PREFIXES):
+            self._mark(key, value)
+
+    def _mark(self, key: bytes, value: bytes) -> None:
+        if len(self.marks) < MARKS_MAX:
+            said = value.decode("latin-1")
+            self.marks[key.decode("latin-1")[:MARK_CHARS]] = "".join(c for c in said if c.isprintable())[:MARK_CHARS]
+
+    @property
+    def announced(self) -> bool:
+        """Whether the length was said ahead: somebody had the whole answer before it sent the head."""
+        return any(name == b"content-length" for name, _ in self.framing)
+
+    @property
+    def retries(self) -> int:
+        """Attempts beyond the first that a gateway says it made."""
+        said = (self.marks.get(name, "") for name in RETRY_MARKS)
+        return max((int(n) for n in said if n.isascii() and n.isdigit() and len(n) < 4), default=0)
 
     def on_headers_complete(self) -> None:
         if self.complete:

@@ -215,6 +215,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         remarks=tuple(end.remarks),
         changed=end.changed,
         aborted=end.aborted,
+        marks=manifests.marks(run.manifest),
         profile=run.profile,
     )
 

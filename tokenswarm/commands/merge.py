@@ -175,6 +175,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
         expected_workers=max(owner.workers for owner in owners),
         profile=profile,
         rows=rows.total,
+        marks=manifests.marks(manifest),
         recovered=_told(owners, rows) + " Missing are the last second, streams that were open, and telemetry.",
     )
     summary.gates = gates.evaluate(profile.slo, summary, merged, profile.bars)

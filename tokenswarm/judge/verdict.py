@@ -17,6 +17,7 @@ from tokenswarm.judge.rules import (
     instrument,
     load,
     ollama,
+    path,
     sample,
     server,
     telemetry,
@@ -27,8 +28,8 @@ from tokenswarm.result.summary import Gate, Summary, Verdict
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
 RULES: tuple[Rule, ...] = (
-    *accounting.RULES, *load.RULES, *answers.RULES, *server.RULES, *ollama.RULES, *bars.RULES, *instrument.RULES,
-    *sample.RULES, *telemetry.RULES, *contamination.RULES,
+    *accounting.RULES, *load.RULES, *answers.RULES, *server.RULES, *ollama.RULES, *path.RULES, *bars.RULES,
+    *instrument.RULES, *sample.RULES, *telemetry.RULES, *contamination.RULES,
 )  # fmt: skip
 
 

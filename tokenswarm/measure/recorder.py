@@ -21,6 +21,7 @@ from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Out
 
 SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
+HALVED = 0.75  # of the tokens asked for: an answer that ends by itself here was cut
 DIRTY_REPORTS = 3  # a changed block is in this many reports, so that two lost ones in a row delay nothing
 
 
@@ -152,6 +153,7 @@ class Recorder:
         outcome = record.outcome
         _count_one(block.by_outcome, outcome.value)
         block.reconnects += record.reconnected
+        block.retried += record.retries > 0
         block.reads += record.reads
         block.bytes_received += record.bytes_received
         if outcome is Outcome.CANCELLED:
@@ -166,6 +168,7 @@ class Recorder:
             block.merged_events += record.merged_events
             block.one_read += record.one_read
             self._loads.count(block, record)
+            block.held.add(record)
             met = self._meets_slo(block, record)
         elif outcome is Outcome.CENSORED:
             block.censored += 1
@@ -351,6 +354,9 @@ def _hold_against_asked(block: Block, record: RequestRecord) -> None:
     elif record.short:
         block.short += 1
         _example(block.short_says, record)
+    if record.ignore_eos and record.tokens_max:
+        block.length_kept += record.output_tokens >= record.tokens_max
+        block.length_halved += record.finish_reason == "stop" and record.output_tokens <= HALVED * record.tokens_max
     block.reasoning_added += record.reasoning_added
     if record.events > 1:
         block.tokens_told += record.tokens_told

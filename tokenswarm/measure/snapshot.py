@@ -14,6 +14,7 @@ import msgspec
 
 from tokenswarm.measure.budget import Budget, Fine
 from tokenswarm.measure.conventions import Conventions
+from tokenswarm.measure.held import Held
 from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.sketch import Sketch, SketchWire
 from tokenswarm.measure.watched import Instrument as Instrument
@@ -72,6 +73,8 @@ class Block(msgspec.Struct, kw_only=True):
     over_limit_says: dict[str, Sentence] = {}
     short: Count = 0  # answers with fewer, that were to have them all
     short_says: dict[str, Sentence] = {}
+    length_kept: Count = 0  # answers that have all tokens that `ignore_eos` asked for
+    length_halved: Count = 0  # ... and that ended by themselves at three quarters of them, or earlier
     reasoning_added: Count = 0  # answers whose reasoning tokens the server had left out of its count
     tokens_told: Count = 0  # answers of several events, each of which said how many tokens it holds
     tokens_untold: Count = 0  # ... where they did not
@@ -119,6 +122,9 @@ class Block(msgspec.Struct, kw_only=True):
     failed_e2e: Sketch = _sketch()
     broken_e2e: Sketch = _sketch()  # of these: broken off or given up by somebody else than this client
     periods: Periods = msgspec.field(default_factory=Periods)  # of the requests that ended ok or failed
+
+    held: Held = msgspec.field(default_factory=Held)  # signs that something on the way kept tokens back
+    retried: Count = 0  # answers for which a gateway says it asked more than once
 
     engine_total: Sketch = _sketch()  # durations that the engine reported, seconds
     engine_load: Sketch = _sketch()

@@ -46,6 +46,8 @@ class Timeline:
         "_told",
         "_uncounted",
         "_usage",
+        "announced",
+        "blocks",
         "bytes_received",
         "connect_ns",
         "done_ns",
@@ -57,8 +59,10 @@ class Timeline:
         "last_token_ns",
         "one_a_read",
         "over_ns",
+        "packed",
         "reads",
         "reconnected",
+        "retries",
         "retry_after",
         "rx_lag_ns_max",
         "sent_high_ns",
@@ -86,6 +90,9 @@ class Timeline:
         self.status = 0
         self.retry_after = ""
         self.reads = 0
+        self.blocks = 0
+        self.packed = self.announced = False
+        self.retries = 0
         self.bytes_received = 0
         self.rx_lag_ns_max = 0
         self.reconnected = False
@@ -327,6 +334,10 @@ class Timeline:
             events=len(self._stamps),
             merged_events=merged_events,
             reads=self.reads,
+            blocks=self.blocks,
+            packed=self.packed,
+            announced=self.announced,
+            retries=self.retries,
             bytes_received=self.bytes_received,
             gaps_ns=gaps,
             gap_tokens=gap_tokens,

@@ -67,6 +67,13 @@ def finish(
     return {**manifest, "ended": _moment(ended), **known}
 
 
+def marks(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The headers of the first answer that tell what stands between; {} without a probe, or of an older manifest."""
+    probes = (manifest.get("engine") or {}).get("probes") or [{}]
+    found = probes[0].get("marks") if isinstance(probes[0], dict) else None
+    return {str(name): str(said) for name, said in found.items()} if isinstance(found, dict) else {}
+
+
 def redact(value: Any, name: str = "") -> Any:
     """A copy in which texts under a name that means a secret, or that look like one, and users in URLs are hidden.
 

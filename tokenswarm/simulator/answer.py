@@ -16,6 +16,7 @@ from typing import Protocol
 
 from tokenswarm.simulator.asks import Ask, Output
 from tokenswarm.simulator.batching import Sequence
+from tokenswarm.simulator.holding import Holding
 from tokenswarm.simulator.metrics import Metrics
 from tokenswarm.simulator.truth import Truth
 from tokenswarm.simulator.wire_openai import Durations, Said, piece_text
@@ -50,6 +51,7 @@ class Arrival:
     mono_ns: int
     keep_alive: bool
     http_1_1: bool
+    asked: str = ""  # what of the request came through to here, in words
 
 
 def chunk(data: bytes) -> bytes:
@@ -70,7 +72,7 @@ class Answer:
         ask: Ask,
         wire: Wire,
         outputs: list[Output],
-        transport: asyncio.Transport,
+        transport: asyncio.Transport | Holding,
         reasoning_tokens: int,
         metrics: Metrics,
         truth: Truth,
@@ -176,7 +178,7 @@ class Answer:
         tokens = sum(output.tokens for output in self.outputs)
         thought = sum(min(self.reasoning_tokens, output.tokens) for output in self.outputs)
         if self.ask.stream:
-            for event in self.wire.end(tokens, thought, self._durations(), self.outputs[0].finish):
+            for event in self.wire.end(tokens, thought, self.durations(), self.outputs[0].finish):
                 if self.sends_done or event != b"data: [DONE]\n\n":
                     self.send(event)
             self.end_body()
@@ -190,7 +192,7 @@ class Answer:
             self.transport.write(self.ending)
 
     def _send_whole(self) -> None:
-        body = self.wire.whole([self._said(i, output) for i, output in enumerate(self.outputs)], self._durations())
+        body = self.wire.whole([self._said(i, output) for i, output in enumerate(self.outputs)], self.durations())
         length = b"content-length: %d\r\n" % len(body)
         real_ns, mono_ns = time.time_ns(), time.monotonic_ns()
         self.transport.write(head(200, b"application/json", False, self.keep_alive, length) + body)
@@ -214,7 +216,9 @@ class Answer:
         content, reasoning = "".join(texts[thought:]), "".join(texts[:thought])
         return Said(content, reasoning, self.sequences[index].produced, thought, output.finish, output.stop_reason)
 
-    def _durations(self) -> Durations:
+    def durations(self) -> Durations:
+        if self.to_finish and not self.mono_ns:
+            return Durations(total=time.monotonic_ns() - self.arrival.mono_ns, load=1, prompt_eval=1, eval=1)
         first = min(seq.first_due_ns for seq in self.sequences)
         scheduled = min(seq.scheduled_ns for seq in self.sequences)
         last = max(seq.due_ns for seq in self.sequences)
@@ -245,6 +249,7 @@ class Answer:
                 self.ask.prompt_tokens,
                 len(self.mono_ns),
                 sum(seq.preemptions for seq in seqs),
+                self.arrival.asked,
             ),
             self.real_ns,
             self.mono_ns,

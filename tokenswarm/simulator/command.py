@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-fault-header", action="store_true", help="let x-sim-fault: KIND[:PARAM] ask for a fault"
     )
     parser.add_argument("--condition", action="append", default=[], metavar="KIND[:PARAM]", help="may be repeated")
+    parser.add_argument(
+        "--allow-fault-prompt",
+        action="store_true",
+        help="let the prompt's words x-sim-fault=KIND[:PARAM] ask for a fault, x-sim-id=NAME for an id",
+    )
     engine = parser.add_argument_group("the preset's values")
     for field in dataclasses.fields(Preset):
         if field.name != "about":
@@ -118,6 +123,7 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
         faults=tuple(options.fault),
         conditions=tuple(options.condition),
         allow_fault_header=options.allow_fault_header,
+        allow_fault_prompt=options.allow_fault_prompt,
     )
     return settings, options.host, options.port
 

@@ -7,6 +7,7 @@ Each kind is a row of FAULTS. Faults of the kind "mid" strike before the token n
 from __future__ import annotations
 
 import random
+import re
 import socket
 import struct
 import zlib
@@ -16,7 +17,9 @@ from dataclasses import dataclass, replace
 from tokenswarm.errors import ConfigError
 from tokenswarm.simulator.answer import LAST_CHUNK, Answer, plain
 from tokenswarm.simulator.asks import CHATS, Ask
+from tokenswarm.simulator.holding import Blocks, Corked, Holding, Stored
 from tokenswarm.simulator.text import chat_tokens
+from tokenswarm.simulator.wire_openai import DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,18 @@ FAULTS = {
     "gzip": Row("framing", 0, "content-encoding: gzip, flushed at each event"),
     "close_delimited": Row("framing", 0, "neither length nor chunks: the body ends when the connection does"),
     "no_done": Row("framing", 0, "finish_reason but no [DONE] (Ollama never sends one)"),
+    "blocks": Row("framing", 4096, "the body leaves in full blocks of param bytes, the rest at the end, as from nginx"),
+    "cork": Row("framing", 0.2, "what is written waits param seconds for more, as in HAProxy"),
+    "stored": Row("framing", 0, "everything leaves at the end, with a content-length, as from lighttpd"),
+    "no_last_chunk": Row("framing", 0, "a whole answer, but the connection closes without the last chunk"),
+    "head_only": Row("raw", 0, "status 200, and the connection closes before a byte of the body"),
     "reset_mid": Row("mid", 2, "a TCP reset after param tokens"),
     "truncate": Row("mid", 2, "a clean end of the body after param tokens"),
     "error_mid": Row("mid", 2, "an error object after param tokens, under status 200"),
+    "killed": Row("mid", 2, "the connection closes after param tokens, as of a process that was killed"),
+    "half": Row("mid", 2, "a proper end after param tokens, as from a gateway that lost the engine"),
+    "done_only": Row("mid", 2, "[DONE] after param tokens and no finish_reason (Ollama: nothing)"),
+    "pause": Row("mid", 1, "silence for param seconds after 2 tokens; the stream goes on"),
     "stall": Row("mid", 2, "silence after param tokens, the connection stays open"),
     "ping": Row("mid", 2, "only comments after param tokens, ten a second"),
     "bad_chunk": Row("mid", 2, "a chunk size that is no number after param tokens, then the end"),
@@ -81,6 +93,18 @@ def parse(text: str) -> Fault:
     if kind not in FAULTS:
         raise ConfigError(f"there is no fault `{kind}`; there are: {', '.join(FAULTS)}")
     return Fault(kind, _number(param, text) if param else FAULTS[kind].param)
+
+
+_ASKED = re.compile(rb"x-sim-(id|fault)=([\w:.-]{1,80})")
+
+
+def in_prompt(ask: Ask) -> dict[str, str]:
+    """What the words of the first prompt ask for: `x-sim-id=NAME`, `x-sim-fault=KIND:PARAM`.
+
+    Headers do not come through every gateway, a prompt does.
+    """
+    key = ask.prompts[0][0] if ask.prompts else b""
+    return {name.decode(): said.decode() for name, said in _ASKED.findall(key)}
 
 
 class Lottery:
@@ -140,6 +164,9 @@ def answer_raw(answer: Answer, kind: str) -> None:
     elif kind == "garbage":
         answer.transport.write(b"\x16\x03\x01\x00 no HTTP here \xff\xfe\x00\r\n\r\n" * 4)
         answer.keep_alive = False
+    elif kind == "head_only":
+        answer.send_head()
+        answer.keep_alive = False
     else:
         answer.send_head()
         answer.end_body()
@@ -151,10 +178,14 @@ def prepare(answer: Answer, fault: Fault) -> None:
         _gzip(answer)
     elif fault.kind == "close_delimited":
         answer.frame, answer.ending, answer.keep_alive = plain, b"", False
+    elif fault.kind == "no_last_chunk":
+        answer.ending, answer.keep_alive = b"", False
+    elif fault.kind in HOLDERS:
+        _hold_back(answer, HOLDERS[fault.kind](answer, fault.param), fault.kind in UNFRAMED)
     elif fault.kind == "no_done":
         answer.sends_done = False
     elif fault.kind in STRIKES:
-        after = 2 if fault.kind == "giant_line" else int(fault.param)
+        after = 2 if fault.kind in ("giant_line", "pause") else int(fault.param)
         answer.strike_at = min(after, sum(output.tokens for output in answer.outputs) - 1)
         strike = STRIKES[fault.kind]
         answer.strike = lambda struck: strike(struck, fault)
@@ -173,6 +204,30 @@ def _gzip(answer: Answer) -> None:
         answer.end_body = end_body  # type: ignore[method-assign] # the trailer goes where only this fault knows it
 
 
+HOLDERS: dict[str, Callable[[Answer, float], Holding]] = {
+    "blocks": lambda answer, param: Blocks(answer.transport, max(1, int(param)), answer.frame),
+    "cork": lambda answer, param: Corked(answer.transport, param),
+    "stored": lambda answer, _: Stored(answer.transport),
+}
+UNFRAMED = ("blocks", "stored")
+"""They frame the body by themselves."""
+
+
+def _hold_back(answer: Answer, holding: Holding, unframed: bool) -> None:
+    """Let the answer's bytes go through `holding`. An HTTP/1.0 client has no framing to take away."""
+    if not answer.ask.stream:
+        return
+    if unframed and answer.arrival.http_1_1:
+        answer.frame = _raw
+    answer.transport = holding
+    answer.end_body = lambda: holding.finish(answer.ending)  # type: ignore[method-assign] # the end lets go of the rest
+
+
+def _raw(data: bytes) -> bytes:
+    """As `plain`, under a head that says chunks."""
+    return data
+
+
 def _stop(answer: Answer, verdict: str) -> bool:
     answer.done.set_result(verdict)
     return True
@@ -181,6 +236,38 @@ def _stop(answer: Answer, verdict: str) -> bool:
 def _reset_mid(answer: Answer, _: Fault) -> bool:
     reset(answer)
     return _stop(answer, "over")
+
+
+def _killed(answer: Answer, _: Fault) -> bool:
+    answer.start()
+    answer.keep_alive = False
+    return _stop(answer, "over")
+
+
+def _half(answer: Answer, _: Fault) -> bool:
+    answer.start()
+    sent = len(answer.mono_ns)
+    if not answer.wire.headers_wait:
+        answer.send(answer.wire.token(0, "", False, sent, "stop", None))
+    for event in answer.wire.end(sent, 0, answer.durations(), "stop"):
+        answer.send(event)
+    answer.end_body()
+    return _stop(answer, "over")
+
+
+def _done_only(answer: Answer, _: Fault) -> bool:
+    answer.start()
+    if not answer.wire.headers_wait:
+        answer.send(DONE)
+    answer.end_body()
+    return _stop(answer, "over")
+
+
+def _pause(answer: Answer, fault: Fault) -> bool:
+    answer.start()
+    _hold_back(answer, Corked(answer.transport, fault.param, once=True), unframed=False)
+    answer.strike_at = -1
+    return False
 
 
 def _truncate(answer: Answer, _: Fault) -> bool:
@@ -227,6 +314,10 @@ def _giant_line(answer: Answer, fault: Fault) -> bool:
 STRIKES: dict[str, Callable[[Answer, Fault], bool]] = {
     "reset_mid": _reset_mid,
     "truncate": _truncate,
+    "killed": _killed,
+    "half": _half,
+    "done_only": _done_only,
+    "pause": _pause,
     "error_mid": _error_mid,
     "stall": _hold,
     "ping": _hold,

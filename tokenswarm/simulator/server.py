@@ -25,6 +25,7 @@ from tokenswarm.simulator.asks import ApiError, Ask, Target
 from tokenswarm.simulator.batching import Engine, Sequence
 from tokenswarm.simulator.conditions import Seen, Tenant
 from tokenswarm.simulator.faults import Fault, Lottery
+from tokenswarm.simulator.holding import Holding
 from tokenswarm.simulator.metrics import Metrics
 from tokenswarm.simulator.presets import Preset, build
 from tokenswarm.simulator.truth import Truth
@@ -52,6 +53,7 @@ class Settings:
     faults: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     allow_fault_header: bool = False
+    allow_fault_prompt: bool = False
 
 
 class Written(web.StreamResponse):
@@ -175,8 +177,10 @@ class Simulator:
         usage = ask.include_usage, ask.continuous_usage
         return ident, OpenAIWire(ident, created_s, ask.model, chat, ask.prompt_tokens, *usage)
 
-    def fault_of(self, request: web.Request) -> Fault | None:
-        """The header's fault if headers may ask for one, else the server's lottery. ConfigError for a wrong header."""
+    def fault_of(self, request: web.Request, wanted: str | None) -> Fault | None:
+        """The prompt's or the header's fault if they may ask, else the lottery's. ConfigError for a wrong one."""
+        if wanted:
+            return faults.parse(wanted)
         asked = request.headers.get("x-sim-fault")
         if asked and self.settings.allow_fault_header:
             return faults.parse(asked)
@@ -239,7 +243,8 @@ async def _answer(
         if ask.load_only is not None:
             sim.truth.outcomes["completed"] += 1
             return _loaded(ask)
-        fault = sim.fault_of(request)
+        words = faults.in_prompt(ask) if sim.settings.allow_fault_prompt else {}
+        fault = sim.fault_of(request, words.get("fault"))
         if fault is not None and fault.kind == "prompt_cut":
             ask = faults.cut_prompt(ask, int(fault.param))
         if fault is None or faults.FAULTS[fault.kind].stage != "status":
@@ -252,7 +257,8 @@ async def _answer(
         return _error(asks.openai_error(400, str(error)))
     ident, wire = sim.wire(ask, real_ns)
     http_1_1 = request.version >= (1, 1)
-    arrival = Arrival(request.headers.get("x-request-id", ident), real_ns, mono_ns, request.keep_alive, http_1_1)
+    name = words.get("id") or request.headers.get("x-request-id") or ident
+    arrival = Arrival(name, real_ns, mono_ns, request.keep_alive, http_1_1, _asked(request, ask))
     transport = request.transport
     if transport is None:
         sim.truth.outcomes["disconnected"] += 1
@@ -261,6 +267,19 @@ async def _answer(
     thought = sim.settings.reasoning_tokens if ask.think and api != "completions" else 0
     answer = Answer(arrival, ask, wire, outputs, transport, thought, sim.metrics, sim.truth)
     return await _conduct(sim, answer, fault)
+
+
+def _asked(request: web.Request, ask: Ask) -> str:
+    """What came through to here of what a client may ask for, in words: for who stands behind a proxy or a gateway."""
+    found = {
+        f"HTTP/{request.version.major}.{request.version.minor}": True,
+        "x-request-id": "x-request-id" in request.headers,
+        "gzip": "gzip" in request.headers.get("accept-encoding", ""),
+        "stream": ask.stream,
+        "usage": ask.include_usage,
+        "ignore_eos": ask.ignore_eos,
+    }
+    return " ".join(word for word, holds in found.items() if holds)
 
 
 async def _conduct(sim: Simulator, answer: Answer, fault: Fault | None) -> web.StreamResponse:
@@ -277,6 +296,8 @@ async def _conduct(sim: Simulator, answer: Answer, fault: Fault | None) -> web.S
             answer.send_head()
         sim.submit(answer)
         verdict = await answer.done
+        if isinstance(answer.transport, Holding):
+            await answer.transport.over()
         if verdict == "sent":
             outcome = "completed"
         else:

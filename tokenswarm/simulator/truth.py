@@ -33,6 +33,7 @@ COLUMNS = (
     "prompt_tokens",
     "output_tokens",
     "preemptions",
+    "asked",
 )
 Row = tuple[int | str | None, ...]
 

@@ -9,6 +9,7 @@ OVER_LIMIT_SHARE = 0.01  # a note up to here
 SHORT_SHARE = 0.01
 TOKENS_PER_EVENT = 1.5  # from here on the gap between events is not one between tokens
 TOLD_SHARE = 0.5
+MOSTLY = 4  # whole answers for a half one: else the server ignores the option
 
 
 def tokens_over_limit(evidence: Evidence, summary: Summary) -> Doubt | None:
@@ -46,6 +47,22 @@ def short_answers(evidence: Evidence, summary: Summary) -> Doubt | None:
         ok=summary.requests_steady.ok,
         share=share,
         example=example,
+    )
+
+
+def half_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Nearly all answers have the length that was asked of them, and a few are cut and look whole."""
+    block = steady(evidence)
+    if not block.length_halved or block.length_kept < MOSTLY * block.length_halved or evidence.profile.engine.stop:
+        return None
+    return doubt(
+        "half-answers",
+        "degraded",
+        f"{block.length_halved} answers end with `stop` at three quarters of the length that `ignore_eos` asked for, "
+        f"or earlier, and {block.length_kept} have all of it: a gateway puts an end to answers that the engine broke off. "
+        f"They count as good, with the latency of half an answer. Look at the engine's log and counters.",
+        halved=block.length_halved,
+        kept=block.length_kept,
     )
 
 
@@ -132,6 +149,7 @@ def choices_missing(_evidence: Evidence, summary: Summary) -> Doubt | None:
 RULES: tuple[Rule, ...] = (
     tokens_over_limit,
     short_answers,
+    half_answers,
     reasoning_added,
     tokens_per_event,
     events_over_tokens,

@@ -65,6 +65,8 @@ def router_retries(evidence: Evidence, summary: Summary) -> Doubt | None:
         who = (
             f"the engines refused, failed or aborted {retries} requests more than failed here, so they were tried again"
         )
+    elif retries := steady(evidence).retried:
+        who = f"a gateway says of {retries} answers (in a header) that it asked for them more than once"
     else:
         return None
     exhausted = sum(one["retries_exhausted"] or 0 for one in routers)

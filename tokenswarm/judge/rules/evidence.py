@@ -55,6 +55,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     changed: dict[int, tuple[int, int]] = {}  # stage -> (its users, how many somebody made of them in its window)
     recovered: str = ""  # the run had no end: what was brought back from its workers' disks, and what is missing
     remarks: tuple[str, ...] = ()  # what went wrong on the way, in sentences
+    marks: dict[str, str] = {}  # headers of the first answer in which proxies and gateways give themselves away
     aborted: str = ""  # why the load was ended: too much of it failed
 
 

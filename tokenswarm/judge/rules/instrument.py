@@ -111,8 +111,8 @@ def merged_events(evidence: Evidence, summary: Summary) -> Doubt | None:
         f"{share:.2%} of the tokens came in one read with others"
         + (f", {block.one_read} whole answers among them" if block.one_read else "")
         + (f": not told are {', '.join(lacking)}" if lacking else "")
-        + ". A proxy or the server sends tokens in bursts, or this client reads too late: see `receive-lag` and "
-        "`loop-stall`.",
+        + ". The server sends tokens in bursts, a proxy does (see `tokens-held-back`), or this client reads too late: "
+        "see `receive-lag` and `loop-stall`.",
         merged_events_ratio=share,
         one_read=block.one_read,
         withheld=lacking,

@@ -162,11 +162,17 @@ def tokens_mixed(_evidence: Evidence, summary: Summary) -> Doubt | None:
 def tokens_from_events(evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.tokens.source != "events":
         return None
+    asked = evidence.profile.engine.include_usage and evidence.profile.engine.kind == "openai"
+    mend = (
+        "They were asked for: a gateway drops them, or the server doesn't count; ask the engine itself."
+        if asked
+        else "Set `engine.include_usage: true`."
+    )
     return doubt(
         "tokens-from-events",
         "note",
         "The server sent no token counts: output tokens are events, a lower bound. Token rates and TPOT can't be "
-        "compared with those of a server that counts. Set `engine.include_usage: true` if it is off.",
+        f"compared with those of a server that counts. {mend}",
         output=summary.tokens.output,
         include_usage=evidence.profile.engine.include_usage,
     )

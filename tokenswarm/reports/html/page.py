@@ -54,10 +54,11 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         _section("repeat", "Repeat it", tables.repeat(manifest)),
         _section("definitions", "Definitions", _definitions(data)),
     ]
-    return _page(f"tokenswarm: {summary.run_id}", "".join(body))
+    return document(f"tokenswarm: {summary.run_id}", "".join(body))
 
 
-def _page(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
+    """The file around a body: its policy and its style sheet."""
     style = resources.files("tokenswarm.reports.html").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'

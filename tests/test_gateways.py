@@ -1,0 +1,105 @@
+"""What gateways do to answers, by name: ends that somebody wrote, a 200 that was said too early, half answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import sample_runs
+from exchanges import PROMPT, SAMPLING, Setup, one
+from raw_server import DONE, LAST_CHUNK, chunk, content, head
+from running import SAMPLES, run, tokenswarm
+from simulator_process import Server, simulator
+
+from tokenswarm.client.exchange import Request
+from tokenswarm.clock import monotonic_ns
+from tokenswarm.judge.rules.answers import half_answers
+from tokenswarm.judge.rules.evidence import Evidence
+from tokenswarm.judge.rules.sample import tokens_from_events
+from tokenswarm.profile.engine import Engine
+from tokenswarm.record import Outcome, RequestRecord, TokenSource
+
+APIS = [("openai", "chat"), ("openai", "completions"), ("ollama", "chat"), ("ollama", "generate")]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Server]:
+    with simulator("--preset", "instant", "--allow-fault-header") as server:
+        yield server
+
+
+def asked(engine: Server, fault: str, kind: tuple[str, str], tokens: int = 9) -> RequestRecord:
+    setup = Setup()
+    try:
+        client = setup.client(engine.address[1], kind=kind, headers={"x-sim-fault": fault})
+        sampling = msgspec.structs.replace(SAMPLING, model="sim", max_tokens=tokens)
+        return client.send(Request("0-0", PROMPT, 0, "steady", monotonic_ns()), sampling)
+    finally:
+        setup.close()
+
+
+@pytest.mark.parametrize("kind", APIS, ids="-".join)
+def test_a_200_without_a_byte_is_no_broken_answer(engine: Server, kind: tuple[str, str]) -> None:
+    record = asked(engine, "head_only", kind)
+    assert (record.outcome, record.error_kind) == (Outcome.RESET, "no body")
+    assert "hides the engine's status" in record.error
+
+
+@pytest.mark.parametrize("kind", APIS, ids="-".join)
+def test_an_answer_that_broke_off_after_some_bytes_is_one(engine: Server, kind: tuple[str, str]) -> None:
+    assert asked(engine, "killed:2", kind).error_kind == "closed early"
+
+
+def test_an_end_that_somebody_wrote(engine: Server) -> None:
+    record = asked(engine, "done_only:3", ("openai", "chat"))
+    assert (record.outcome, record.error_kind) == (Outcome.TRUNCATED, "made-up end")
+    assert record.error == "[DONE] without a finish reason, after 3 content events: a gateway ended it; see its log"
+    assert asked(engine, "truncate:3", ("openai", "chat")).error_kind == "truncated"
+
+
+def test_done_behind_nothing_is_still_an_empty_answer() -> None:
+    setup = Setup()
+    try:
+        assert one(setup, head(), chunk(DONE), LAST_CHUNK).outcome is Outcome.EMPTY
+        assert one(setup, head(), chunk(content("a", "stop") + DONE), LAST_CHUNK).ok
+    finally:
+        setup.close()
+
+
+PROFILE = """
+name: halves
+target: {url}
+dataset: {{path: {data}, output_tokens: {{fixed: 24}}, ignore_eos: true}}
+load: {{stages: [{{users: 4, duration: 4s}}]}}
+phases: {{warmup: 0s, settle: 0s, drain: 10s}}
+workers: 1
+"""
+
+
+@pytest.mark.parametrize(("fault", "told"), [("half:0.1:8", True), ("half:1:8", False), ("gzip:0.1", False)])
+def test_half_answers_are_told_where_all_others_are_whole(tmp_path: Path, fault: str, told: bool) -> None:
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "4", "--fault", fault) as engine:
+        (tmp_path / "p.yaml").write_text(PROFILE.format(url=engine.url, data=SAMPLES / "sharegpt.json"), "utf-8")
+        found = run(tokenswarm("run", "p.yaml"), tmp_path)
+    assert ("half-answers" in found.doubts()) == told, found.out
+
+
+def test_stop_strings_end_answers_rightly() -> None:
+    merged = sample_runs.run(ok=50)
+    merged.block(0).length_halved, merged.block(0).length_kept = 4, 40
+    evidence = Evidence(merged=merged, expected_workers=1, profile=sample_runs.profile())
+    assert half_answers(evidence, sample_runs.summary(merged)) is not None
+    stops = sample_runs.profile(engine=Engine(stop=("end",)))
+    assert half_answers(msgspec.structs.replace(evidence, profile=stops), sample_runs.summary(merged)) is None
+
+
+def test_usage_that_was_asked_for_and_dropped_is_not_advised_again() -> None:
+    merged = sample_runs.run(ok=50, token_source=TokenSource.EVENTS)
+    for include_usage, words in ((True, "They were asked for"), (False, "Set `engine.include_usage: true`")):
+        profile = sample_runs.profile(engine=Engine(include_usage=include_usage))
+        evidence = Evidence(merged=merged, expected_workers=1, profile=profile)
+        found = tokens_from_events(evidence, sample_runs.summary(merged))
+        assert found is not None
+        assert words in found.message
