@@ -40,6 +40,9 @@ FAMILIES = {
     **serving.FAMILIES,
     "tokenswarm_ollama_up": Family("gauge", "1 if the last poll got a valid answer to /api/version and /api/ps."),
     "tokenswarm_ollama_version_info": Family("gauge", "The version of Ollama, always 1.", ("version",)),
+    "tokenswarm_ollama_target_info": Family(
+        "gauge", "The address of the Ollama that is polled, always 1.", ("target",)
+    ),
     "tokenswarm_ollama_models_loaded": Family("gauge", "Models that are in memory."),
     "tokenswarm_ollama_models_dropped": Family("gauge", f"Loaded models without series: those beyond {MODELS_MAX}."),
     "tokenswarm_ollama_models_available": Family("gauge", "Models on disk (/api/tags)."),
@@ -247,9 +250,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 async def _serve(args: argparse.Namespace) -> int:
     point = serving.endpoint(args)
     state = State()
+    url = urlsplit(args.ollama)
+    target = f"{url.netloc}" if url.port else f"{url.netloc.rstrip(':')}:{443 if url.scheme == 'https' else 80}"
 
     def page() -> bytes:
         readings = state.page()
+        readings.add("tokenswarm_ollama_target_info", 1, target)
         readings.extend(server.own("ollama"))
         return render(FAMILIES, readings)
 

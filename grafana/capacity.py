@@ -5,9 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.engine import NO_CONFIG
-from grafana.frame import Rows, assemble, choice, run, run_annotations
+from grafana.frame import Rows, against, assemble, choice, run, run_annotations
 from grafana.panels import About, Builder, joined, now, query, rows, stat, table, xy
-from grafana.queries import ENERGY_PER_TOKEN, RUN, stage
+from grafana.queries import ENERGY_PER_TOKEN, ENGINE, RUN, stage
 
 CONCURRENCY = stage("tokenswarm_stage_concurrency")
 BATCH = stage("tokenswarm_stage_batch")
@@ -314,7 +314,7 @@ def _cache() -> list[Builder]:
                 "100 %: the cache, not the GPU, ended the growth of the batch.",
                 "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
             ),
-            now("max(max_over_time(tokenswarm:server_kv_cache:ratio[$__range]))"),
+            now(f"max(max_over_time(tokenswarm:server_kv_cache:ratio{{{ENGINE}}}[$__range]))"),
             thresholds=((0.95, "red"),),
             width=6,
         ),
@@ -332,7 +332,7 @@ def build() -> dashboard.Dashboard:
         "tokenswarm-capacity",
         "B · Throughput vs batch",
         "How much the server does at which batch, what latency it costs, and where more users stop to help.",
-        [run(), choice("quantile", "Percentile", text, ("0.5", "0.9", "0.95", "0.99"), "0.9")],
+        [run(), *against(), choice("quantile", "Percentile", text, ("0.5", "0.9", "0.95", "0.99"), "0.9")],
         run_annotations("$run_id"),
         content,
         refresh="10s",

@@ -191,7 +191,7 @@ def build() -> dashboard.Dashboard:
         "E · Compare runs",
         "Two runs side by side: percentiles, totals, distributions, stage curves.",
         [run("run_a", "Run A"), run("run_b", "Run B")],
-        run_annotations("$run_a", "$run_b"),
+        run_annotations("$run_a", "$run_b", places=False),
         content,
         refresh="1m",
         since="now-24h",

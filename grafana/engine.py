@@ -6,17 +6,22 @@ vLLM's names as of 0.33; where a name has changed the old one stands after `or`,
 from __future__ import annotations
 
 from grafana.panels import RED, About, Builder, lines, timeseries
-from grafana.queries import RATE, RUN, TTFT, mean, rate
+from grafana.queries import ENGINE, RATE, RUN, TTFT, mean, rate
 
 NO_CONFIG = "no run is chosen, or it has neither telemetry.model_config nor an engine that tells its cache in bytes"
 
 NO_VLLM = "no vLLM server is scraped (job vllm)"
+OLLAMA = ' and on (instance) tokenswarm_ollama_target_info{target=~"$engine"}'
+"""Of the exporter that polls an engine of the run."""
+
 NO_OLLAMA = "the run is not against Ollama, or its exporter is not scraped"
 
-CACHED = f"{rate('vllm:prompt_tokens_cached_total', '')} / ({rate('vllm:prompt_tokens_total', '')} > 0)"
-PREFIX_HITS = f"{rate('vllm:prefix_cache_hits_total', '')} / ({rate('vllm:prefix_cache_queries_total', '')} > 0)"
+CACHED = f"{rate('vllm:prompt_tokens_cached_total', ENGINE)} / ({rate('vllm:prompt_tokens_total', ENGINE)} > 0)"
+PREFIX_HITS = (
+    f"{rate('vllm:prefix_cache_hits_total', ENGINE)} / ({rate('vllm:prefix_cache_queries_total', ENGINE)} > 0)"
+)
 OLD_PREFIX_HITS = (
-    f"{rate('vllm:gpu_prefix_cache_hits_total', '')} / ({rate('vllm:gpu_prefix_cache_queries_total', '')} > 0)"
+    f"{rate('vllm:gpu_prefix_cache_hits_total', ENGINE)} / ({rate('vllm:gpu_prefix_cache_queries_total', ENGINE)} > 0)"
 )
 
 
@@ -33,9 +38,9 @@ def _batch() -> list[Builder]:
                 "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
             ),
             lines(
-                ("sum(tokenswarm:server_requests_running:sum)", "running"),
-                ("sum(tokenswarm:server_requests_waiting:sum)", "waiting"),
-                ("sum by (reason) (vllm:num_requests_waiting_by_reason) > 0", "waiting: {{reason}}"),
+                (f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})", "running"),
+                (f"sum(tokenswarm:server_requests_waiting:sum{{{ENGINE}}})", "waiting"),
+                (f"sum by (reason) (vllm:num_requests_waiting_by_reason{{{ENGINE}}}) > 0", "waiting: {{reason}}"),
             ),
             width=6,
         ),
@@ -54,7 +59,7 @@ def _cache() -> list[Builder]:
                 "at 100 %: preemptions follow, and their tokens are computed twice.",
                 "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
             ),
-            lines(("max(tokenswarm:server_kv_cache:ratio)", "KV cache")),
+            lines((f"max(tokenswarm:server_kv_cache:ratio{{{ENGINE}}})", "KV cache")),
             thresholds=((0.95, RED),),
             high=1,
             width=6,
@@ -85,8 +90,8 @@ def _cache() -> list[Builder]:
                 NO_VLLM,
             ),
             lines(
-                (rate("vllm:num_preemptions_total", ""), "preemptions"),
-                (rate("vllm:admission_rejections_total", ""), "refused"),
+                (rate("vllm:num_preemptions_total", ENGINE), "preemptions"),
+                (rate("vllm:admission_rejections_total", ENGINE), "refused"),
             ),
             width=6,
         ),
@@ -118,7 +123,7 @@ def _work() -> list[Builder]:
                 "stays low while requests wait: max_num_batched_tokens or max_num_seqs limits the batch.",
                 NO_VLLM,
             ),
-            lines((mean("vllm:iteration_tokens_total"), "tokens per step")),
+            lines((mean("vllm:iteration_tokens_total", ENGINE), "tokens per step")),
         ),
         timeseries(
             "Where a request's time goes",
@@ -129,7 +134,9 @@ def _work() -> list[Builder]:
                 "queue is the largest part: overload.",
                 NO_VLLM + ", or no request ended in the window",
             ),
-            lines(*((mean(f"vllm:request_{part}_time_seconds"), part) for part in ("queue", "prefill", "decode"))),
+            lines(
+                *((mean(f"vllm:request_{part}_time_seconds", ENGINE), part) for part in ("queue", "prefill", "decode"))
+            ),
             stacked=True,
         ),
     ]
@@ -153,8 +160,8 @@ def ollama() -> list[Builder]:
                 NO_OLLAMA,
             ),
             lines(
-                ("max(tokenswarm_ollama_models_loaded)", "models loaded"),
-                ("max(tokenswarm_ollama_up)", "up"),
+                (f"max(tokenswarm_ollama_models_loaded{OLLAMA})", "models loaded"),
+                (f"max(tokenswarm_ollama_up{OLLAMA})", "up"),
             ),
         ),
         timeseries(
@@ -166,7 +173,7 @@ def ollama() -> list[Builder]:
                 "below 100 %: the CPU computes the rest, many times slower.",
                 "no model is loaded, or the Ollama exporter is not scraped",
             ),
-            lines(("max by (model) (tokenswarm_ollama_model_vram_ratio)", "{{model}}")),
+            lines((f"max by (model) (tokenswarm_ollama_model_vram_ratio{OLLAMA})", "{{model}}")),
             high=1,
         ),
         timeseries(

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.panels import SOURCE, Builder
-from grafana.queries import RUN
+from grafana.queries import RUN, alerts
 
 TAG = "tokenswarm"
 SOURCE_UID = "tokenswarm-prometheus"
@@ -39,6 +39,51 @@ def run(name: str = "run_id", label: str = "Run") -> Builder:
     return variable.sort(dashboard.VariableSort.ALPHABETICAL_DESC)
 
 
+def _of_run(name: str, label: str, text: str, expr: str, key: str) -> Builder:
+    """All that the run has, several at a time. Never `.*`: a run that has none shows none."""
+    variable = _from_prometheus(name, label, text, f"query_result({expr})").multi(True).include_all(True)
+    everything = dashboard.VariableOption(text="All", value="$__all", selected=True)
+    return variable.regex(f'/{key}="([^"]+)"/').current(everything)
+
+
+def against() -> list[Builder]:
+    """What the run is against: its engines, the machines of its GPU exporters, its GPUs.
+
+    A run that names none (of an earlier version, or without GPU exporters of its own) shows all that are scraped.
+    """
+    named = 'last_over_time(tokenswarm_run_target_info{%s,role="%s"}[$__range])'
+    no_run = " unless on () " + named
+    engines, hosts, gpus = (named % (RUN, role) for role in ("engine", "host", "gpu"))
+    running = (
+        'max by (target) (label_replace(tokenswarm:server_requests_running:sum, "target", "$1", "instance", "(.+)"))'
+    )
+    up = 'max by (target) (label_replace(up{job="tokenswarm-gpu"}, "target", "$1", "instance", "(.+)"))'
+    cards = 'max by (target) (label_replace(tokenswarm:gpu_power:watts, "target", "$1", "gpu", "(.+)"))'
+    return [
+        _of_run(
+            "engine",
+            "Engine",
+            "The run's engines, by their label `instance`: telemetry.engine_instances, or their addresses.",
+            f"max by (target) ({engines}) or ({running}{no_run % (RUN, 'engine')})",
+            "target",
+        ),
+        _of_run(
+            "host",
+            "Host",
+            "The run's GPU exporters, by the label `instance`: telemetry.host_instances, or their addresses.",
+            f"max by (target) ({hosts}) or ({up}{no_run % (RUN, 'host')})",
+            "target",
+        ),
+        _of_run(
+            "gpu",
+            "GPU",
+            "The GPUs that the run's exporters tell, by UUID.",
+            f"max by (target) ({gpus}) or ({cards}{no_run % (RUN, 'gpu')})",
+            "target",
+        ),
+    ]
+
+
 def started() -> Builder:
     """The second at which the run began, for `@`; hidden. 0 without a run: an empty one would be a syntax error."""
     begin = f"max(last_over_time(tokenswarm_run_start_timestamp_seconds{{{RUN}}}[$__range]))"
@@ -60,8 +105,8 @@ def _annotation(name: str, color: str, expr: str, title: str, tags: str = "", *,
     return one.use_value_for_time(True) if at_value else one
 
 
-def run_annotations(*runs: str) -> list[Builder]:
-    """Start, end, stages and phases of the runs ($NAME each), and alerts.
+def run_annotations(*runs: str, places: bool = True) -> list[Builder]:
+    """Start, end, stages and phases of the runs ($NAME each), and their alerts; with `places` those of `against`, too.
 
     Marks are at the value of a timestamp: on a long range the step of the query is longer than any event.
     """
@@ -82,9 +127,7 @@ def run_annotations(*runs: str) -> list[Builder]:
             "run_id,stage",
             at_value=True,
         ),
-        _annotation(
-            "Alerts", "red", 'ALERTS{alertname=~"LLM.*",alertstate="firing"}', "{{alertname}}", "alertname,severity"
-        ),
+        _annotation("Alerts", "red", alerts(*runs, places=places), "{{alertname}}", "alertname,severity"),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana.panels import RED, About, Builder, lines, states, timeseries
-from grafana.queries import RATE
+from grafana.queries import GPU, HOST, RATE
 
 NO_GPU = "no GPU exporter is scraped (jobs tokenswarm-gpu, gpu-other)"
 NO_HOST = "the exporter for GPU and host is not scraped (job tokenswarm-gpu)"
@@ -24,10 +24,10 @@ def _work() -> list[Builder]:
                 NO_GPU,
             ),
             lines(
-                ("tokenswarm:gpu_utilization:ratio", f"kernels {NAME}"),
-                ("tokenswarm_gpu_sm_active_ratio", f"SM {NAME}"),
-                ("tokenswarm_gpu_tensor_active_ratio", f"tensor {NAME}"),
-                ("tokenswarm_gpu_dram_active_ratio", f"memory {NAME}"),
+                (f"tokenswarm:gpu_utilization:ratio{{{GPU}}}", f"kernels {NAME}"),
+                (f"tokenswarm_gpu_sm_active_ratio{{{GPU}}}", f"SM {NAME}"),
+                (f"tokenswarm_gpu_tensor_active_ratio{{{GPU}}}", f"tensor {NAME}"),
+                (f"tokenswarm_gpu_dram_active_ratio{{{GPU}}}", f"memory {NAME}"),
             ),
             high=1,
         ),
@@ -41,8 +41,8 @@ def _work() -> list[Builder]:
                 NO_GPU,
             ),
             lines(
-                ("tokenswarm:gpu_memory_used:bytes", f"used {NAME}"),
-                ("tokenswarm:gpu_memory_total:bytes", f"total {NAME}"),
+                (f"tokenswarm:gpu_memory_used:bytes{{{GPU}}}", f"used {NAME}"),
+                (f"tokenswarm:gpu_memory_total:bytes{{{GPU}}}", f"total {NAME}"),
             ),
         ),
     ]
@@ -61,8 +61,8 @@ def _speed() -> list[Builder]:
                 NO_GPU,
             ),
             lines(
-                ("tokenswarm:gpu_power:watts", f"power {NAME}"),
-                ("max by (gpu) (tokenswarm_gpu_power_limit_watts)", f"limit {NAME}"),
+                (f"tokenswarm:gpu_power:watts{{{GPU}}}", f"power {NAME}"),
+                (f"max by (gpu) (tokenswarm_gpu_power_limit_watts{{{GPU}}})", f"limit {NAME}"),
             ),
         ),
         timeseries(
@@ -75,8 +75,8 @@ def _speed() -> list[Builder]:
                 NO_GPU,
             ),
             lines(
-                ("tokenswarm:gpu_sm_clock:hertz", f"now {NAME}"),
-                ('max by (gpu) (tokenswarm_gpu_clock_max_hertz{clock="sm"})', f"highest {NAME}"),
+                (f"tokenswarm:gpu_sm_clock:hertz{{{GPU}}}", f"now {NAME}"),
+                (f'max by (gpu) (tokenswarm_gpu_clock_max_hertz{{clock="sm",{GPU}}})', f"highest {NAME}"),
             ),
         ),
         states(
@@ -88,7 +88,7 @@ def _speed() -> list[Builder]:
                 "any thermal or brake reason. sw_power_cap at full load is the card at work.",
                 NO_GPU,
             ),
-            lines(("tokenswarm:gpu_throttled:ratio1m", f"{{{{reason}}}} {NAME}")),
+            lines((f"tokenswarm:gpu_throttled:ratio1m{{{GPU}}}", f"{{{{reason}}}} {NAME}")),
             thresholds=((0.001, "yellow"), (0.05, RED)),
             width=8,
             height=8,
@@ -103,8 +103,11 @@ def _speed() -> list[Builder]:
                 NO_GPU,
             ),
             lines(
-                ("tokenswarm:gpu_temperature:celsius", f"now {NAME}"),
-                ('max by (gpu) (tokenswarm_gpu_temperature_limit_celsius{limit="slowdown"})', f"slowdown {NAME}"),
+                (f"tokenswarm:gpu_temperature:celsius{{{GPU}}}", f"now {NAME}"),
+                (
+                    f'max by (gpu) (tokenswarm_gpu_temperature_limit_celsius{{limit="slowdown",{GPU}}})',
+                    f"slowdown {NAME}",
+                ),
             ),
         ),
     ]
@@ -124,12 +127,13 @@ def _links() -> list[Builder]:
             ),
             lines(
                 (
-                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_pcie_bytes_total[{RATE}]))"
-                    f" / on (gpu) group_left sum by (gpu) (rate(tokenswarm_gpu_pcie_observed_seconds_total[{RATE}]))",
+                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_pcie_bytes_total{{{GPU}}}[{RATE}]))"
+                    " / on (gpu) group_left sum by (gpu) "
+                    f"(rate(tokenswarm_gpu_pcie_observed_seconds_total{{{GPU}}}[{RATE}]))",
                     f"PCIe {{{{direction}}}} {NAME}",
                 ),
                 (
-                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total[{RATE}]))",
+                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total{{{GPU}}}[{RATE}]))",
                     f"NVLink {{{{direction}}}} {NAME}",
                 ),
             ),
@@ -145,8 +149,8 @@ def _links() -> list[Builder]:
                 OURS + "; no XID was reported",
             ),
             lines(
-                ("sum by (gpu, xid) (tokenswarm_gpu_xid_errors_total)", f"XID {{{{xid}}}} {NAME}"),
-                ("sum by (gpu, type) (tokenswarm_gpu_ecc_errors_total)", f"ECC {{{{type}}}} {NAME}"),
+                (f"sum by (gpu, xid) (tokenswarm_gpu_xid_errors_total{{{GPU}}})", f"XID {{{{xid}}}} {NAME}"),
+                (f"sum by (gpu, type) (tokenswarm_gpu_ecc_errors_total{{{GPU}}})", f"ECC {{{{type}}}} {NAME}"),
             ),
             width=12,
         ),
@@ -155,8 +159,8 @@ def _links() -> list[Builder]:
 
 def _host() -> list[Builder]:
     """The machine around the GPU: a GPU that waits for it looks like a slow one."""
-    busy = f"rate(tokenswarm_host_core_busy_seconds_total[{RATE}])"
-    stalled = f'rate(tokenswarm_host_pressure_seconds_total{{share="some"}}[{RATE}])'
+    busy = f"rate(tokenswarm_host_core_busy_seconds_total{{{HOST}}}[{RATE}])"
+    stalled = f'rate(tokenswarm_host_pressure_seconds_total{{share="some",{HOST}}}[{RATE}])'
     return [
         timeseries(
             "CPU of the machine",

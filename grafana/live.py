@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana import engine, generator, gpu, headline
-from grafana.frame import Rows, assemble, choice, run, run_annotations
+from grafana.frame import Rows, against, assemble, choice, run, run_annotations
 from grafana.headline import FEW, NO_RUN
 from grafana.panels import RED, About, Builder, heatmap, lines, query, timeseries
 from grafana.queries import (
@@ -211,6 +211,7 @@ def build() -> dashboard.Dashboard:
         "A run while it goes on: load, latency, engine, GPU, and whether to believe it.",
         [
             run(),
+            *against(),
             choice("slo_ttft", "TTFT limit (s)", "The line in the TTFT panel.", limits, "2"),
             choice("slo_itl", "ITL limit (s)", "The line in the panels of ITL and TPOT.", limits, "0.2"),
         ],

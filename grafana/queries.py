@@ -10,6 +10,11 @@ own name, or both. Each query here asks for the first and, where that is not the
 from __future__ import annotations
 
 RUN = 'run_id="$run_id"'
+ENGINE = 'instance=~"$engine"'
+HOST = 'instance=~"$host"'
+GPU = 'gpu=~"$gpu"'
+"""A Prometheus may know more than this run: its engines, the machines of its GPU exporters, its GPUs (frame.py)."""
+
 RATE = "$__rate_interval"
 
 TTFT = "tokenswarm_time_to_first_token_seconds"
@@ -100,6 +105,14 @@ def octaves(first: int, last: int) -> str:
 STREAMED = rate("tokenswarm_output_tokens_streamed_total")
 REQUESTS = rate("tokenswarm_requests_total")
 ENERGY_PER_TOKEN = f"1 / (max(tokenswarm:tokens_per_joule:rate1m{{{RUN}}}) > 0)"
+
+
+def alerts(*runs: str, places: bool = True) -> str:
+    """Alerts that fire for these runs ($NAME), or with `places` for what the run is against; and lost exporters."""
+    more = ',gpu=~"$gpu|",instance=~"$host|$engine|"' if places else ',gpu="",instance=""'
+    named = "|".join((*runs, ""))
+    firing = 'alertname=~"LLM.*",alertstate="firing"'
+    return f'ALERTS{{{firing},run_id=~"{named}"{more}}} or ALERTS{{alertname="LLMExporterDown",alertstate="firing"}}'
 
 
 def stage(name: str, selector: str = RUN, **labels: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 
 from grafana import generator
-from grafana.frame import Rows, assemble, run, run_annotations, started
+from grafana.frame import Rows, against, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
-from grafana.queries import E2E, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, sum_rate
+from grafana.queries import E2E, ENGINE, HOST, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, sum_rate
 
 NO_VLLM = "no vLLM server is scraped (job vllm), or it has served nothing in the window"
 NO_RUN = "no run is chosen, or its exporter is not scraped"
@@ -30,7 +30,8 @@ EXPECTED = (
 
 def _since_start(counter: str) -> str:
     """What a server's counter has gained since the run began (it may be older than the run, or begin within it)."""
-    return f"sum({counter}) - (sum({counter} @ $started) or vector(0))"
+    own = f"{counter}{{{ENGINE}}}"
+    return f"sum({own}) - (sum({own} @ $started) or vector(0))"
 
 
 def _pair(title: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
@@ -46,10 +47,10 @@ def _pair(title: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
         lines(
             (recent(0.5, ours), "client p50"),
             (recent(0.99, ours), "client p99"),
-            (recent(0.5, theirs, selector=""), "engine p50"),
-            (recent(0.99, theirs, selector=""), "engine p99"),
+            (recent(0.5, theirs, selector=ENGINE), "engine p50"),
+            (recent(0.99, theirs, selector=ENGINE), "engine p99"),
             (mean(ours, RUN), "client mean"),
-            (mean(theirs), "engine mean"),
+            (mean(theirs, ENGINE), "engine mean"),
         ),
         log=True,
     )
@@ -57,8 +58,8 @@ def _pair(title: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
 
 def _latency() -> list[Builder]:
     ttft, itl = "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"
-    lowest = f'sum(rate({itl}_bucket{{le="0.01"}}[{RATE}]))'
-    native = f"histogram_fraction(0, 0.01, sum(rate({itl}[{RATE}])))"
+    lowest = f'sum(rate({itl}_bucket{{le="0.01",{ENGINE}}}[{RATE}]))'
+    native = f"histogram_fraction(0, 0.01, sum(rate({itl}{{{ENGINE}}}[{RATE}])))"
     return [
         _pair(
             "TTFT",
@@ -90,7 +91,7 @@ def _latency() -> list[Builder]:
                 "above 50 ms on one network; negative for long: another client uses the server, too.",
                 NO_VLLM,
             ),
-            lines((f"({mean(TTFT, RUN)}) - ({mean(ttft)})", "added")),
+            lines((f"({mean(TTFT, RUN)}) - ({mean(ttft, ENGINE)})", "added")),
             low=None,
             width=12,
         ),
@@ -103,7 +104,7 @@ def _latency() -> list[Builder]:
                 "above 50 %: the engine's median is a guess below 10 ms (start vLLM with finer buckets).",
                 NO_VLLM,
             ),
-            lines((f"{lowest} / {count_rate(itl)} or {native}", "below 10 ms")),
+            lines((f"{lowest} / {count_rate(itl, ENGINE)} or {native}", "below 10 ms")),
             thresholds=((0.5, YELLOW),),
             high=1,
             width=12,
@@ -126,7 +127,7 @@ def _tokens() -> list[Builder]:
             lines(
                 (rate("tokenswarm_output_tokens_streamed_total"), "client, streamed events"),
                 (rate("tokenswarm_output_tokens_total"), "client, usage of finished requests"),
-                (rate("vllm:generation_tokens_total", ""), "engine"),
+                (rate("vllm:generation_tokens_total", ENGINE), "engine"),
             ),
         ),
         timeseries(
@@ -162,10 +163,11 @@ def _requests() -> list[Builder]:
                 (f"sum(tokenswarm_requests_in_flight{{{RUN}}})", "client: in flight"),
                 (f"sum(tokenswarm_streams_decoding{{{RUN}}})", "client: decoding"),
                 (
-                    "sum(tokenswarm:server_requests_running:sum) + sum(tokenswarm:server_requests_waiting:sum)",
+                    f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})"
+                    f" + sum(tokenswarm:server_requests_waiting:sum{{{ENGINE}}})",
                     "engine: running + waiting",
                 ),
-                ("sum(tokenswarm:server_requests_running:sum)", "engine: running"),
+                (f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})", "engine: running"),
             ),
         ),
         timeseries(
@@ -179,7 +181,10 @@ def _requests() -> list[Builder]:
             ),
             lines(
                 (f"sum by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "client: {{outcome}}"),
-                (f"sum by (finished_reason) (rate(vllm:request_success_total[{RATE}]))", "engine: {{finished_reason}}"),
+                (
+                    f"sum by (finished_reason) (rate(vllm:request_success_total{{{ENGINE}}}[{RATE}]))",
+                    "engine: {{finished_reason}}",
+                ),
             ),
             width=12,
         ),
@@ -205,14 +210,19 @@ def _counts() -> list[Builder]:
     return [*_tokens(), *_requests()]
 
 
+def _absent(name: str) -> str:
+    """1 where no engine of the run tells it; without the labels that absent() takes from a matcher."""
+    return f"absent(count({name}{{{ENGINE}}}))"
+
+
 def _missing() -> list[Builder]:
     native = {name: name.removesuffix("_count") for name in EXPECTED}  # the name of one that is kept as a native one
     missing = " or ".join(
-        f'label_replace(absent({name}){f" and absent({other})" if other != name else ""}, "metric", "{name}", "", "")'
+        f'label_replace({_absent(name)}{f" and {_absent(other)}" if other != name else ""}, "metric", "{name}", "", "")'
         for name, other in native.items()
     )
     any_of_them = "|".join(dict.fromkeys((*EXPECTED, *native.values())))
-    found = f'{len(EXPECTED)} - (count({missing}) or vector(0)) and on () {{__name__=~"{any_of_them}"}}'
+    found = f'{len(EXPECTED)} - (count({missing}) or vector(0)) and on () {{__name__=~"{any_of_them}",{ENGINE}}}'
     return [
         stat(
             "Engine metrics found",
@@ -243,12 +253,12 @@ def _missing() -> list[Builder]:
             "Scrapes",
             "short",
             About(
-                "Which targets of this Prometheus answer.",
+                "Which of the run's engines and exporters answer this Prometheus.",
                 "up by job",
                 "0: the panels of that job are empty or old.",
                 "no target at all",
             ),
-            lines(("min by (job) (up)", "{{job}}")),
+            lines((f'min by (job) (up{{{ENGINE}}} or up{{{HOST}}} or up{{job=~"tokenswarm-.+"}})', "{{job}}")),
             high=1,
             width=10,
             height=6,
@@ -267,7 +277,7 @@ def build() -> dashboard.Dashboard:
         "tokenswarm-reconcile",
         "D · Client and server",
         "What the client measured beside what the engine says, and how good the measurement itself is.",
-        [run(), started()],
+        [run(), *against(), started()],
         run_annotations("$run_id"),
         content,
         refresh="10s",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
-from grafana.frame import Rows, assemble, choice, run, run_annotations, started
+from grafana.frame import Rows, against, assemble, choice, run, run_annotations, started
 from grafana.panels import GREEN, RED, YELLOW, About, Builder, lines, now, rows, stat, states, table, timeseries
-from grafana.queries import E2E, ITL, RUN, TPOT, TTFT, rate, recent
+from grafana.queries import E2E, ENGINE, GPU, HOST, ITL, RUN, TPOT, TTFT, alerts, rate, recent
 
 NO_RUN = "no run is chosen, or its exporter is not scraped"
 QUIET = "no steady requests in the window"
@@ -17,6 +17,7 @@ YOUNG = "the run has no steady requests yet"
 PROCESS = "the GPU exporter is not scraped, or was started without --engine-pid or --engine-name"
 NO_GPU = "no GPU exporter is scraped"
 
+ALERTS = alerts("$run_id")
 OUTPUT_5M = rate("tokenswarm_output_tokens_streamed_total", RUN, "5m")
 
 
@@ -66,12 +67,12 @@ def _drift_now() -> list[Builder]:
         "Alerts that fire",
         "short",
         About(
-            "Alerts of this Prometheus that fire now.",
+            "Alerts of this run, and of what it is against, that fire now.",
             "count of ALERTS{alertname=~LLM.*, alertstate=firing}",
             "any; the table below names them.",
             "no alert",
         ),
-        now('count(ALERTS{alertname=~"LLM.*",alertstate="firing"}) or vector(0)'),
+        now(f"count({ALERTS}) or vector(0)"),
         thresholds=((1, RED),),
         words=((0, 0, "none", GREEN),),
         width=4,
@@ -159,10 +160,11 @@ def _drift() -> list[Builder]:
 
 def _memory_growth() -> list[Builder]:
     """What grows, how fast, and until when."""
-    engine = 'tokenswarm_process_resident_memory_bytes{role="engine"}'
+    engine = f'tokenswarm_process_resident_memory_bytes{{role="engine",{HOST}}}'
     worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
-    left = "clamp_min(tokenswarm:gpu_memory_total:bytes - tokenswarm:gpu_memory_used:bytes, 0)"
-    grows = "(deriv(tokenswarm:gpu_memory_used:bytes[30m]) > 0)"
+    total, used = (f"tokenswarm:gpu_memory_{what}:bytes{{{GPU}}}" for what in ("total", "used"))
+    left = f"clamp_min({total} - {used}, 0)"
+    grows = f"(deriv({used}[30m]) > 0)"
     return [
         timeseries(
             "Growth of memory",
@@ -176,7 +178,7 @@ def _memory_growth() -> list[Builder]:
             lines(
                 (f"deriv({engine}[30m])", "engine"),
                 (f"max by (worker) (deriv({worker}[30m]))", "worker {{worker}}"),
-                ("deriv(tokenswarm:gpu_memory_used:bytes[30m])", "GPU {{gpu}}"),
+                (f"deriv({used}[30m])", "GPU {{gpu}}"),
             ),
             low=None,
             width=12,
@@ -200,7 +202,7 @@ def _memory_growth() -> list[Builder]:
 
 def _resources() -> list[Builder]:
     """What the engine and the workers hold."""
-    engine = 'tokenswarm_process_resident_memory_bytes{role="engine"}'
+    engine = f'tokenswarm_process_resident_memory_bytes{{role="engine",{HOST}}}'
     worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
     return [
         timeseries(
@@ -224,8 +226,8 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                ('sum(tokenswarm_process_open_fds{role="engine"})', "open files"),
-                ('sum(tokenswarm_process_threads{role="engine"})', "threads"),
+                (f'sum(tokenswarm_process_open_fds{{role="engine",{HOST}}})', "open files"),
+                (f'sum(tokenswarm_process_threads{{role="engine",{HOST}}})', "threads"),
             ),
         ),
         timeseries(
@@ -238,9 +240,9 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                ('sum(increase(tokenswarm_process_restarts_total{role="engine"}[1h]))', "restarts"),
+                (f'sum(increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h]))', "restarts"),
                 (f"sum(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
-                ("sum(increase(vllm:num_preemptions_total[1h]))", "preemptions"),
+                (f"sum(increase(vllm:num_preemptions_total{{{ENGINE}}}[1h]))", "preemptions"),
             ),
         ),
     ]
@@ -263,8 +265,8 @@ def _hardware() -> list[Builder]:
             ),
             lines(
                 (
-                    "max by (gpu) (avg_over_time(tokenswarm:gpu_sm_clock:hertz[5m])) / "
-                    "max by (gpu) (avg_over_time(tokenswarm:gpu_sm_clock:hertz[1h] @ $started offset -$settle))",
+                    f"max by (gpu) (avg_over_time(tokenswarm:gpu_sm_clock:hertz{{{GPU}}}[5m])) / max by (gpu) "
+                    f"(avg_over_time(tokenswarm:gpu_sm_clock:hertz{{{GPU}}}[1h] @ $started offset -$settle))",
                     "{{gpu}}",
                 )
             ),
@@ -280,8 +282,8 @@ def _hardware() -> list[Builder]:
                 NO_GPU,
             ),
             lines(
-                ("avg_over_time(tokenswarm:gpu_temperature:celsius[5m])", "°C {{gpu}}"),
-                ("avg_over_time(tokenswarm:gpu_power:watts[5m])", "W {{gpu}}"),
+                (f"avg_over_time(tokenswarm:gpu_temperature:celsius{{{GPU}}}[5m])", "°C {{gpu}}"),
+                (f"avg_over_time(tokenswarm:gpu_power:watts{{{GPU}}}[5m])", "W {{gpu}}"),
             ),
         ),
         timeseries(
@@ -293,16 +295,20 @@ def _hardware() -> list[Builder]:
                 "any thermal or brake reason.",
                 NO_GPU,
             ),
-            lines(("max by (gpu, reason) (avg_over_time(tokenswarm:gpu_throttled:ratio1m[1h]))", "{{reason}} {{gpu}}")),
+            lines(
+                (
+                    f"max by (gpu, reason) (avg_over_time(tokenswarm:gpu_throttled:ratio1m{{{GPU}}}[1h]))",
+                    "{{reason}} {{gpu}}",
+                )
+            ),
             high=1,
         ),
     ]
 
 
 def _alerts() -> list[Builder]:
-    firing = 'ALERTS{alertname=~"LLM.*",alertstate="firing"}'
     about = About(
-        "Alerts of this Prometheus (configs/prometheus/rules).",
+        "Alerts of this run, its engines, machines and GPUs (configs/prometheus/rules), and lost exporters.",
         "ALERTS, state firing",
         "any.",
         "no alert fires in the time range (good)",
@@ -317,9 +323,9 @@ def _alerts() -> list[Builder]:
     )
     return [
         states(
-            "Alerts over time", "short", about, lines((f"max by (alertname) ({firing})", "{{alertname}}")), width=12
+            "Alerts over time", "short", about, lines((f"max by (alertname) ({ALERTS})", "{{alertname}}")), width=12
         ),
-        table("Firing now", about, [rows(firing, "A")], columns, width=12, height=6),
+        table("Firing now", about, [rows(ALERTS, "A")], columns, width=12, height=6),
     ]
 
 
@@ -335,7 +341,12 @@ def build() -> dashboard.Dashboard:
         "tokenswarm-soak",
         "C · Soak",
         "A long run: every signal against its first steady hour, what grows, what throttles, what alarms.",
-        [run(), started(), choice("settle", "Baseline ends after", settle, ("1h", "65m", "90m", "2h"), "65m")],
+        [
+            run(),
+            *against(),
+            started(),
+            choice("settle", "Baseline ends after", settle, ("1h", "65m", "90m", "2h"), "65m"),
+        ],
         run_annotations("$run_id"),
         content,
         refresh="30s",

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,15 @@ OTHER = "20261101-000000-0000"
 USERS = (2, 8, 24)
 STAGE_S = 5
 TARGETS = all_targets()
+VARIABLES = [
+    variable for variable in DASHBOARDS["a-live"]["templating"]["list"] if variable["name"] in ("engine", "host", "gpu")
+]
+GPUS = [
+    sorted(str(answers[0][1]) for call, answers in json.loads(record.read_text())["answers"].items()
+           if call.endswith("/uuid"))
+    for record in (REPO / "tests" / "nvml" / "h100_recorded.json", REPO / "tests" / "nvml" / "h200_constructed.json")
+]  # fmt: skip
+"""The UUIDs that the two GPU exporters tell."""
 
 RANGES = {
     "s": (0, 86_400),
@@ -84,12 +93,34 @@ class World:
     begin: float
     end: float
     summary: dict[str, Any]
+    engine: str  # host:port of the real one
+    elsewhere: str  # of the other one, which the run OTHER is against
+    hosts: tuple[str, str]  # of the GPU exporters of the two
+    _against: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def against(self, run_id: str) -> dict[str, str]:
+        """What the dashboards' own variables find of a run, all chosen: as Grafana joins several values."""
+        if run_id not in self._against:
+            found = {}
+            for variable in VARIABLES:
+                expr = variable["query"]["query"].removeprefix("query_result(").removesuffix(")")
+                expr = substitute(expr, {"run_id": run_id, "__range": "1h", "1": "$1"})
+                regex = re.compile(variable["regex"].strip("/"))
+                lines = (str({**labels}).replace("'", '"').replace(": ", "=") for labels in self._labels(expr))
+                values = sorted({match[1] for line in lines if (match := regex.search(line.replace('"=', "=")))})
+                found[variable["name"]] = "(" + "|".join(map(re.escape, values)) + ")"
+            self._against[run_id] = {name: text.replace("\\", "\\\\") for name, text in found.items()}
+        return self._against[run_id]
+
+    def _labels(self, expr: str) -> list[dict[str, str]]:
+        return [one["metric"] for one in self.prometheus.api("query", query=expr, time=f"{time.time():.3f}")["result"]]
 
     def variables(self, run_id: str) -> dict[str, str]:
         # The baseline of the soak dashboard reaches into the future here: its hour ends an hour after the start.
         return {
             "__rate_interval": "10s", "__range": "1h", "run_id": run_id, "run_a": self.run_id, "run_b": OTHER,
             "started": f"{self.begin:.3f}", "settle": "1h", "quantile": "0.5", "slo_ttft": "2", "slo_itl": "0.2",
+            **self.against(run_id),
         }  # fmt: skip
 
 
@@ -135,12 +166,16 @@ def _run(folder: Path, engine: str, exporter: str, *options: str) -> dict[str, A
     return summary
 
 
+ELSEWHERE_RUNNING = 100_000  # more than any run here has
+
+
 class _Elsewhere(http.server.BaseHTTPRequestHandler):
     """A vLLM of another version, for names that the embedded engine does not have: newer ones, and renamed ones."""
 
     def do_GET(self) -> None:
         tokens = int(time.time() * 100) % 10_000_000
         lines = (
+            f"vllm:num_requests_running {ELSEWHERE_RUNNING}",
             'vllm:num_requests_waiting_by_reason{reason="capacity"} 3',
             'vllm:num_requests_waiting_by_reason{reason="deferred"} 0',
             f"vllm:gpu_prefix_cache_queries_total {tokens}",
@@ -204,6 +239,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         natives = stack.enter_context(serving(other_folder, config, *natives_only(config)))
         prometheus.wait_for("up == 1")
         other = SyntheticRun(OTHER, engine="ollama", start_timestamp_s=time.time() - 20)
+        other_gpu = GPUS[1]
+        hosts = tuple(f"127.0.0.1:{gpu.port}" for gpu in gpus)
+        other.state.targets = {"engine": [addresses["vllm_elsewhere"]], "host": [hosts[1]], "gpu": list(other_gpu)}
         post(load.url, other.body())
         began = time.time()
         for _ in range(12):
@@ -217,8 +255,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         if llama is not None:
             _run(results, llama, exporter, "--model", "tiny", "--set", _stages_of(4))
         native = _run(results, engine.url, exporter, "--engine", "ollama", "--api", "chat", "--set", _stages_of(4))
-        watched_gpus = ",".join(f"http://127.0.0.1:{gpu.port}" for gpu in gpus)
-        telemetry = ("--set", f"telemetry.gpu_exporters=[{watched_gpus}]")
+        telemetry = ("--set", f"telemetry.gpu_exporters=[http://{hosts[0]}]")
         summary = _run(results, engine.url, exporter, "--set", _stages_of(*USERS), *telemetry)
         end = time.time()
         prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
@@ -226,7 +263,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         told = prometheus.wait_for(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
         (started,) = told.values()
         assert began < started < end
-        yield World(prometheus, natives, summary["run_id"], native["run_id"], began, started, end, summary)
+        yield World(
+            prometheus, natives, summary["run_id"], native["run_id"], began, started, end, summary,
+            addresses["vllm"], addresses["vllm_elsewhere"], (hosts[0], hosts[1]),
+        )  # fmt: skip
 
 
 def _counts(series: dict[str, Any]) -> list[float]:
@@ -274,6 +314,52 @@ def test_a_target_has_a_sane_answer(world: World, name: str, panel: dict[str, An
     assert finite, found
     assert all(low <= value <= high for value in finite), (min(finite), max(finite))
     assert not [value for _, values in found for value in values if math.isinf(value)]
+
+
+AGAINST = re.compile(r"\$(engine|host|gpu)\b")
+
+
+def test_the_variables_find_what_each_run_names(world: World) -> None:
+    def values(run_id: str, name: str) -> list[str]:
+        return [re.sub(r"\\+", "", one) for one in world.against(run_id)[name].strip("()").split("|")]
+
+    assert [values(world.run_id, name) for name in ("engine", "host", "gpu")] == [
+        [world.engine], [world.hosts[0]], GPUS[0],
+    ]  # fmt: skip
+    assert [values(OTHER, name) for name in ("engine", "host", "gpu")] == [
+        [world.elsewhere], [world.hosts[1]], GPUS[1],
+    ]  # fmt: skip
+    assert values(world.ollama_run_id, "engine") == [world.engine]
+    assert set(values(world.ollama_run_id, "gpu")) == {*GPUS[0], *GPUS[1]}  # it names none: all that are there
+
+
+@pytest.mark.parametrize(
+    ("name", "panel", "target"),
+    [one for one in TARGETS if AGAINST.search(one[2]["expr"])],
+    ids=[f"{n}-{p['title']}-{t['refId']}" for n, p, t in TARGETS if AGAINST.search(t["expr"])],
+)
+def test_a_panel_shows_what_its_run_is_against_alone(
+    world: World, name: str, panel: dict[str, Any], target: dict[str, Any]
+) -> None:
+    strangers = {
+        world.run_id: {world.elsewhere, world.hosts[1], *GPUS[1]}, OTHER: {world.engine, world.hosts[0], *GPUS[0]},
+    }  # fmt: skip
+    for run_id, others in strangers.items():
+        for labels, values in _answers(world, target, run_id):
+            assert not {*labels.values()} & others, (name, panel["title"], labels)
+            if "server_requests_running" in target["expr"]:
+                assert (max(values) >= ELSEWHERE_RUNNING) == (run_id == OTHER)
+
+
+def test_every_query_of_an_engine_a_host_or_a_gpu_names_it() -> None:
+    """But for alerts of lost exporters, and whether our own exporters answer."""
+    foreign = re.compile(r"\b(vllm:|tokenswarm:(server|gpu)_|tokenswarm_(gpu|host|process|ollama)_)[\w:]+")
+    for name, panel, target in TARGETS:
+        bare = re.sub(r'__name__=~"[^"]*"|"metric", "[^"]*"', "", target["expr"])
+        for match in foreign.finditer(bare):
+            rest = bare[match.end() :]
+            named = rest.startswith("{") and AGAINST.search(rest[: rest.index("}")])
+            assert named or 'tokenswarm_ollama_target_info{target=~"$engine"}' in bare, (name, panel["title"], match[0])
 
 
 OURS = "tokenswarm_[a-z_]+_(bucket|sum|count)"

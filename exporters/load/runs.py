@@ -38,6 +38,7 @@ from tokenswarm.result.summary import StagePlan, per_window, throughput
 
 RUNS_MAX = 16
 SERIES_MAX = 5_000
+TARGETS_MAX = 64  # of a role
 SILENT_S = 30.0
 RECENT_S = 10.0
 """The window of the quantile gauges `window="10s"`."""
@@ -190,6 +191,11 @@ class Run:
     def _add_run(self, readings: Readings) -> None:
         state = self.state
         readings.add("tokenswarm_run_info", 1, *self.info.values())
+        targets = Readings()
+        for role in envelopes.TARGET_ROLES:
+            for target in dict.fromkeys(name[:LABEL_CHARS_MAX] for name in state.targets.get(role, ())[:TARGETS_MAX]):
+                targets.add("tokenswarm_run_target_info", 1, role, target)
+        self._add_bounded(readings, "targets", [targets])
         readings.add("tokenswarm_run_start_timestamp_seconds", state.start_timestamp_s)
         readings.add("tokenswarm_run_end_timestamp_seconds", state.end_timestamp_s)
         readings.add("tokenswarm_run_stage", max(0, state.stage))

@@ -152,6 +152,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "tokenswarm_target_users": Family("gauge", "Users that the current stage asks for."),
     "tokenswarm_run_info": Family("gauge", "What was run, always 1.", ()),  # labels: envelope.INFO_LABELS
+    "tokenswarm_run_target_info": Family(
+        "gauge",
+        "What the run is against, always 1: label instance of its engines and GPU exporters, UUIDs of its GPUs.",
+        ("role", "target"),
+    ),
     "tokenswarm_run_start_timestamp_seconds": Family("gauge", "When the run began."),
     "tokenswarm_run_end_timestamp_seconds": Family("gauge", "When the run ended; absent while it goes on."),
     "tokenswarm_run_phase": Family("gauge", "1 for the phase that the run is in.", ("phase",)),

@@ -142,9 +142,15 @@ class Poller:
     """Use it as a context around the run, and as one of its watchers; then `finish`. Without pages it does nothing."""
 
     def __init__(
-        self, pages: list[Page], say: Callable[[str], None], price: Price | None = None, shape: KvShape | None = None
+        self,
+        pages: list[Page],
+        say: Callable[[str], None],
+        price: Price | None = None,
+        shape: KvShape | None = None,
+        instances: Mapping[str, list[str]] | None = None,
     ) -> None:
         self.pages = pages
+        self._instances = instances or {}
         self._say = say
         self._price = price
         self._shape = shape
@@ -181,6 +187,12 @@ class Poller:
                 if told is not None:
                     self._told[block.stage] = told
         return self._told
+
+    def targets(self) -> dict[str, list[str]]:
+        """What the run is against, by the names under which a Prometheus may have scraped it, too."""
+        _, cards = self._watches()
+        gpus = sorted({gpu for watch in cards for gpu in watch.facts})
+        return {**self._instances, **({"gpu": gpus} if gpus else {})}
 
     def kv(self, merged: Merged) -> KvBlock | None:
         """The KV-cache now, for whoever shows it live; None where nothing is watched or known of it."""
@@ -243,7 +255,23 @@ def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], N
     price = None
     if told.price_per_gpu_hour is not None:
         price = Price(told.price_per_gpu_hour, told.currency, told.gpus)
-    return Poller(pages, say, price, read_shape(told.model_config, told.kv_dtype))
+    return Poller(pages, say, price, read_shape(told.model_config, told.kv_dtype), instances(profile))
+
+
+def instances(profile: Profile) -> dict[str, list[str]]:
+    """By role (engine, host) the addresses of what the run is against, as Prometheus' label `instance` has them."""
+    told = profile.telemetry
+    given = [url for url in told.engine_metrics if url not in ("auto", "off")]
+    urls = given if given and "auto" not in told.engine_metrics else [*profile.target, *given]
+    return {
+        "engine": list(told.engine_instances) or list(dict.fromkeys(map(_address, urls))),
+        "host": list(told.host_instances) or list(dict.fromkeys(map(_address, told.gpu_exporters))),
+    }
+
+
+def _address(url: str) -> str:
+    _, host, port = _origin(url)
+    return f"[{host}]:{port}" if host and ":" in host else f"{host}:{port}"
 
 
 def read_shape(path: str | None, kv_dtype: str | None) -> KvShape | None:

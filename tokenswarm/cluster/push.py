@@ -44,6 +44,7 @@ class Teller(Protocol):
 
     def kv(self, merged: Merged) -> KvBlock | None: ...
     def stages(self, merged: Merged) -> Mapping[int, StageTold]: ...
+    def targets(self) -> dict[str, list[str]]: ...
 
 
 class Push:
@@ -134,6 +135,7 @@ class Push:
         self._seq += 1
         self._state.workers = _count(self._members(), begun=self._state.stage >= 0)
         if self._teller is not None:
+            self._state.targets = self._teller.targets()
             self._state.kv_cache = _kv_state(self._teller.kv(self._merged))
             self._state.stage_telemetry = {
                 stage: StageState(engine_batch=told.engine_batch, power_watts=told.power_w_mean)

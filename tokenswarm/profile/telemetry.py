@@ -8,11 +8,15 @@ from tokenswarm.profile.engine import VARIABLE
 from tokenswarm.profile.target import check_url
 from tokenswarm.profile.typed_yaml import Seconds
 
+INSTANCES_MAX = 64  # each is a series of the run
+
 
 class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine_metrics: tuple[str, ...] = ("auto",)  # auto: of each target; off; or URLs of the engine's /metrics
     gpu_exporters: tuple[str, ...] = ()  # URLs of `python -m exporters.gpu`'s /metrics
     gpu_token_env: str | None = None  # the environment variable that holds the bearer token of the GPU exporters
+    engine_instances: tuple[str, ...] = ()  # label `instance` of the engines in Prometheus; else their addresses
+    host_instances: tuple[str, ...] = ()  # the same of the GPU exporters
     interval: Seconds = Seconds(1.0)  # between two looks at each of them
     price_per_gpu_hour: float | None = None
     gpus: int | None = None  # how many are paid for; None: those that the exporters see
@@ -37,6 +41,10 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     "a base URL such as http://127.0.0.1:9646" if name == "push" else "URLs (http://gpu:9647/metrics)"
                 )
                 raise ValueError(f"`telemetry.{name}` must be {example}, without user, password or query") from None
+        for name in ("engine_instances", "host_instances"):
+            told = getattr(self, name)
+            if len(told) > INSTANCES_MAX or not all(0 < len(one) <= 128 and one.isprintable() for one in told):
+                raise ValueError(f"`telemetry.{name}` holds up to {INSTANCES_MAX} values of 1 to 128 characters")
         if not 0.1 <= self.interval <= 60:
             raise ValueError("`telemetry.interval` must lie between 100ms and 1m")
         if (self.price_per_gpu_hour or 0.0) < 0 or (self.gpus is not None and self.gpus < 1):

@@ -26,6 +26,9 @@ PHASES = ("warmup", "steady", "drain")
 WORKER_STATES = ("ready", "running", "done", "missing")
 STATUSES = ("VALID", "DEGRADED", "INVALID")
 
+TARGET_ROLES = ("engine", "host", "gpu")
+"""Addresses (host:port) of engines and of GPU exporters, as a scrape's label `instance` has them; UUIDs of GPUs."""
+
 INFO_LABELS = ("engine_version", "dataset", "arrival", "config_hash", "git_revision", "version")
 """The labels that a run may add to its info metric; others are refused, since labels leak secrets and cardinality."""
 
@@ -84,6 +87,7 @@ class RunState(msgspec.Struct, kw_only=True):
     end_timestamp_s: Timestamp | None = None
     verdict: Judgement | None = None
     info: Annotated[dict[Text, Text], msgspec.Meta(max_length=64)] = {}
+    targets: Annotated[dict[Text, list[Text]], msgspec.Meta(max_length=16)] = {}  # by TARGET_ROLES: what it is against
     kv_cache: KvState | None = None
     stage_telemetry: Annotated[dict[int, StageState], msgspec.Meta(max_length=10_000)] = {}
     pushes_dropped: Count = 0  # that never reached an exporter

@@ -59,7 +59,7 @@ def half_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
         "half-answers",
         "degraded",
         f"{block.length_halved} answers end with `stop` at three quarters of the length that `ignore_eos` asked for, "
-        f"or earlier, and {block.length_kept} have all of it: a gateway puts an end to answers that the engine broke off. "
+        f"or earlier, and {block.length_kept} have all of it: a gateway ends answers that the engine broke off. "
         f"They count as good, with the latency of half an answer. Look at the engine's log and counters.",
         halved=block.length_halved,
         kept=block.length_kept,
