@@ -23,7 +23,7 @@ import yaml
 
 from tokenswarm import cli
 from tokenswarm.commands import observe
-from tokenswarm.profile import options, profile
+from tokenswarm.profile import bundled, options, profile
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = {str(path.relative_to(REPO)): path.read_text("utf-8") for path in [REPO / "README.md", *REPO.glob("docs/*.md")]}
@@ -153,6 +153,8 @@ def test_command(
     if words[0] == "make":
         check_make(words[1:])
     elif words[0] == "locust":
+        if words[2] == "$(tokenswarm":
+            words[2:5] = [str(bundled.named("locustfile")[words[4].rstrip(")")])]
         check_options(("locust",), words[1:])
         assert (REPO / words[words.index("-f") + 1]).is_file()
     elif words[0] == "python":

@@ -141,7 +141,7 @@ EDITS = (
         'COUNTERS_OF_BLOCK = {\n    "tokenswarm_reads_total": ("reads", "Reads of answers."),\n',
     ),
     (
-        "tokenswarm/cli.py",
+        "tokenswarm/commands/__init__.py",
         "]] = {\n",
         ']] = {\n    "greet": ("tokenswarm.commands.greet", {"greet NAME": "say hello"}),\n',
     ),

@@ -34,12 +34,13 @@ from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
+from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
 from tokenswarm.prompts.from_profile import data_settings
 from tokenswarm.prompts.library import open_library
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
-from tokenswarm.reports import markdown
+from tokenswarm.reports import markdown, output
 from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder, new_run_id
 from tokenswarm.reports.html import page as html
 from tokenswarm.reports.pipelines import github, gitlab, junit
@@ -56,6 +57,7 @@ class Run(msgspec.Struct):
     manifest: dict[str, Any]
     progress: terminal.Progress
     show: Callable[[RenderableType], None]  # the result, once it is there
+    form: output.Form = "tables"
 
 
 def say(sentence: str) -> None:
@@ -78,10 +80,10 @@ def read_data_set(profile: Profile) -> None:
     open_library(settings, show)
 
 
-def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: bool = True) -> Run:
+def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:
     """Check the target, fix the model, make the folder, write the first manifest. Raises UserError.
 
-    `alone`: nobody else writes to the terminal meanwhile.
+    `alone`: nobody else writes to the terminal meanwhile. `quiet`: and neither do we, until the end.
     """
     look, began_ns = Neighbour(profile), monotonic_ns()
     findings = preflight.check(profile, say)
@@ -103,9 +105,10 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
         calibration=msgspec.to_builtins(calibration.kept()),
     )
     folder.write_json("manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    for note in findings.notes:
+    for note in findings.notes if not quiet else ():
         say(note)
-    return Run(profile, folder, manifest, terminal.Progress(Console(stderr=True), alone=alone), Console().print)
+    progress = terminal.Progress(Console(stderr=True, quiet=quiet), alone=alone, whole_s=length_s(profile))
+    return Run(profile, folder, manifest, progress, Console().print)
 
 
 def as_typed(command: Sequence[str]) -> list[str]:
@@ -149,7 +152,10 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
     summary.verdict = verdict.judge(evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
     problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)
-    run.show(terminal.report(summary, str(run.folder.path), written=problem is None))
+    if run.form == "tables":
+        run.show(terminal.report(summary, str(run.folder.path), written=problem is None))
+    else:
+        print(output.written_as(run.form, summary, str(run.folder.path)), end="", flush=True)
     if problem is not None:
         say(str(problem))
         code = ExitCode.RESULTS

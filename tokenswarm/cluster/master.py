@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import gevent
-from yaml.nodes import Node
 
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
@@ -17,18 +16,15 @@ from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, is_loopback, make_master
 from tokenswarm.errors import ConfigError, ExitCode, UserError
-from tokenswarm.profile import options, typed_yaml
+from tokenswarm.profile import options
 from tokenswarm.profile.environment import run_token
+from tokenswarm.profile.plan import plan
+from tokenswarm.reports.output import form_of
 
 
 def run_profile(given: dict[str, Any]) -> int:
     """Run the profile of parsed `tokenswarm run` options. Raises UserError before any load."""
-    more: list[tuple[str, Node]] = []
-    if given["host"]:
-        more.append(("target", typed_yaml.literal(given["host"], "--host")))
-    if given["workers"]:
-        more.append(("workers", typed_yaml.literal(given["workers"], "--workers")))
-    profile = options.read_profile(given["profile"], given, more)
+    profile = options.read_profile(given["profile"], given, options.of_run(given))
     remote = given["expect_workers"]
     if remote is None:
         check_descriptors(max(stage.users for stage in profile.load.stages), profile.workers)
@@ -39,11 +35,14 @@ def run_profile(given: dict[str, Any]) -> int:
     cluster = Cluster(environment, token)
     command = shlex.split(given["started_by"]) if given["started_by"] else sys.argv
     try:
-        run = open_run(profile, given["results"], command=command)
+        run = open_run(profile, given["results"], command=command, quiet=given["quiet"])
     except UserError:
         if runner.clients:
             runner.quit()
         raise
+    run.form = form_of(given)
+    if not given["quiet"]:
+        say(plan(profile))
     if remote is not None:
         say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
     return _drive(run, runner, cluster, token, remote)

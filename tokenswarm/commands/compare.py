@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.judge import alike
@@ -15,22 +13,15 @@ from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, measured
 from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.profile import options
 from tokenswarm.profile.typed_yaml import suggestion
-from tokenswarm.reports import comparison as told
 from tokenswarm.reports.saved import read_manifest, read_summary
 from tokenswarm.result.comparison import SCHEMA_VERSION, Comparison, Group, Kind, Run
 
 CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": ExitCode.OK, "same": ExitCode.OK}
 
-EPILOG = """\
-exit codes: 0 better or the same, 20 worse in a metric, 21 can't be told from so many runs, 15 not comparable
-example:    tokenswarm compare results/main-* --against results/branch-* --margin tail=0.15
-"""
-
 
 def main(words: list[str]) -> int:
     """Compare; raises ConfigError, ResultsError."""
     parser = options.parser_of("compare")
-    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("base", nargs="*", metavar="BASE", help="results folders, or folders of them: what was")
     parser.add_argument("--against", nargs="+", required=True, metavar="NEW", help="the same: what is held against it")
     parser.add_argument("--baseline", metavar="FILE", help="a group that --save wrote, in place of BASE")
@@ -54,6 +45,8 @@ def main(words: list[str]) -> int:
     if given.save:
         _write(Path(given.save), msgspec.json.format(msgspec.json.encode(Group(runs=tuple(new)))) + b"\n")
     if given.markdown:
+        from tokenswarm.reports import comparison as told
+
         _write(Path(given.markdown), told.markdown(found).encode())
     _print(found, as_json=given.json)
     return int(CODES[found.word])
@@ -63,6 +56,10 @@ def _print(found: Comparison, *, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
+        from rich.console import Console
+
+        from tokenswarm.reports import comparison as told
+
         Console().print(told.report(found))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from tokenswarm.commands import run
 from tokenswarm.commands.services import Service
-from tokenswarm.errors import ConfigError
+from tokenswarm.errors import ExitCode
+from tokenswarm.profile.bundled import configs
 
 HELP = """\
 usage: tokenswarm demo [options of tokenswarm run]
@@ -18,18 +22,8 @@ no profile and no host: those are given to `tokenswarm run`.
 for example:
   tokenswarm demo --set load.stages.0.users=4 --max-tokens 32
 
-`tokenswarm run --help` lists the options.
+`tokenswarm run --help` lists the options, their defaults, and the exit codes, which are those of `tokenswarm run`.
 """
-
-PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def configs() -> Path:
-    """The folder of bundled profiles and samples: in the installed package, or beside it in a checkout."""
-    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
-        if (folder / "profiles").is_dir():
-            return folder
-    raise ConfigError("the bundled profiles are missing; reinstall tokenswarm")
 
 
 def main(words: list[str]) -> int:
@@ -46,4 +40,17 @@ def main(words: list[str]) -> int:
     ):
         print(f"embedded engine {engine} · live metrics {load}/metrics and {gpu}/metrics", flush=True)
         options = ["--host", engine, "--dataset", dataset, "--push", load]
-        return run.main([str(folder / "profiles" / "demo.yaml"), *options, *words])
+        code = run.main([str(folder / "profiles" / "demo.yaml"), *options, *words])
+    if code == ExitCode.OK and not {"--json", "--csv", "--quiet"} & set(words):
+        print(f"\n next, with your server's address:  {own_name()} run smoke --host http://127.0.0.1:8000")
+    return code
+
+
+def own_name() -> str:
+    """This program as it has to be typed here: by name where the shell finds it, else by its path."""
+    program = Path(sys.executable).parent / "tokenswarm"
+    found = shutil.which("tokenswarm")
+    if found is not None and Path(found).resolve() == program.resolve():
+        return "tokenswarm"
+    here = Path.cwd()
+    return shlex.quote(str(program.relative_to(here) if program.is_relative_to(here) else program))

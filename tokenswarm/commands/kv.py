@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenswarm import kv_cache
-from tokenswarm.cluster.poller import read_shape
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.kv_cache import KvShape
 from tokenswarm.profile import options
@@ -31,6 +30,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--memory", metavar="SIZE", help="memory for the KV-cache: 40GiB, 40e9; of all GPUs together")
     parser.add_argument("--dtype", metavar="NAME", help="of the KV-cache, where it is not the model's: fp8, int8, q8_0")
     given = parser.parse_args(words)
+    from tokenswarm.cluster.poller import read_shape  # after the words: it takes the half of a help's time
+
     shape = read_shape(given.config, given.dtype)
     assert shape is not None  # a path was given
     batch = _count("--batch", given.batch)

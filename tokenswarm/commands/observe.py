@@ -24,11 +24,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tokenswarm.commands.demo import configs
 from tokenswarm.commands.services import Service
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
+from tokenswarm.profile.bundled import configs
 
 RUN_OPTIONS = ("--slo", "--results", "--workers")
 EXAMPLE = "http://127.0.0.1:8000"  # stands for the engine while the profile is checked
@@ -120,7 +120,7 @@ def parse(words: list[str]) -> Wanted:
     """Our own options and those of `tokenswarm run`, checked as far as they can be. Raises ConfigError."""
     parser = options.parser_of("observe")
     add = parser.add_argument
-    add("profile", nargs="?", help="the profile, a YAML file (default: the demo's)")
+    add("profile", nargs="?", help="the profile: a YAML file, or a bundled name (default: demo)")
     add("--host", metavar="URL", help="the engine to test; without it the embedded one is started")
     add("--data", metavar="DIR", help="where Prometheus keeps its data; without it they go with the end")
     add("--for", metavar="TIME", dest="keep", help="how long all of it stays up after the run (default: until Ctrl-C)")

@@ -8,13 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from tokenswarm.commands.merge import merge
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.profile import options
-from tokenswarm.reports import console as terminal
-from tokenswarm.reports.saved import read_summary, write_page
 
 
 def main(words: list[str]) -> int:
@@ -26,9 +21,15 @@ def main(words: list[str]) -> int:
         action="store_true",
         help="add the rows that dead workers left: in the results folder, and in further folders of remote workers",
     )
+    options.add_forms(parser)
     given = parser.parse_args(words)
+    from tokenswarm.reports import output  # after the words: the page and the tables take a while
+    from tokenswarm.reports.saved import read_summary, write_page
+
     folders = [_folder(Path(word)) for word in given.folder]
     if given.merge:
+        from tokenswarm.commands.merge import merge
+
         home, summary, told = merge(folders)
         print(f"tokenswarm: {told}", file=sys.stderr)
     elif len(folders) > 1:
@@ -38,6 +39,14 @@ def main(words: list[str]) -> int:
         summary = read_summary(home)
         if home.is_dir():
             write_page(home, summary)
+    form = output.form_of(vars(given))
+    if form != "tables":
+        print(output.written_as(form, summary, str(home)), end="")
+        return int(ExitCode.OK)
+    from rich.console import Console
+
+    from tokenswarm.reports import console as terminal
+
     Console().print(terminal.report(summary, str(home), written=home.is_dir()))
     return int(ExitCode.OK)
 

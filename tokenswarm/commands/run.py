@@ -12,15 +12,17 @@ from tokenswarm.profile import options
 def main(words: list[str]) -> int:
     """Run a profile; raises UserError before any load."""
     parser = options.parser_of("run")
-    parser.add_argument("profile", help="the profile, a YAML file")
+    parser.add_argument("profile", help="the profile: a YAML file, or a bundled name (tokenswarm profiles)")
     parser.add_argument("--host", metavar="URL", help="the target; wins over the profile's")
     parser.add_argument("--workers", metavar="N", help="worker processes on this machine")
     parser.add_argument("--expect-workers", metavar="N", type=int, help="wait for N remote workers, start none here")
     parser.add_argument("--bind", metavar="HOST:PORT", help="where remote workers find the master")
     parser.add_argument("--started-by", help=argparse.SUPPRESS)  # the command that runs this one, for the manifest
     options.add_arguments(parser, locust=False)
+    options.add_forms(parser)
     options.refuse_secrets(words)
     given = vars(parser.parse_args(words))
+    options.read_profile(given["profile"], given, options.of_run(given))  # a mistake is told at once
     try:
         from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
 

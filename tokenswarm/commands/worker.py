@@ -9,8 +9,16 @@ from tokenswarm.profile.environment import run_token
 def main(words: list[str]) -> int:
     """Work for a master until it says so, or is gone; raises UserError."""
     parser = options.parser_of("worker")
-    parser.add_argument("--master-host", required=True, metavar="HOST")
-    parser.add_argument("--master-port", required=True, metavar="PORT", type=int)
+    parser.add_argument(
+        "--master-host", required=True, metavar="HOST", help="the machine of the master, as it is named from here"
+    )
+    parser.add_argument(
+        "--master-port",
+        required=True,
+        metavar="PORT",
+        type=int,
+        help="the port that the master told; TOKENSWARM_RUN_TOKEN must hold its word",
+    )
     given = parser.parse_args(words)
     from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take half a second
 

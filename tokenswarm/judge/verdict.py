@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from tokenswarm.errors import ExitCode
 from tokenswarm.judge.rules import (
     accounting,
@@ -23,7 +25,7 @@ from tokenswarm.judge.rules import (
     telemetry,
 )
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule
-from tokenswarm.result.summary import Gate, Summary, Verdict
+from tokenswarm.result.summary import Doubt, Gate, Summary, Verdict
 
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
@@ -32,14 +34,26 @@ RULES: tuple[Rule, ...] = (
     *instrument.RULES, *sample.RULES, *telemetry.RULES, *contamination.RULES,
 )  # fmt: skip
 
+MEANT_BY_SMOKE = frozenset({"short-run", "dataset-wrapped", "few-samples"})
+"""What follows from being short, and is a note where the profile says `purpose: smoke`."""
+
 
 def judge(evidence: Evidence, summary: Summary) -> Verdict:
     """Ask every rule; the worst doubts first. `summary` needs neither its verdict nor its gates yet."""
-    doubts = [doubt for rule in RULES if (doubt := rule(evidence, summary)) is not None]
+    doubts = [_as_meant(doubt, evidence) for rule in RULES if (doubt := rule(evidence, summary)) is not None]
     doubts.sort(key=lambda doubt: -SEVERITIES.index(doubt.severity))
     worst = doubts[0].severity if doubts else "note"
     return Verdict(
         status="INVALID" if worst == "invalid" else "DEGRADED" if worst == "degraded" else "VALID", doubts=doubts
+    )
+
+
+def _as_meant(doubt: Doubt, evidence: Evidence) -> Doubt:
+    """A smoke test that was meant as one is no worse for being short; it still says what it can't be used for."""
+    if evidence.profile.purpose != "smoke" or doubt.code not in MEANT_BY_SMOKE or doubt.severity == "invalid":
+        return doubt
+    return msgspec.structs.replace(
+        doubt, severity="note", message=f"As a smoke test, which it was meant to be: {doubt.message}"
     )
 
 

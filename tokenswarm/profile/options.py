@@ -17,8 +17,9 @@ import msgspec
 from yaml.nodes import Node
 
 from tokenswarm.errors import ConfigError
+from tokenswarm.profile import bundled, typed_yaml
+from tokenswarm.profile import help as help_texts
 from tokenswarm.profile import profile as profiles
-from tokenswarm.profile import typed_yaml
 from tokenswarm.profile.dataset import FORMATS
 from tokenswarm.profile.engine import APIS, KINDS
 from tokenswarm.profile.profile import Profile
@@ -54,19 +55,40 @@ def add_arguments(parser: Any, *, locust: bool) -> None:
     for option, (_, metavar, text) in OPTIONS.items():
         group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
     group.add_argument("--no-probe", action="store_true", help="send no request of our own before the load", **hidden)
-    group.add_argument("--slo", metavar="FILE", help="YAML file of limits; one missed gives exit 10", **hidden)
+    group.add_argument(
+        "--slo", metavar="FILE", help="limits: a YAML file, or a bundled name; one missed gives exit 10", **hidden
+    )
     group.add_argument("--results", metavar="DIR", default="results", help="where result folders go", **hidden)
     group.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="set any key of the profile", **hidden
     )
     if locust:
-        group.add_argument("--run-profile", metavar="FILE", help="profile to start from (YAML)", **hidden)
+        group.add_argument(
+            "--run-profile", metavar="FILE", help="profile to start from: a YAML file, or a bundled name", **hidden
+        )
+
+
+def add_forms(parser: Any) -> None:
+    """How the result is printed: the options of `run` and `report`."""
+    group = parser.add_argument_group("what is printed").add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="the summary as JSON on stdout, in place of tables")
+    group.add_argument("--csv", action="store_true", help="a row a stage on stdout, in place of tables")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress; one line, or with --json and --csv only that"
+    )
+
+
+def of_run(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
+    """The overrides of the options that `tokenswarm run` alone has."""
+    pairs = (("target", "host"), ("workers", "workers"))
+    return [(key, typed_yaml.literal(options[name], f"--{name}")) for key, name in pairs if options[name]]
 
 
 def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[str, Node]]) -> Profile:
     """The profile of a run. `more` are overrides that rank below the user's own options. Raises ConfigError."""
+    path = bundled.find("profile", path) if path else path
     text = profiles.read_text(Path(path)) if path else None
-    slo_path = options.get("slo")
+    slo_path = bundled.find("SLO file", options["slo"]) if options.get("slo") else None
     slo = (profiles.read_text(Path(slo_path)), slo_path) if slo_path else None
     overrides = [*more, *given(options)]
     if path is None:
@@ -116,7 +138,13 @@ def refuse_secrets(arguments: list[str]) -> None:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """A parser that reports a mistake as one sentence and exit 15."""
-    return _Parser(prog=f"tokenswarm {command}", allow_abbrev=False)
+    end, form = help_texts.end_of(command), help_texts.formatter(default_of)
+    return _Parser(prog=f"tokenswarm {command}", allow_abbrev=False, epilog=end, formatter_class=form)
+
+
+def default_of(option: str) -> str:
+    """What the profile has where the option is not given; "" where that is nothing."""
+    return help_texts.default_of_key(Profile, OPTIONS[option][0]) if option in OPTIONS else ""
 
 
 class _Parser(argparse.ArgumentParser):

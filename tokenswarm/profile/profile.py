@@ -31,6 +31,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: tuple[str, ...]
     dataset: Dataset
     name: str = "run"  # the scenario's name in results and metrics
+    purpose: Literal["measure", "smoke"] = "measure"  # smoke: short on purpose, so that it is no doubt
     engine: Engine = Engine()
     tls: Tls = Tls()
     load: Load = Load()

@@ -11,10 +11,18 @@ from tokenswarm.reports.numbers import MISSING, duration, of_limit, of_metric, q
 from tokenswarm.result.stat import Stat
 from tokenswarm.result.summary import PERCENTILES, Gate, Requests, Stage, Summary
 
+
+def per_user(stage: Stage) -> float | None:
+    """Output tokens a second that one user got, waiting included; in an open loop, one request in flight."""
+    tokens_per_s, shared_by = stage.throughput.output_tokens_per_s, stage.concurrency or stage.batch_mean
+    return tokens_per_s / shared_by if tokens_per_s is not None and shared_by else None
+
+
 STAGE_COLUMNS: dict[str, Callable[[Stage], str]] = {
     "users": lambda stage: f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING),
     "req/s": lambda stage: quantity(stage.throughput.requests_per_s),
     "tok/s": lambda stage: quantity(stage.throughput.output_tokens_per_s),
+    "tok/s user": lambda stage: quantity(per_user(stage)),
     "TTFT p50": lambda stage: with_bar(stage.latency.ttft_s, "p50"),
     "TTFT p99": lambda stage: with_bar(stage.latency.ttft_s, "p99"),
     "ITL p50": lambda stage: with_bar(stage.latency.itl_s, "p50"),

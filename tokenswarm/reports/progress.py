@@ -29,9 +29,19 @@ class Progress:
     """A watcher of the run; use it as a context manager. `stages`: how many there will be, if known."""
 
     def __init__(
-        self, console: Console, stages: int | None = None, clock: Clock = monotonic_ns, *, alone: bool = True
+        self,
+        console: Console,
+        stages: int | None = None,
+        clock: Clock = monotonic_ns,
+        *,
+        alone: bool = True,
+        whole_s: float | None = None,
     ) -> None:
-        """`alone`: nobody else writes to the terminal, so lines can be drawn over; else each is a line that stays."""
+        """`alone`: nobody else writes to the terminal, so lines can be drawn over; else each is a line that stays.
+
+        `whole_s`: how long the load is meant to last, if known.
+        """
+        self._whole_s, self._load_began_ns = whole_s, 0
         self._console, self._stages, self._clock = console, stages, clock
         self._drawn_over = alone and console.is_terminal
         self._live: Live | None = None
@@ -57,6 +67,7 @@ class Progress:
         """A phase begins: "warmup", "steady" or "drain", for so many seconds at most."""
         self._phase = (stage, phase, users, seconds)
         self._began_ns = self._clock()
+        self._load_began_ns = self._load_began_ns or self._began_ns
         self._show(now=True)
 
     def tick(self, merged: Merged) -> None:
@@ -99,7 +110,15 @@ class Progress:
         if bar and not endless and seconds > 0:
             done = round(BAR_CELLS * min(1.0, elapsed_s / seconds))
             text.append("  ").append("━" * done, "cyan").append("─" * (BAR_CELLS - done), "dim")
+        time += self._left() if phase != "drain" else ""
         return text.append(f"  {time}" if bar else f", {time}")
+
+    def _left(self) -> str:
+        """What is left of the whole load, where it is meant to end, and is more than this phase."""
+        if self._whole_s is None or self._whole_s >= ENDLESS_S:
+            return ""
+        left_s = self._whole_s - (self._clock() - self._load_began_ns) / NS_PER_S
+        return f", {max(0.0, left_s):.0f} s left"
 
     def _draining(self) -> str:
         left = sum(worker.in_flight for worker in self._merged.workers) if self._merged else 0

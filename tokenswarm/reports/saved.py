@@ -9,7 +9,6 @@ import msgspec
 
 from tokenswarm.errors import ConfigError, ResultsError
 from tokenswarm.reports.folder import ROWS_NAME
-from tokenswarm.reports.html import page
 from tokenswarm.result.summary import SCHEMA_VERSION, Summary, from_json
 
 
@@ -49,6 +48,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def write_page(folder: Path, summary: Summary) -> None:
     """report.html again, from the files of the run. Raises ConfigError, ResultsError."""
+    from tokenswarm.reports.html import page  # here: reading a summary shouldn't wait for it
+
     manifest = read_manifest(folder)
     rows = folder / ROWS_NAME
     try:

@@ -10,29 +10,22 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import math
-import select
-import selectors
-import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
-
-from aiohttp import web
+from typing import TYPE_CHECKING, NoReturn
 
 from tokenswarm.errors import ConfigError, UserError
 from tokenswarm.simulator import conditions
 from tokenswarm.simulator.conditions import CONDITIONS
 from tokenswarm.simulator.faults import FAULTS, Lottery
 from tokenswarm.simulator.presets import PRESETS, Preset, build
-from tokenswarm.simulator.routes import application
-from tokenswarm.simulator.server import Settings, Simulator
+
+if TYPE_CHECKING:
+    from tokenswarm.simulator.server import Settings
 
 PACE = ("ttft_ms", "itl_ms")
 EVERYWHERE = ("max_model_len", "speed")
-DRAIN_S = 1.0
-"""How long a signal lets running answers go on."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         + "\nfaults:\n"
         + "".join(f"  {kind:<16} {row.about}\n" for kind, row in FAULTS.items())
         + "\nconditions:\n"
-        + "".join(f"  {kind:<16} {row.about}\n" for kind, row in CONDITIONS.items()),
+        + "".join(f"  {kind:<16} {row.about}\n" for kind, row in CONDITIONS.items())
+        + "\nfor example:\n  tokenswarm simulate --preset paced --port 8000 --fault http_500:0.01\n"
+        + "\nexit codes: 0 ended by a signal, 15 a wrong option, or the port is taken\n",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (8000)")
@@ -105,6 +100,8 @@ def preset_of(options: argparse.Namespace) -> Preset:
 def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     """Options -> settings, host, port; everything that can be checked before listening is checked here."""
     options = _parser().parse_args(argv)
+    from tokenswarm.simulator.server import Settings  # after the words: the server's library takes a while
+
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port {options.port} must be from 0 to 65535")
     if not options.host:
@@ -128,58 +125,13 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     return settings, options.host, options.port
 
 
-class PreciseSelector(selectors.DefaultSelector):
-    """epoll waits in whole milliseconds, which would make each step up to 1 ms late; select() on epoll's own descriptor
-    waits in microseconds."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout > 0:
-            select.select([self.fileno()], [], [], timeout)
-            timeout = 0
-        return super().select(timeout)
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    if hasattr(selectors, "EpollSelector"):
-        return asyncio.SelectorEventLoop(PreciseSelector())
-    return asyncio.SelectorEventLoop()
-
-
-async def serve(settings: Settings, host: str, port: int) -> None:
-    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had."""
-    sim = Simulator(settings)
-    # handler_cancellation: a client that leaves cancels its handler, which aborts its sequences.
-    runner = web.AppRunner(application(sim), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        try:
-            # The default of 128 would drop connections of a client that opens a thousand at once.
-            site = web.TCPSite(runner, host, port, backlog=4096)
-            await site.start()
-        except OSError as error:
-            raise ConfigError(
-                f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
-            ) from None
-        bound = runner.addresses[0]
-        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        print(f"simulating {settings.model} on http://{shown}:{bound[1]}", flush=True)
-        # A full collection visits every request that is kept for the truth: tens of ms. What is old now is set aside,
-        # and full collections become rare.
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 1000)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     try:
         settings, host, port = settings_of(argv)
-        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop) as runner:
+        from tokenswarm.simulator.listening import new_loop, serve
+
+        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(serve(settings, host, port))
     except UserError as error:
         print(f"tokenswarm simulate: {error}", file=sys.stderr)

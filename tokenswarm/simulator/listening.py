@@ -1,0 +1,66 @@
+"""The embedded engine's loop and its listening socket, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import select
+import selectors
+import signal
+
+from aiohttp import web
+
+from tokenswarm.errors import ConfigError
+from tokenswarm.simulator.routes import application
+from tokenswarm.simulator.server import Settings, Simulator
+
+DRAIN_S = 1.0
+"""How long a signal lets running answers go on."""
+
+
+class PreciseSelector(selectors.DefaultSelector):
+    """epoll waits in whole milliseconds, which would make each step up to 1 ms late; select() on epoll's own descriptor
+    waits in microseconds."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that waits as precisely as the kernel can."""
+    if hasattr(selectors, "EpollSelector"):
+        return asyncio.SelectorEventLoop(PreciseSelector())
+    return asyncio.SelectorEventLoop()
+
+
+async def serve(settings: Settings, host: str, port: int) -> None:
+    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had."""
+    sim = Simulator(settings)
+    # handler_cancellation: a client that leaves cancels its handler, which aborts its sequences.
+    runner = web.AppRunner(application(sim), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
+    await runner.setup()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        try:
+            # The default of 128 would drop connections of a client that opens a thousand at once.
+            site = web.TCPSite(runner, host, port, backlog=4096)
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            ) from None
+        bound = runner.addresses[0]
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        print(f"simulating {settings.model} on http://{shown}:{bound[1]}", flush=True)
+        # A full collection visits every request that is kept for the truth: tens of ms. What is old now is set aside,
+        # and full collections become rare.
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 1000)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
