@@ -1,4 +1,4 @@
-"""What an install brings and can be named: profiles, SLO files, locustfiles. In a checkout they lie beside the package."""
+"""What an install brings and can be named: profiles, SLO files, locustfiles. A checkout has them beside the package."""
 
 from __future__ import annotations
 
