@@ -131,7 +131,7 @@ def check_options(command: tuple[str, ...], words: list[str]) -> None:
 
 
 def check_make(words: list[str]) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text("utf-8"), re.MULTILINE))
     for word in words:
         assert "=" in word or word in targets, f"there is no target {word}"
 
