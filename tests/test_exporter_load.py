@@ -165,6 +165,7 @@ def test_every_label_set_is_there_with_zero_from_the_first_push(exporter: Export
     new = {name for name, labels in last.keys() - first.keys()}
     assert new == {
         "tokenswarm_latency_quantile_seconds",  # once there are enough samples
+        "tokenswarm_latency_quantile_bound_seconds",
         "tokenswarm_run_end_timestamp_seconds",
         *(name for name, _ in last if name.startswith(("tokenswarm_stage_", "tokenswarm_worker_"))),
         "tokenswarm_last_report_timestamp_seconds",

@@ -196,7 +196,7 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_latency_quantile_bound_seconds": Family(
         "gauge",
         "What a percentile of the run is at least and at most: the load generator's own error. No high: no bound.",
-        ("metric", "quantile", "side"),
+        ("metric", "rank", "side"),
     ),
 }
 
