@@ -26,6 +26,11 @@ def schedule(kind: str, rate: Rate, *, seed: int, stage: int, burstiness: float 
         yield Arrival(number, at_s)
 
 
+def share(n: int, index: int, count: int) -> int:
+    """The share of `n` that worker `index` of `count` has: they differ by one at most."""
+    return n // count + (index < n % count)
+
+
 def stripe(arrivals: Iterable[Arrival], index: int, count: int) -> Iterator[Arrival]:
     """The share of worker `index` of `count`: numbers index, index + count, …"""
     if not 0 <= index < count:

@@ -51,6 +51,7 @@ _DEFINITIONS = (
     ("ITL", "latency.itl_s", "inter-token latency: the gap between successive tokens of an answer"),
     ("TPOT", "latency.tpot_s", "time per output token of a request: (last − first content) / (tokens − 1)"),
     ("E2E", "latency.e2e_s", "from sending to the last byte of the answer"),
+    ("E2E, as due", "latency.e2e_intended_s", "the same from when the request was due"),
     ("worst gap", "latency.stall_s", "the longest gap between tokens of a request: the stutter that users notice"),
     ("tokens/s, req/s", "throughput.output_tokens_per_s", "what arrived in the steady windows / their length"),
     ("in flight", "batch_mean", "requests in flight in the steady window, mean: the batch as the client sees it"),
