@@ -333,7 +333,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "fewer slots than users": (
         "slots-busy", "note",
         both(
-            known(profile=OLLAMA),
+            profiled(OLLAMA),
             lambda case: case.merged.block(0).engine_queue.add(0.9, 1100),
             lambda case: case.merged.block(0).engine_decode.add(0.1, 1100),
         ),
@@ -346,7 +346,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
                  "pending requests exceeded"}),
         ),
     ),
-    "tokens without a line": ("lines-and-tokens", "note", both(known(profile=OLLAMA), steady(output_tokens=1500))),
+    "tokens without a line": ("lines-and-tokens", "note", both(profiled(OLLAMA), steady(output_tokens=1500))),
     "tool calls on the last line": ("answers-at-once", "note", told(seldom={"at once": 5})),
     "2 % truncated": ("truncated-answers", "invalid", outcomes(Outcome.TRUNCATED, 24)),
     "0.1 % dropped": ("dropped-arrivals", "degraded", steady(intended=1, dropped=1)),

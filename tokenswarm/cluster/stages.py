@@ -12,7 +12,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge import search as searches
 from tokenswarm.judge.search import Probe, Queue, Result
 from tokenswarm.measure.snapshot import Merged
-from tokenswarm.profile.load import Stage
+from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.typed_yaml import Seconds
 
@@ -128,8 +128,8 @@ class Searching:
         low, high = self._asked.users or self._asked.rate or (0, 0)
         unit = " users" if self.of == "users" else "/s"
         return (
-            f"plan: loads between {low:g} and {high:g}{unit}, {self._asked.shortest:g} to {self._asked.longest:g} s each, "
-            f"until the largest that keeps the limits is known to {self._asked.resolution:.1%}"
+            f"plan: loads between {low:g} and {high:g}{unit}, up to {self._asked.longest:g} s each, until the largest "
+            f"that keeps the limits is known to {self._asked.resolution:.1%}"
         )
 
     @property
@@ -153,11 +153,11 @@ def for_search(profile: Profile) -> Profile:
     """The profile with a load that a search begins with, within the most that it may come to."""
     asked, load = profile.search, profile.load
     if asked.users is not None:
-        stages = (Stage(users=asked.users[1]),)
+        stages = (Stage(users=asked.users[1], duration=Seconds(ENDLESS_S)),)
         changed = msgspec.structs.replace(load, kind="closed", stages=stages, burstiness=None, max_in_flight=None)
     else:
         kind = load.kind if load.open else "poisson"
-        stages = (Stage(rate=(asked.rate or (1.0,))[-1:]),)
+        stages = (Stage(rate=(asked.rate or (1.0,))[-1:], duration=Seconds(ENDLESS_S)),)
         changed = msgspec.structs.replace(
             load, kind=kind, stages=stages, spawn_rate=None, think_time=Seconds(0.0), trace=None
         )

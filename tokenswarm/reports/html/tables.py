@@ -123,6 +123,14 @@ def gates(summary: Summary) -> str:
     return table(rows.GATE_HEAD, [rows.gate_row(gate) for gate in summary.gates], (0, 3, 4)) if summary.gates else ""
 
 
+def search(summary: Summary) -> str:
+    """Every try of a search, and the answer."""
+    if not summary.search:
+        return ""
+    tries = table(rows.SEARCH_HEAD, rows.search_rows(summary), (2, 5))
+    return f"<p>{escape(rows.search_line(summary))}</p>{tries}"
+
+
 def doubts(summary: Summary) -> str:
     """Why the run may mislead, the worst first as the verdict gives them."""
     items = [
