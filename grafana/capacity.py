@@ -7,9 +7,9 @@ from grafana_foundation_sdk.models import dashboard
 from grafana.engine import NO_CONFIG
 from grafana.frame import Rows, against, assemble, choice, run, run_annotations
 from grafana.panels import About, Builder, joined, now, query, rows, stat, table, xy
-from grafana.queries import ENERGY_PER_TOKEN, ENGINE, RUN, stage
+from grafana.queries import ENERGY_PER_TOKEN, ENGINE, RUN, load_of_stage, stage
 
-CONCURRENCY = stage("tokenswarm_stage_concurrency")
+CONCURRENCY = load_of_stage()
 BATCH = stage("tokenswarm_stage_batch")
 ENGINE_BATCH = stage("tokenswarm_stage_engine_batch")
 ENERGY = stage("tokenswarm_stage_joules_per_output_token")
@@ -56,10 +56,10 @@ def _throughput_curves() -> list[Builder]:
         _curve(
             "Throughput over concurrency",
             ("short", "cps"),
-            ("users", "output tokens/s"),
+            ("users, or offered requests/s", "output tokens/s"),
             About(
-                "Output tokens a second of each stage against the users it asked for.",
-                "tokenswarm_stage_output_tokens_per_second over tokenswarm_stage_concurrency",
+                "Output tokens a second of each stage against the users, or the rate, that it asked for.",
+                "tokenswarm_stage_output_tokens_per_second over _stage_concurrency, or the rate asked for",
                 "flat or falling to the right: saturated; more users only wait longer.",
                 NO_STAGE,
             ),
@@ -118,7 +118,7 @@ def _user_curves() -> list[Builder]:
         _curve(
             "Speed of each user over concurrency",
             ("short", "cps"),
-            ("users", "tokens/s of a user"),
+            ("users, or offered requests/s", "tokens/s of a user"),
             About(
                 "Output tokens a second that one user gets while his answer streams.",
                 "1 / median TPOT of the stage",
@@ -132,10 +132,10 @@ def _user_curves() -> list[Builder]:
         _curve(
             "Goodput over concurrency",
             ("short", "percentunit"),
-            ("users", "requests that met the SLO"),
+            ("users, or offered requests/s", "requests that met the SLO"),
             About(
                 "Share of the requests of each stage that met every limit of the SLO.",
-                "tokenswarm_stage_goodput_ratio over tokenswarm_stage_concurrency",
+                "tokenswarm_stage_goodput_ratio over _stage_concurrency, or the rate asked for",
                 "falls below 95 %: past the useful load, whatever the throughput.",
                 UNJUDGED,
             ),
@@ -152,10 +152,10 @@ def _energy_curves() -> list[Builder]:
         _curve(
             "Energy per token over concurrency",
             ("short", "joule"),
-            ("users", "J/token"),
+            ("users, or offered requests/s", "J/token"),
             About(
                 "Energy of all GPUs for an output token, of each stage.",
-                "tokenswarm_stage_joules_per_output_token over tokenswarm_stage_concurrency",
+                "tokenswarm_stage_joules_per_output_token over _stage_concurrency, or the rate asked for",
                 "stops falling: more users do not fill the GPU better. Rises: preemption or throttling.",
                 NO_STAGE + "; or the run watches no GPU (telemetry.gpu_exporters)",
             ),

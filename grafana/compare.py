@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from grafana.frame import Rows, assemble, run, run_annotations
 from grafana.panels import About, Builder, joined, rows, table, transformation, xy
-from grafana.queries import E2E, ITL, STALL, TPOT, TTFT, shares, stage, whole
+from grafana.queries import E2E, ITL, STALL, TPOT, TTFT, load_of_stage, shares, stage, whole
 
 A, B = 'run_id="$run_a"', 'run_id="$run_b"'
 GONE = "one of the runs has no numbers in the time range: widen it, or choose another run"
@@ -142,11 +142,19 @@ def _cdf(title: str, histogram: str, what: str) -> Builder:
 
 
 def _curve(title: str, unit: str, label: str, about: About, of: str, **labels: str) -> Builder:
-    users = "tokenswarm_stage_concurrency"
-    targets = [rows(stage(users, A), "A"), rows(stage(of, A, **labels), "B")]
-    targets += [rows(stage(users, B), "C"), rows(stage(of, B, **labels), "D")]
+    targets = [rows(load_of_stage(A), "A"), rows(stage(of, A, **labels), "B")]
+    targets += [rows(load_of_stage(B), "C"), rows(stage(of, B, **labels), "D")]
     drawn = [("A", "Value #A", "Value #B"), ("B", "Value #C", "Value #D")]
-    return xy(title, ("short", unit), ("users", label), about, targets, drawn, joined("stage"), log=True)
+    return xy(
+        title,
+        ("short", unit),
+        ("users, or offered requests/s", label),
+        about,
+        targets,
+        drawn,
+        joined("stage"),
+        log=True,
+    )
 
 
 def _curves() -> list[Builder]:

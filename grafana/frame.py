@@ -113,7 +113,7 @@ def run_annotations(*runs: str, places: bool = True) -> list[Builder]:
     of_runs = 'run_id=~"' + "|".join(runs) + '"'
     begin, end = (f"tokenswarm_run_{what}_timestamp_seconds{{{of_runs}}}" for what in ("start", "end"))
     stage = f"tokenswarm_stage_start_timestamp_seconds{{{of_runs}}} * 1000"
-    users = f" * on (run_id, stage) group_left (target_concurrency) tokenswarm_stage_info{{{of_runs}}}"
+    users = f" * on (run_id, stage) group_left (load) tokenswarm_stage_info{{{of_runs}}}"
     phase = f'tokenswarm_run_phase{{{of_runs},phase=~"warmup|drain"}} == 1'
     return [
         _annotation("Run start", "green", f"{begin} * 1000", "run {{run_id}} begins", "run_id", at_value=True),
@@ -123,7 +123,7 @@ def run_annotations(*runs: str, places: bool = True) -> list[Builder]:
             "Stages",
             "purple",
             stage + users,
-            "stage {{stage}}: {{target_concurrency}} users",
+            "stage {{stage}}: {{load}}",
             "run_id,stage",
             at_value=True,
         ),

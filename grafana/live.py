@@ -41,7 +41,24 @@ def _offered() -> list[Builder]:
                 (f"max(tokenswarm_target_users{{{RUN}}})", "target"),
                 (f"sum by (state) (tokenswarm_users{{{RUN}}})", "{{state}}"),
             ),
-            width=6,
+            width=4,
+        ),
+        timeseries(
+            "Arrivals",
+            "reqps",
+            About(
+                "Of an open loop: requests that are due a second, sent, and dropped.",
+                "tokenswarm_target_requests_per_second; rates of requests_intended, _started, _dropped",
+                "sent below due: the client falls behind. Any that is dropped: too many were under way.",
+                "a closed loop has no rate",
+            ),
+            lines(
+                (f"max(tokenswarm_target_requests_per_second{{{RUN}}})", "target"),
+                (rate("tokenswarm_requests_intended_total"), "due"),
+                (rate("tokenswarm_requests_started_total"), "sent"),
+                (rate("tokenswarm_requests_dropped_total"), "dropped"),
+            ),
+            width=4,
         ),
         timeseries(
             "Requests in flight",
@@ -57,7 +74,7 @@ def _offered() -> list[Builder]:
                 (f"sum(tokenswarm_streams_decoding{{{RUN}}})", "decoding"),
                 (f"sum(tokenswarm_requests_queued{{{RUN}}})", "queued in the client"),
             ),
-            width=6,
+            width=4,
         ),
     ]
 

@@ -119,3 +119,9 @@ def stage(name: str, selector: str = RUN, **labels: str) -> str:
     """A gauge of the stages that are over, by stage, also after the run."""
     more = "".join(f',{key}="{value}"' for key, value in labels.items())
     return f"max by (stage) (last_over_time({name}{{{selector}{more}}}[$__range]))"
+
+
+def load_of_stage(selector: str = RUN) -> str:
+    """What each stage that is over asked for: its users; in an open loop its requests a second."""
+    names = ("tokenswarm_stage_concurrency", "tokenswarm_stage_target_requests_per_second")
+    return f"({' or '.join(stage(name, selector) for name in names)})"

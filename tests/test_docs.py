@@ -39,6 +39,8 @@ NAMED_FILE = re.compile(r"(?:configs|docs|tokenswarm|exporters|grafana|locustfil
 EXAMPLES = {
     "tokenswarm/engines/llamacpp_completion.py",
     "tokenswarm/engines/NAME.py",
+    "tokenswarm/load/NAME.py",
+    "tokenswarm/load/traces/NAME.py",
     "tokenswarm/prompts/NAME.py",
     "tokenswarm/commands/NAME.py",
 }
@@ -139,7 +141,9 @@ def check_make(words: list[str]) -> None:
 def check_run(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The profile, the SLO file and the overrides of a `tokenswarm run` make a profile."""
     monkeypatch.chdir(REPO)
-    if given["profile"].isupper():  # a word that stands for any profile
+    if given["profile"] is None:
+        given["dataset"] = given["dataset"] or "configs/samples/sharegpt.json"  # as `tokenswarm run` does
+    elif given["profile"].isupper():  # a word that stands for any profile
         given["profile"] = "configs/profiles/smoke.yaml"
     pairs = [f"{key}={given[name]}" for key, name in (("target", "host"), ("workers", "workers")) if given[name]]
     options.read_profile(given["profile"], given, options.given({"set": pairs}))
@@ -198,7 +202,9 @@ def test_every_command_is_in_a_page() -> None:
         assert f"tokenswarm {command}" in everything, f"no page tells of `tokenswarm {command}`"
 
 
-@pytest.mark.parametrize("words", [["run", "configs/profiles/smoke.yaml", "--bogus"], ["run"], ["worker"], ["nothing"]])
+@pytest.mark.parametrize(
+    "words", [["run", "configs/profiles/smoke.yaml", "--bogus"], ["run", "a", "b"], ["worker"], ["nothing"]]
+)
 def test_a_wrong_command_is_found(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

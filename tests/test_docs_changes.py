@@ -23,10 +23,11 @@ REPO = Path(__file__).resolve().parent.parent
 CHANGES = {cells[0]: cells[1:] for cells in rows(page("changes")) if len(cells) == 4}
 
 
-def test_twelve_everyday_changes() -> None:
+def test_thirteen_everyday_changes() -> None:
     assert [name.split(" ", 1)[1].split(" of ")[0] for name in CHANGES] == [
         "dialect",
         "load kind",
+        "trace's format",
         "data format",
         "verdict rule",
         "gate",
@@ -94,6 +95,13 @@ def read(row, row_name, rules):
         return dropped("empty_value")
     return Reading(Conversation(row_name, (Turn(row["riddle"], row.get("solution")),)))
 """,
+    "tokenswarm/load/pairs.py": """\
+import itertools
+
+
+def gaps(draw, burstiness):
+    return itertools.cycle((2.0, 0.0))
+""",
     "tokenswarm/commands/greet.py": """\
 def main(words):
     print("hello", *words)
@@ -115,6 +123,9 @@ EDITS = (
         'READERS: dict[str, ModuleType] = {"quiz": quiz, ',
     ),
     ("tokenswarm/prompts/library.py", "\nREADERS: ", "\nfrom tokenswarm.prompts import quiz\n\nREADERS: "),
+    ("tokenswarm/load/kinds.py", "= {\n", '= {\n    "pairs": pairs.gaps,\n'),
+    ("tokenswarm/load/kinds.py", "\nKINDS: ", "\nfrom tokenswarm.load import pairs\n\nKINDS: "),
+    ("tokenswarm/profile/load.py", 'Kind = Literal["closed", ', 'Kind = Literal["closed", "pairs", '),
     ("tokenswarm/profile/dataset.py", 'Format = Literal["auto", ', 'Format = Literal["auto", "quiz", '),
     (
         "tokenswarm/judge/rules/sample.py",
@@ -220,6 +231,21 @@ def test_a_new_dialect(python: Callable[..., str]) -> None:
         """)
     assert said == "/completion 4 ((0, 'limit'),)\n"
     assert "llamacpp or openai or ollama" in python("-m", "tokenswarm.cli", "run", "--help")
+
+
+def test_a_new_load_kind(python: Callable[..., str]) -> None:
+    profile = "{target: http://a, dataset: {path: x}, load: {kind: pairs, stages: [{rate: 4}]}}"
+    said = python(f"""if True:
+        from itertools import islice
+        from tokenswarm.load.rate import Rate
+        from tokenswarm.load.schedule import schedule
+        from tokenswarm.profile import profile
+        load = profile.load({profile!r}, "p.yaml").load
+        rate = Rate(*load.stages[0].rate * 2)
+        print([arrival.at_s for arrival in islice(schedule(load.kind, rate, seed=1, stage=0), 4)])
+        """)
+    assert said == "[0.5, 0.5, 1.0, 1.0]\n"
+    assert "pairs" in python("-m", "tokenswarm.cli", "run", "--help")
 
 
 def test_a_new_data_format(python: Callable[..., str], tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def type_text(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in inner)
     if origin is tuple:
-        return "list of texts" if inner[0] is str else "list of stages"
+        return {str: "list of texts", float: "number, or two", int: "number, or two"}.get(inner[0], "list of stages")
     if origin is dict:
         return "mapping"
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):

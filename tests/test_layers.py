@@ -40,7 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tokenswarm.result", "tokenswarm.client", "tokenswarm.simulator"),
     ("tokenswarm.measure",),
     ("tokenswarm.engines",),
-    ("tokenswarm.prompts",),
+    ("tokenswarm.prompts", "tokenswarm.load"),
     ("tokenswarm.profile", "tokenswarm.kv_cache"),
     ("tokenswarm.record", "tokenswarm.clock", "tokenswarm.descriptors", "tokenswarm.errors"),
 )

@@ -25,6 +25,7 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.environment import push_headers
+from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome
@@ -100,7 +101,7 @@ def test_a_run_is_pushed_from_its_begin_to_its_verdict(said: Said, exporter: Exp
         samples = exporter.samples()
         assert of_this(samples, "tokenswarm_requests_total", outcome="ok") == 0
         assert of_this(samples, "tokenswarm_workers", state="ready") == 2
-        pushing.phase(0, "steady", 4, 30.0)
+        pushing.phase(0, "steady", Stage(users=4), 30.0)
         played.advance()
         pushing.tick(played.inbox.merged())
         pushing.note("nothing comes of notes")
@@ -312,7 +313,7 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
             return {0: StageTold(engine_batch=3.5), 1: StageTold(power_w_mean=700.0)}
 
     with said.push(base(exporter), teller=Teller(), run_id="run-kv") as pushing:
-        pushing.phase(1, "drain", 0, 1.0)
+        pushing.phase(1, "drain", None, 1.0)
         assert pushing._state.stage_starts == {}, "a drain begins no stage"
         wait_for_push(pushing)
         samples = exporter.samples()

@@ -17,7 +17,7 @@ from tokenswarm.clock import FakeClock
 from tokenswarm.judge.gates import evaluate
 from tokenswarm.judge.verdict import Evidence, judge
 from tokenswarm.measure.snapshot import Merged
-from tokenswarm.profile.load import ENDLESS_S
+from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
 from tokenswarm.reports import manifest, markdown
@@ -222,12 +222,12 @@ def test_off_a_terminal_there_is_a_line_a_phase_and_one_every_five_seconds() -> 
     screen = Screen(terminal=False)
     merged = sample_runs.run(50)
     with screen.progress as progress:
-        progress.phase(0, "warmup", 8, 5.0)
-        progress.phase(0, "steady", 8, 30.0)
+        progress.phase(0, "warmup", Stage(users=8), 5.0)
+        progress.phase(0, "steady", Stage(users=8), 30.0)
         for _ in range(11):
             screen.clock.advance(1.0)
             progress.tick(merged)
-        progress.phase(1, "drain", 0, 60.0)
+        progress.phase(1, "drain", None, 60.0)
     assert [line.split(":")[0] for line in screen.lines] == [
         "stage 1/2 warmup, 8 users, 0/5 s",
         "stage 1/2 steady, 8 users, 0/30 s",
@@ -241,7 +241,7 @@ def test_off_a_terminal_there_is_a_line_a_phase_and_one_every_five_seconds() -> 
 
 def test_rates_are_those_of_the_last_seconds() -> None:
     screen = Screen(terminal=False)
-    screen.progress.phase(0, "steady", 8, 60.0)
+    screen.progress.phase(0, "steady", Stage(users=8), 60.0)
     for second in range(1, 21):
         screen.clock.advance(1.0)
         screen.progress.tick(sample_runs.run(10 * second if second <= 10 else 100 + 2 * (second - 10), window_s=50))
@@ -252,14 +252,14 @@ def test_rates_are_those_of_the_last_seconds() -> None:
 def test_a_phase_without_an_end_shows_the_time_gone_by() -> None:
     screen = Screen(terminal=False, stages=None)
     for seconds in (ENDLESS_S, float("inf")):
-        screen.progress.phase(0, "steady", 1, seconds)
+        screen.progress.phase(0, "steady", Stage(users=1), seconds)
         assert screen.lines[-1].startswith("stage 1 steady, 1 user, 0 s:")
 
 
 def test_on_a_terminal_two_lines_fit_and_go_away() -> None:
     screen = Screen(terminal=True)
     with screen.progress as progress:
-        progress.phase(0, "steady", 1000, 30.0)
+        progress.phase(0, "steady", Stage(users=1000), 30.0)
         screen.clock.advance(15.0)
         progress.tick(sample_runs.run(50))
         shown = screen.file.getvalue()

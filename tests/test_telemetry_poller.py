@@ -25,6 +25,7 @@ from tokenswarm.cluster import poller as telemetry
 from tokenswarm.cluster.poller import Poller
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.telemetry import Telemetry
 from tokenswarm.result.summary import Summary
@@ -107,12 +108,12 @@ def test_the_engines_counts_over_a_window_are_those_of_its_truth(engine: Server)
     """Tokens, batch and latencies of the steady window only, to what the engine says that it really did."""
     it, said = poller(profile(engine.url))
     with it, Load(engine, users=4) as load:
-        it.phase(0, "warmup", 4, 1.0)
+        it.phase(0, "warmup", Stage(users=4), 1.0)
         until(lambda: load.done >= 4)
-        it.phase(0, "steady", 4, 2.0)
+        it.phase(0, "steady", Stage(users=4), 2.0)
         began_s = time.monotonic()
         gevent.sleep(2.0)
-        it.phase(0, "drain", 0, 1.0)
+        it.phase(0, "drain", None, 1.0)
         steady_s = time.monotonic() - began_s
         until(lambda: not it.pages[0].watch.waits)
     summary = summary_of()
@@ -151,8 +152,8 @@ def test_each_stage_has_its_own_window(engine: Server) -> None:
     it, _ = poller(profile(engine.url))
     with it:
         for stage, requests in enumerate((2, 3)):
-            it.phase(stage, "warmup", 1, 0.0)
-            it.phase(stage, "steady", 1, 1.0)
+            it.phase(stage, "warmup", Stage(users=1), 0.0)
+            it.phase(stage, "steady", Stage(users=1), 1.0)
             until(lambda stage=stage: it.pages[0].watch.by_stage[stage]._samples >= 1)  # type: ignore[misc, union-attr]
             thread = threading.Thread(
                 target=lambda n=requests: [exchange(engine, request_bytes("chat", tokens=3)) for _ in range(n)]
@@ -160,7 +161,7 @@ def test_each_stage_has_its_own_window(engine: Server) -> None:
             thread.start()
             until(lambda thread=thread: not thread.is_alive())  # type: ignore[misc]
             gevent.sleep(0.15)
-        it.phase(1, "drain", 0, 1.0)
+        it.phase(1, "drain", None, 1.0)
         summary = summary_of(stages=2)
         it.finish(summary)
     tokens = [stage.server["metrics"]["generation_tokens"] for stage in summary.stages]
@@ -172,10 +173,10 @@ def test_the_last_reading_is_waited_for_even_where_the_drain_takes_no_time(engin
     it, _ = poller(profile(engine.url, interval=30.0))
     with it:
         until(lambda: it.pages[0].watch.good == 1)
-        it.phase(0, "steady", 1, 1.0)
+        it.phase(0, "steady", Stage(users=1), 1.0)
         until(lambda: it.pages[0].watch.good == 2)
         gevent.sleep(0.1)
-        it.phase(0, "drain", 0, 1.0)
+        it.phase(0, "drain", None, 1.0)
         summary = summary_of()
         it.finish(summary)
     cover = summary.server["metrics"]["coverage"]
@@ -216,7 +217,7 @@ def test_a_bad_answer_is_a_gap_with_its_reason_and_the_next_page_counts(fault: s
         watch = it.pages[0].watch
         assert isinstance(watch, EngineWatch)
         with it, ticking() as ticks:
-            it.phase(0, "steady", 1, 1.0)
+            it.phase(0, "steady", Stage(users=1), 1.0)
             until(lambda: watch.good >= 3)
             assert watch.gaps == {reason: 1}
             assert watch.by_stage[0].totals(0).gaps == {reason: 1}
@@ -262,7 +263,7 @@ def test_a_target_without_metrics_is_left_alone_after_three_looks() -> None:
         it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
         with it:
             until(lambda: not it.pages[0].running)
-            it.phase(0, "steady", 1, 1.0)
+            it.phase(0, "steady", Stage(users=1), 1.0)
             it.finish(summary_of())
         assert server.connections == telemetry.TRIES
     assert "/metrics answered HTTP 404 (there is no such page)" in said[0]
@@ -351,9 +352,9 @@ def test_replicas_behind_one_address_are_said() -> None:
     with raw_server(*[script(n) for pair in zip(range(1000, 1060), range(60), strict=True) for n in pair]) as server:
         it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
         with it:
-            it.phase(0, "steady", 1, 1.0)
+            it.phase(0, "steady", Stage(users=1), 1.0)
             until(lambda: it.pages[0].watch.gaps.get("several_processes"))
-            it.phase(0, "drain", 1, 1.0)
+            it.phase(0, "drain", None, 1.0)
             summary = summary_of()
             it.finish(summary)
     block = summary.server["metrics"]
@@ -377,9 +378,9 @@ def test_a_restart_of_the_engine_cuts_the_window() -> None:
     with raw_server(*scripts, script(25)) as server:
         it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
         with it:
-            it.phase(0, "steady", 1, 1.0)
+            it.phase(0, "steady", Stage(users=1), 1.0)
             until(lambda: server.connections >= 8)
-            it.phase(0, "drain", 1, 1.0)
+            it.phase(0, "drain", None, 1.0)
             summary = summary_of()
             it.finish(summary)
     block = summary.server["metrics"]
@@ -396,9 +397,9 @@ def test_ollama_is_asked_which_models_are_loaded() -> None:
         made = profile(f"http://127.0.0.1:{server.port}/", engine=Engine(kind="ollama"))
         it, _ = poller(made, {"/api/version": "0.33.0"})
         with it:
-            it.phase(0, "steady", 1, 1.0)
+            it.phase(0, "steady", Stage(users=1), 1.0)
             until(lambda: it.pages[0].watch.good >= 3)
-            it.phase(0, "drain", 1, 1.0)
+            it.phase(0, "drain", None, 1.0)
             summary = summary_of()
             it.finish(summary)
         assert server.requests[0].startswith(b"GET /api/ps HTTP/1.1\r\n")
@@ -432,10 +433,10 @@ def test_the_gpu_exporter_with_a_recorded_session(tmp_path: Path) -> None:
         )
         with it:
             until(lambda: it.pages[0].watch.good >= 2)
-            it.phase(0, "steady", 1, 1.0)
+            it.phase(0, "steady", Stage(users=1), 1.0)
             began_s = time.monotonic()
             gevent.sleep(4.0)
-            it.phase(0, "drain", 1, 1.0)
+            it.phase(0, "drain", None, 1.0)
             steady_s = time.monotonic() - began_s
             summary = summary_of()
             it.finish(summary)
@@ -521,7 +522,7 @@ def test_mistakes_in_the_profile_are_one_sentence(tmp_path: Path, monkeypatch: p
 def test_a_poller_without_pages_does_nothing(engine: Server) -> None:
     it, said = poller(profile(engine.url, engine_metrics=("off",)))
     with it:
-        it.phase(0, "steady", 1, 1.0)
+        it.phase(0, "steady", Stage(users=1), 1.0)
         summary = summary_of()
         it.finish(summary)
     assert (it.pages, said, summary.gpu, summary.server) == ([], [], {}, {})
@@ -533,7 +534,7 @@ def test_looks_come_at_the_interval_and_do_not_pile_up() -> None:
         it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
         with it:
             for _ in range(20):
-                it.phase(0, "steady", 1, 1.0)  # edges ask at once, but not for several at a time
+                it.phase(0, "steady", Stage(users=1), 1.0)  # edges ask at once, but not for several at a time
                 gevent.sleep(0.05)
         assert 2 <= server.connections <= 6
 

@@ -30,10 +30,11 @@ from tokenswarm.measure.budget import FINE_METRICS, scale_of
 from tokenswarm.measure.snapshot import Instrument, Merged
 from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.load import Load, Stage
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, TokenSource
-from tokenswarm.result.summary import Doubt, Gate, Summary, Verdict, summarize
+from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, plan_of, summarize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
 MS = NS_PER_S // 1000
@@ -53,11 +54,15 @@ class Case:
 
     def judge(self) -> Verdict:
         evidence = Evidence(merged=self.merged, **self.evidence)
-        return judge(evidence, summarize(self.merged, partial=evidence.interrupted))
+        return judge(evidence, summarize(self.merged, plan=plan_of_all(evidence), partial=evidence.interrupted))
 
     @property
     def instrument(self) -> Instrument:
         return self.merged.workers[1].instrument
+
+
+def plan_of_all(evidence: Evidence) -> list[StagePlan]:
+    return [plan_of(number, stage) for number, stage in enumerate(evidence.profile.load.stages)]
 
 
 def on_merged(change: Callable[[Merged], None]) -> Callable[[Case], None]:
@@ -99,6 +104,10 @@ def told(**tables: dict[str, Any]) -> Callable[[Case], None]:
 
 def known(**facts: Any) -> Callable[[Case], None]:
     return lambda case: case.evidence.update(facts)
+
+
+def profiled(changes: dict[str, Any]) -> Callable[[Case], None]:
+    return lambda case: case.evidence.update(profile=msgspec.structs.replace(case.evidence["profile"], **changes))
 
 
 def instrument(**values: Any) -> Callable[[Case], None]:
@@ -186,6 +195,17 @@ def drift(factor: float, metric: str = "ttft") -> Callable[[Case], None]:
     return change
 
 
+def queue_of(n: int) -> Callable[[Case], None]:
+    """So many requests more were under way at the window's end than at its begin, and requests waited for them."""
+
+    def change(case: Case) -> None:
+        block = case.merged.block(0)
+        block.window_requests -= n
+        block.ttft_intended.add(50.0, 300)
+
+    return change
+
+
 def user_stamps(case: Case) -> None:
     for worker in case.merged.workers:
         own = worker.instrument
@@ -248,10 +268,11 @@ def held(**signs: int) -> Callable[[Case], None]:
 
 
 CHOICES_MISSING = {"choices missing": 24}
-CONTINUOUS = sample_runs.profile(engine=Engine(continuous_usage=True))
-TLS = sample_runs.profile(tls=Tls(verify=False), target=("https://127.0.0.1:8000",))
-OLLAMA = sample_runs.profile(engine=Engine(kind="ollama"))
-P999 = sample_runs.profile(Slo(ttft_s=Percentiles(p999=9.0)))
+CONTINUOUS = {"engine": Engine(continuous_usage=True)}
+TLS = {"tls": Tls(verify=False), "target": ("https://127.0.0.1:8000",)}
+OLLAMA = {"engine": Engine(kind="ollama")}
+P999 = {"slo": Slo(ttft_s=Percentiles(p999=9.0))}
+POISSON_11, POISSON_14 = ({"load": Load(kind="poisson", stages=(Stage(rate=(rate,)),))} for rate in (11.0, 14.0))
 LOST = "worker 1 (host, pid 101)"
 
 FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
@@ -312,7 +333,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "fewer slots than users": (
         "slots-busy", "note",
         both(
-            known(profile=OLLAMA),
+            profiled(OLLAMA),
             lambda case: case.merged.block(0).engine_queue.add(0.9, 1100),
             lambda case: case.merged.block(0).engine_decode.add(0.1, 1100),
         ),
@@ -325,10 +346,12 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
                  "pending requests exceeded"}),
         ),
     ),
-    "tokens without a line": ("lines-and-tokens", "note", both(known(profile=OLLAMA), steady(output_tokens=1500))),
+    "tokens without a line": ("lines-and-tokens", "note", both(profiled(OLLAMA), steady(output_tokens=1500))),
     "tool calls on the last line": ("answers-at-once", "note", told(seldom={"at once": 5})),
     "2 % truncated": ("truncated-answers", "invalid", outcomes(Outcome.TRUNCATED, 24)),
     "0.1 % dropped": ("dropped-arrivals", "degraded", steady(intended=1, dropped=1)),
+    "a fifth of the arrivals never came": ("arrivals-missing", "invalid", profiled(POISSON_14)),
+    "half of the rate was kept": ("rate-not-kept", "degraded", both(profiled(POISSON_11), queue_of(550))),
     "1 % dropped": ("dropped-arrivals", "invalid", steady(intended=8, dropped=8)),
     "connections were closed": ("reconnects", "note", steady(reconnects=30)),
     "a NaN": ("impossible-values", "invalid", lambda case: case.merged.block(0).ttft.add(float("nan"))),
@@ -357,7 +380,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "the master's wall clock stepped": ("clock-step", "degraded", known(clock_step_s=15.0)),
     "user-space stamps": ("user-stamps", "note", user_stamps),
     "20 s": ("short-run", "degraded", window(20.0)),
-    "p99.9 of 1100": ("few-samples", "degraded", known(profile=P999)),
+    "p99.9 of 1100": ("few-samples", "degraded", profiled(P999)),
     "0.3 % cut off": ("censored", "degraded", outcomes(Outcome.CENSORED, 3, "censored")),
     "2 % cut off": ("censored", "invalid", outcomes(Outcome.CENSORED, 24, "censored")),
     "slower by 8 %": ("not-steady", "degraded", drift(1.08)),
@@ -383,12 +406,12 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "reasoning was left out": ("reasoning-added", "note", steady(reasoning_added=1100)),
     "several tokens an event": ("tokens-per-event", "note", tokens_each(3.4)),
     "several events a token": ("events-over-tokens", "note", tokens_each(0.2)),
-    "continuous usage without effect": ("continuous-usage-ignored", "note", known(profile=CONTINUOUS)),
+    "continuous usage without effect": ("continuous-usage-ignored", "note", profiled(CONTINUOUS)),
     "one of two choices": (
         "choices-missing", "invalid",
         both(outcomes(Outcome.TRUNCATED, 24), lambda case: case.merged.block(0).by_error.update(CHOICES_MISSING)),
     ),
-    "any certificate": ("tls-unverified", "note", known(profile=TLS)),
+    "any certificate": ("tls-unverified", "note", profiled(TLS)),
 }  # fmt: skip
 
 STATUS = {"note": "VALID", "degraded": "DEGRADED", "invalid": "INVALID"}
@@ -443,7 +466,7 @@ def test_a_rule_that_is_taken_away_is_missed() -> None:
         case = Case()
         inject(case)
         evidence = Evidence(merged=case.merged, **case.evidence)
-        summary = summarize(case.merged)
+        summary = summarize(case.merged, plan=plan_of_all(evidence))
         assert sum(rule(evidence, summary) is not None for rule in RULES) == 1
 
 

@@ -154,6 +154,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         return self.done_ns - self.sent_ns if self.sent_ns and self.done_ns else None
 
     @property
+    def e2e_intended_ns(self) -> int | None:
+        """Last byte − intended start."""
+        return self.done_ns - self.intended_ns if self.sent_ns and self.done_ns else None
+
+    @property
     def tpot_ns(self) -> float | None:
         """(last content − first content) / (output tokens − 1); None below 2 tokens, and where all came in one read."""
         if self.output_tokens < 2 or self.last_ns <= self.first_ns:

@@ -238,19 +238,23 @@ class Run:
         readings.add("tokenswarm_requests_in_flight", sum(worker.in_flight for worker in workers))
         readings.add("tokenswarm_streams_decoding", sum(worker.decoding for worker in workers))
         readings.add("tokenswarm_requests_queued", max(0, all_.intended - all_.sent - all_.dropped))
-        readings.add("tokenswarm_users", min(users, target), "running")
-        readings.add("tokenswarm_users", max(0, target - users), "spawning")
-        readings.add("tokenswarm_users", max(0, users - target), "stopping")
+        if self.state.target_rate is None:  # an open loop has no users
+            readings.add("tokenswarm_users", min(users, target), "running")
+            readings.add("tokenswarm_users", max(0, target - users), "spawning")
+            readings.add("tokenswarm_users", max(0, users - target), "stopping")
         readings.add("tokenswarm_target_users", target)
+        readings.add("tokenswarm_target_requests_per_second", self.state.target_rate)
 
     def _stage(self, merged: Merged, plan: StagePlan) -> Readings:
         """A stage: what was meant from its begin on, what came of it once its window is closed."""
         readings, name, state = Readings(), str(plan.stage), self.state
         if plan.stage > state.stage:
             return readings
-        readings.add("tokenswarm_stage_info", 1, name, "" if plan.concurrency is None else str(plan.concurrency))
+        concurrency = "" if plan.concurrency is None else str(plan.concurrency)
+        readings.add("tokenswarm_stage_info", 1, name, concurrency, plan.told)
         readings.add("tokenswarm_stage_start_timestamp_seconds", state.stage_starts.get(plan.stage), name)
         readings.add("tokenswarm_stage_concurrency", plan.concurrency, name)
+        readings.add("tokenswarm_stage_target_requests_per_second", plan.rate_mean, name)
         if plan.stage < state.stage or state.phase in ("drain", "ended"):
             block = next((b for b in merged.blocks if (b.stage, b.phase) == (plan.stage, "steady")), None)
             known = self._stages.get(plan.stage)

@@ -71,9 +71,11 @@ def _keys(schema: int, first: int, last: int, dense: tuple[int, int] | None) -> 
 
 HISTOGRAM_HELP = {
     "tokenswarm_time_to_first_token_seconds": "From sending the request to its first token, reasoning included.",
+    "tokenswarm_time_to_first_token_as_due_seconds": "The same from when the request was due: what a user waits.",
     "tokenswarm_inter_token_latency_seconds": "Time between successive tokens of a stream.",
     "tokenswarm_time_per_output_token_seconds": "Mean time between tokens of a request, after its first token.",
     "tokenswarm_request_duration_seconds": "From sending the request to its last byte, or to its failure.",
+    "tokenswarm_request_duration_as_due_seconds": "From when the request was due to the last byte of its answer.",
     "tokenswarm_max_inter_token_gap_seconds": "The worst gap between tokens of a request: the stutter that users see.",
     "tokenswarm_schedule_lag_seconds": "From the intended start of a request to its sending.",
     "tokenswarm_event_loop_lag_seconds": "How late timers of the load generator's event loop came.",
@@ -91,6 +93,7 @@ _OLLAMA = ("ollama",)
 # Token counts have octave buckets: a sketch can tell 64 from 65 tokens but not 1000 from 1005, and octaves are exact.
 HISTOGRAMS: dict[str, tuple[Histogram, ...]] = {
     "tokenswarm_time_to_first_token_seconds": (Histogram("ttft", 5, -10, 9, dense=(-6, 5)),),
+    "tokenswarm_time_to_first_token_as_due_seconds": (Histogram("ttft_intended", 3, -10, 9),),
     "tokenswarm_inter_token_latency_seconds": (Histogram("itl", 5, -13, 5, dense=(-10, -1)),),
     "tokenswarm_time_per_output_token_seconds": (Histogram("tpot", 5, -13, 5, dense=(-10, -1)),),
     "tokenswarm_request_duration_seconds": (
@@ -98,6 +101,7 @@ HISTOGRAMS: dict[str, tuple[Histogram, ...]] = {
         # The same buckets: a sum over outcomes of different ones would be no histogram.
         Histogram("failed_e2e", 5, -7, 12, (("phase", "steady"), ("outcome", "error")), dense=(-4, 7)),
     ),
+    "tokenswarm_request_duration_as_due_seconds": (Histogram("e2e_intended", 3, -7, 12),),
     "tokenswarm_max_inter_token_gap_seconds": (Histogram("stall", 2, -10, 6),),
     "tokenswarm_schedule_lag_seconds": (Histogram("send_lag", 1, -13, 7),),
     "tokenswarm_event_loop_lag_seconds": (Histogram("instrument.loop_lag", 1, -13, 3, ()),),
@@ -150,7 +154,10 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_users": Family(
         "gauge", "Users by state: those there (running), still missing (spawning), too many (stopping).", ("state",)
     ),
-    "tokenswarm_target_users": Family("gauge", "Users that the current stage asks for."),
+    "tokenswarm_target_users": Family("gauge", "Users that the current stage asks for; 0 in an open loop."),
+    "tokenswarm_target_requests_per_second": Family(
+        "gauge", "Requests a second that are due now; absent in a closed loop."
+    ),
     "tokenswarm_run_info": Family("gauge", "What was run, always 1.", ()),  # labels: envelope.INFO_LABELS
     "tokenswarm_run_target_info": Family(
         "gauge",
@@ -180,9 +187,14 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_kv_cache_batch_at_full": Family(
         "gauge", "Requests of the run's mean context that fill the KV-cache: a larger batch is preempted."
     ),
-    "tokenswarm_stage_info": Family("gauge", "A stage that has begun, always 1.", ("stage", "target_concurrency")),
+    "tokenswarm_stage_info": Family(
+        "gauge", "A stage that has begun, always 1.", ("stage", "target_concurrency", "load")
+    ),
     "tokenswarm_stage_start_timestamp_seconds": Family("gauge", "When the stage began, its warm-up.", ("stage",)),
     "tokenswarm_stage_concurrency": Family("gauge", "Users that the stage asked for.", ("stage",)),
+    "tokenswarm_stage_target_requests_per_second": Family(
+        "gauge", "Requests a second that the stage asked for, of a ramp the mean.", ("stage",)
+    ),
     "tokenswarm_stage_batch": Family("gauge", "Requests in flight, mean over the stage's window.", ("stage",)),
     "tokenswarm_stage_engine_batch": Family(
         "gauge", "Requests that the engine says it ran, mean over the stage's window.", ("stage",)

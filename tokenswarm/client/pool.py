@@ -24,6 +24,11 @@ def check_descriptors(users: int, workers: int) -> None:
         )
 
 
+def room() -> int:
+    """Connections that this process may have open at once."""
+    return max(1, descriptors.limit() - RESERVE)
+
+
 class Pool:
     """Kept connections, newest first. `fresh` opens one for each request."""
 

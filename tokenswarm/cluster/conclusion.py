@@ -29,10 +29,13 @@ from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.controller import RunEnd, Watcher
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
+from tokenswarm.cluster.stages import Searching
 from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
+from tokenswarm.judge.search import of_stage
+from tokenswarm.load import trace
 from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
@@ -44,7 +47,7 @@ from tokenswarm.reports import markdown, output
 from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder, new_run_id
 from tokenswarm.reports.html import page as html
 from tokenswarm.reports.pipelines import github, gitlab, junit
-from tokenswarm.result.summary import StagePlan, Summary, summarize, to_json
+from tokenswarm.result.summary import Summary, plan_of, summarize, to_json
 
 PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
 
@@ -53,11 +56,13 @@ class Run(msgspec.Struct):
     """A run that may begin: everything was checked."""
 
     profile: Profile
+    arrivals: int | None  # that a trace has in its window
     folder: ResultsFolder
     manifest: dict[str, Any]
     progress: terminal.Progress
     show: Callable[[RenderableType], None]  # the result, once it is there
     form: output.Form = "tables"
+    search: Searching | None = None
 
 
 def say(sentence: str) -> None:
@@ -86,6 +91,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     `alone`: nobody else writes to the terminal meanwhile. `quiet`: and neither do we, until the end.
     """
     look, began_ns = Neighbour(profile), monotonic_ns()
+    profile, arrivals = _with_trace(profile)
     findings = preflight.check(profile, say)
     if note := look.note((monotonic_ns() - began_ns) / NS_PER_S):
         findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
@@ -108,7 +114,19 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     for note in findings.notes if not quiet else ():
         say(note)
     progress = terminal.Progress(Console(stderr=True, quiet=quiet), alone=alone, whole_s=length_s(profile))
-    return Run(profile, folder, manifest, progress, Console().print)
+    return Run(profile, arrivals, folder, manifest, progress, Console().print)
+
+
+def _with_trace(profile: Profile) -> tuple[Profile, int | None]:
+    """The profile with its trace's length as its stage's, and how many arrivals lie in the window."""
+    if profile.load.kind != "trace":
+        return profile, None
+    found = trace.trace_of(profile.load)
+    for note in found.notes:
+        say(note)
+    stage, arrivals = trace.planned(profile.load, found, profile.phases.warmup)
+    load = msgspec.structs.replace(profile.load, stages=(stage,))
+    return msgspec.structs.replace(profile, load=load), arrivals
 
 
 def as_typed(command: Sequence[str]) -> list[str]:
@@ -143,13 +161,19 @@ class Company:
 
 def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) -> tuple[ExitCode, Summary]:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
-    plan = [StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(end.stages)]
+    plan = [
+        msgspec.structs.replace(plan_of(number, stage), arrivals=run.arrivals)
+        for number, stage in enumerate(end.stages)
+    ]
     evidence = _evidence(run, end)
     cut_short, bars = end.interrupted or bool(evidence.left or end.aborted), run.profile.bars
     summary = summarize(end.merged, plan=plan, partial=cut_short, bars=bars)
     add_telemetry(summary)
-    summary.gates = gates.evaluate(run.profile.slo, summary, end.merged, bars)
-    summary.verdict = verdict.judge(evidence, summary)
+    if run.search is None:
+        summary.gates = gates.evaluate(run.profile.slo, summary, end.merged, bars)
+        summary.verdict = verdict.judge(evidence, summary)
+    else:
+        _judge_search(run, run.search, evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
     problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)
     if run.form == "tables":
@@ -163,6 +187,18 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
         path = run.folder.path
         say(f"rows that requests.jsonl lacks are in {run.folder.spool}: `tokenswarm report --merge {path}` adds them")
     return code, summary
+
+
+def _judge_search(run: Run, search: Searching, evidence: Evidence, summary: Summary) -> None:
+    """Gates and verdict are of the load that is the answer: those that did not pass are meant to be too much."""
+    summary.search = search.answer
+    number = search.stage_of_answer
+    alone = of_stage(evidence.merged, number)
+    part = summarize(alone, plan=[plan_of(number, evidence.profile.load.stages[0])], partial=summary.partial)
+    part.stages = [stage for stage in summary.stages if stage.stage == number]
+    summary.gates = gates.evaluate(run.profile.slo, part, alone)
+    known = msgspec.structs.replace(evidence, merged=alone, rows=None, users=(), changed={})
+    summary.verdict = verdict.judge(known, part)
 
 
 def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:

@@ -17,10 +17,12 @@ from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.cluster.hand_over import inflate
+from tokenswarm.cluster.lane import TAIL_S
 from tokenswarm.cluster.members import Cluster, Member
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import hopeless
 from tokenswarm.cluster.runners import SILENCE_S
+from tokenswarm.cluster.stages import Fixed, Stages
 from tokenswarm.cluster.strangers import Strangers
 from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
 from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
@@ -30,6 +32,7 @@ from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.reports.folder import ResultsFolder
 
 JOIN_S = 60.0  # for workers to say hello
@@ -37,6 +40,7 @@ PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 HEARD_AGAIN_S = 3.0  # a lost worker that was heard so lately is back: it reports each second
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
+REPORTED_S = 2.5  # until every worker has told what was so
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
 REMARKS_MAX = 50  # a worker that goes mad must not fill the report
 
@@ -50,7 +54,7 @@ _ERRORS: dict[int, type[UserError]] = {
 class Watcher(Protocol):
     """Who wants to see the run go on: the console's progress, a push to the exporter."""
 
-    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None: ...
+    def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None: ...
     def tick(self, merged: Merged) -> None: ...
     def note(self, text: str) -> None: ...
 
@@ -84,12 +88,14 @@ class Controller:
         profile: Profile,
         folder: ResultsFolder,
         watchers: list[Watcher],
+        stages: Stages | None = None,
     ) -> None:
         self._environment = environment
         self._cluster = cluster
         self._profile = profile
         self._folder = folder
         self._watchers = watchers
+        self._stages: Stages = stages or Fixed(profile.load.stages)
         self._inbox = Inbox(folder.run_id)
         self._stop = Event()
         self._failed: UserError | None = None
@@ -103,6 +109,9 @@ class Controller:
         self._aborted = ""
         self._stages_begun: list[Stage] = []
         self._users: list[UsersSeen] = []
+        self._rate_users = 0  # Locust's users in an open loop; in the web UI it changes the rate
+        self._new_rate: int | None = None
+        self._left_s = 0.0
         self._offset_ns = realtime_ns() - monotonic_ns()
         self._clock_step_ns = 0
         self.active = False
@@ -158,10 +167,7 @@ class Controller:
             self._gather(workers)
             if not self._stop.is_set():
                 self._prepare()
-            for number, stage in enumerate(self._profile.load.stages):
-                if self._stop.is_set():
-                    break
-                self._run_stage(number, stage, start_users=start_users or number > 0)
+            self._run_stages(start_users=start_users)
             self._drain()
         finally:
             self.active = False
@@ -231,49 +237,114 @@ class Controller:
         if len(sums) > 1:
             raise DatasetError(f"{self._profile.dataset.path}: the workers have different files under this name")
 
-    def _run_stage(self, number: int, stage: Stage, *, start_users: bool) -> None:
-        phases = self._profile.phases
-        self._stages_begun.append(stage)
-        self._users.append(UsersSeen(asked=stage.users))
-        self._announce(number, "warmup", stage.users, phases.warmup if number == 0 else phases.settle)
+    def _run_stages(self, *, start_users: bool) -> None:
+        while not self._stop.is_set():
+            number = len(self._stages_begun)
+            if number and self._stages.drains:
+                self._let_end(number)
+            stage = self._stages.next(self._inbox.merged())
+            if stage is None:
+                return
+            lead_s = self._profile.phases.settle if number else self._profile.phases.warmup
+            self._stages_begun.append(stage)
+            self._users.append(UsersSeen(asked=stage.users or 0))
+            if self._profile.load.open:
+                self._run_arrivals(number, stage, lead_s, start_users=start_users and not number)
+                self._insert_changed_rate()
+            else:
+                self._run_users(number, stage, lead_s, start_users=start_users or number > 0)
+
+    def _run_users(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
+        """A stage of a closed loop: its time begins when all users are there."""
+        assert stage.users is not None
+        self._announce(number, "warmup", stage, lead_s)
         if start_users:
-            gevent.spawn(self._environment.runner.start, stage.users, self._spawn_rate(stage))
+            change = abs(stage.users - self._environment.runner.user_count)
+            rate = self._profile.load.spawn_rate or float(max(1, change))
+            gevent.spawn(self._environment.runner.start, stage.users, rate)
         self._wait_for_users(stage.users)
-        self._pass(phases.warmup if number == 0 else phases.settle)
+        self._pass(lead_s)
         if not self._stop.is_set():
-            self._announce(number, "steady", stage.users, stage.duration)
+            self._announce(number, "steady", stage, stage.duration)
             self._pass(stage.duration, self._users[number])
 
-    def _spawn_rate(self, stage: Stage) -> float:
-        change = abs(stage.users - self._environment.runner.user_count)
-        return self._profile.load.spawn_rate or float(max(1, change))
+    def _run_arrivals(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
+        """A stage of an open loop: its time begins with the word, and the workers' lanes send by the clock.
 
-    def _wait_for_users(self, users: int) -> None:
-        rate = self._profile.load.spawn_rate or math.inf
-        deadline_ns = monotonic_ns() + int((SPAWN_S + users / rate) * NS_PER_S)
-        while self._environment.runner.user_count != users and not self._stop.is_set():
+        Locust's users send nothing here; there is one for each worker, so that Locust sees a load.
+        """
+        runner = self._environment.runner
+        if start_users:
+            workers = len(self._cluster.in_run)
+            gevent.spawn(runner.start, workers, float(workers))
+        if not number:
+            self._wait_for_users(None)
+            self._rate_users = runner.target_user_count
+        course = {"rate": list(stage.rate or ()), "lead_s": lead_s, "length_s": stage.duration}
+        self._announce(number, "warmup", stage, lead_s, course=course)
+        self._pass(lead_s)
+        if not self._stop.is_set():
+            self._announce(number, "steady", stage, stage.duration)
+            self._pass(stage.duration)
+            if self._new_rate is None:
+                self._pass(TAIL_S)
+
+    def _let_end(self, number: int) -> None:
+        """Send no more arrivals, let those under way end before stage `number`, and hear of them."""
+        if self._profile.load.open:
+            self._cluster.broadcast(ToWorker.PHASE, {"stage": number, "phase": "warmup"})
+        by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
+        self._phase = "warmup"
+        self._pass(REPORTED_S)
+        while self._profile.load.open and monotonic_ns() < by_ns and not self._stop.is_set():
+            if not sum(worker.in_flight for worker in self._inbox.merged().workers):
+                return
+            self._pass(0.5)
+
+    def _insert_changed_rate(self) -> None:
+        """The stage that the web UI's user asked for: its number of users is the rate for the rest of this one."""
+        rate, self._new_rate = self._new_rate, None
+        if rate is None:
+            return
+        for watcher in self._watchers:
+            watcher.note(f"the rate was changed to {rate}/s: a new stage begins")
+        self._stages.insert(Stage(rate=(float(rate),), duration=Seconds(max(self._left_s, 1.0))))
+
+    def _wait_for_users(self, users: int | None) -> None:
+        """Until so many are there; None: as many as Locust was told to start."""
+        runner, rate = self._environment.runner, self._profile.load.spawn_rate or math.inf
+        deadline_ns = monotonic_ns() + int((SPAWN_S + (users or 0) / rate) * NS_PER_S)
+        while not self._stop.is_set():
+            wanted = users or runner.target_user_count
+            if wanted and runner.user_count == wanted:
+                return
             self._pass(0.1)
             if monotonic_ns() > deadline_ns:
-                here = self._environment.runner.user_count
-                self._remark(f"only {here} of {users} users were there {SPAWN_S:g} s after they should have been")
+                here = runner.user_count
+                self._remark(f"only {here} of {wanted} users were there {SPAWN_S:g} s after they should have been")
                 return
             if any(m.lost or m.left for m in self._cluster.in_run):
                 return  # its users will not come
 
-    def _announce(self, stage: int, phase: str, users: int, seconds: float) -> None:
+    def _announce(self, number: int, phase: str, stage: Stage, seconds: float, **course: Any) -> None:
         self._phase = phase
-        self._cluster.broadcast(ToWorker.PHASE, {"stage": stage, "phase": phase})
+        self._cluster.broadcast(ToWorker.PHASE, {"stage": number, "phase": phase, **course})
         for watcher in self._watchers:
-            watcher.phase(stage, phase, users, seconds)
+            watcher.phase(number, phase, stage, seconds)
 
     def _pass(self, seconds: float, window: UsersSeen | None = None) -> None:
         """Let time go by; look after the workers each second, and in a window at their users."""
         end_ns = math.inf if seconds == math.inf else monotonic_ns() + int(seconds * NS_PER_S)
         before = {worker.worker: worker.seq for worker in self._inbox.merged().workers} if window else {}
         while (left_s := (end_ns - monotonic_ns()) / NS_PER_S) > 0:
+            self._left_s = left_s
             if self._stop.wait(min(left_s, 1.0)):
                 return
             merged = self._look_after()
+            if self._new_rate is not None or (
+                self._phase == "steady" and self._stages.over(len(self._stages_begun) - 1, merged)
+            ):
+                return
             self._end_if_hopeless()
             # A report that was under way when the window opened tells of the time before it.
             if window is not None and all(w.seq > before.get(w.worker, 0) + 1 for w in merged.workers):
@@ -304,8 +375,12 @@ class Controller:
         number, target = len(self._stages_begun) - 1, self._environment.runner.target_user_count
         if self._phase != "steady" or self._stop.is_set() or self._draining or number in self._changed:
             return
-        if target != self._stages_begun[number].users:
-            self._changed[number] = (self._stages_begun[number].users, target)
+        asked = self._stages_begun[number].users
+        if asked is None:
+            if target and target != self._rate_users:
+                self._new_rate = self._rate_users = target
+        elif target != asked:
+            self._changed[number] = (asked, target)
             for watcher in self._watchers:
                 watcher.note(
                     f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
@@ -337,7 +412,7 @@ class Controller:
         if not ready:
             return
         for watcher in self._watchers:
-            watcher.phase(max(0, len(self._stages_begun) - 1), "drain", 0, bound_s)
+            watcher.phase(max(0, len(self._stages_begun) - 1), "drain", None, bound_s)
         self._draining = True
         for member in ready:
             if self._is_here(member):

@@ -15,19 +15,25 @@ from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, is_loopback, make_master
+from tokenswarm.cluster.stages import Searching, for_search
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import run_token
 from tokenswarm.profile.plan import plan
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.slo import Slo
 from tokenswarm.reports.output import form_of
 
 
 def run_profile(given: dict[str, Any]) -> int:
     """Run the profile of parsed `tokenswarm run` options. Raises UserError before any load."""
     profile = options.read_profile(given["profile"], given, options.of_run(given))
+    searching = _searching(profile) if given.get("search") else None
+    if searching is not None:
+        profile = for_search(profile)
     remote = given["expect_workers"]
     if remote is None:
-        check_descriptors(max(stage.users for stage in profile.load.stages), profile.workers)
+        check_descriptors(profile.load.under_way, profile.workers)
         read_data_set(profile)
     host, port, token = _address(given["bind"], remote)
     environment = make_environment()
@@ -42,10 +48,24 @@ def run_profile(given: dict[str, Any]) -> int:
         raise
     run.form = form_of(given)
     if not given["quiet"]:
-        say(plan(profile))
+        say(plan(run.profile) if searching is None else searching.plan)
     if remote is not None:
         say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
+    run.search = searching
     return _drive(run, runner, cluster, token, remote)
+
+
+def _searching(profile: Profile) -> Searching:
+    """The search that the profile asks for. Raises ConfigError where it has no bounds, or nothing to keep."""
+    if profile.search.rate is None and profile.search.users is None:
+        raise ConfigError(
+            "a search needs bounds: --rate 1,64, or --users 1,64, or `search.rate: [1, 64]` in the profile"
+        )
+    if profile.slo == Slo():
+        raise ConfigError("a search needs limits to keep: `slo` in the profile, or --slo FILE")
+    if profile.load.kind == "trace":
+        raise ConfigError("`load.kind: trace` can't be searched: it has arrivals of its own; say poisson or constant")
+    return Searching(profile)
 
 
 def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:
@@ -67,7 +87,7 @@ def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:
 
 def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int | None) -> int:
     company = Company(run, lambda: cluster.in_run)
-    controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers)
+    controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers, run.search)
     signals = [
         gevent.signal_handler(number, lambda: _interrupt(controller, run)) for number in (signal.SIGINT, signal.SIGTERM)
     ]

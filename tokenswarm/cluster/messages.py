@@ -86,9 +86,16 @@ class _Run(msgspec.Struct):
     spool: str | None = None
 
 
+class _Course(msgspec.Struct):
+    lead_s: Number  # before the window
+    length_s: Number  # of it
+    rate: list[Number]  # arrivals a second: one, or from and to
+
+
 class _Phase(msgspec.Struct):
     stage: Count
     phase: Word
+    course: _Course | None = None  # of an open loop, where a stage begins
 
 
 class _Drain(msgspec.Struct):

@@ -33,7 +33,7 @@ from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.engine import Engine, same_api
 from tokenswarm.profile.environment import in_github, run_token
-from tokenswarm.profile.load import ENDLESS_S
+from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.pipelines import github
@@ -85,6 +85,9 @@ class Plugin:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._options = vars(environment.parsed_options)
+        if not self._options.get("run_profile") and self._options.get("rate") is None:
+            own = environment.user_classes[0].rate
+            self._options["rate"] = None if own is None else str(own)
         self._cluster: Cluster | None = None
         self._controller: Controller | None = None
         self._task: gevent.Greenlet | None = None
@@ -94,6 +97,7 @@ class Plugin:
         environment.parsed_options.run_time = None  # the controller ends the run
         logging.getLogger("locust.main").addFilter(self._say_run_time)
         self._headless = environment.web_ui is None
+        self._shown_rate = self._show_rate()
         self._last: list[RenderableType] = []  # to be shown below Locust's own tables
         environment.events.quit.add_listener(self._on_quit)
         token = run_token()
@@ -112,6 +116,16 @@ class Plugin:
         if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
             self._open()
 
+    def _show_rate(self) -> int:
+        """--rate where the web UI's form asks for the number of users: there it can be changed."""
+        try:
+            shown = max(1, round(float(self._options.get("rate") or 0)))
+        except ValueError:
+            return 0  # a ramp, or nonsense that is told where it is read
+        if self._options.get("rate") and not self._headless:
+            self._environment.parsed_options.num_users = shown
+        return shown
+
     def _say_who_may_come(self, token: str) -> None:
         """Where the ports listen, and how to open them; a web UI behind a login may be seen by everybody."""
         web_ui = self._environment.web_ui
@@ -127,14 +141,23 @@ class Plugin:
     def _open(self) -> None:
         """Check everything that can be wrong before there is load."""
         self._run = self._open_run()
-        self._environment.parsed_options.num_users = self._run.profile.load.stages[0].users
+        users = self._run.profile.load.stages[0].users or self._idle_users(self._run.profile.load.stages[0])
         rate = self._options.get("spawn_rate") or self._run.profile.load.spawn_rate
-        self._environment.parsed_options.spawn_rate = rate or float(self._run.profile.load.stages[0].users)
+        self._environment.parsed_options.num_users = users
+        self._environment.parsed_options.spawn_rate = rate or float(users)
+
+    def _idle_users(self, stage: Stage) -> int:
+        """Locust's users in an open loop, who send nothing: one a worker; in the web UI as many as the rate, which
+        they show, and change.
+        """
+        if self._headless:
+            return max(1, int(self._options.get("expect_workers") or 1))
+        return max(1, round(stage.rate[0] if stage.rate else 1))
 
     def _open_run(self) -> Run:
         profile = self._profile()
         if isinstance(self._environment.runner, LocalRunner):
-            check_descriptors(max(stage.users for stage in profile.load.stages), 1)
+            check_descriptors(profile.load.under_way, 1)
             read_data_set(profile)
         tables = not self._options.get("only_summary") and (self._headless or self._options.get("print_stats"))
         run = open_run(profile, self._options["results"], command=sys.argv, alone=not tables)
@@ -163,13 +186,18 @@ class Plugin:
         return options.read_profile(self._options.get("run_profile"), self._options, more)
 
     def _load_overrides(self) -> list[tuple[str, Node]]:
-        """Locust's -u, -r and -t as stage 0."""
+        """Locust's -u, -r and -t, or our --rate, as stage 0."""
         users, rate, seconds = (self._options.get(n) for n in ("num_users", "spawn_rate", "run_time"))
+        arrivals = self._options.get("rate")
+        if arrivals is not None:
+            if users and not self._headless and users != self._shown_rate:
+                self._options["rate"] = str(users)  # typed into the form
+            users = rate = None
         seconds = seconds or self._run_time
         found: list[tuple[str, Node]] = []
         if rate:
             found.append(("load.spawn_rate", typed_yaml.literal(str(rate), "--spawn-rate")))
-        if not users and self._options.get("run_profile"):
+        if not users and arrivals is None and self._options.get("run_profile"):
             return found
         if seconds:
             warmup = self._options.get("warmup")
@@ -180,8 +208,9 @@ class Plugin:
             duration = f"{window}" if window > 0 else "0"
         else:
             duration = str(ENDLESS_S)
-        stage = f"[{{users: {users or 1}, duration: {duration}}}]"
-        found.append(("load.stages", typed_yaml.parse_value(stage, "--users, --run-time")))
+        if arrivals is None:
+            return found + options.one_stage("users", str(users or 1), "--users, --run-time", duration)
+        self._options["duration"] = duration  # beside --rate
         return found
 
     def _on_start(self, **_: Any) -> None:

@@ -30,6 +30,7 @@ from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.environment import gpu_headers, secret_headers
+from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
 from tokenswarm.result.summary import Summary
@@ -158,13 +159,13 @@ class Poller:
 
     # What the controller says.
 
-    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:  # noqa: ARG002 - the watcher's protocol
+    def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None:  # noqa: ARG002 - the protocol
         """Another phase begins: windows open and close now, and each page is asked for at once."""
         now_ns = monotonic_ns()
         for page in self.pages:
             page.watch.close(now_ns)
             if phase == "steady":
-                page.watch.open(stage, now_ns)
+                page.watch.open(number, now_ns)
             page.now()
 
     def tick(self, merged: Merged) -> None:

@@ -21,13 +21,15 @@ from tokenswarm.client.page import request
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.load.rate import Rate
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.environment import push_headers
+from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
 from tokenswarm.result import envelope
 from tokenswarm.result.envelope import Envelope, Judgement, KvState, Parts, RunState, StageState
-from tokenswarm.result.summary import StagePlan, Verdict
+from tokenswarm.result.summary import Verdict, plan_of
 from tokenswarm.telemetry.join import StageTold
 from tokenswarm.telemetry.kv import KvBlock
 
@@ -70,6 +72,8 @@ class Push:
         self._merged = Merged(run_id=state.run_id)
         self._parts = Parts()
         self._seq = 0
+        self._rate: Rate | None = None  # of an open loop's stage,
+        self._rate_ns = 0  # and since when
         self._greenlet: gevent.Greenlet | None = None
         self._finished = target is None
 
@@ -80,11 +84,19 @@ class Push:
 
     # What the controller says.
 
-    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:  # noqa: ARG002 - the watcher's protocol
+    def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None:
         """Another phase begins."""
-        self._state.stage, self._state.target_users = stage, users
-        if phase != "drain":  # which an interrupted run may come to before any stage
-            self._state.stage_starts.setdefault(stage, realtime_ns() / NS_PER_S)
+        self._state.stage = number
+        self._state.target_users = stage.users or 0 if stage else 0
+        rate = stage.rate if stage is not None else None
+        if rate is None:
+            self._rate = None
+        elif phase == "warmup":
+            ramp_s = stage.duration if stage is not None and len(rate) > 1 else 0.0
+            self._rate, self._rate_ns = Rate(rate[0], rate[-1], lead_s=seconds, ramp_s=ramp_s), monotonic_ns()
+        if stage is not None:  # which an interrupted run may come to the drain without
+            self._state.stages[number : number + 1] = [plan_of(number, stage)]
+            self._state.stage_starts.setdefault(number, realtime_ns() / NS_PER_S)
         self._state.phase = phase  # type: ignore[assignment]  # the controller's phases are those of the envelope
 
     def tick(self, merged: Merged) -> None:
@@ -113,7 +125,7 @@ class Push:
         self._finished = True
         self._stop()
         self._merged = merged
-        self._state.phase, self._state.target_users = "ended", 0
+        self._state.phase, self._state.target_users, self._rate = "ended", 0, None
         self._state.end_timestamp_s = realtime_ns() / NS_PER_S
         if verdict is not None and verdict.status is not None:
             self._state.verdict = Judgement(verdict.status, {doubt.code: doubt.severity for doubt in verdict.doubts})
@@ -134,6 +146,8 @@ class Push:
         assert self._target is not None  # else nothing is started
         self._seq += 1
         self._state.workers = _count(self._members(), begun=self._state.stage >= 0)
+        rate, since_s = self._rate, (monotonic_ns() - self._rate_ns) / NS_PER_S
+        self._state.target_rate = None if rate is None else rate.at(since_s)
         if self._teller is not None:
             self._state.targets = self._teller.targets()
             self._state.kv_cache = _kv_state(self._teller.kv(self._merged))
@@ -203,7 +217,7 @@ def of_run(
         model=(profile.engine.model or "")[:TEXT_MAX],
         scenario=profile.name,
         start_timestamp_s=realtime_ns() / NS_PER_S,
-        stages=[StagePlan(stage=number, concurrency=stage.users) for number, stage in enumerate(profile.load.stages)],
+        stages=[plan_of(number, stage) for number, stage in enumerate(profile.load.stages)],
         info={name: text[:TEXT_MAX] for name, text in info.items()},
     )
     url = profile.telemetry.push

@@ -1,7 +1,7 @@
 """Locust users that replay conversations, and the hooks that make plain `locust -f locustfiles/…` do the whole job.
 
 A closed-loop user is a concurrency slot: it sends the next prompt when the last answer has ended (plus think time).
-After a failure it steps back (patience.py).
+After a failure it steps back (patience.py). In an open loop users send nothing: the worker's lane does (lane.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ from tokenswarm.cluster.worker import Worker
 class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see pyproject.toml
     """Replays one conversation after another, turn by turn, until the run drains.
 
-    Subclasses in locustfiles say what to replay: `api` ("chat", "completions", "generate") and `conversations`
-    ("single", "multi"); a profile given on the command line wins.
+    Subclasses in locustfiles say what to replay: `api` ("chat", "completions", "generate"), `conversations` ("single",
+    "multi") and, for an open loop, `rate` (requests a second); a profile given on the command line wins.
     """
 
     abstract = True
     api: ClassVar[str] = "chat"
     conversations: ClassVar[str] = "multi"
+    rate: ClassVar[float | None] = None
     _step_back: StepBack | None = None
 
     @task  # type: ignore[untyped-decorator]  # as above
     def replay(self) -> None:
         worker: Worker = self.environment.tokenswarm_worker
         worker.ready.wait()
+        if worker.profile.load.open:
+            worker.gone.wait()  # the lane sends (lane.py): this user only shows that there is load
+            return
         if self._step_back is None:
             self._step_back = worker.new_step_back()
         conversation = worker.replay()

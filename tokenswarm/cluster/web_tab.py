@@ -9,6 +9,7 @@ from flask import Response, request
 from locust.env import Environment
 
 from tokenswarm.measure.snapshot import LATENCIES, Merged, total
+from tokenswarm.profile.load import Stage
 from tokenswarm.result.stat import latency
 
 KEY = "token-latency"
@@ -26,7 +27,7 @@ class WebTab:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
-    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:
+    def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None:
         """Nothing: the table is of the whole run."""
 
     def note(self, text: str) -> None:

@@ -30,6 +30,7 @@ from tokenswarm.client.transport import resolve
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.hand_over import HandOver
+from tokenswarm.cluster.lane import Due, Lane, Traced
 from tokenswarm.cluster.locust_event import fire_request
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import FirstAnswers, StepBack
@@ -38,6 +39,7 @@ from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.errors import ExitCode, ResultsError, UserError
 from tokenswarm.judge.gates import request_limits
+from tokenswarm.load.trace import trace_of
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
@@ -48,6 +50,7 @@ from tokenswarm.prompts import Prompt
 from tokenswarm.prompts.from_profile import data_settings, prompt_policy
 from tokenswarm.prompts.library import Library, open_steps
 from tokenswarm.prompts.replay import Replay
+from tokenswarm.prompts.traced import FromConversations, TracedPrompts, generated
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
 from tokenswarm.reports.spool import Owner, Spool
@@ -59,7 +62,7 @@ INTERRUPT_DRAIN_S = 5.0  # a signal does not wait for long answers
 
 
 class Worker:
-    """The load side of one process. Users call `ready.wait()`, `conversation()`, `send()`."""
+    """The load side of one process. Users call `ready.wait()`, `replay()`, `send()`; an open loop has none."""
 
     def __init__(self, environment: Environment, token: str) -> None:
         self._environment = environment
@@ -116,7 +119,7 @@ class Worker:
         self.index, count = int(data["index"]), int(data["count"])
         self._users = self._sent = 0
         self._first = FirstAnswers(profile.load.abort_on_fail.after)
-        check_descriptors(max(stage.users for stage in profile.load.stages), count)
+        check_descriptors(profile.load.under_way, count)
         self._library = self._load_library(profile)
         self._stock = self._library.shard(self.index, count)
         self._policy = prompt_policy(profile.dataset)
@@ -124,6 +127,9 @@ class Worker:
         self.recorder = Recorder(
             data["run_id"], self.index, limits, start_ns=monotonic_ns(), host=socket.gethostname(), pid=os.getpid()
         )
+        self.recorder.describes_closed = bool(profile.search.rate or profile.search.users)
+        place = (self.index, count, self._traced())
+        self._lane = Lane(profile.load, self.recorder, *place, self.replay, self._depart, self.draining)
         self._watch = PromptWatch(counts_cached=profile.engine.kind == "ollama")
         self._asking: dict[str, int] = {}  # id of a request under way -> bytes of its prompt
         self._probes = Probes(self.recorder.instrument)
@@ -165,6 +171,15 @@ class Worker:
                     {"text": f"reading the data set, {step.bytes_done / max(step.bytes_total, 1):.0%}"},
                 )
 
+    def _traced(self) -> Traced | None:
+        """The trace, in slices as well, and texts for it: generated where the data set is."""
+        if self.profile.load.kind != "trace":
+            return None
+        dataset, library = self.profile.dataset, self._library
+        text = generated if dataset.format == "synthetic" else FromConversations(library.conversation, len(library))
+        trace = trace_of(self.profile.load, lambda: gevent.sleep(0))
+        return Traced(trace, TracedPrompts(text, dataset.shuffle_seed))
+
     @staticmethod
     def _open_spool(folder: str | None, owner: Owner) -> Spool:
         """In the results folder where it is of this machine, else in a folder of its own below TMPDIR."""
@@ -191,21 +206,30 @@ class Worker:
         """Send one prompt now and wait for its end. None where the run is draining."""
         if self.draining.is_set():
             return None
-        number, place = next(self._numbers), self._sent
+        name = f"{self.recorder.run_id}-{self.index}-{next(self._numbers)}"  # unique over workers, and over runs
+        self.recorder.intended(self.stage, self.phase)
+        return self._send(prompt, Due(name, self.stage, self.phase, monotonic_ns()))
+
+    def _send(self, prompt: Prompt, due: Due) -> RequestRecord:
+        place = self._sent
         self._sent += 1
-        name = f"{self.recorder.run_id}-{self.index}-{number}"  # unique over workers, and over runs at one server
-        request = Request(name, prompt, self.stage, self.phase, monotonic_ns())
-        self.recorder.intended(request.stage, request.phase)
+        request = Request(due.id, prompt, due.stage, due.phase, due.at_ns)
         greenlet = gevent.getcurrent()
         self._asking[request.id] = prompt.size(chat=self.profile.engine.api == "chat")
         self._sending.add(greenlet)
         try:
-            record = self._clients[number % len(self._clients)].send(request, sampling_of(self.profile, prompt))
+            record = self._clients[place % len(self._clients)].send(request, sampling_of(self.profile, prompt))
             self._first.ended(place, record)
             self.recorder.first_failed = self._first.failed
             return record
         finally:
             self._sending.discard(greenlet)
+
+    def _depart(self, prompt: Prompt, due: Due) -> gevent.Greenlet:
+        """Send an arrival in a greenlet of its own."""
+        greenlet = gevent.spawn(self._send, prompt, due)
+        self._sending.add(greenlet)
+        return greenlet
 
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""
@@ -222,12 +246,16 @@ class Worker:
 
     def _enter(self, data: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
-        stage, phase = int(data["stage"]), str(data["phase"])
+        stage, phase, course = int(data["stage"]), str(data["phase"]), self._lane.course
         if self.phase == "steady":
-            self.recorder.close_window(self.stage, now_ns)
+            self.recorder.close_window(self.stage, min(now_ns, course.close_ns) if course else now_ns)
         if phase == "steady":
-            self.recorder.open_window(stage, now_ns)
+            self.recorder.open_window(stage, course.open_ns if course else now_ns)
         self.stage, self.phase = stage, phase
+        if data.get("course") is not None:
+            self._lane.begin(stage, now_ns, data["course"])
+        elif phase == "warmup":
+            self._lane.end()
 
     def _report_forever(self) -> None:
         while True:

@@ -5,6 +5,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "tokenswarm.commands.run",
         {"run PROFILE": "replay a profile: master and workers on this machine, verdict, results folder"},
     ),
+    "search": (
+        "tokenswarm.commands.search",
+        {"search PROFILE": "the largest rate, or number of users, that keeps the profile's limits"},
+    ),
     "worker": ("tokenswarm.commands.worker", {"worker": "join the master of a run from another machine"}),
     "demo": (
         "tokenswarm.commands.demo",

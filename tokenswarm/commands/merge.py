@@ -27,7 +27,7 @@ from tokenswarm.reports import markdown
 from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder
 from tokenswarm.reports.saved import read_summary, write_page
 from tokenswarm.reports.spool import Owner
-from tokenswarm.result.summary import StagePlan, Summary, summarize, to_json
+from tokenswarm.result.summary import Summary, plan_of, summarize, to_json
 
 LINE_BYTES_MAX = 16 << 20  # as the report reads
 MANIFEST = "manifest.json"
@@ -168,7 +168,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
     profile = _profile(home, manifest)
     merged = _merged(home, str(manifest["run_id"]))
     last = max((block.stage for block in merged.blocks), default=-1)
-    plan = [StagePlan(stage=n, concurrency=s.users) for n, s in enumerate(profile.load.stages) if n <= last]
+    plan = [plan_of(n, s) for n, s in enumerate(profile.load.stages) if n <= last]
     summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
     evidence = Evidence(
         merged=merged,

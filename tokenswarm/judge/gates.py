@@ -30,7 +30,7 @@ _STRICTEST_FIRST = ("max", "p999", "p99", "p95", "p90", "p50")  # a mean says no
 RATES = ("output_tokens_per_s", "requests_per_s")
 """Limits from below: fields of `slo` and of the summary's throughput, compared as they are."""
 
-_MUST_HAVE = ("ttft", "ttft_intended", "ttfat", "e2e")
+_MUST_HAVE = ("ttft", "ttft_intended", "ttfat", "e2e", "e2e_intended")
 """A success without one of these violates its limit, as in the recorder; TPOT and gaps need two tokens to exist."""
 
 

@@ -14,6 +14,7 @@ from tokenswarm.errors import ExitCode
 from tokenswarm.judge.rules import (
     accounting,
     answers,
+    arrivals,
     bars,
     contamination,
     instrument,
@@ -30,8 +31,8 @@ from tokenswarm.result.summary import Doubt, Gate, Summary, Verdict
 __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
 RULES: tuple[Rule, ...] = (
-    *accounting.RULES, *load.RULES, *answers.RULES, *server.RULES, *ollama.RULES, *path.RULES, *bars.RULES,
-    *instrument.RULES, *sample.RULES, *telemetry.RULES, *contamination.RULES,
+    *accounting.RULES, *load.RULES, *arrivals.RULES, *answers.RULES, *server.RULES, *ollama.RULES, *path.RULES,
+    *bars.RULES, *instrument.RULES, *sample.RULES, *telemetry.RULES, *contamination.RULES,
 )  # fmt: skip
 
 MEANT_BY_SMOKE = frozenset({"short-run", "dataset-wrapped", "few-samples"})

@@ -73,6 +73,7 @@ class Budget(msgspec.Struct, kw_only=True):
     itl: Sides = msgspec.field(default_factory=Sides)
     tpot: Sides = msgspec.field(default_factory=Sides)
     e2e: Sides = msgspec.field(default_factory=Sides)
+    e2e_intended: Sides = msgspec.field(default_factory=Sides)
     stall: Sides = msgspec.field(default_factory=Sides)
 
 
@@ -125,6 +126,8 @@ def add(budget: Budget, record: RequestRecord) -> None:
     if record.first_ns and late_ns > 0:
         whole_ns = record.first_ns - record.intended_ns
         budget.ttft_intended.shift(whole_ns / NS_PER_S, (whole_ns - late_ns) / NS_PER_S, whole_ns / NS_PER_S)
+        end_ns = record.e2e_intended_ns or late_ns
+        budget.e2e_intended.shift(end_ns / NS_PER_S, (end_ns - late_ns) / NS_PER_S, end_ns / NS_PER_S)
     if exact(record):
         return
     early_ns = record.sent_high_ns - record.sent_ns if record.sent_high_ns else 0

@@ -34,6 +34,7 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
     itl_s: float | None = None  # for each gap, shared by the tokens of its event
     tpot_s: float | None = None
     e2e_s: float | None = None
+    e2e_intended_s: float | None = None
     stall_s: float | None = None
 
 
@@ -54,6 +55,7 @@ class Recorder:
         self.run_id, self.worker, self.host, self.pid, self.start_ns = run_id, worker, host, pid, start_ns
         self.in_flight = self.decoding = self.users = self.live_output_tokens = self.wraps = self.first_failed = 0
         self.instrument = Instrument()
+        self.describes_closed = False  # tell the order of requests where a window is over, not only at the end
         self._limits = (
             [] if slo is None else [(n, v) for n in slo.__struct_fields__ if (v := getattr(slo, n)) is not None]
         )
@@ -118,6 +120,9 @@ class Recorder:
                 block.window_start_ns = window.open_ns - self.start_ns
                 block.window_end_ns = max(now_ns, window.open_ns) - self.start_ns
                 block.window_ns = block.window_end_ns - block.window_start_ns
+
+    def _is_closed(self, stage: int) -> bool:
+        return any(window.stage == stage and window.close_ns is not None for window in self._windows)
 
     def add(self, record: RequestRecord) -> None:
         """Count one request that ended, whatever its outcome. At most 120 µs for an answer of 128 tokens."""
@@ -231,7 +236,7 @@ class Recorder:
         for stage, phase in sorted(chosen):
             block = Block(stage=stage, phase=phase)
             add_into(block, self._blocks[stage, phase])
-            if final:
+            if final or (self.describes_closed and phase == "steady" and self._is_closed(stage)):
                 self._series[stage, phase].describe(block)
             blocks.append(block)
         instrument = msgspec.structs.replace(
@@ -280,6 +285,7 @@ _SLO_VALUES: dict[str, Callable[[RequestRecord], float | None]] = {
     "itl_s": _worst_itl_s,
     "tpot_s": lambda record: _seconds(record.tpot_ns),
     "e2e_s": lambda record: _seconds(record.e2e_ns),
+    "e2e_intended_s": lambda record: _seconds(record.e2e_intended_ns),
     "stall_s": lambda record: _seconds(record.stall_ns),
 }
 
@@ -290,7 +296,7 @@ _SLO_BOUNDS: dict[str, Callable[[RequestRecord], float]] = {
 }
 """The most that can be true of an answer that came in one read: its first token came after it was sent."""
 
-_MUST_HAVE = ("ttft_s", "ttft_intended_s", "ttfat_s", "e2e_s")
+_MUST_HAVE = ("ttft_s", "ttft_intended_s", "ttfat_s", "e2e_s", "e2e_intended_s")
 """A success without one of these misses its limit: thinking that never came to an answer is not a fast answer."""
 
 
@@ -311,6 +317,7 @@ def _add_latencies(block: Block, record: RequestRecord, gaps: Sketch) -> None:
         (block.ttfat, record.ttfat_ns),
         (block.tpot, record.tpot_ns),
         (block.e2e, record.e2e_ns),
+        (block.e2e_intended, record.e2e_intended_ns),
         (block.stall, record.stall_ns),
     ):
         if value_ns is not None:

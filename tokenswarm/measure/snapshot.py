@@ -22,7 +22,7 @@ from tokenswarm.measure.watched import Instrument as Instrument
 SCHEMA_VERSION = 2
 BYTES_MAX = 16 * 1024 * 1024  # a run of 40 stages with full sketches is below 2 MiB; more than this is damage
 
-LATENCIES = ("ttft", "ttft_intended", "ttfat", "itl", "tpot", "e2e", "stall", "connect")
+LATENCIES = ("ttft", "ttft_intended", "ttfat", "itl", "tpot", "e2e", "e2e_intended", "stall", "connect")
 """The sketches of a block that users call latencies: rows of the result table, keys of summary.json (with `_s`)."""
 
 BETWEEN_READS = ("itl", "tpot", "stall")
@@ -111,6 +111,7 @@ class Block(msgspec.Struct, kw_only=True):
     itl: Sketch = _sketch()
     tpot: Sketch = _sketch()
     e2e: Sketch = _sketch()
+    e2e_intended: Sketch = _sketch()
     stall: Sketch = _sketch()
     connect: Sketch = _sketch()
     send_lag: Sketch = _sketch()

@@ -25,5 +25,6 @@ class Bars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     itl_s: Bar = Bar()
     tpot_s: Bar = Bar()
     e2e_s: Bar = Bar()
+    e2e_intended_s: Bar = Bar()
     stall_s: Bar = Bar()
     connect_s: Bar = Bar()

@@ -22,6 +22,7 @@ from tokenswarm.profile import help as help_texts
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.dataset import FORMATS
 from tokenswarm.profile.engine import APIS, KINDS
+from tokenswarm.profile.load import RATE_KINDS
 from tokenswarm.profile.profile import Profile
 
 OPTIONS: dict[str, tuple[str, str, str]] = {
@@ -42,9 +43,26 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
         "ask for N output tokens each time, not the data set's length",
     ),
     "--ignore-eos": ("dataset.ignore_eos", "BOOL", "true or false: generate to the full length where the engine can"),
+    "--arrivals": ("load.kind", "KIND", f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread"),
+    "--burstiness": ("load.burstiness", "SHAPE", "of gamma arrivals: 1 is Poisson, less comes in bursts"),
+    "--max-in-flight": ("load.max_in_flight", "N", "requests under way at most; what is due beyond them is dropped"),
+    "--trace": (
+        "load.trace.path",
+        "FILE",
+        "arrivals and lengths of a real service (Azure, BurstGPT, Mooncake, CSV)",
+    ),
+    "--time-scale": ("load.trace.time_scale", "X", "of the time between arrivals of --trace: 0.1 is ten times as fast"),
     "--warmup": ("phases.warmup", "TIME", "time before the first window is measured (part of --run-time in locust)"),
     "--drain": ("phases.drain", "TIME", "how long open streams may run on at the end"),
     "--push": ("telemetry.push", "URL", "load exporter that gets live snapshots"),
+}
+
+RATE = ("--rate", "R", "an open loop: so many requests a second, whatever the answers take; or a ramp, [5,80]")
+
+STAGE_OPTIONS: dict[str, tuple[str, str]] = {
+    # (metavar, help); plain locust has --users and --run-time of its own
+    "--users": ("N", "a closed loop: so many users, each with one request at a time"),
+    "--duration": ("TIME", "length of the measured window, with --rate or --users (30s)"),
 }
 
 
@@ -54,6 +72,9 @@ def add_arguments(parser: Any, *, locust: bool) -> None:
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
     for option, (_, metavar, text) in OPTIONS.items():
         group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
+    group.add_argument(RATE[0], metavar=RATE[1], help=RATE[2], default=None, **hidden)
+    for option, (metavar, text) in STAGE_OPTIONS.items() if not locust else ():
+        group.add_argument(option, metavar=metavar, help=text, default=None)
     group.add_argument("--no-probe", action="store_true", help="send no request of our own before the load", **hidden)
     group.add_argument(
         "--slo", metavar="FILE", help="limits: a YAML file, or a bundled name; one missed gives exit 10", **hidden
@@ -90,7 +111,7 @@ def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[
     text = profiles.read_text(Path(path)) if path else None
     slo_path = bundled.find("SLO file", options["slo"]) if options.get("slo") else None
     slo = (profiles.read_text(Path(slo_path)), slo_path) if slo_path else None
-    overrides = [*more, *given(options)]
+    overrides = [*more, *_stage(options, text, path), *given(options)]
     if path is None:
         _need_a_start({key for key, _ in overrides})
     profile = profiles.load(text, path or "command line", overrides, slo)
@@ -105,6 +126,48 @@ def _need_a_start(keys: set[str]) -> None:
         raise ConfigError("no target: give --host URL, for example --host http://127.0.0.1:8000")
     if not keys & {"dataset", "dataset.path", "dataset.format"}:
         raise ConfigError("no data set: give --dataset FILE (`tokenswarm data fetch sharegpt` downloads one)")
+
+
+def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> list[tuple[str, Node]]:
+    """One stage of --rate, or of --users, in place of the profile's. Raises ConfigError."""
+    rate, users, duration = (options.get(name) for name in ("rate", "users", "duration"))
+    if options.get("trace") is not None:
+        if rate is not None or users is not None or options.get("arrivals") is not None:
+            raise ConfigError("--trace says when requests come: leave out --rate, --users and --arrivals")
+        stages = [] if duration is None else one_stage("duration", str(duration), "--duration", None)
+        return [("load.kind", typed_yaml.literal("trace", "--trace")), *stages]
+    if rate is not None and users is not None:
+        raise ConfigError("--rate and --users: an open loop or a closed one; give one of them")
+    if rate is None and users is None:
+        if duration is not None and path is not None:
+            raise ConfigError("--duration goes with --rate or --users; else --set load.stages.0.duration=…")
+        if options.get("arrivals") is not None and path is None:
+            raise ConfigError("--arrivals needs --rate, for example --rate 20")
+        return [] if duration is None else one_stage("users", "1", "--users", duration)
+    found = [] if users is None else [("load.kind", typed_yaml.literal("closed", "--users"))]
+    if rate is not None and options.get("arrivals") is None and _kind_of(text, path) not in RATE_KINDS:
+        found.append(("load.kind", typed_yaml.literal(RATE_KINDS[0], "--rate")))
+    word = "rate" if rate is not None else "users"
+    return found + one_stage(word, str(rate if rate is not None else users), f"--{word}", duration)
+
+
+def one_stage(word: str, value: str, origin: str, duration: str | None) -> list[tuple[str, Node]]:
+    """`load.stages` of one stage that asks for `value` users, or rate."""
+    node = typed_yaml.parse_value("[{}]", origin)
+    root = typed_yaml.parse("{}", origin)
+    typed_yaml.set_value(root, "stages", node)
+    typed_yaml.set_value(root, f"stages.0.{word}", typed_yaml.parse_value(value, origin))
+    if duration is not None:
+        typed_yaml.set_value(root, "stages.0.duration", typed_yaml.literal(duration, "--duration"))
+    return [("load.stages", node)]
+
+
+def _kind_of(text: str | None, path: str | None) -> str:
+    """`load.kind` as the profile's text has it; what is wrong there is told by whoever reads it whole."""
+    root: Any = typed_yaml.parse(text, path or "") if text is not None else None
+    for part in ("load", "kind"):
+        root = next((value for key, value in getattr(root, "value", ()) if getattr(key, "value", "") == part), None)
+    return str(getattr(root, "value", ""))
 
 
 def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
@@ -161,6 +224,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 _GIVEN = {option[2:].replace("-", "_") for option in OPTIONS}
+_GIVEN |= {option[2:] for option in (RATE[0], *STAGE_OPTIONS)}
 _OURS = frozenset({*_GIVEN, "profile", "run_profile", "host", "workers", "bind", "slo", "results", "master_host", "to"})
 
 
@@ -215,7 +279,7 @@ def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-_PATHS = (("dataset", "path"), ("tls", "ca_file"), ("telemetry", "model_config"))
+_PATHS = (("dataset", "path"), ("tls", "ca_file"), ("telemetry", "model_config"), ("load", "trace", "path"))
 _FOLDERS_UP = 3
 
 
@@ -225,12 +289,19 @@ def beside(profile: Profile, path: Path, overridden: Collection[str]) -> Profile
     Near: in the file's folder, or one of the two above it (`configs/…` in a profile under `configs/profiles`). Paths
     that come from an option stay what the user typed.
     """
-    for section, name in _PATHS:
-        value = getattr(getattr(profile, section), name)
-        if value is None or {section, f"{section}.{name}"} & set(overridden) or Path(value).exists():
+    for keys in _PATHS:
+        value: Any = profile
+        for key in keys:
+            value = getattr(value, key, None)
+        named = {".".join(keys[: n + 1]) for n in range(len(keys))}
+        if not isinstance(value, str) or named & set(overridden) or Path(value).exists():
             continue
         near = (folder / value for folder in list(path.resolve().parents)[:_FOLDERS_UP])
         if found := next((one for one in near if one.exists()), None):
-            changed = msgspec.structs.replace(getattr(profile, section), **{name: str(found)})
-            profile = msgspec.structs.replace(profile, **{section: changed})
+            profile = _replaced(profile, keys, str(found))
     return profile
+
+
+def _replaced(part: Any, keys: tuple[str, ...], value: str) -> Any:
+    inner = value if len(keys) == 1 else _replaced(getattr(part, keys[0]), keys[1:], value)
+    return msgspec.structs.replace(part, **{keys[0]: inner})

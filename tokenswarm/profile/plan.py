@@ -14,10 +14,15 @@ def length_s(profile: Profile) -> float:
 
 def plan(profile: Profile) -> str:
     """`plan: 4 stages (1, 8, 32, 96 users), 38 s with warm-up, then 20 s at most for open streams`."""
-    stages = profile.load.stages
-    loads = [f"{stage.users}" for stage in stages]
+    stages, kind = profile.load.stages, profile.load.kind
+    loads = [f"{stage.users}" if stage.users is not None else stage.told for stage in stages]
     shown = ", ".join(loads if len(loads) <= 8 else [*loads[:4], "…", *loads[-2:]])
-    many = f"{len(stages)} stages ({shown} users)" if len(stages) > 1 else f"{shown} user{'s' * (loads != ['1'])}"
+    if kind == "trace":
+        many = "the arrivals of a trace"
+    elif profile.load.open:
+        many = f"{len(stages)} stages ({shown}, {kind})" if len(stages) > 1 else f"{shown} ({kind} arrivals)"
+    else:
+        many = f"{len(stages)} stages ({shown} users)" if len(stages) > 1 else f"{shown} user{'s' * (loads != ['1'])}"
     whole = length_s(profile)
     if any(stage.duration >= ENDLESS_S for stage in stages):
         return f"plan: {many}, until Ctrl-C"

@@ -21,6 +21,7 @@ from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.load import Load
 from tokenswarm.profile.phases import Phases, Timeouts
+from tokenswarm.profile.search import Search
 from tokenswarm.profile.slo import Slo
 from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.profile.telemetry import Telemetry
@@ -41,6 +42,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_bytes_max: int = 1 << 20  # one event or line; vLLM's own logprob events stay far below
     slo: Slo = Slo()
     bars: Bars = Bars()
+    search: Search = Search()
     telemetry: Telemetry = Telemetry()
     save_text: bool = False
     workers: int = 1
@@ -54,8 +56,21 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"`name: {shown(self.name)}` may hold letters, digits, '.', '_' and '-' only, 64 at most")
         if not 1 <= self.workers <= 1024:
             raise ValueError("`workers` must be between 1 and 1024")
+        self._check_arrivals()
         if self.event_bytes_max < 1024:
             raise ValueError("`event_bytes_max` must be 1024 or more")
+
+    def _check_arrivals(self) -> None:
+        if not self.load.open:
+            return
+        if self.dataset.history == "model":
+            raise ValueError(
+                f"`dataset.history: model` needs `load.kind: closed`: arrivals ({self.load.kind}) wait for no answer"
+            )
+        if self.load.max_in_flight is not None and self.load.max_in_flight < self.workers:
+            raise ValueError(
+                f"`load.max_in_flight: {self.load.max_in_flight}` must be at least 1 for each of {self.workers} workers"
+            )
 
 
 def load(

@@ -28,6 +28,7 @@ class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     itl_s: Percentiles | None = None
     tpot_s: Percentiles | None = None
     e2e_s: Percentiles | None = None
+    e2e_intended_s: Percentiles | None = None
     stall_s: Percentiles | None = None
     goodput_ratio: float | None = None
     failed_ratio: float | None = None

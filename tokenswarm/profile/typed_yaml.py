@@ -231,10 +231,22 @@ def _entries(node: yaml.nodes.Node, path: str) -> Iterator[tuple[str, str, yaml.
 
 
 def _blamed(node: yaml.nodes.Node, sentence: str) -> yaml.nodes.Node:
-    """The entry that a struct's own sentence names first in backticks, for its line; else the whole mapping."""
-    named = re.search(r"`(?:[a-z_]+\.)*([a-z_]+)", sentence)
-    pairs = {key.value: key for key, _ in node.value} if named else {}
-    return pairs.get(named[1], node) if named else node
+    """The entry that a struct's own sentence names first in backticks, for its line; else the whole mapping.
+
+    Its dotted path may begin above the mapping, and lead on below it (`load.stages.1.rate`).
+    """
+    named = re.search(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)*)", sentence)
+    blamed = node
+    for part in named[1].split(".") if named else ():
+        if isinstance(node, yaml.nodes.SequenceNode):
+            if not part.isdigit() or int(part) >= len(node.value):
+                break
+            blamed = node = node.value[int(part)]
+        elif isinstance(node, yaml.nodes.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == part), None)
+            if pair is not None:
+                blamed, node = pair
+    return blamed
 
 
 def suggestion(word: str, known: list[str]) -> str:

@@ -18,8 +18,16 @@ def per_user(stage: Stage) -> float | None:
     return tokens_per_s / shared_by if tokens_per_s is not None and shared_by else None
 
 
+def load_cell(stage: Stage) -> str:
+    """What a stage asked for: its users, 20/s, or 5→80/s."""
+    if stage.rate is None:
+        return str(stage.concurrency or MISSING)
+    end = f"→{quantity(stage.rate_end)}" if stage.rate_end is not None else ""
+    return f"{quantity(stage.rate)}{end}/s"
+
+
 STAGE_COLUMNS: dict[str, Callable[[Stage], str]] = {
-    "users": lambda stage: f"{quantity(stage.rate)}/s" if stage.rate is not None else str(stage.concurrency or MISSING),
+    "users": lambda stage: load_cell(stage),
     "req/s": lambda stage: quantity(stage.throughput.requests_per_s),
     "tok/s": lambda stage: quantity(stage.throughput.output_tokens_per_s),
     "tok/s user": lambda stage: quantity(per_user(stage)),
@@ -44,6 +52,7 @@ LATENCY_NAMES = {
     "itl_s": "ITL",
     "tpot_s": "TPOT",
     "e2e_s": "E2E",
+    "e2e_intended_s": "E2E, as due",
     "stall_s": "worst gap",
     "connect_s": "connect",
 }
@@ -130,6 +139,30 @@ def footnote(summary: Summary, *tables: list[list[str]]) -> str | None:
 def _lacks(stat: Stat) -> bool:
     """Whether a percentile is not told because of too few samples."""
     return any(stat.n_effective < samples_needed(p) for p in PERCENTILES.values())
+
+
+SEARCH_HEAD = ("try", "load", "result", "window", "requests", "why")
+
+
+def search_rows(summary: Summary) -> list[list[str]]:
+    """A row a try of a search, in order."""
+    unit = "/s" if summary.search.get("of") == "rate" else ""
+    return [
+        [
+            str(number), f"{quantity(probe['load'])}{unit}", probe["result"], duration(probe["seconds"]),
+            str(probe["requests"]), probe["reason"].partition(":")[0],
+        ]
+        for number, probe in enumerate(summary.search.get("probes", ()), 1)
+    ]  # fmt: skip
+
+
+def search_line(summary: Summary) -> str:
+    """The answer in one line, which a script can read too; "" where there was no search."""
+    if not summary.search:
+        return ""
+    found = summary.search
+    told = [f"{name}={'none' if found[name] is None else f'{found[name]:.6g}'}" for name in ("passed", "failed")]
+    return f"search: {found['of']} {' '.join(told)} probes={len(found['probes'])}"
 
 
 def facts(summary: Summary) -> str:

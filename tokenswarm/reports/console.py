@@ -58,6 +58,9 @@ def report(summary: Summary, path: str, *, written: bool = True) -> RenderableTy
     if note:
         parts.append(Padding(Text(note, style="dim"), (0, 1)))
     parts += _errors(summary)
+    if summary.search:
+        parts += [Text(""), _Table(rows.SEARCH_HEAD, rows.search_rows(summary), ())]
+        parts += [Text(f" {rows.search_line(summary)}", style="bold")]
     parts += _gates(summary)
     parts += _verdict(summary)
     parts.append(Text.assemble(" results: ", (harmless(path, 4_000), "bold"), overflow="fold"))

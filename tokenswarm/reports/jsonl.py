@@ -37,6 +37,7 @@ class Row(msgspec.Struct, kw_only=True, gc=False):
     ttfat_s: float | None
     tpot_s: float | None
     e2e_s: float | None
+    e2e_intended_s: float | None
     stall_s: float | None
     n_gaps: int
     itl_mean_s: float | None
@@ -96,6 +97,7 @@ def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -
         ttfat_s=_seconds(record.ttfat_ns),
         tpot_s=_seconds(record.tpot_ns),
         e2e_s=_seconds(record.e2e_ns),
+        e2e_intended_s=_seconds(record.e2e_intended_ns),
         stall_s=_seconds(record.stall_ns),
         n_gaps=n_gaps,
         itl_mean_s=mean_s,

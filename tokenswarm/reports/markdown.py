@@ -32,6 +32,9 @@ def render(summary: Summary, manifest: Mapping[str, Any]) -> str:
     lines = [f"## {_MARKS.get(status, '')} tokenswarm: {status}{partial}".replace("  ", " "), ""]
     about = [f"run {summary.run_id}", *([f"model {model}"] if model else []), rows.facts(summary)]
     lines += [escape(" · ".join(about)), ""]
+    if summary.search:
+        lines += ["### Search", "", rows.search_line(summary), ""]
+        lines += [*table(rows.SEARCH_HEAD, rows.search_rows(summary)), ""]
     lines += _doubts(summary) + _gates(summary)
     stages, latencies = rows.stage_rows(summary), rows.latency_rows(summary)
     if len(stages) > 1:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 from tokenswarm.measure.snapshot import Merged
+from tokenswarm.profile.load import Stage
 from tokenswarm.reports.numbers import duration, harmless, quantity
 from tokenswarm.result.stat import latency
 
@@ -45,7 +46,7 @@ class Progress:
         self._console, self._stages, self._clock = console, stages, clock
         self._drawn_over = alone and console.is_terminal
         self._live: Live | None = None
-        self._phase = (0, "", 0, 0.0)  # stage, phase, users, seconds
+        self._phase: tuple[int, str, Stage | None, float] = (0, "", None, 0.0)  # number, phase, stage, seconds
         self._began_ns = self._said_ns = clock()
         self._seen: deque[tuple[int, int, int]] = deque()  # (ns, successful requests, output tokens)
         self._merged: Merged | None = None
@@ -63,9 +64,9 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def phase(self, stage: int, phase: str, users: int, seconds: float) -> None:
+    def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None:
         """A phase begins: "warmup", "steady" or "drain", for so many seconds at most."""
-        self._phase = (stage, phase, users, seconds)
+        self._phase = (number, phase, stage, seconds)
         self._began_ns = self._clock()
         self._load_began_ns = self._load_began_ns or self._began_ns
         self._show(now=True)
@@ -99,14 +100,14 @@ class Progress:
             self._console.print(line, soft_wrap=True, highlight=False)
 
     def _head(self, *, bar: bool) -> Text:
-        stage, phase, users, seconds = self._phase
+        number, phase, stage, seconds = self._phase
         elapsed_s = (self._clock() - self._began_ns) / NS_PER_S
         of = f"/{self._stages}" if self._stages and self._stages > 1 else ""
-        name = self._draining() if phase == "drain" else f"stage {stage + 1}{of} {phase}"
-        people = f", {users} user{'s' * (users != 1)}" if users else ""
+        name = self._draining() if phase == "drain" else f"stage {number + 1}{of} {phase}"
+        asked = f", {stage.told}" if stage is not None and stage.told else ""
         endless = not math.isfinite(seconds) or seconds >= ENDLESS_S
         time = f"{elapsed_s:.0f} s" if endless else f"{min(elapsed_s, seconds):.0f}/{seconds:.0f} s"
-        text = Text.assemble((name, "bold"), people)
+        text = Text.assemble((name, "bold"), asked)
         if bar and not endless and seconds > 0:
             done = round(BAR_CELLS * min(1.0, elapsed_s / seconds))
             text.append("  ").append("━" * done, "cyan").append("─" * (BAR_CELLS - done), "dim")
@@ -127,9 +128,9 @@ class Progress:
     def _numbers(self) -> Text:
         if self._merged is None:
             return Text("no report yet", style="dim")
-        stage, phase, _, _ = self._phase
+        number, phase, _, _ = self._phase
         blocks, workers = self._merged.blocks, self._merged.workers
-        here = self._merged.block(stage, "steady" if phase == "drain" else phase)
+        here = self._merged.block(number, "steady" if phase == "drain" else phase)
         failed = sum(block.failed for block in blocks)
         requests_per_s, tokens_per_s = self._rates()
         itl_s = None if "p50" in latency(here, "itl").withheld else here.itl.quantile(0.5)

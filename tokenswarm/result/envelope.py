@@ -81,6 +81,7 @@ class RunState(msgspec.Struct, kw_only=True):
     phase: Literal["starting", "warmup", "steady", "drain", "ended"] = "starting"
     stage: Annotated[int, msgspec.Meta(ge=-1)] = -1  # -1: none has begun
     target_users: Count = 0
+    target_rate: Amount | None = None  # requests a second that are due now; None: a closed loop
     stages: Annotated[list[StagePlan], msgspec.Meta(max_length=10_000)] = []  # all that are planned
     stage_starts: Annotated[dict[int, Timestamp], msgspec.Meta(max_length=10_000)] = {}  # of those that have begun
     workers: Annotated[dict[str, Count], msgspec.Meta(max_length=16)] = {}  # by WORKER_STATES

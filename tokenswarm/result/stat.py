@@ -21,7 +21,7 @@ from tokenswarm.profile.bars import Bar, Bars
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 
 RHO_OF = {"ttft": "ttft", "ttft_intended": "ttft", "ttfat": "ttft", "itl": "itl", "tpot": "tpot", "e2e": "e2e"}
-RHO_OF |= {"stall": "tpot", "connect": "ttft"}
+RHO_OF |= {"e2e_intended": "e2e", "stall": "tpot", "connect": "ttft"}
 """Whose lag-1 correlation stands for which metric's: a queue delays them together."""
 
 KERNEL_ERROR_S = 5e-6  # of a duration between two of its stamps: the path inside it, an offset looked at anew

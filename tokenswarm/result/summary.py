@@ -16,6 +16,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import conventions
 from tokenswarm.measure.instrument import InstrumentReport, instrument
 from tokenswarm.measure.snapshot import LATENCIES, Block, Merged, total
+from tokenswarm.profile import load
 from tokenswarm.profile.bars import Bars
 from tokenswarm.result.stat import PERCENTILES as PERCENTILES
 from tokenswarm.result.stat import RHO_OF as RHO_OF
@@ -65,6 +66,7 @@ class Latency(msgspec.Struct, kw_only=True):
     itl_s: Stat
     tpot_s: Stat
     e2e_s: Stat
+    e2e_intended_s: Stat
     stall_s: Stat
     connect_s: Stat
 
@@ -126,17 +128,38 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage was meant to be: concurrent users, or requests per second."""
+    """What a stage was meant to be: concurrent users, or requests per second, which may change to `rate_end`."""
 
     stage: int
     concurrency: int | None = None
     rate: float | None = None
+    rate_end: float | None = None
+    arrivals: int | None = None  # that a trace has in the window
+
+    @property
+    def rate_mean(self) -> float | None:
+        return self.rate if self.rate is None or self.rate_end is None else (self.rate + self.rate_end) / 2
+
+    @property
+    def told(self) -> str:
+        """What is asked for, in words: `8 users`, `20/s`, `5 to 80/s`."""
+        rates = [rate for rate in (self.rate, self.rate_end) if rate is not None]
+        return load.Stage(users=self.concurrency, rate=tuple(rates) or None).told if rates or self.concurrency else ""
+
+
+def plan_of(number: int, stage: load.Stage) -> StagePlan:
+    """The plan of a profile's stage."""
+    rate = stage.rate or (None,)
+    ramp = rate[-1] if len(rate) > 1 else None
+    return StagePlan(stage=number, concurrency=stage.users, rate=rate[0], rate_end=ramp)
 
 
 class Stage(Part, kw_only=True):
     stage: int
     concurrency: int | None = None
     rate: float | None = None
+    rate_end: float | None = None  # of a ramp
+    arrivals: int | None = None  # that a trace has in the window
     server: dict[str, Any] = {}  # what the engine and the GPUs said about themselves in this stage (telemetry/)
     gpu: dict[str, Any] = {}
 
@@ -174,6 +197,7 @@ class Summary(Part, kw_only=True):
     gates: list[Gate] = []
     duration_s: float
     stages: list[Stage] = []
+    search: dict[str, Any] = {}  # of `tokenswarm search`: the interval, and every try
     server: dict[str, Any] = {}
     gpu: dict[str, Any] = {}
     instrument: InstrumentReport
@@ -195,7 +219,7 @@ def summarize(
         blocks = [block for block in merged.blocks if block.stage == number]
         part = _part(blocks, error_s, bars)
         told = server_times(total(_steady(blocks)))
-        stages.append(Stage(stage=number, concurrency=meant.concurrency, rate=meant.rate, server=told, **part))
+        stages.append(Stage(**msgspec.structs.asdict(meant), server=told, **part))
     everything, steady = total(merged.blocks), total(_steady(merged.blocks))
     return Summary(
         run_id=merged.run_id,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, graded, steady
+from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
 from tokenswarm.result.summary import Doubt, Requests, Summary
 
 FAILED_SHARE_MAX = 0.5  # beyond this the latencies are those of the lucky few
 TRUNCATED_SHARE_MAX = 0.01  # MLPerf's audit of token counts allows no more
-DROPPED_SHARE_MAX = 0.001
 RECONNECT_SHARE = 0.01
 
 
@@ -266,22 +265,6 @@ def truncated_answers(_evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def dropped_arrivals(_evidence: Evidence, summary: Summary) -> Doubt | None:
-    counts = summary.requests
-    share = counts.dropped / max(1, counts.intended)
-    severity = graded(share, 0.0, DROPPED_SHARE_MAX)
-    if severity is None:
-        return None
-    return doubt(
-        "dropped-arrivals",
-        severity,
-        f"{counts.dropped} of {counts.intended} requests that were due were never sent ({share:.2%}): the offered load "
-        f"was lower than planned. Use more workers or a lower rate.",
-        dropped=counts.dropped,
-        intended=counts.intended,
-    )
-
-
 def reconnects(_evidence: Evidence, summary: Summary) -> Doubt | None:
     share = summary.requests.reconnects / max(1, summary.requests.sent)
     if share <= RECONNECT_SHARE:
@@ -329,7 +312,6 @@ RULES: tuple[Rule, ...] = (
     no_success,
     mostly_failed,
     truncated_answers,
-    dropped_arrivals,
     reconnects,
     impossible_values,
 )

@@ -39,7 +39,7 @@ def _range(seen: UsersSeen) -> str:
 
 def users_idle(evidence: Evidence, _summary: Summary) -> Doubt | None:
     """A closed-loop user has a request in flight, but for its think time and what the client needs in between."""
-    if evidence.lost or not evidence.merged.final:
+    if evidence.lost or not evidence.merged.final or evidence.profile.load.open:
         return None  # what those workers had in flight is not known
     severity: Severity | None = None
     told: list[str] = []

@@ -85,7 +85,8 @@ def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
     A note in a short run, which `short-run` doubts already.
     """
     found: list[tuple[Severity, float, str, Block]] = []
-    for block in evidence.merged.blocks:
+    ramps = {stage.stage for stage in summary.stages if stage.rate_end is not None}  # not meant to be steady
+    for block in (block for block in evidence.merged.blocks if block.stage not in ramps):
         for metric in SERIES if block.phase == "steady" else ():
             severity, change = _drift(block, metric)
             if severity is not None:

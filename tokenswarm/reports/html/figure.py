@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from tokenswarm.reports.cells import load_cell
 from tokenswarm.reports.html.requests import Drawn
 from tokenswarm.reports.html.svg import Frame, escape, svg
-from tokenswarm.reports.numbers import quantity
 from tokenswarm.result.stat import Stat
 from tokenswarm.result.summary import Stage, Summary
 
@@ -75,15 +75,17 @@ class Data(msgspec.Struct, frozen=True):
 
 
 def load_of(stage: Stage) -> float | None:
-    """What a stage asked for: users, or requests a second."""
-    return float(stage.concurrency) if stage.concurrency is not None else stage.rate
+    """What a stage asked for: users, or requests a second, of a ramp the mean."""
+    if stage.concurrency is not None:
+        return float(stage.concurrency)
+    return stage.rate if stage.rate is None or stage.rate_end is None else (stage.rate + stage.rate_end) / 2
 
 
 def load_name(stage: Stage) -> str:
-    """8 users; 20/s; stage 3 where neither is known."""
+    """8 users; 20/s; 5→80/s; stage 3 where neither is known."""
     if stage.concurrency is not None:
         return f"{stage.concurrency} user{'s' * (stage.concurrency != 1)}"
-    return f"{quantity(stage.rate)}/s" if stage.rate is not None else f"stage {stage.stage + 1}"
+    return load_cell(stage) if stage.rate is not None else f"stage {stage.stage + 1}"
 
 
 def load_label(stages: Sequence[Stage]) -> str:

@@ -40,6 +40,7 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         _banner(summary, manifest),
         _tiles(summary),
         *(_charts(name, title, figures, _legend(data)) for name, title, figures in charts),
+        _section("search", "Search", tables.search(summary)),
         _section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
         _section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>"),
         _section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),

@@ -51,6 +51,7 @@ _DEFINITIONS = (
     ("ITL", "latency.itl_s", "inter-token latency: the gap between successive tokens of an answer"),
     ("TPOT", "latency.tpot_s", "time per output token of a request: (last − first content) / (tokens − 1)"),
     ("E2E", "latency.e2e_s", "from sending to the last byte of the answer"),
+    ("E2E, as due", "latency.e2e_intended_s", "the same from when the request was due"),
     ("worst gap", "latency.stall_s", "the longest gap between tokens of a request: the stutter that users notice"),
     ("tokens/s, req/s", "throughput.output_tokens_per_s", "what arrived in the steady windows / their length"),
     ("in flight", "batch_mean", "requests in flight in the steady window, mean: the batch as the client sees it"),
@@ -120,6 +121,14 @@ def joined(*given: Filled, missing: str) -> str:
 
 def gates(summary: Summary) -> str:
     return table(rows.GATE_HEAD, [rows.gate_row(gate) for gate in summary.gates], (0, 3, 4)) if summary.gates else ""
+
+
+def search(summary: Summary) -> str:
+    """Every try of a search, and the answer."""
+    if not summary.search:
+        return ""
+    tries = table(rows.SEARCH_HEAD, rows.search_rows(summary), (2, 5))
+    return f"<p>{escape(rows.search_line(summary))}</p>{tries}"
 
 
 def doubts(summary: Summary) -> str:

@@ -1,0 +1,175 @@
+"""The search for the largest load that keeps its limits: its steps in virtual time, and runs of it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import run, tokenswarm
+from simulator_process import simulator
+
+from tokenswarm.errors import ConfigError
+from tokenswarm.judge.search import Probe, Queue, Search
+from tokenswarm.profile import profile
+
+
+def searched(capacity: float, low: float, high: float, resolution: float = 0.05, *, whole: bool = False) -> Search:
+    """A server that passes up to `capacity`."""
+    found = Search(low, high, resolution, whole=whole)
+    while (load := found.next()) is not None:
+        assert low <= load <= high
+        assert not whole or load == int(load)
+        result = "pass" if load <= capacity else "fail"
+        found.put(
+            Probe(
+                stage=len(found.probes),
+                load=load,
+                result=result,
+                within=result == "pass",
+                reason="",
+                seconds=1,
+                requests=1,
+            )
+        )
+        assert len(found.probes) < 60
+    return found
+
+
+@settings(deadline=None)
+@given(st.floats(0.5, 3000), st.floats(0.5, 100), st.floats(1.1, 100), st.sampled_from([0.01, 0.05, 0.2]))
+def test_the_answer_is_within_a_step_and_within_the_bounds(
+    capacity: float, low: float, more: float, step: float
+) -> None:
+    found = searched(capacity, low, low * more, step)
+    if capacity < low:
+        assert (found.passed, found.failed, len(found.probes)) == (None, low, 1)
+    elif capacity >= low * more:
+        assert (found.passed, found.failed) == (low * more, None)
+    else:
+        assert found.passed is not None
+        assert found.failed is not None
+        assert found.passed <= capacity < found.failed <= found.passed * (1 + step) * 1.0001
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 50), st.integers(2, 100))
+def test_users_are_whole_numbers(capacity: int, low: int, more: int) -> None:
+    found = searched(capacity, low, low * more, 0.005, whole=True)
+    if low <= capacity < low * more:
+        assert found.passed is not None
+        assert found.failed is not None
+        assert found.passed <= capacity < found.failed <= found.passed + max(1, 0.005 * found.passed)
+
+
+def test_it_takes_a_third_of_a_sweep_of_the_same_resolution() -> None:
+    found = searched(37.0, 1, 128)
+    sweep = 100  # loads between 1 and 128 that lie 5 % apart
+    assert len(found.probes) < sweep / 3
+
+
+def test_a_load_that_passes_above_one_that_failed_does_not_count() -> None:
+    found = Search(1, 64, 0.05, whole=False)
+    for load, result in ((1, "pass"), (2, "fail"), (4, "pass")):
+        found.put(Probe(stage=0, load=load, result=result, within=result == "pass", reason="", seconds=1, requests=1))  # type: ignore[arg-type]
+    assert (found.passed, found.failed) == (1, 2)
+
+
+def test_a_queue_that_grows_is_seen_and_one_that_is_long_is_not() -> None:
+    draw = random.Random(3)
+    steady, closed = Queue(50.0), Queue(None)
+    assert not any(steady.look(200 + draw.randrange(-40, 40)) for _ in range(300))
+    assert not any(closed.look(10 * second) for second in range(100))
+    growing = Queue(50.0)
+    seen = [growing.look(10 + 10 * second) for second in range(60)]
+    assert any(seen[:30])
+    assert not any(Queue(50.0).look(min(20 * second, 150)) for second in range(60))
+
+
+@pytest.mark.parametrize("looks", [5, 15])
+def test_a_queue_is_not_judged_at_once(looks: int) -> None:
+    queue = Queue(10.0)
+    assert not any(queue.look(100 * second) for second in range(looks))
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+PROFILE = """\
+target: http://127.0.0.1:1
+dataset: {format: synthetic, synthetic: {conversations: 100000, input_mean: 16}, output_tokens: {fixed: 8}}
+phases: {warmup: 1s, settle: 1s, drain: 20s}
+slo: {ttft_intended_s: {p90: 0.6}, failed_ratio: 0.1}
+search: {rate: [4, 256], resolution: 0.3, shortest: 4s, longest: 15s}
+"""
+
+
+def test_the_known_capacity_of_the_engine_is_found(tmp_path: Path) -> None:
+    """Four at a time, nine steps of 25 ms each: 17.8 requests a second; a little more, as batches share a prefill."""
+    (tmp_path / "p.yaml").write_text(PROFILE, encoding="utf-8")
+    engine = ("--preset", "laptop", "--max-num-seqs", "4", "--flops-per-s", "1e15", "--bytes-per-s", "1e13")
+    with simulator(*engine, "--step-overhead-ms", "25") as server:
+        finished = run(tokenswarm("search", "p.yaml", "--host", server.url), tmp_path, 240)
+    found = finished.summary["search"]
+    assert found["of"] == "rate"
+    assert 6 <= found["passed"] <= 22
+    assert 8 <= found["failed"] <= 34
+    assert found["failed"] <= found["passed"] * 1.31
+    assert [probe["load"] for probe in found["probes"]][:2] == [4.0, 8.0]
+    assert len(finished.summary["stages"]) == len(found["probes"])
+    line = f"search: rate passed={found['passed']:.6g} failed={found['failed']:.6g} probes={len(found['probes'])}"
+    assert line in finished.out
+    assert line in (finished.folder / "report.md").read_text("utf-8")  # type: ignore[operator]
+    gates = {gate["metric"]: gate for gate in finished.summary["gates"]}
+    assert gates["ttft_intended_s.p90"]["value"] <= 0.6  # of the answer, not of the tries that were too much
+    assert "rate-not-kept" not in finished.doubts()
+    sent = {row["id"] for row in finished.rows}
+    assert len(sent) == len(finished.rows) == finished.summary["requests"]["intended"]
+
+
+def test_users_up_to_the_bound_all_pass(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(PROFILE.replace("p90: 0.6", "p50: 5"), encoding="utf-8")
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2") as server:
+        words = ("--host", server.url, "--users", "1..2", "--set", "search.shortest=2s", "--set", "search.longest=6s")
+        finished = run(tokenswarm("search", "p.yaml", *words), tmp_path, 120)
+    assert "search: users passed=2 failed=none probes=" in finished.out, finished.out
+    assert {stage["concurrency"] for stage in finished.summary["stages"]} == {1, 2}
+
+
+BAD = "target: http://127.0.0.1:1\ndataset: {format: synthetic}\nslo: {ttft_s: {p90: 1}}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("search: {rate: [8, 2]}", "p.yaml:4: `search.rate: [8, 2]`: the first must be less than the second"),
+        ("search: {rate: [0, 2]}", "p.yaml:4: `search.rate: [0, 2]` must lie between 0.001 and 100000"),
+        ("search: {users: [1, 1e9]}", "`search.users.1: 1e9` is not a whole number"),
+        ("search: {rate: [1, 2, 3]}", "p.yaml:4: `search.rate` takes two numbers, the least and the most, not 3"),
+        ("search: {rate: [1, 2], users: [1, 2]}", "`search.rate` and `search.users` can't both be given"),
+        ("search: {resolution: 0}", "p.yaml:4: `search.resolution: 0` must be between 0.005 and 1"),
+        ("search: {shortest: 9m}", "p.yaml:4: `search.shortest` (540 s) must be 1s or more"),
+    ],
+)
+def test_bounds_that_are_none(more: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        profile.load(BAD + more, "p.yaml")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "a search needs bounds: --rate 1,64, or --users 1,64, or `search.rate: [1, 64]` in the profile"),
+        (("--rate", "5"), "--rate 5: a search takes two bounds, for example --rate 1,64"),
+        (("--duration", "5s"), "--duration is of `tokenswarm run`"),
+        (("--rate", "1,9", "--set", "slo={}"), "a search needs limits to keep: `slo` in the profile, or --slo FILE"),
+    ],
+)
+def test_what_can_not_be_searched(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    (tmp_path / "p.yaml").write_text(BAD, encoding="utf-8")
+    finished = run(tokenswarm("search", "p.yaml", *words), tmp_path, 30)
+    assert finished.code == 15
+    assert said in finished.out
+    assert not (tmp_path / "results").exists()
