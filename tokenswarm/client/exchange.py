@@ -198,14 +198,12 @@ class Exchange:
         self._seen = None
         shape = (shapes.learn(*seen, breaks) if seen is not None else None) or self.reading.shape or shapes.newest
         known = self.reading.splitting and shape is self.reading.shape
-        if shape is not None and not known and shape.breaks == breaks:
-            self.reading.split(shape)
+        if shape is not None and not known and shape.breaks == breaks and self._tail is None:
+            self.reading.split(shape)  # where its end may be silent, each word is looked at
 
     def _settle(self, framer: Framer, held: bytes) -> None:
         self._framer = framer
-        if silent_end.may_come(self._dialect, held):
-            self._shapes = None  # then its words are looked at, to the last
-        else:
+        if not silent_end.may_come(self._dialect, held):
             self._tail = None
 
     def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
