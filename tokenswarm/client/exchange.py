@@ -92,7 +92,7 @@ class Exchange:
         self._waiter = Waiter(get_hub())
         self.response = Response()
         self._encoding = Encoding(self.response)
-        self._shapes = client.shapes if timeline.plain else None
+        self._shapes = client.shapes if timeline.plain and not silent_end.may_come(client.dialect) else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
         if client.native is not None and not connection.encrypted:
@@ -198,12 +198,14 @@ class Exchange:
         self._seen = None
         shape = (shapes.learn(*seen, breaks) if seen is not None else None) or self.reading.shape or shapes.newest
         known = self.reading.splitting and shape is self.reading.shape
-        if shape is not None and not known and shape.breaks == breaks and self._tail is None:
-            self.reading.split(shape)  # where its end may be silent, each word is looked at
+        if shape is not None and not known and shape.breaks == breaks:
+            self.reading.split(shape)
 
     def _settle(self, framer: Framer, held: bytes) -> None:
         self._framer = framer
-        if not silent_end.may_come(self._dialect, held):
+        if silent_end.may_come(self._dialect, held):
+            self._shapes = None  # its words are looked at, to the last: they tell how it ended
+        else:
             self._tail = None
 
     def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
