@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import gevent
 import pytest
-from exchanges import PROMPT, Setup
+from exchanges import PROMPT, READERS, Setup
 from raw_server import raw_server
 
 from tokenswarm.client.exchange import Request
@@ -147,16 +147,19 @@ def setup() -> Iterator[Setup]:
     made.close()
 
 
-def play(setup: Setup, name: str, body: bytes, kind: tuple[str, str] | None = None) -> RequestRecord:
-    """Our client's record of an answer with this capture's head and this body."""
+def script_of(name: str, body: bytes) -> list[bytes]:
+    """This capture's head and this body, in chunks where it was a stream."""
     lines = (STREAMS / f"ollama_real_{name}.headers").read_text().splitlines()
     sort = next(line for line in lines if line.lower().startswith("content-type"))
     if name.endswith(".json"):
-        script = [f"{lines[0]}\r\n{sort}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body]
-    else:
-        head = f"{lines[0]}\r\n{sort}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-        script = [head, *(b"%x\r\n%b\r\n" % (len(part), part) for part in pieces(name, body)), b"0\r\n\r\n"]
-    with raw_server(script) as server, gevent.Timeout(20):
+        return [f"{lines[0]}\r\n{sort}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body]
+    head = f"{lines[0]}\r\n{sort}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return [head, *(b"%x\r\n%b\r\n" % (len(part), part) for part in pieces(name, body)), b"0\r\n\r\n"]
+
+
+def play(setup: Setup, name: str, body: bytes, kind: tuple[str, str] | None = None) -> RequestRecord:
+    """Our client's record of an answer with this capture's head and this body."""
+    with raw_server(script_of(name, body)) as server, gevent.Timeout(20):
         client = setup.client(server, kind=kind or key_of(name), keep_text=False)
         request = Request("0-1", PROMPT, 0, "steady", monotonic_ns())
         return client.send(request, Sampling(model="m", max_tokens=asked_for(name)))
@@ -241,3 +244,19 @@ def test_loaded_models_of_the_capture() -> None:
     assert len(models) >= 2
     assert all(one.name.endswith(":latest") and one.vram_ratio == 0.0 for one in models)
     assert {one.context for one in models} == {2048}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ["chat_repeat_no_done.ndjson", "openai_completion_repeat_no_done.sse"])
+def test_a_client_that_knows_the_server_tells_it_as_well(name: str, reader: str) -> None:
+    """A reader in C takes what the first streams taught: the words must still be looked at."""
+    made = Setup(reader)
+    script = script_of(name, capture(name))
+    try:
+        with raw_server(script, script, script) as server, gevent.Timeout(20):
+            client = made.client(server, kind=key_of(name), keep_text=False, fresh=True)
+            requests = [Request(f"0-{i}", PROMPT, 0, "steady", monotonic_ns()) for i in range(3)]
+            found = {client.send(request, Sampling(model="m", max_tokens=40)).error for request in requests}
+    finally:
+        made.close()
+    assert found == {TABLE[name].sentence}

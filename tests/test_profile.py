@@ -85,6 +85,15 @@ def sentence(more: str = "", **overrides: str) -> str:
         ("engine: {kind: ollama, api: completions}", "is not spoken by kind ollama; it has: chat, generate"),
         ("engine: {choices: 0}", "p.yaml:3: `engine.choices` must be between 1 and 128, and 1 for ollama"),
         ("engine: {kind: ollama, choices: 2}", "`engine.choices` must be between 1 and 128, and 1 for ollama"),
+        ("engine: {api: messages, choices: 2}", "and 1 for ollama, responses, messages"),
+        ("engine: {api: messages, seed: 1}", "`engine.seed` is not known to `engine.api: messages`; leave it out"),
+        ("engine: {kind: ollama, api: messages, seed: 1}", "p.yaml:3: `engine.seed` is not known to"),
+        ("engine: {kind: anthropic}", "is not one of openai, ollama"),
+        (
+            "engine: {kind: ollama, extra_body: {options: {num_predict: 0}}}",
+            "`engine.extra_body`: `num_predict: 0` is no limit to Ollama, or one token, by model; leave it out",
+        ),
+        ("engine: {kind: ollama, api: responses, extra_body: {max_output_tokens: 0}}", "`max_output_tokens: 0` is no"),
         ("load: {stages: []}", "p.yaml:3: `load.stages` is empty"),
         ("load: {stages: [" + "{users: 1}," * 201 + "]}", "`load.stages` has 201 stages; 200 are the most"),
         ("load: {stages: [{users: 0}]}", "p.yaml:3: `users: 0` must be between 1 and 1000000"),
@@ -325,6 +334,8 @@ def test_folders_and_tokens_of_the_environment() -> None:
         ("ollama", "completions", "generate"),
         ("ollama", "chat", "chat"),
         ("openai", "generate", "completions"),
+        ("openai", "responses", "responses"),
+        ("ollama", "messages", "messages"),
         ("nobody", "completions", "completions"),  # refused later, in words
     ],
 )

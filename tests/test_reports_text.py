@@ -20,10 +20,10 @@ from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
-from tokenswarm.reports import manifest, markdown
+from tokenswarm.reports import cells, manifest, markdown
 from tokenswarm.reports.console import Progress, report
 from tokenswarm.reports.numbers import duration, harmless, of_limit, quantity, ratio
-from tokenswarm.result.summary import Summary
+from tokenswarm.result.summary import Summary, summarize
 
 SLO = Slo(ttft_s=Percentiles(p50=0.5, p99=2.0), tpot_s=Percentiles(p95=0.001), failed_ratio=0.01)
 EVIL = (
@@ -147,6 +147,18 @@ def test_every_part_of_the_result_is_there() -> None:
     assert "a p99 takes 662 requests" in text
     assert "errors: 9 × http_5xx: service unavailable" in text
     assert "results: /some/where/results/x report: /some/where/results/x/report.html" in text
+
+
+def test_what_the_engine_says_of_a_ttft_stands_below_it() -> None:
+    merged = sample_runs.run()
+    for name, seconds in (("engine_queue", 0.9), ("engine_prefill", 0.05), ("engine_load", 0.005)):
+        getattr(merged.block(0), name).add(seconds, 40)
+    summary = summarize(merged)
+    rows = [row[:2] for row in cells.latency_rows(summary)]
+    first = next(i for i, row in enumerate(rows) if row[0] == "TTFT")
+    assert rows[first + 1 : first + 3] == [["engine: queue", "40"], ["engine: prefill", "40"]]
+    (stage,) = summary.stages
+    assert stage.server["queue_s"].mean == summary.server["queue_s"].mean == pytest.approx(0.9)
 
 
 def test_the_footnote_says_what_the_samples_are_worth() -> None:

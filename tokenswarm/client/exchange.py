@@ -92,7 +92,7 @@ class Exchange:
         self._waiter = Waiter(get_hub())
         self.response = Response()
         self._encoding = Encoding(self.response)
-        self._shapes = client.shapes if timeline.plain else None
+        self._shapes = client.shapes if timeline.plain and not silent_end.may_come(client.dialect) else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
         if client.native is not None and not connection.encrypted:
@@ -204,7 +204,7 @@ class Exchange:
     def _settle(self, framer: Framer, held: bytes) -> None:
         self._framer = framer
         if silent_end.may_come(self._dialect, held):
-            self._shapes = None  # then its words are looked at, to the last
+            self._shapes = None  # its words are looked at, to the last: they tell how it ended
         else:
             self._tail = None
 

@@ -18,7 +18,7 @@ EQUAL_MAX = 30  # it ends an answer after more pieces than this that are all the
 _FINGERPRINT = b'"fp_ollama"'
 
 
-def may_come(dialect: Dialect, first: bytes) -> bool:
+def may_come(dialect: Dialect, first: bytes = b"") -> bool:
     """Whether a stream that begins so is Ollama's."""
     return dialect.kind == "ollama" or _FINGERPRINT in first
 

@@ -62,7 +62,7 @@ BAR_FROM = 0.01  # of the value: a smaller error is not shown
 ENGINE_NAMES = {
     "queue_s": "engine: queue",
     "prefill_s": "engine: prefill",
-    "ttft_s": "engine: first token, without the queue",
+    "ttft_s": "engine: TTFT − queue",
 }
 """Of `server`: the parts of a TTFT that the engine told with each answer; rows below the client's own."""
 

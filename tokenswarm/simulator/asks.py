@@ -176,8 +176,8 @@ def parse_openai(api: str, raw: bytes, target: Target) -> Ask:
 
 def check_common(body: Body, target: Target) -> None:
     """Raise ApiError: 404 where another model is asked for, 400 for what this one has not and a client would miss."""
-    model = body.get("model") or target.model
-    if model != target.model:
+    model = str(body.get("model") or target.model)
+    if model not in (target.model, f"{target.model}:latest"):  # the latter as Ollama lists it
         message = f"The model `{model}` does not exist. Valid aliases: {target.model}."
         raise openai_error(404, message, "NotFoundError", "model")
     for name, is_set in UNSUPPORTED.items():
