@@ -40,6 +40,7 @@ EXAMPLES = {
     "tokenswarm/engines/llamacpp_completion.py",
     "tokenswarm/engines/NAME.py",
     "tokenswarm/prompts/NAME.py",
+    "tokenswarm/result/foreign/NAME.py",
     "tokenswarm/commands/NAME.py",
 }
 """Files that a page tells its reader to write."""
