@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import statistics
 from collections import Counter
 from datetime import UTC, datetime
@@ -172,7 +173,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "naked" / "manifest.json").unlink()
     write(folder, "old")
     old = folder / "old" / "summary.json"
-    old.write_text(old.read_text().replace('"schema_version": 1', '"schema_version": 99', 1))
+    old.write_text(re.sub(r'"schema_version": \d+', '"schema_version": 99', old.read_text(), count=1))
     return folder
 
 
@@ -225,7 +226,7 @@ REFUSED = [
     (["invalid", "--against", "main"], "is INVALID"),
     (["partial", "--against", "main"], "is partial"),
     (["naked", "--against", "main"], "has no manifest.json"),
-    (["old", "--against", "main"], "has schema version 99, this program reads 1"),
+    (["old", "--against", "main"], "has schema version 99, this program reads"),
     (["main", "--against", "main"], "run main-0 stands on both sides"),
     (
         ["main", "--against", "other-model"],
@@ -263,3 +264,15 @@ def test_every_subject_names_keys_that_a_manifest_has(runs: Path) -> None:
     about = alike.about(json.loads((runs / "main" / "main-0" / "manifest.json").read_text()))
     empty = {key for keys in about.values() for key, value in keys.items() if value is None}
     assert empty <= {"dataset.sha256", "profile.engine.temperature", "profile.engine.top_p", "profile.engine.seed"}
+
+
+def test_what_changes_no_load_does_not_keep_runs_apart() -> None:
+    def run(name: str, **load: Any) -> Run:
+        timeouts = {"connect": 5.0, "ready": load.pop("ready", 60.0), "total": load.pop("total", 600.0)}
+        manifest = {"profile": {"load": {"kind": "closed", **load}, "timeouts": timeouts}}
+        return Run(run_id=name, values={}, about=alike.about(manifest))
+
+    plain = run("a", abort_on_fail={"after": 50})
+    assert alike.differences([plain, run("b", abort_on_fail={"after": 0}, ready=5.0)]) == {}
+    assert "600.0 in a and 60.0 in c" in alike.differences([plain, run("c", abort_on_fail={}, total=60.0)])["load"]
+    assert "load" in alike.differences([plain, run("d", abort_on_fail={}, think_time=2.0)])

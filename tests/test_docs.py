@@ -42,6 +42,7 @@ EXAMPLES = {
     "tokenswarm/load/NAME.py",
     "tokenswarm/load/traces/NAME.py",
     "tokenswarm/prompts/NAME.py",
+    "tokenswarm/result/foreign/NAME.py",
     "tokenswarm/commands/NAME.py",
 }
 """Files that a page tells its reader to write."""

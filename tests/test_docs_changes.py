@@ -23,7 +23,7 @@ REPO = Path(__file__).resolve().parent.parent
 CHANGES = {cells[0]: cells[1:] for cells in rows(page("changes")) if len(cells) == 4}
 
 
-def test_thirteen_everyday_changes() -> None:
+def test_the_everyday_changes() -> None:
     assert [name.split(" ", 1)[1].split(" of ")[0] for name in CHANGES] == [
         "dialect",
         "load kind",
@@ -35,6 +35,7 @@ def test_thirteen_everyday_changes() -> None:
         "panel",
         "metric",
         "recording rule",
+        "format",
         "command",
         "option",
         "chart",

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"there is no command `{words[0]}`{suggestion(words[0], list(COMMANDS))}")
         return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
     except UserError as error:
-        print(f"tokenswarm: {error}", file=sys.stderr, flush=True)
+        from tokenswarm.reports.numbers import harmless
+
+        print(f"tokenswarm: {harmless(str(error), 4_000)}", file=sys.stderr, flush=True)
         if github is not None:
             github.tell([github.annotation("error", f"tokenswarm {words[0]}", str(error))], "", None)
         return int(error.exit_code)

@@ -57,6 +57,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "tokenswarm.commands.path",
         {"path": "what a proxy, router or gateway does to answers: the embedded engine behind it, a client before it"},
     ),
+    "translate": (
+        "tokenswarm.commands.translate",
+        {"translate COMMAND": "another tool's command as a profile, and what of it has no equal"},
+    ),
     "compare": (
         "tokenswarm.commands.compare",
         {"compare BASE …": "groups of runs against each other: better, worse, the same, or not to be told"},

@@ -9,12 +9,13 @@ import msgspec
 
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.judge import alike
-from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, measured
+from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, measured, metrics_of
 from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.profile import options
 from tokenswarm.profile.typed_yaml import suggestion
 from tokenswarm.reports.saved import read_manifest, read_summary
 from tokenswarm.result.comparison import SCHEMA_VERSION, Comparison, Group, Kind, Run
+from tokenswarm.result.foreign import formats
 
 CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": ExitCode.OK, "same": ExitCode.OK}
 
@@ -22,7 +23,12 @@ CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": Ex
 def main(words: list[str]) -> int:
     """Compare; raises ConfigError, ResultsError."""
     parser = options.parser_of("compare")
-    parser.add_argument("base", nargs="*", metavar="BASE", help="results folders, or folders of them: what was")
+    parser.add_argument(
+        "base",
+        nargs="*",
+        metavar="BASE",
+        help="results folders, folders of them, or result files of other tools: what was",
+    )
     parser.add_argument("--against", nargs="+", required=True, metavar="NEW", help="the same: what is held against it")
     parser.add_argument("--baseline", metavar="FILE", help="a group that --save wrote, in place of BASE")
     parser.add_argument("--save", metavar="FILE", help="write the NEW runs as a group, a baseline for later")
@@ -37,19 +43,36 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     if bool(given.base) == bool(given.baseline):
         raise ConfigError("compare: give the baseline once: BASE folders, or --baseline FILE")
-    margins, metrics = _margins(given.margin), _metrics(given.metric)
+    margins = _margins(given.margin)
     base = read_group(Path(given.baseline)) if given.baseline else read_runs(given.base, "BASE")
     new = read_runs(given.against, "--against")
+    tool = same_words(base, new)
+    metrics = _metrics(given.metric, metrics_of(tool) if tool else METRICS)
     check(base, new, _subjects(given.differ))
     found = compare(base, new, margins, metrics)
+    if tool:
+        found = msgspec.structs.replace(found, definitions=tool, apart=_apart(tool, [*base, *new]))
     if given.save:
-        _write(Path(given.save), msgspec.json.format(msgspec.json.encode(Group(runs=tuple(new)))) + b"\n")
+        if tool and not all(run.tool for run in new):
+            raise ConfigError(f"--save: the NEW runs are ours, read by the definitions of {tool}; save them without it")
+        _write(
+            Path(given.save),
+            msgspec.json.format(
+                msgspec.json.encode(Group(runs=tuple(msgspec.structs.replace(run, folder=None) for run in new)))
+            )
+            + b"\n",
+        )
     if given.markdown:
         from tokenswarm.reports import comparison as told
 
         _write(Path(given.markdown), told.markdown(found).encode())
     _print(found, as_json=given.json)
     return int(CODES[found.word])
+
+
+def _apart(tool: str, runs: Sequence[Run]) -> str:
+    unknown = [subject for subject in alike.SUBJECTS if any(not run.about.get(subject) for run in runs)]
+    return formats.FORMATS[tool].apart + (f"; not known of each run: {', '.join(unknown)}" if unknown else "")
 
 
 def _print(found: Comparison, *, as_json: bool) -> None:
@@ -66,9 +89,12 @@ def _print(found: Comparison, *, as_json: bool) -> None:
 def read_runs(names: Sequence[str], side: str) -> list[Run]:
     """The runs of results folders, or of folders that hold such; each once. Raises ConfigError."""
     folders: dict[Path, None] = {}
+    foreign: dict[str, Run] = {}
     for name in names:
         folder = Path(name)
-        if folder.is_dir() and not (folder / "summary.json").exists():
+        if (folder.is_file() or "#" in name) and folder.name != "summary.json" and (run := formats.read(name)):
+            foreign[name] = run
+        elif folder.is_dir() and not (folder / "summary.json").exists():
             inner = sorted(path.parent.resolve() for path in folder.glob("*/summary.json"))
             if not inner:
                 raise ConfigError(f"{name}: holds no summary.json, and no folder that does; name finished runs")
@@ -77,9 +103,34 @@ def read_runs(names: Sequence[str], side: str) -> list[Run]:
             folders[(folder if folder.is_dir() else folder.parent).resolve()] = None
             if not folder.exists():
                 read_summary(folder)  # says that there is none
-    if len(folders) > RUNS_MAX:
-        raise ConfigError(f"compare: {side} has {len(folders)} runs; {RUNS_MAX} are the most")
-    return [_read(folder) for folder in folders]
+    if len(folders) + len(foreign) > RUNS_MAX:
+        raise ConfigError(f"compare: {side} has {len(folders) + len(foreign)} runs; {RUNS_MAX} are the most")
+    return [*(_read(folder) for folder in folders), *foreign.values()]
+
+
+def same_words(base: list[Run], new: list[Run]) -> str:
+    """The tool whose definitions hold, where files of one are among the runs; ours are then read by these.
+
+    Raises ConfigError where several tools would have to agree, or a run of ours is no longer at hand.
+    """
+    tools = sorted({run.tool for run in (*base, *new)} - {""})
+    if len(tools) > 1:
+        raise ConfigError(
+            f"compare: {' and '.join(tools)} mean different things by the same names; hold each against runs of ours"
+        )
+    if not tools:
+        return ""
+    for runs in (base, new):
+        for number, run in enumerate(runs):
+            if run.tool:
+                continue
+            if not Path(run.run_id).name or run.folder is None:
+                raise ConfigError(
+                    f"compare: {run.run_id} comes from a stored group, which has no {tools[0]} definitions"
+                )
+            values = formats.translated(read_summary(Path(run.folder)), tools[0])
+            runs[number] = msgspec.structs.replace(run, values=values)
+    return tools[0]
 
 
 def _read(folder: Path) -> Run:
@@ -95,7 +146,8 @@ def _read(folder: Path) -> Run:
     if not manifest:
         raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run; leave it out")
     status = summary.verdict.status or "not judged"
-    return Run(run_id=summary.run_id, values=measured(summary), about=alike.about(manifest), status=status)
+    about = alike.about(manifest)
+    return Run(run_id=summary.run_id, values=measured(summary), about=about, status=status, folder=str(folder))
 
 
 def read_group(path: Path) -> list[Run]:
@@ -134,12 +186,12 @@ def _subjects(text: str) -> list[str]:
     return names
 
 
-def _metrics(names: Sequence[str]) -> list[Metric]:
-    known = {metric.name: metric for metric in METRICS}
+def _metrics(names: Sequence[str], of: Sequence[Metric]) -> list[Metric]:
+    known = {metric.name: metric for metric in of}
     for name in names:
         if name not in known:
             raise ConfigError(f"--metric: `{name[:40]}` is not compared{suggestion(name, list(known))}")
-    return [metric for metric in METRICS if not names or metric.name in names]
+    return [metric for metric in of if not names or metric.name in names]
 
 
 def _margins(pairs: Sequence[str]) -> dict[Kind, float]:

@@ -42,7 +42,15 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "profile.engine.choices",
         "profile.engine.extra_body",
     ),
-    "load": ("profile.load", "profile.phases", "profile.connections", "profile.timeouts"),
+    "load": (
+        "profile.load",
+        "profile.phases",
+        "profile.connections",
+        "profile.timeouts.connect",
+        "profile.timeouts.first_token",
+        "profile.timeouts.idle_token",
+        "profile.timeouts.total",
+    ),
 }
 """What has to be alike, or named as the point of the comparison."""
 
@@ -52,10 +60,16 @@ def about(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {subject: {key: _at(manifest, key) for key in keys} for subject, keys in SUBJECTS.items()}
 
 
+LOADS_NOTHING = {"profile.load": ("abort_on_fail",)}
+"""What stands in a section and changes no load of a run that went through."""
+
+
 def _at(tree: Mapping[str, Any], dotted: str) -> Any:
     value: Any = tree
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and dotted in LOADS_NOTHING:
+        return {name: inner for name, inner in value.items() if name not in LOADS_NOTHING[dotted]}
     return value
 
 
@@ -63,13 +77,16 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
     """{subject: a sentence's end} of what is not alike in these runs; {} where all is."""
     found = {}
     for subject in SUBJECTS:
-        for key in SUBJECTS[subject]:
-            first = _of(runs[0], subject, key)
-            other = next((run for run in runs[1:] if _of(run, subject, key) != first), None)
+        for key in (*SUBJECTS[subject], *{run.tool for run in runs if run.tool}):
+            told = [run for run in runs if not run.tool or key in (run.about.get(subject) or {})]
+            if len(told) < 2 or (key not in SUBJECTS[subject] and not all(run.tool for run in told)):
+                continue  # of a file of another tool that does not say it, nobody knows
+            first = _of(told[0], subject, key)
+            other = next((run for run in told[1:] if _of(run, subject, key) != first), None)
             if other is not None:
-                told = key.removeprefix("profile.")
+                name = key.removeprefix("profile.")
                 left, right = _short(first, _of(other, subject, key))
-                found[subject] = f"`{told}` is {left} in {runs[0].run_id} and {right} in {other.run_id}"
+                found[subject] = f"`{name}` is {left} in {told[0].run_id} and {right} in {other.run_id}"
                 break
     return found
 

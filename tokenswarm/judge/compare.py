@@ -15,6 +15,7 @@ import msgspec
 
 from tokenswarm.judge import ranksum
 from tokenswarm.result.comparison import Comparison, Finding, Kind, Run, Word
+from tokenswarm.result.foreign.formats import metric_names
 from tokenswarm.result.summary import Part, Summary
 
 ALPHA = 0.05
@@ -60,6 +61,16 @@ METRICS: tuple[Metric, ...] = (
     _rate("requests_per_s"),
 )
 """What is compared, in the order of the table. One row is one metric."""
+
+
+def metrics_of(tool: str) -> tuple[Metric, ...]:
+    """What is compared under another tool's definitions. They have no reader: the values are read already."""
+    found = []
+    for name in metric_names(tool):
+        rate = name.endswith("_per_s")
+        kind: Kind = "throughput" if rate else "median" if name.endswith(".p50") else "tail"
+        found.append(Metric(name, kind, lambda _: None, higher_is_better=rate))
+    return tuple(found)
 
 
 def compare(

@@ -58,6 +58,8 @@ def why(comparison: Comparison) -> list[str]:
     told = [f"{f.metric}: {f.why}" for f in comparison.findings if f.word == "can't tell"]
     intervals = {f"{f.confidence:.0%}" for f in comparison.findings if f.confidence is not None}
     margins = {f"{f.kind} {100 * f.margin:.3g}%": None for f in comparison.findings}
+    if comparison.definitions:
+        told.append(f"under the definitions of {comparison.definitions}: {comparison.apart}")
     if margins:
         told.append(f"margins, within which a change is none: {', '.join(margins)}")
     if intervals:

@@ -19,6 +19,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, float | None]
     about: dict[str, Any] = {}
     status: str = "VALID"
+    tool: str = ""  # whose file it is, and whose definitions: a tool of result/foreign/; "" for a run of ours
+    folder: str | None = None  # where its files are, while it is read
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     word: Word
     findings: tuple[Finding, ...]
     alpha: float
+    definitions: str = ""  # the tool by whose definitions all of it is; "" for ours
+    apart: str = ""  # what of that tool can't be compared, or isn't known
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

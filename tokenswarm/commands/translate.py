@@ -1,0 +1,16 @@
+"""`tokenswarm translate 'vllm bench serve …'`: another tool's command as a profile, and what of it has no equal."""
+
+from __future__ import annotations
+
+from tokenswarm.errors import ExitCode
+from tokenswarm.profile import options
+from tokenswarm.profile.translate import TOOLS, translate
+
+
+def main(words: list[str]) -> int:
+    """Print the profile; raises ConfigError."""
+    parser = options.parser_of("translate")
+    parser.add_argument("command", help=f"the command, in quotes: {', '.join(TOOLS)}")
+    command = parser.parse_args(words).command
+    print(translate(command).text(), end="")
+    return int(ExitCode.OK)
