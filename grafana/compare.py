@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from grafana.frame import Rows, assemble, run, run_annotations
 from grafana.panels import About, Builder, joined, rows, table, transformation, xy
-from grafana.queries import E2E, ITL, STALL, TPOT, TTFT, load_of_stage, shares, stage, whole
+from grafana.queries import STALL, TPOT, TTFT, load_of_stage, of_run, shares, stage, whole
 
 A, B = 'run_id="$run_a"', 'run_id="$run_b"'
 GONE = "one of the runs has no numbers in the time range: widen it, or choose another run"
@@ -35,19 +35,11 @@ def _seconds(run_: str) -> str:
 
 
 def _latencies(run_: str) -> str:
-    ok = f'{run_},outcome="ok"'
-    kinds = (
-        ("TTFT", TTFT, run_),
-        ("TPOT", TPOT, run_),
-        ("ITL", ITL, run_),
-        ("E2E", E2E, ok),
-        ("Worst stall", STALL, run_),
-    )
-    return " or ".join(
-        _named(f"{name} p{q * 100:g}", whole(q, histogram, selector))
-        for name, histogram, selector in kinds
-        for q in (0.5, 0.95, 0.99)
-    )
+    kinds = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e"))
+    percentiles = (0.5, 0.95, 0.99)
+    rows = [(name, q, of_run(metric, q, run_)) for name, metric in kinds for q in percentiles]
+    rows += [("Worst stall", q, whole(q, STALL, run_)) for q in percentiles]
+    return " or ".join(_named(f"{name} p{q * 100:g}", expr) for name, q, expr in rows)
 
 
 def _rates(run_: str) -> str:

@@ -10,18 +10,17 @@ from grafana.frame import Rows, against, assemble, choice, run, run_annotations
 from grafana.headline import FEW, NO_RUN
 from grafana.panels import RED, About, Builder, heatmap, lines, query, timeseries
 from grafana.queries import (
-    E2E,
     ITL,
     RATE,
     RUN,
     STALL,
     STREAMED,
-    TPOT,
     TTFT,
     octaves,
     quantile,
     rate,
     recent,
+    recorded,
 )
 
 
@@ -128,20 +127,20 @@ def _load() -> list[Builder]:
     return [*_offered(), *_returned()]
 
 
-def _latency_of(title: str, metric: str, histogram: str, what: str, bad: str, slo: str = "") -> Builder:
+def _latency_of(title: str, metric: str, what: str, bad: str, slo: str = "") -> Builder:
     limit = ((f"vector(${slo})", "SLO limit"),) if slo else ()
     return timeseries(
         title,
         "s",
         About(
-            f"{what} Percentiles of the last 10 s (all requests), and p99 from the buckets (steady windows only).",
-            "tokenswarm_latency_quantile_seconds{window=10s}; histogram_quantile over the rate interval",
+            f"{what} Percentiles of the last 10 s (all requests), and p99 of a minute (steady windows only).",
+            "tokenswarm_latency_quantile_seconds{window=10s}; tokenswarm:latency_seconds:window1m",
             bad,
             FEW,
         ),
         lines(
             *((quantile(metric, q), f"p{float(q) * 100:g}") for q in ("0.5", "0.9", "0.99", "0.999")),
-            (recent(0.99, histogram), "p99 steady, buckets"),
+            (recorded(metric, "0.99"), "p99 of 1 min, steady"),
             *limit,
         ),
         log=True,
@@ -165,17 +164,16 @@ def _heatmap_of(title: str, histogram: str, edges: str, what: str, bad: str) -> 
 def _latency() -> list[Builder]:
     below = "p99 rises while p50 stays: queueing or preemption. All rise: the batch is too large."
     return [
-        _latency_of("TTFT", "ttft", TTFT, "From sending to the first token.", below, "slo_ttft"),
+        _latency_of("TTFT", "ttft", "From sending to the first token.", below, "slo_ttft"),
         _latency_of(
             "ITL",
             "itl",
-            ITL,
             "Between successive tokens.",
             "above the SLO limit; p99.9 far from p99: stalls.",
             "slo_itl",
         ),
-        _latency_of("TPOT", "tpot", TPOT, "Mean time per token of a request, after its first.", below, "slo_itl"),
-        _latency_of("E2E", "e2e", E2E, "From sending to the last byte.", "grows without longer answers."),
+        _latency_of("TPOT", "tpot", "Mean time per token of a request, after its first.", below, "slo_itl"),
+        _latency_of("E2E", "e2e", "From sending to the last byte.", "grows without longer answers."),
         _heatmap_of(
             "TTFT",
             TTFT,

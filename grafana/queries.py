@@ -50,6 +50,17 @@ def recent(q: float | str, histogram: str, window: str = RATE, selector: str = R
     return _quantile(q, histogram, selector, f"rate(%s[{window}])")
 
 
+def recorded(metric: str, q: str, window: str = "1m") -> str:
+    """A percentile over 1m or 5m of steady windows, as a rule has recorded it: one series in place of hundreds."""
+    return f'max(tokenswarm:latency_seconds:window{window}{{{RUN},metric="{metric}",quantile="{q}"}})'
+
+
+def of_run(metric: str, q: float, selector: str = RUN) -> str:
+    """A percentile of a whole run, as a rule has recorded it last."""
+    series = f'tokenswarm:latency_seconds:run{{{selector},metric="{metric}",quantile="{q:g}"}}'
+    return f"max(last_over_time({series}[$__range]))"
+
+
 def whole(q: float | str, histogram: str, selector: str = RUN) -> str:
     """A percentile of the whole run, which may be over for long (so: the last value within the dashboard's range)."""
     return _quantile(q, histogram, selector, "last_over_time(%s[$__range])")

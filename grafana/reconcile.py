@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import dashboard
 from grafana import generator
 from grafana.frame import Rows, against, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
-from grafana.queries import E2E, ENGINE, HOST, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, sum_rate
+from grafana.queries import E2E, ENGINE, HOST, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, recorded, sum_rate
 
 NO_VLLM = "no vLLM server is scraped (job vllm), or it has served nothing in the window"
 NO_RUN = "no run is chosen, or its exporter is not scraped"
@@ -34,19 +34,19 @@ def _since_start(counter: str) -> str:
     return f"sum({own}) - (sum({own} @ $started) or vector(0))"
 
 
-def _pair(title: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
+def _pair(title: str, metric: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
     return timeseries(
         title,
         "s",
         About(
             f"{what} as the client sees it and as the engine says.",
-            "histogram_quantile of both over the rate interval; means from sum / count",
+            "percentiles of a minute of the client, over the rate interval of the engine; means from sum / count",
             bad,
             NO_VLLM,
         ),
         lines(
-            (recent(0.5, ours), "client p50"),
-            (recent(0.99, ours), "client p99"),
+            (recorded(metric, "0.5"), "client p50"),
+            (recorded(metric, "0.99"), "client p99"),
             (recent(0.5, theirs, selector=ENGINE), "engine p50"),
             (recent(0.99, theirs, selector=ENGINE), "engine p99"),
             (mean(ours, RUN), "client mean"),
@@ -63,6 +63,7 @@ def _latency() -> list[Builder]:
     return [
         _pair(
             "TTFT",
+            "ttft",
             TTFT,
             ttft,
             "Time to the first token",
@@ -70,6 +71,7 @@ def _latency() -> list[Builder]:
         ),
         _pair(
             "ITL",
+            "itl",
             ITL,
             itl,
             "Gap between tokens",
@@ -77,6 +79,7 @@ def _latency() -> list[Builder]:
         ),
         _pair(
             "E2E",
+            "e2e",
             E2E,
             "vllm:e2e_request_latency_seconds",
             "The whole request",
