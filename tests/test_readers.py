@@ -304,6 +304,18 @@ def test_captures_in_which_only_words_change_are_told_by_their_shape(setups: lis
         assert shaped(pair[1]) is not None
 
 
+@pytest.mark.parametrize(
+    "begin", [b"<html>\n\n", b"hello\n\n", b"datum\n\n", b'{"a":1}\n\n', b"\n", b": x\n\n", b"data"]
+)
+def test_a_body_that_begins_otherwise_is_looked_at_first(setups: list[Setup], begin: bytes) -> None:
+    """Though the server is known: what its events look like says nothing of a page that has one in it."""
+    pair = clients(setups)
+    same(pair, [head(), *[chunk(content("a"))] * 3, chunk(END), LAST_CHUNK])
+    for kind in ("text/html", "text/event-stream"):
+        same(pair, [head(kind), chunk(begin + content("a") * 3), chunk(content("b")), chunk(END), LAST_CHUNK])
+        same(pair, [head(kind), chunk(begin), chunk(content("a") * 3), chunk(END), LAST_CHUNK])
+
+
 def test_events_of_the_shape_reach_python_as_stamps_alone(setups: list[Setup]) -> None:
     _, native = clients(setups)
     playing = Play(native)
