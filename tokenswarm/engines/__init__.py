@@ -26,6 +26,9 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning_beside: bool | None = False
     draft_tokens: int | None = None  # that a speculative decoder proposed
     accepted_tokens: int | None = None  # of these, those that the model took
+    # What is as seldom as counts, and would make each Delta larger:
+    reason: str = ""  # why the answer will end, where that is told before its end
+    nameless: bool = False  # an event that names no model: how Ollama's /v1 ends an answer whose error it hides
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -43,8 +46,6 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     sentinel: bool = False  # [DONE]: neither enough nor needed
     void: bool = False  # it says nothing of the answer (no data, {}, no choices): like a comment
     more: tuple[Delta, ...] = ()  # further choices that the same event carries, one Delta each
-    reason: str = ""  # why the answer will end, where that is told before its end; beside a usage
-    hidden: bool = False  # an event that names no model: how Ollama's /v1 ends an answer whose error it hides
 
 
 NOTHING = Delta(void=True)

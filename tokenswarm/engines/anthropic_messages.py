@@ -108,9 +108,8 @@ def _special(data: bytes, event: _Event) -> Delta:
     if kind == "content_block_start" and event.content_block is not None:
         return _opened(event.content_block)
     if kind == "message_delta":
-        # A usage, even an empty one, has the timeline look at the reason.
         reason = event.delta.stop_reason if event.delta else None
-        return Delta(usage=_usage(event.usage) or Usage(), reason=reason or "")
+        return Delta(usage=msgspec.structs.replace(_usage(event.usage) or Usage(), reason=reason or ""))
     if kind == "message_stop":
         return Delta(finished=((0, "message_stop"),))
     if kind in _TYPES:

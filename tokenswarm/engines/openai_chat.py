@@ -13,13 +13,13 @@ from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.openai_envelope import (
     MALFORMED,
-    SELDOM_WITHOUT_WORDS,
     ChoiceIndex,
     Envelope,
     complete,
     ends,
     reshaped,
     sampling_fields,
+    says_more,
     second_look,
     without_choices,
 )
@@ -87,7 +87,7 @@ def decode(data: bytes) -> Delta:
             and chunk.metrics is None
         ):
             content, reasoning = piece.content or "", piece.reasoning or piece.reasoning_content or ""
-            if content or reasoning or not any(key in data for key in SELDOM_WITHOUT_WORDS):
+            if content or reasoning or not says_more(data):
                 return Delta(content, reasoning, False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
     if first.finished or not (first.content or first.reasoning):

@@ -12,13 +12,13 @@ from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.openai_envelope import (
     MALFORMED,
-    SELDOM_WITHOUT_WORDS,
     ChoiceIndex,
     Envelope,
     complete,
     ends,
     reshaped,
     sampling_fields,
+    says_more,
     second_look,
     without_choices,
 )
@@ -59,11 +59,7 @@ def decode(data: bytes) -> Delta:
         return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        if (
-            choice.finish_reason is None
-            and choice.token_ids is None
-            and (choice.text or not any(key in data for key in SELDOM_WITHOUT_WORDS))
-        ):
+        if choice.finish_reason is None and choice.token_ids is None and (choice.text or not says_more(data)):
             return Delta(choice.text or "", "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
     if first.finished or not first.content:

@@ -191,8 +191,13 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
 
 
 _NO_MODEL = (b'"model":""', b'"model": ""')
-SELDOM_WITHOUT_WORDS = (b"_details", b'"error"', *_NO_MODEL)
+_SELDOM_WITHOUT_WORDS = (b"_details", b'"error"', *_NO_MODEL)
 _SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"', *_NO_MODEL)
+
+
+def says_more(data: bytes) -> bool:
+    """Whether an event without words may yet say something. (Here: a generator in `decode` would slow that down.)"""
+    return any(key in data for key in _SELDOM_WITHOUT_WORDS)
 
 
 def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
@@ -225,7 +230,9 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
     found = complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
     quiet = not (found.content or found.reasoning or found.finished or found.error)
     nameless = quiet and any(key in data for key in _NO_MODEL)
-    return msgspec.structs.replace(found, hidden=True) if nameless else found
+    if not nameless:
+        return found
+    return msgspec.structs.replace(found, usage=msgspec.structs.replace(found.usage or Usage(), nameless=True))
 
 
 def reshaped(data: bytes, reason: Exception, chunk: type[Chunk]) -> Chunk | Delta:

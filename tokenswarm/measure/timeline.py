@@ -176,14 +176,15 @@ class Timeline:
         """Note an event without content: roles, ends, usage, or a token whose text is not complete yet."""
         if delta.void:
             return
-        if delta.hidden:
+        usage = delta.usage
+        if usage is not None and usage.nameless:
             self._hidden_after = len(self._stamps)
         if delta.sentinel:
             self.over_ns = recv_ns
         else:
             self._started = True
-            counts = delta.usage is not None and delta.usage.output_tokens is not None
-            if delta.finished or not (counts or delta.reason or delta.times is not None or delta.error):
+            counts = usage is not None and (usage.output_tokens is not None or usage.reason)
+            if delta.finished or not (counts or delta.times is not None or delta.error):
                 self.first_event_ns = self.first_event_ns or (self._stamps[0] if self._stamps else recv_ns)
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
@@ -230,11 +231,11 @@ class Timeline:
     def _rare(self, recv_ns: int, delta: Delta) -> None:
         for choice, reason in delta.finished:
             self._finished[choice if self._choices != 1 else 0] = self._reason or reason
-        self._reason = delta.reason or self._reason
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
             usage = delta.usage
+            self._reason = usage.reason or self._reason
             whole = usage.prompt_tokens and usage.output_tokens  # else: what it does not state stands
             self._usage = usage if whole else merged(self._usage, usage)
         if delta.times is not None:
