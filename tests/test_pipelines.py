@@ -20,6 +20,7 @@ import pytest
 import running
 import sample_runs
 import small_server
+import test_compare
 import yaml
 from running import REPO, run, tokenswarm
 from schema_check import json_schema, junit_problems, problems
@@ -221,6 +222,21 @@ def test_a_mistake_before_the_load_is_annotated(tmp_path: Path) -> None:
     done = run(tokenswarm("run", "missing%.yaml"), tmp_path, **in_workflow(tmp_path))
     assert done.code == 15
     assert re.search(r"^::error title=tokenswarm run::missing%25.yaml: no such file", done.out, re.MULTILINE), done.out
+
+
+def test_a_comparison_in_a_workflow_tells_its_summary(
+    tmp_path: Path,
+) -> None:
+    for number in range(5):
+        test_compare.write(tmp_path / "a", f"a-{number}", scale=1 + 0.003 * number)
+        test_compare.write(tmp_path / "b", f"b-{number}", scale=1.5 + 0.003 * number)
+    command = tokenswarm("compare", str(tmp_path / "a"), "--against", str(tmp_path / "b"))
+    done = run(command, tmp_path, **in_workflow(tmp_path))
+    assert done.code == 20, done.out
+    assert re.search(
+        r"^::error title=tokenswarm%3A worse::the new runs are worse in ttft_s.p50", done.out, re.MULTILINE
+    )
+    assert "ttft_s.p50" in (tmp_path / "summary.md").read_text("utf-8").replace("&#95;", "_")
 
 
 # -- the action, the component, the docs -------------------------------------------------------------------------------

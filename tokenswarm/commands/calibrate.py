@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tokenswarm.cluster import calibration
-from tokenswarm.cluster.calibration import Calibration, Rung
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.profile import options
 from tokenswarm.profile import profile as profiles
 from tokenswarm.reports.numbers import MISSING, duration, quantity
+
+if TYPE_CHECKING:
+    from tokenswarm.cluster.calibration import Calibration, Rung
 
 LADDER = (25, 50, 100, 200, 400, 800)
 SECONDS = 4.0
@@ -27,6 +30,7 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     ladder, seconds = _ladder(given.streams), _seconds(given.seconds)
     console = Console(soft_wrap=True)
+    from tokenswarm.cluster import calibration  # after the words: gevent takes a while
 
     def say(rung: Rung) -> None:
         where = "beside busy neighbours" if rung.busy else "alone"

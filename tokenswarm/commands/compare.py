@@ -12,6 +12,7 @@ from tokenswarm.judge import alike
 from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, measured, metrics_of
 from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.profile import options
+from tokenswarm.profile.environment import github_summary, in_github
 from tokenswarm.profile.typed_yaml import suggestion
 from tokenswarm.reports.saved import read_manifest, read_summary
 from tokenswarm.result.comparison import SCHEMA_VERSION, Comparison, Group, Kind, Run
@@ -67,12 +68,27 @@ def main(words: list[str]) -> int:
 
         _write(Path(given.markdown), told.markdown(found).encode())
     _print(found, as_json=given.json)
+    _tell_github(found)
     return int(CODES[found.word])
 
 
 def _apart(tool: str, runs: Sequence[Run]) -> str:
     unknown = [subject for subject in alike.SUBJECTS if any(not run.about.get(subject) for run in runs)]
     return formats.FORMATS[tool].apart + (f"; not known of each run: {', '.join(unknown)}" if unknown else "")
+
+
+def _tell_github(found: Comparison) -> None:
+    """The job's summary and an annotation, in a step of a workflow."""
+    if not in_github():
+        return
+    from tokenswarm.reports import comparison as told
+    from tokenswarm.reports.pipelines import github
+
+    worse = [finding.metric for finding in found.findings if finding.word == "worse"]
+    lines = [github.annotation("error", "tokenswarm: worse", f"the new runs are worse in {', '.join(worse)}")]
+    unwritten = github.tell(lines if worse else [], told.markdown(found), github_summary())
+    if unwritten:
+        raise ResultsError(unwritten)
 
 
 def _print(found: Comparison, *, as_json: bool) -> None:

@@ -12,14 +12,12 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
 
-from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.commands.path_bench import PATIENCE_S, Bench, Pace, Ways, await_path
 from tokenswarm.commands.services import Service
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import secret_words
@@ -33,8 +31,10 @@ from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.environment import secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.target import Tls, check_url
-from tokenswarm.reports import between
 from tokenswarm.result.path import WORDS, Finding, Level, PathReport, Side
+
+if TYPE_CHECKING:
+    from tokenswarm.commands.path_bench import Bench
 
 FAULTS = ("http_503", "http_429:1", "error_mid:4", "truncate:4", "reset_mid:4", "killed:4", "reset_before")
 LEAVE_S = 4.0  # what the engine may take to hear that a client left; the answer would last twice as long
@@ -62,6 +62,9 @@ example:    tokenswarm path --via http://127.0.0.1:8080 --upstream-port 8800
 def main(words: list[str]) -> int:
     """Measure; raises ConfigError, TargetError, ResultsError."""
     given = _parse(words)
+    from tokenswarm.client.preflight import make_checked_target  # after the words: gevent takes a while
+    from tokenswarm.commands.path_bench import Bench, Pace, Ways, await_path
+
     profile = _profile(given)
     host = given.listen
     with _free_port(host, given.upstream_port) as port:
@@ -256,6 +259,8 @@ def _slow(bench: Bench, run: str, *, silence_s: float, length_s: float) -> tuple
     if length_s:
         kinds.append(("as long as", length_s, "", max(2, int(length_s / bench.pace.itl_s))))
     idents = [f"{run}-slow-{number}" for number in range(len(kinds))]
+    from tokenswarm.commands.path_bench import PATIENCE_S
+
     patience_s = max(silence_s, length_s) + PATIENCE_S
     calls = [
         functools.partial(bench.send, bench.ways.via, ident, fault, tokens=tokens, timeout_s=patience_s)
@@ -271,6 +276,8 @@ def _slow(bench: Bench, run: str, *, silence_s: float, length_s: float) -> tuple
 
 def _publish(report: PathReport, given: argparse.Namespace, out: Console) -> None:
     """Print it, and write it where that was asked for. Raises ResultsError."""
+    from tokenswarm.reports import between
+
     data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
     if given.json:
         print(data.decode(), end="")

@@ -27,6 +27,7 @@ ENDS: dict[str, tuple[str, str]] = {
     "data": ("tokenswarm data fetch sharegpt && tokenswarm data info FILE", CODES.format(more=", 16 not written")),
     "kv": ("tokenswarm kv config.json --memory 40GiB --context 8192", CODES.format(more="")),
     "report": ("tokenswarm report results/latest --csv > stages.csv", CODES.format(more=", 16 not written")),
+    "calibrate": ("tokenswarm calibrate --streams 50,200,800", CODES.format(more=", 16 not written")),
     "compare": (
         "tokenswarm compare results/main-* --against results/branch-* --margin tail=0.15",
         "exit codes: 0 better or the same, 20 worse in a metric, 21 can't be told from so many runs,\n"
