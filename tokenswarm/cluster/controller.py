@@ -290,14 +290,15 @@ class Controller:
                 self._pass(TAIL_S)
 
     def _let_end(self, number: int) -> None:
-        """Send no more arrivals, let those under way end before stage `number`, and hear of them."""
-        if self._profile.load.open:
-            self._cluster.broadcast(ToWorker.PHASE, {"stage": number, "phase": "warmup"})
-        by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
+        """Let what the stage before `number` has under way end, and hear of it. An open loop sends nothing yet."""
+        self._cluster.broadcast(ToWorker.PHASE, {"stage": number, "phase": "warmup"})
         self._phase = "warmup"
+        by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
         self._pass(REPORTED_S)
-        while self._profile.load.open and monotonic_ns() < by_ns and not self._stop.is_set():
-            if not sum(worker.in_flight for worker in self._inbox.merged().workers):
+        while monotonic_ns() < by_ns and not self._stop.is_set():
+            merged = self._inbox.merged()
+            in_flight = sum(worker.in_flight for worker in merged.workers)
+            if not (in_flight if self._profile.load.open else merged.block(number - 1).under_way):
                 return
             self._pass(0.5)
 

@@ -108,9 +108,9 @@ class Searching:
         found = searches.gates_of(self._slo, merged, self._number, None if block.rho_n else self._rho)
         result, reason = self._given_up or searches.decided(found)
         within = result == "pass" or (result == "undecided" and searches.within(found))
-        open_yet = block.sent - block.ok - block.failed - block.cancelled - block.censored
-        if within and (open_yet > 0 or not block.ok):
-            told = f"{open_yet} requests were still running after `phases.drain`" if open_yet else "no request ended"
+        if within and (block.under_way or not block.ok):
+            left = block.under_way
+            told = f"{left} requests were still running after `phases.drain`" if left else "no request ended"
             result, reason, within = "undecided", told, False
         return Probe(
             stage=self._number,

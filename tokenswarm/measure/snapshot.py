@@ -149,6 +149,11 @@ class Block(msgspec.Struct, kw_only=True):
     mser_cut: dict[str, Count] = {}  # of these, requests it calls transient
     slow_first: Sketch = _sketch()  # TTFT of the first requests, where far beyond all others
 
+    @property
+    def under_way(self) -> int:
+        """Requests that were sent and have not ended."""
+        return self.sent - self.ok - self.failed - self.cancelled - self.censored
+
     def merged_share(self, metric: str) -> float:
         """Of a metric that lies between reads: the share of events, or of whole answers, that shared one."""
         if metric not in BETWEEN_READS:
