@@ -23,7 +23,8 @@ def said(**more: Any) -> Seen:
     fields: dict[str, Any] = {
         "outcome": Outcome.OK, "sentence": "", "stamps_ns": tuple(range(MS, 9 * MS, MS)), "first_event_ns": MS,
         "text": "a tale of eight words", "finish": "length", "done": True,
-        "usage": Usage(prompt_tokens=3, output_tokens=8), "ids": ("chatcmpl-0123",), "models": ("sim",), "keys": frozenset({"id", "model", "choices"}), "packed": False,
+        "usage": Usage(prompt_tokens=3, output_tokens=8),
+        "ids": ("chatcmpl-0123",), "models": ("sim",), "keys": frozenset({"id", "model", "choices"}), "packed": False,
     }  # fmt: skip
     return Seen(**{**fields, **more})
 
