@@ -59,7 +59,7 @@ def measure(via: str, port: int, home: Path, *more: str, seconds: float = 120, *
 # What each mode of the gateway must be called; a mode is what it does, so several may follow from one.
 MODES: dict[str, tuple[str, set[str]]] = {
     "plain": ("transparent", set()),
-    "drops-usage": ("alters", {"usage-dropped"}),
+    "drops-usage": ("alters", {"usage-dropped", "fields-dropped"}),
     "renames": ("alters", {"id-changed", "model-changed", "fields-added"}),
     "loses": ("loses", {"tokens-lost"}),
     "reorders": ("loses", {"tokens-reordered"}),

@@ -258,8 +258,15 @@ def of_level(level: Level, ttft_s: float) -> list[Finding]:
     if via.ok < direct.ok:
         text = f"{direct.ok - via.ok} of {level.answers} healthy answers failed {at}, and none past the path."
         found.append(_finding("answers-lost", "loses", text))
-    late_s = (via.added_ttft_s or 0.0) - (direct.added_ttft_s or 0.0)
-    allowed_s = max(LATE_S if level.streams == 1 else LOADED_LATE_S, LATE_SHARE * ttft_s)
+    own_s = direct.added_ttft_s or 0.0
+    late_s = (via.added_ttft_s or 0.0) - own_s
+    allowed_s = max(LATE_S if level.streams == 1 else LOADED_LATE_S, LATE_SHARE * ttft_s, own_s)
+    if direct.merged_ratio > HELD_RATIO:
+        text = (
+            f"This machine is too busy to tell what the path adds {at}: past the path {direct.merged_ratio:.0%} of the "
+            f"tokens share a read."
+        )
+        return [*found, _finding("machine-busy", "transparent", text)]
     if via.merged_ratio > direct.merged_ratio + HELD_RATIO and late_s > allowed_s:
         gap = f", {ms(via.gap_p50_s)} apart" if via.gap_p50_s else ""
         text = (
