@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sample_runs
 from load_run import SyntheticRun
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -379,3 +380,15 @@ def test_five_thousand_series_cost_a_fraction_of_prometheus_client_s_rendering()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Parsed(page))
     assert cpu_s(lambda: generate_latest(registry)) > 3 * cpu_s(after_a_push)
+
+
+def test_both_ends_of_a_percentile_are_told_and_one_that_is_withheld_by_its_ends_alone() -> None:
+    """Some gaps share a read: ITL p99 is known to lie between 20 and 40 ms, and no more than that."""
+    played, runs = SyntheticRun(sample_runs.RUN_ID), Runs(900, FakeClock(), FakeClock())
+    runs.put(played.envelope(sample_runs.shared_reads(0.03)))
+    run = runs.runs[sample_runs.RUN_ID]
+    ends, told = (served(run, f"tokenswarm_latency_quantile_{name}") for name in ("bound_seconds", "seconds"))
+    assert ends["ttft", "0.5", "low"] <= told["ttft", "run", "0.5"] <= ends["ttft", "0.5", "high"]
+    assert ("itl", "run", "0.99") not in told
+    assert ends["itl", "0.99", "low"] == pytest.approx(0.02, rel=0.02)
+    assert ends["itl", "0.99", "high"] == pytest.approx(0.04, rel=0.02)

@@ -7,11 +7,14 @@ import math
 
 import msgspec
 import pytest
+import sample_runs
 
 from tokenswarm.measure.recorder import Recorder, Slo
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
+from tokenswarm.reports.cells import latency_rows, with_bar
+from tokenswarm.result.stat import Stat
 from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, from_json, stat, summarize, to_json
 
 MS, S = 1_000_000, 1_000_000_000
@@ -275,3 +278,27 @@ def test_other_tools_rates_divide_by_the_whole_run() -> None:
     assert got["vllm_bench"]["total_token_throughput"] == pytest.approx(84 * 7 / span_s)
     assert got["aiperf"]["output_token_throughput"] == pytest.approx(84 * 2 / span_s)
     assert got["sglang"]["concurrency"] == pytest.approx((24 * 0.12 + 60 * 0.22) / span_s)
+
+
+def test_results_of_the_schema_before_bars_still_load() -> None:
+    """Without `low`, `high` and the rest: what is not there is not drawn, and not 0."""
+    document = msgspec.json.decode(to_json(sample_runs.summary(sample_runs.run(800))))
+    document["schema_version"] = 1
+    for part in (document, *document["stages"]):
+        for stat in part["latency"].values():
+            for name in ("low", "high", "sample_low", "sample_high", "withheld"):
+                del stat[name]
+    for name in ("sent_stamp", "sends_unstamped"):
+        del document["instrument"][name]
+    for worker in document["instrument"]["workers"]:
+        for name in ("waited_ratio", "pressure_ratio", "gc_pause_ratio", "suspended_s"):
+            del worker[name]
+    old = from_json(msgspec.json.encode(document))
+    assert (old.schema_version, old.latency.ttft_s.low, old.instrument.sent_stamp) == (1, {}, None)
+    assert old.latency.ttft_s.p50 == document["latency"]["ttft_s"]["p50"]
+    assert "±" not in "".join(cell for row in latency_rows(old) for cell in row)
+
+
+def test_a_bar_is_shown_from_one_percent_on() -> None:
+    for high, shown in ((0.1015, "100ms"), (0.105, "100ms ±3.00ms"), (None, "100ms")):
+        assert with_bar(Stat(p50=0.1, low={"p50": 0.099}, high={"p50": high}), "p50") == shown
