@@ -285,9 +285,9 @@ def test_results_of_the_schema_before_bars_still_load() -> None:
     document = msgspec.json.decode(to_json(sample_runs.summary(sample_runs.run(800))))
     document["schema_version"] = 1
     for part in (document, *document["stages"]):
-        for stat in part["latency"].values():
+        for one in part["latency"].values():
             for name in ("low", "high", "sample_low", "sample_high", "withheld"):
-                del stat[name]
+                del one[name]
     for name in ("sent_stamp", "sends_unstamped"):
         del document["instrument"][name]
     for worker in document["instrument"]["workers"]:
