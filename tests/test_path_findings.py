@@ -115,6 +115,7 @@ def test_what_a_level_adds() -> None:
 
 
 def test_a_machine_that_is_too_busy_judges_no_delay() -> None:
+    assert level(direct={"merged_ratio": 0.4}, merged_ratio=0.95, added_ttft_s=0.3) == {"tokens-held-back": "delays"}
     assert level(direct={"merged_ratio": 0.4}, merged_ratio=0.7) == {"machine-busy": "transparent"}
     assert level(direct={"added_ttft_s": 0.1}, added_ttft_s=0.18) == {}
     assert level(direct={"merged_ratio": 0.4}, ok=7) == {"answers-lost": "loses", "machine-busy": "transparent"}
