@@ -22,6 +22,7 @@ CHANCE = frozenset({"first-token-late", "tokens-merged", "machine-busy"})
 """Findings of a level that a busy machine may make: they must show twice."""
 
 HELD_RATIO = 0.2  # more merged events than past the path, from here on
+SAID_MAX = 300  # letters of a sentence, which may quote a server
 LATE_S, LATE_SHARE = 0.01, 0.1  # added to the first token by the path: absolute, and of the engine's own TTFT
 LOADED_LATE_S = 0.05  # the same at many streams, on a machine that all of it shares
 
@@ -50,7 +51,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 def _finding(code: str, word: Word, message: str) -> Finding:
-    return Finding(code=code, word=word, message=message)
+    return Finding(code=code, word=word, message=message if len(message) <= SAID_MAX else message[:SAID_MAX] + "…")
 
 
 def verdict(findings: Sequence[Finding]) -> Word:
