@@ -100,11 +100,12 @@ PROFILE = """\
 target: http://127.0.0.1:1
 dataset: {format: synthetic, synthetic: {conversations: 100000, input_mean: 16}, output_tokens: {fixed: 8}}
 phases: {warmup: 1s, settle: 1s, drain: 20s}
-slo: {ttft_intended_s: {p90: 0.6}, failed_ratio: 0.1}
-search: {rate: [4, 256], resolution: 0.3, shortest: 4s, longest: 15s}
+slo: {ttft_intended_s: {p50: 0.6}, failed_ratio: 0.1}
+search: {rate: [8, 256], resolution: 0.5, shortest: 3s, longest: 12s}
 """
 
 
+@pytest.mark.timeout(300)
 def test_the_known_capacity_of_the_engine_is_found(tmp_path: Path) -> None:
     """Four at a time, nine steps of 25 ms each: 17.8 requests a second; a little more, as batches share a prefill."""
     (tmp_path / "p.yaml").write_text(PROFILE, encoding="utf-8")
@@ -113,25 +114,25 @@ def test_the_known_capacity_of_the_engine_is_found(tmp_path: Path) -> None:
         finished = run(tokenswarm("search", "p.yaml", "--host", server.url), tmp_path, 240)
     found = finished.summary["search"]
     assert found["of"] == "rate"
-    assert 6 <= found["passed"] <= 22
-    assert 8 <= found["failed"] <= 34
-    assert found["failed"] <= found["passed"] * 1.31
-    assert [probe["load"] for probe in found["probes"]][:2] == [4.0, 8.0]
+    assert 8 <= found["passed"] <= 23
+    assert 15 <= found["failed"] <= 35
+    assert found["failed"] <= found["passed"] * 1.51
+    assert found["probes"][0]["load"] == 8.0
     assert len(finished.summary["stages"]) == len(found["probes"])
     line = f"search: rate passed={found['passed']:.6g} failed={found['failed']:.6g} probes={len(found['probes'])}"
     assert line in finished.out
     assert line in (finished.folder / "report.md").read_text("utf-8")  # type: ignore[operator]
     gates = {gate["metric"]: gate for gate in finished.summary["gates"]}
-    assert gates["ttft_intended_s.p90"]["value"] <= 0.6  # of the answer, not of the tries that were too much
+    assert gates["ttft_intended_s.p50"]["value"] <= 0.6  # of the answer, not of the tries that were too much
     assert "rate-not-kept" not in finished.doubts()
     sent = {row["id"] for row in finished.rows}
     assert len(sent) == len(finished.rows) == finished.summary["requests"]["intended"]
 
 
 def test_users_up_to_the_bound_all_pass(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(PROFILE.replace("p90: 0.6", "p50: 5"), encoding="utf-8")
+    (tmp_path / "p.yaml").write_text(PROFILE.replace("0.6", "5"), encoding="utf-8")
     with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2") as server:
-        words = ("--host", server.url, "--users", "1..2", "--set", "search.shortest=2s", "--set", "search.longest=6s")
+        words = ("--host", server.url, "--users", "1..2", "--set", "search.shortest=2s", "--set", "search.longest=8s")
         finished = run(tokenswarm("search", "p.yaml", *words), tmp_path, 120)
     assert "search: users passed=2 failed=none probes=" in finished.out, finished.out
     assert {stage["concurrency"] for stage in finished.summary["stages"]} == {1, 2}

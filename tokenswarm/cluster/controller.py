@@ -291,8 +291,8 @@ class Controller:
 
     def _let_end(self, number: int) -> None:
         """Let what the stage before `number` has under way end, and hear of it. An open loop sends nothing yet."""
-        self._cluster.broadcast(ToWorker.PHASE, {"stage": number, "phase": "warmup"})
-        self._phase = "warmup"
+        self._cluster.broadcast(ToWorker.PHASE, {"stage": number - 1, "phase": "drain"})
+        self._phase = "drain"
         by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
         self._pass(REPORTED_S)
         while monotonic_ns() < by_ns and not self._stop.is_set():

@@ -254,7 +254,7 @@ class Worker:
         self.stage, self.phase = stage, phase
         if data.get("course") is not None:
             self._lane.begin(stage, now_ns, data["course"])
-        elif phase == "warmup":
+        elif phase == "drain":
             self._lane.end()
 
     def _report_forever(self) -> None:
