@@ -420,7 +420,7 @@ def test_variables_and_annotations_have_answers(world: World, name: str) -> None
             assert any(abs(moment - wanted_s) < 5 for moment in shown)
         if note["name"] == "Stages":
             marks = {
-                one["metric"]["target_concurrency"]: {float(value) / 1000 for _, value in one["values"]}
+                one["metric"]["load"].split()[0]: {float(value) / 1000 for _, value in one["values"]}
                 for one in data
                 if one["metric"]["run_id"] == world.run_id
             }
