@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,10 @@ ENDS: dict[str, tuple[str, str]] = {
     "data": ("tokenswarm data fetch sharegpt && tokenswarm data info FILE", CODES.format(more=", 16 not written")),
     "kv": ("tokenswarm kv config.json --memory 40GiB --context 8192", CODES.format(more="")),
     "report": ("tokenswarm report results/latest --csv > stages.csv", CODES.format(more=", 16 not written")),
+    "search": (
+        "tokenswarm search search --host http://127.0.0.1:8000 --slo chat-interactive",
+        "exit codes: 0 a load was found, 10 not even the least load keeps the limits; else those of `tokenswarm run`\n",
+    ),
     "calibrate": ("tokenswarm calibrate --streams 50,200,800", CODES.format(more=", 16 not written")),
     "compare": (
         "tokenswarm compare results/main-* --against results/branch-* --margin tail=0.15",
@@ -53,6 +58,9 @@ def formatter(default_of: Callable[[str], str]) -> type[argparse.HelpFormatter]:
     """A formatter that keeps the last lines as they are, and names each option's default; `default_of`: an option's."""
 
     class Formatter(argparse.RawDescriptionHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text if "\n" in text else textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+
         def _get_help_string(self, action: argparse.Action) -> str | None:
             text = action.help
             if not text or "default" in text:
