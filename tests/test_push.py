@@ -312,6 +312,9 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
         def stages(self, _merged: Merged) -> dict[int, StageTold]:
             return {0: StageTold(engine_batch=3.5), 1: StageTold(power_w_mean=700.0)}
 
+        def targets(self) -> dict[str, list[str]]:
+            return {}
+
     with said.push(base(exporter), teller=Teller(), run_id="run-kv") as pushing:
         pushing.phase(1, "drain", None, 1.0)
         assert pushing._state.stage_starts == {}, "a drain begins no stage"
