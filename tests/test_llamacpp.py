@@ -47,7 +47,7 @@ def replay(url: str, file: str, home: Path, dataset: Path, *more: str) -> Finish
         "--dataset",
         str(dataset),
     )
-    return run(locust(file, *words, "--max-tokens", "48", "--only-summary", *more), home)
+    return run(locust(file, *words, "--max-tokens", "48", "--only-summary", "--no-probe", *more), home)
 
 
 def check(finished: Finished, tokens_before: int, tokens_after: int) -> None:
