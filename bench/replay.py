@@ -18,9 +18,10 @@ import gevent
 
 from bench.sender import BenchError
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Exchange
+from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import Connection, make_target
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines.dialects import DIALECTS

@@ -13,9 +13,9 @@ import pytest
 from raw_server import DONE, RawServer, Step, content, raw_server, usage
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Request
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.transport import make_target, resolve
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Sampling

@@ -8,7 +8,8 @@ import urllib.request
 from itertools import pairwise
 from typing import Any
 
-from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Inbox, Merged
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
 from tokenswarm.result import envelope

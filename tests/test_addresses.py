@@ -16,7 +16,7 @@ import pytest
 from exchanges import ANSWER, Setup, ask
 from raw_server import AGAIN, LAST_CHUNK, RawServer, chunk, head, raw_server
 
-from tokenswarm.client.exchange import Client
+from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import Address
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls

@@ -21,7 +21,7 @@ from raw_server import LAST_CHUNK, chunk, head, raw_server
 from simulator_process import Server, simulator
 
 from tokenswarm import __version__
-from tokenswarm.client.exchange import Request
+from tokenswarm.client.sending import Request
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.commands.fetch import KNOWN
 from tokenswarm.engines import Dialect, NotAnEvent

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import evaluate, request_limits
-from tokenswarm.measure import recorder, snapshot
+from tokenswarm.measure import snapshot
 from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.slo import Slo as RequestSlo
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
@@ -42,9 +43,9 @@ def test_the_limit_of_a_request_is_that_of_the_highest_percentile() -> None:
         tpot_s=Percentiles(p90=0.1, p95=0.15),
         e2e_s=Percentiles(mean=3.0),
     )
-    assert request_limits(slo) == recorder.Slo(ttft_s=1.0, itl_s=2.0, tpot_s=0.15)
+    assert request_limits(slo) == RequestSlo(ttft_s=1.0, itl_s=2.0, tpot_s=0.15)
     assert request_limits(Slo(e2e_s=Percentiles(mean=3.0), goodput_ratio=0.9)) is None
-    assert request_limits(Slo(ttft_s=Percentiles(p50=0.0))) == recorder.Slo(ttft_s=0.0)
+    assert request_limits(Slo(ttft_s=Percentiles(p50=0.0))) == RequestSlo(ttft_s=0.0)
 
 
 def test_there_is_one_gate_for_each_limit_in_the_order_of_the_profile() -> None:

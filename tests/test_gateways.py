@@ -13,7 +13,7 @@ from raw_server import DONE, LAST_CHUNK, chunk, content, head
 from running import SAMPLES, run, tokenswarm
 from simulator_process import Server, simulator
 
-from tokenswarm.client.exchange import Request
+from tokenswarm.client.sending import Request
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.judge.rules.answers import half_answers
 from tokenswarm.judge.rules.evidence import Evidence

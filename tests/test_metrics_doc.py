@@ -11,7 +11,8 @@ import pytest
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.measure.instrument import InstrumentReport
-from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Inbox
 from tokenswarm.measure.statistics import samples_needed
 from tokenswarm.measure.timeline import Timeline

@@ -16,7 +16,7 @@ import pytest
 from exchanges import PROMPT, READERS, Setup
 from raw_server import raw_server
 
-from tokenswarm.client.exchange import Request
+from tokenswarm.client.sending import Request
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS

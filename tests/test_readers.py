@@ -22,8 +22,8 @@ from test_exchange import FAILURES, FRAMINGS
 from test_odd_streams import BEHIND, EMPTIES, END, NO_STREAMS, STOP, delta, event
 from two_readers import Play, clients, play
 
-from tokenswarm.client.exchange import Client
 from tokenswarm.client.native import NativeReading
+from tokenswarm.client.sending import Client
 from tokenswarm.client.shape import Shape
 from tokenswarm.client.transport import Connection
 

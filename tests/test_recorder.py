@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tokenswarm.measure import recorder as recorders
 from tokenswarm.measure import series
-from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.recorder import Recorder
+from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Snapshot, total
 from tokenswarm.record import FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord, TokenSource
 

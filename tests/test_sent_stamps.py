@@ -17,8 +17,8 @@ from exchanges import ANSWER, PROMPT, Setup, ask, make_certificate, server_tls
 from raw_server import AGAIN, LAST_CHUNK, Step, chunk, content, head, raw_server
 
 from tokenswarm.client import transport
-from tokenswarm.client.exchange import Request
 from tokenswarm.client.native import NativeReader
+from tokenswarm.client.sending import Request
 from tokenswarm.client.stamps import SO_TIMESTAMPING, take_sent_stamps
 from tokenswarm.client.transport import Connection
 from tokenswarm.clock import monotonic_ns

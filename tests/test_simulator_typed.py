@@ -9,7 +9,7 @@ import pytest
 from exchanges import PROMPT, Setup
 from simulator_process import Server, simulator
 
-from tokenswarm.client.exchange import Request
+from tokenswarm.client.sending import Request
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.record import RequestRecord

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tokenswarm.measure import snapshot as snapshots
 from tokenswarm.measure.periods import Periods
-from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch
+from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot, SnapshotError, total
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord, TokenSource
 

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 import sample_runs
 
-from tokenswarm.measure.recorder import Recorder, Slo
+from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
 from tokenswarm.reports.cells import latency_rows, with_bar

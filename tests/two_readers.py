@@ -12,7 +12,8 @@ import gevent
 from exchanges import SAMPLING, Setup
 from raw_server import CLOSE, RESET, Step
 
-from tokenswarm.client.exchange import Client, Exchange
+from tokenswarm.client.exchange import Exchange
+from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import READ_BYTES, Connection
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Delta

@@ -13,9 +13,9 @@ import gevent
 
 from bench.clients.measure import TICK_S, Options, Tally, options
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Request
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.transport import make_target
 from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection

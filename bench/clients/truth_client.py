@@ -19,8 +19,8 @@ import gevent
 
 from tokenswarm.client import transport
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Request
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.stamps import ClockPair, take_sent_stamps
 from tokenswarm.client.transport import Connection, make_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns

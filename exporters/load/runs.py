@@ -28,8 +28,8 @@ from exporters.load.table import (
     Histogram,
 )
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
-from tokenswarm.measure.recorder import Slo
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Merged, WorkerState
 from tokenswarm.result import envelope as envelopes
 from tokenswarm.result.envelope import Envelope, RunState

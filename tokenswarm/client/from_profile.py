@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import Target
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS

@@ -15,9 +15,10 @@ import gevent
 import msgspec
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Exchange, Request
+from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.from_profile import make_client, sampling_of
 from tokenswarm.client.hints import key_hint, parameter_hint
+from tokenswarm.client.sending import Request
 from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Sampling

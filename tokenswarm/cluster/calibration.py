@@ -27,8 +27,8 @@ import msgspec
 
 from tokenswarm import __version__
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Client, Request
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.transport import make_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection

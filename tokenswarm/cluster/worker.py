@@ -20,12 +20,13 @@ from gevent.event import Event
 from locust.env import Environment
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import Exchange, Request
+from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.from_profile import make_client, sampling_of
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.client.preflight import make_checked_target
 from tokenswarm.client.response import TransportError
+from tokenswarm.client.sending import Request
 from tokenswarm.client.transport import resolve
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tokenswarm.measure import recorder
 from tokenswarm.measure.budget import Sides, above, scale_of
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.slo import Slo as RequestSlo
 from tokenswarm.measure.snapshot import BETWEEN_READS, Block, Merged, total
 from tokenswarm.measure.statistics import GateResult, binomial_gate, effective_n, samples_needed
 from tokenswarm.profile.bars import Bars
@@ -43,16 +43,16 @@ class _Count(msgspec.Struct):
     unknown: int = 0  # of the violations: may be none, since nothing was measured
 
 
-def request_limits(slo: Slo) -> recorder.Slo | None:
+def request_limits(slo: Slo) -> RequestSlo | None:
     """The limit of each latency for one request, for goodput: that of its highest percentile. None: no such limit."""
     limits: dict[str, float] = {}
-    for name in recorder.Slo.__struct_fields__:
+    for name in RequestSlo.__struct_fields__:
         wanted: Percentiles | None = getattr(slo, name)
         if wanted is not None:
             given = [limit for which in _STRICTEST_FIRST if (limit := getattr(wanted, which)) is not None]
             if given:
                 limits[name] = given[0]
-    return recorder.Slo(**limits) if limits else None
+    return RequestSlo(**limits) if limits else None
 
 
 def evaluate(slo: Slo, summary: Summary, merged: Merged, bars: Bars | None = None) -> list[Gate]:
@@ -75,7 +75,7 @@ def evaluate(slo: Slo, summary: Summary, merged: Merged, bars: Bars | None = Non
 
 def latency_limits(slo: Slo) -> Iterator[tuple[str, str, float]]:
     """(metric without `_s`, "p99" | "mean" | "max" ..., limit in s) for each latency limit of the profile."""
-    for name in recorder.Slo.__struct_fields__:
+    for name in RequestSlo.__struct_fields__:
         wanted: Percentiles | None = getattr(slo, name)
         for which in Percentiles.__struct_fields__ if wanted is not None else ():
             limit = getattr(wanted, which)
@@ -214,7 +214,7 @@ def _goodput_gate(steady: Block, slo: Slo) -> Gate:
     if not 0.0 < limit < 1.0:  # every request, or none: no question of chance
         reason = f"{count.violations} of {judged} requests miss a limit"
         return _gate("goodput_ratio", ">=", limit, value, "pass" if value >= limit else "fail", reason)
-    names = [name for name in recorder.Slo.__struct_fields__ if getattr(limits, name, None) is not None]
+    names = [name for name in RequestSlo.__struct_fields__ if getattr(limits, name, None) is not None]
     rho = max((steady.rho(RHO_OF[name.removesuffix("_s")]) for name in names), default=0.0)
     result, reason = _decide(limit, count, rho, far=value < limit / FAR)
     return _gate("goodput_ratio", ">=", limit, value, result, reason)

@@ -1,4 +1,4 @@
-"""From the stamps of one choice to the gaps between its events, and what their reads hid."""
+"""From the stamps of an answer to the gaps between the events of each choice, and what their reads hid."""
 
 from __future__ import annotations
 
@@ -35,3 +35,27 @@ def gaps_between(stamps: Sequence[int], tokens: Sequence[int] | None) -> tuple[l
         elif events:
             events[-1] += 1
     return kept, kept_tokens, events, len(gaps) - len(kept)
+
+
+def gaps_of(
+    stamps: Sequence[int], tokens: Sequence[int] | None, of_choice: Sequence[int] | None
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Gaps in ns, tokens of each and events that end it (() where all are 1), and the number of merged events.
+
+    `of_choice`: the choice of each event, where there is more than one; the gaps of one choice stand together.
+    """
+    if of_choice is None:
+        gaps, gap_tokens, events, shared = gaps_between(stamps, tokens)
+    else:
+        gaps, gap_tokens, events, shared = [], [], [], 0
+        places: dict[int, list[int]] = {}
+        for place, choice in enumerate(of_choice):
+            places.setdefault(choice, []).append(place)
+        for _, picked in sorted(places.items()):
+            counts = [tokens[i] for i in picked] if tokens is not None else None
+            more_gaps, more_tokens, more_events, more_merged = gaps_between([stamps[i] for i in picked], counts)
+            gaps += more_gaps
+            gap_tokens += more_tokens
+            events += more_events or [1] * len(more_gaps)
+            shared += more_merged
+    return tuple(gaps), unless_ones(gap_tokens), unless_ones(events), shared

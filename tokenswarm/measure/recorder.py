@@ -7,7 +7,6 @@ whatever phase their request is of. One recorder a worker process; not thread-sa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 
 import msgspec
 
@@ -16,6 +15,7 @@ from tokenswarm.measure import budget, conventions
 from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.slo import Limits, Slo
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
 
@@ -23,19 +23,6 @@ SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
 HALVED = 0.75  # of the tokens asked for: an answer that ends by itself here was cut
 DIRTY_REPORTS = 3  # a changed block is in this many reports, so that two lost ones in a row delay nothing
-
-
-class Slo(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits for one request, in seconds; None: no limit. A request meets the SLO if it succeeds within all of them."""
-
-    ttft_s: float | None = None
-    ttft_intended_s: float | None = None
-    ttfat_s: float | None = None
-    itl_s: float | None = None  # for each gap, shared by the tokens of its event
-    tpot_s: float | None = None
-    e2e_s: float | None = None
-    e2e_intended_s: float | None = None
-    stall_s: float | None = None
 
 
 class _Window:
@@ -56,9 +43,7 @@ class Recorder:
         self.in_flight = self.decoding = self.users = self.live_output_tokens = self.wraps = self.first_failed = 0
         self.instrument = Instrument()
         self.describes_closed = False  # tell the order of requests where a window is over, not only at the end
-        self._limits = (
-            [] if slo is None else [(n, v) for n in slo.__struct_fields__ if (v := getattr(slo, n)) is not None]
-        )
+        self._limits = Limits(slo)
         self._blocks: dict[tuple[int, str], Block] = {}
         self._changed: dict[tuple[int, str], int] = {}  # the report in which a block's last change is first told
         self._series: dict[tuple[int, str], Series] = {}
@@ -174,7 +159,7 @@ class Recorder:
             block.one_read += record.one_read
             self._loads.count(block, record)
             block.held.add(record)
-            met = self._meets_slo(block, record)
+            met = self._limits.met(block, record)
         elif outcome is Outcome.CENSORED:
             block.censored += 1
         else:
@@ -186,25 +171,8 @@ class Recorder:
             if record.error:
                 said = record.error[:SENTENCE_CHARS_MAX]
                 block.error_says[kind] = min(block.error_says.get(kind, said), said)
-        block.slo_judged += bool(self._limits)
+        block.slo_judged += self._limits.any
         block.slo_met += met
-        return met
-
-    def _meets_slo(self, block: Block, record: RequestRecord) -> bool:
-        """Strict: every limit. An answer too short to have a gap or a TPOT can't miss that limit; one that came in one
-        read misses it where the time since it was sent leaves that open.
-        """
-        met = bool(self._limits)
-        for name, limit_s in self._limits:
-            value_s = _SLO_VALUES[name](record)
-            unsure = value_s is None and name in _SLO_BOUNDS and record.one_read
-            if unsure:
-                value_s = _SLO_BOUNDS[name](record)
-            if name in _MUST_HAVE if value_s is None else value_s > limit_s:
-                met = False
-                _count_one(block.slo_missed_by, name)
-                if unsure:
-                    _count_one(block.slo_unsure, name)
         return met
 
     def _attribute(self, record: RequestRecord, met: bool) -> None:
@@ -264,40 +232,6 @@ class Recorder:
 
 def _count_one(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
-
-
-def _seconds(value_ns: float | None) -> float | None:
-    return None if value_ns is None else value_ns / NS_PER_S
-
-
-def _worst_itl_s(record: RequestRecord) -> float | None:
-    if not record.gaps_ns:
-        return None
-    if not record.gap_tokens:
-        return max(record.gaps_ns) / NS_PER_S
-    return max(gap / k for gap, k in zip(record.gaps_ns, record.gap_tokens, strict=True) if k > 0) / NS_PER_S
-
-
-_SLO_VALUES: dict[str, Callable[[RequestRecord], float | None]] = {
-    "ttft_s": lambda record: _seconds(record.ttft_ns),
-    "ttft_intended_s": lambda record: _seconds(record.ttft_intended_ns),
-    "ttfat_s": lambda record: _seconds(record.ttfat_ns),
-    "itl_s": _worst_itl_s,
-    "tpot_s": lambda record: _seconds(record.tpot_ns),
-    "e2e_s": lambda record: _seconds(record.e2e_ns),
-    "e2e_intended_s": lambda record: _seconds(record.e2e_intended_ns),
-    "stall_s": lambda record: _seconds(record.stall_ns),
-}
-
-_SLO_BOUNDS: dict[str, Callable[[RequestRecord], float]] = {
-    "itl_s": lambda record: (record.last_ns - record.sent_ns) / NS_PER_S,
-    "tpot_s": lambda record: (record.last_ns - record.sent_ns) / max(1, record.output_tokens - 1) / NS_PER_S,
-    "stall_s": lambda record: (record.last_ns - record.sent_ns) / NS_PER_S,
-}
-"""The most that can be true of an answer that came in one read: its first token came after it was sent."""
-
-_MUST_HAVE = ("ttft_s", "ttft_intended_s", "ttfat_s", "e2e_s", "e2e_intended_s")
-"""A success without one of these misses its limit: thinking that never came to an answer is not a fast answer."""
 
 
 def _mark_extent(block: Block, record: RequestRecord, start_ns: int) -> None:

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
 from tokenswarm.measure.ending import judged
-from tokenswarm.measure.gaps import gaps_between, unless_ones
+from tokenswarm.measure.gaps import gaps_of
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
@@ -293,70 +293,41 @@ class Timeline:
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
         output, source, added = output_tokens(usage, len(self._stamps), limit, partial)
-        gaps, gap_tokens, gap_events, merged_events = self._gaps()
+        gaps, gap_tokens, gap_events, merged_events = gaps_of(self._stamps, self._tokens, self._of_choice)
         first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(merged_events)
         failed = outcome is not Outcome.OK
         return RequestRecord(
-            id=id,
-            outcome=outcome,
-            stage=stage,
-            phase=phase,
-            intended_ns=self.intended_ns,
-            sent_ns=self.sent_ns,
-            headers_ns=self.headers_ns,
+            id=id, outcome=outcome, stage=stage, phase=phase, conversation=conversation, turn=turn,
+            intended_ns=self.intended_ns, sent_ns=self.sent_ns, headers_ns=self.headers_ns, done_ns=self.done_ns,
             first_ns=self._stamps[0] if self._stamps else 0,
             first_answer_ns=self._answer_ns,
             last_ns=self.last_token_ns,
             first_event_ns=self.first_event_ns or (self._stamps[0] if self._stamps else 0),
             last_event_ns=self.last_event_ns,
-            done_ns=self.done_ns,
-            connect_ns=self.connect_ns,
+            connect_ns=self.connect_ns, reconnected=self.reconnected, stamp=self.stamp,
             status=self.status,
             error=clean_line(error or self._error) if failed else "",
             error_kind=(clean_line(error_kind) or outcome.value) if failed else "",
             finish_reason=self._finish_reason(),
-            conversation=conversation,
-            turn=turn,
             retry_after=self.retry_after if failed else "",
             # No prompt has 0 tokens; what was counted before an answer without an end is an estimate (Ollama).
             prompt_tokens=(usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,
-            output_tokens=output,
-            stated_tokens=usage.output_tokens,
-            reasoning_added=added,
-            tokens_max=limit,
-            ignore_eos=self._ignore_eos,
+            output_tokens=output, stated_tokens=usage.output_tokens, token_source=source, reasoning_added=added,
+            tokens_max=limit, ignore_eos=self._ignore_eos,
             tokens_told=bool(self._stamps) and (self._contiguous or self._told == len(self._stamps)),
             reasoning_tokens=usage.reasoning_tokens,
             reasoning_events=self._thoughts if self._answer_ns else len(self._stamps),
             cached_tokens=usage.cached_tokens,
-            draft_tokens=usage.draft_tokens,
-            accepted_tokens=usage.accepted_tokens,
-            token_source=source,
-            events=len(self._stamps),
-            merged_events=merged_events,
-            reads=self.reads,
-            blocks=self.blocks,
-            packed=self.packed,
-            announced=self.announced,
-            retries=self.retries,
-            bytes_received=self.bytes_received,
-            gaps_ns=gaps,
-            gap_tokens=gap_tokens,
+            draft_tokens=usage.draft_tokens, accepted_tokens=usage.accepted_tokens,
+            events=len(self._stamps), merged_events=merged_events, reads=self.reads, blocks=self.blocks,
+            packed=self.packed, announced=self.announced, retries=self.retries, bytes_received=self.bytes_received,
+            gaps_ns=gaps, gap_tokens=gap_tokens, gap_events=gap_events, gap_choices=self._of_choice is not None,
             token_stamps_ns=tuple(self._stamps),
-            rx_lag_max_ns=self.rx_lag_ns_max,
-            sent_high_ns=self.sent_high_ns,
-            first_low_ns=first_low_ns,
-            answer_low_ns=answer_low_ns,
-            last_low_ns=last_low_ns,
-            first_events=first_events,
-            gap_events=gap_events,
-            gap_choices=self._of_choice is not None,
-            unsure=self.unsure,
-            reconnected=self.reconnected,
-            stamp=self.stamp,
+            rx_lag_max_ns=self.rx_lag_ns_max, sent_high_ns=self.sent_high_ns, unsure=self.unsure,
+            first_low_ns=first_low_ns, answer_low_ns=answer_low_ns, last_low_ns=last_low_ns, first_events=first_events,
             engine=plausible(self._times, self.done_ns - self.sent_ns if self.sent_ns else 0, output),
             text=self.text() if self._parts is not None else None,
-        )
+        )  # fmt: skip
 
     def _finish_reason(self) -> str:
         joined = ",".join(reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items()))
@@ -395,23 +366,3 @@ class Timeline:
             else:
                 lows.append(max(self.headers_ns, self.first_event_ns if self.first_event_ns < at_ns else 0))
         return min(lows, default=0)
-
-    def _gaps(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-        """Gaps in ns, tokens of each and events that end it (() where all are 1), and the number of merged events."""
-        if self._of_choice is None:
-            gaps, tokens, events, shared = gaps_between(self._stamps, self._tokens)
-        else:
-            gaps, tokens, events, shared = [], [], [], 0
-            places: dict[int, list[int]] = {}
-            for place, choice in enumerate(self._of_choice):
-                places.setdefault(choice, []).append(place)
-            for _, picked in sorted(places.items()):
-                counts = [self._tokens[i] for i in picked] if self._tokens is not None else None
-                more_gaps, more_tokens, more_events, more_merged = gaps_between(
-                    [self._stamps[i] for i in picked], counts
-                )
-                gaps += more_gaps
-                tokens += more_tokens
-                events += more_events or [1] * len(more_gaps)
-                shared += more_merged
-        return tuple(gaps), unless_ones(tokens), unless_ones(events), shared
