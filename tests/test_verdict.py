@@ -473,12 +473,17 @@ def test_a_rule_that_is_taken_away_is_missed() -> None:
 _WORST = {"VALID": 0, "DEGRADED": 1, "INVALID": 2, None: 3}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=4, unique=True), more=st.sampled_from(sorted(FAULTS)))
 def test_a_further_fault_never_improves_the_verdict(faults: list[str], more: str) -> None:
     # A window of seconds is another measurement, not a further fault of a long one: it drifts by itself.
     of_windows = ("not-steady", "users-idle")
     assume(FAULTS[more][0] != "short-run" or all(FAULTS[fault][0] not in of_windows for fault in faults))
+    # Users step back from what fails, and a rate that is measured lower was not kept instead of never come: in both the
+    # second fault explains the first, which is another finding and no better a run.
+    codes = {FAULTS[fault][0] for fault in faults}
+    assume(not (FAULTS[more][0] == "failures" and "users-idle" in codes))
+    assume(not (FAULTS[more][0] == "rate-not-kept" and "arrivals-missing" in codes))
     case = Case()
     for fault in faults:
         FAULTS[fault][2](case)
