@@ -26,10 +26,11 @@ from rich.text import Text
 from tokenswarm.client import preflight
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster import calibration, poller, push
-from tokenswarm.cluster.controller import RunEnd, Watcher
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
+from tokenswarm.cluster.run_end import RunEnd
 from tokenswarm.cluster.stages import Searching
+from tokenswarm.cluster.watchers import Watcher
 from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
-import msgspec
 from gevent.event import Event
 from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.cluster.hand_over import inflate
+from tokenswarm.cluster.intake import Intake
 from tokenswarm.cluster.lane import TAIL_S
 from tokenswarm.cluster.members import Cluster, Member
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import hopeless
+from tokenswarm.cluster.run_end import RunEnd
 from tokenswarm.cluster.runners import SILENCE_S
 from tokenswarm.cluster.stages import Fixed, Stages
 from tokenswarm.cluster.strangers import Strangers
+from tokenswarm.cluster.watchers import Watcher, Watchers
 from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
-from tokenswarm.errors import ConfigError, DatasetError, ExitCode, ResultsError, TargetError, UserError
+from tokenswarm.errors import ConfigError, DatasetError, TargetError
 from tokenswarm.judge.rules.evidence import UsersSeen
-from tokenswarm.measure import snapshot
-from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
+from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
@@ -38,44 +38,9 @@ from tokenswarm.reports.folder import ResultsFolder
 JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
-HEARD_AGAIN_S = 3.0  # a lost worker that was heard so lately is back: it reports each second
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 REPORTED_S = 2.5  # until every worker has told what was so
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
-REMARKS_MAX = 50  # a worker that goes mad must not fill the report
-
-_ERRORS: dict[int, type[UserError]] = {
-    ExitCode.TARGET: TargetError,
-    ExitCode.CONFIG: ConfigError,
-    ExitCode.RESULTS: ResultsError,
-}
-
-
-class Watcher(Protocol):
-    """Who wants to see the run go on: the console's progress, a push to the exporter."""
-
-    def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None: ...
-    def tick(self, merged: Merged) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-class RunEnd(msgspec.Struct):
-    """What the controller knows at the end, for summary and verdict."""
-
-    merged: Merged
-    stages: tuple[Stage, ...]  # those that began
-    members: list[Member]
-    strangers: Strangers  # who was kept out
-    rows: int
-    interrupted: bool
-    expected_workers: int
-    dataset: dict[str, Any]
-    remarks: list[str]  # what went wrong on the way, in sentences
-    changed: dict[int, tuple[int, int]]  # stage -> (its users, what the web UI made of them)
-    unwritten: list[str]  # where rows could not be written, in sentences
-    users: tuple[UsersSeen, ...]  # by stage that began
-    clock_step_s: float  # of this machine's wall clock
-    aborted: str = ""  # why the load was ended: too much of it failed
 
 
 class Controller:
@@ -94,15 +59,11 @@ class Controller:
         self._cluster = cluster
         self._profile = profile
         self._folder = folder
-        self._watchers = watchers
+        self._watchers = Watchers(watchers)
         self._stages: Stages = stages or Fixed(profile.load.stages)
-        self._inbox = Inbox(folder.run_id)
+        self._intake = Intake(cluster, folder, self._watchers)
         self._stop = Event()
-        self._failed: UserError | None = None
         self._interrupted = False
-        self._rows = 0
-        self._remarks: list[str] = []
-        self._unwritten: list[str] = []
         self._changed: dict[int, tuple[int, int]] = {}
         self._phase = ""
         self._draining = False
@@ -115,13 +76,6 @@ class Controller:
         self._offset_ns = realtime_ns() - monotonic_ns()
         self._clock_step_ns = 0
         self.active = False
-        cluster.on(ToMaster.PREPARED, self._on_prepared)
-        cluster.on(ToMaster.PROGRESS, self._on_progress)
-        cluster.on(ToMaster.FAILED, self._on_failed)
-        cluster.on(ToMaster.REPORT, self._on_report)
-        cluster.on(ToMaster.ROWS, self._on_rows)
-        cluster.on(ToMaster.DONE, self._on_done)
-        cluster.on(ToMaster.TROUBLE, self._on_trouble)
         cluster.on(ToMaster.LEAVING, self._on_leaving)
 
     # -- from outside --------------------------------------------------------------------------------------------
@@ -153,10 +107,10 @@ class Controller:
         if self.active and (member is None or not (member.done or member.lost)):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             if member is None or member.index < 0:
-                self._failed = self._failed or TargetError(f"a worker process ended before the run began ({how})")
+                self._intake.fail(TargetError(f"a worker process ended before the run began ({how})"))
                 return
             member.lost, member.dead = f"its process ended with {how}", True
-            self._remark(f"{member.name} was lost during the run: {member.lost}")
+            self._watchers.remark(f"{member.name} was lost during the run: {member.lost}")
 
     # -- the run -------------------------------------------------------------------------------------------------
 
@@ -174,19 +128,19 @@ class Controller:
         members = self._cluster.in_run
         strangers, self._cluster.strangers = self._cluster.strangers, Strangers()
         for trouble in strangers.troubles:
-            self._remark(trouble)
+            self._watchers.remark(trouble)
         return RunEnd(
-            merged=self._inbox.merged(),
+            merged=self._intake.merged(),
             stages=tuple(self._stages_begun),
             members=members,
             strangers=strangers,
-            rows=self._rows,
+            rows=self._intake.rows,
             interrupted=self._interrupted,
             expected_workers=workers,
             dataset=members[0].dataset if members else {},
-            remarks=self._remarks,
+            remarks=self._watchers.remarks,
             changed=self._changed,
-            unwritten=self._unwritten,
+            unwritten=self._intake.unwritten,
             users=tuple(self._users),
             clock_step_s=self._clock_step_ns / NS_PER_S,
             aborted=self._aborted,
@@ -197,11 +151,10 @@ class Controller:
         deadline_ns = monotonic_ns() + int(JOIN_S * NS_PER_S)
         strangers, told = self._cluster.strangers, 0
         while len(self._cluster.members) < workers:
-            self._raise_failure()
+            self._intake.raise_failure()
             for sentence in strangers.sentences[told:]:  # a stray of another run must not end this one
                 told += 1
-                for watcher in self._watchers:
-                    watcher.note(sentence)
+                self._watchers.note(sentence)
             if monotonic_ns() > deadline_ns:
                 missing = f"only {len(self._cluster.members)} of {workers} workers came within {JOIN_S:g} s"
                 if strangers.refusal:
@@ -225,7 +178,7 @@ class Controller:
             self._cluster.send(member, ToWorker.RUN, {**data, "index": member.index})
         deadline_ns = monotonic_ns() + int(PREPARE_S * NS_PER_S)
         while not all(m.prepared for m in self._cluster.in_run) and not self._stop.wait(0.02):
-            self._raise_failure()
+            self._intake.raise_failure()
             self._cluster.find_lost(SILENCE_S)
             for member in self._cluster.in_run:
                 if member.lost or member.left:
@@ -242,7 +195,7 @@ class Controller:
             number = len(self._stages_begun)
             if number and self._stages.drains:
                 self._let_end(number)
-            stage = self._stages.next(self._inbox.merged())
+            stage = self._stages.next(self._intake.merged())
             if stage is None:
                 return
             lead_s = self._profile.phases.settle if number else self._profile.phases.warmup
@@ -296,7 +249,7 @@ class Controller:
         by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
         self._pass(REPORTED_S)
         while monotonic_ns() < by_ns and not self._stop.is_set():
-            merged = self._inbox.merged()
+            merged = self._intake.merged()
             in_flight = sum(worker.in_flight for worker in merged.workers)
             if not (in_flight if self._profile.load.open else merged.block(number - 1).under_way):
                 return
@@ -307,8 +260,7 @@ class Controller:
         rate, self._new_rate = self._new_rate, None
         if rate is None:
             return
-        for watcher in self._watchers:
-            watcher.note(f"the rate was changed to {rate}/s: a new stage begins")
+        self._watchers.note(f"the rate was changed to {rate}/s: a new stage begins")
         self._stages.insert(Stage(rate=(float(rate),), duration=Seconds(max(self._left_s, 1.0))))
 
     def _wait_for_users(self, users: int | None) -> None:
@@ -322,7 +274,9 @@ class Controller:
             self._pass(0.1)
             if monotonic_ns() > deadline_ns:
                 here = runner.user_count
-                self._remark(f"only {here} of {wanted} users were there {SPAWN_S:g} s after they should have been")
+                self._watchers.remark(
+                    f"only {here} of {wanted} users were there {SPAWN_S:g} s after they should have been"
+                )
                 return
             if any(m.lost or m.left for m in self._cluster.in_run):
                 return  # its users will not come
@@ -330,13 +284,12 @@ class Controller:
     def _announce(self, number: int, phase: str, stage: Stage, seconds: float, **course: Any) -> None:
         self._phase = phase
         self._cluster.broadcast(ToWorker.PHASE, {"stage": number, "phase": phase, **course})
-        for watcher in self._watchers:
-            watcher.phase(number, phase, stage, seconds)
+        self._watchers.phase(number, phase, stage, seconds)
 
     def _pass(self, seconds: float, window: UsersSeen | None = None) -> None:
         """Let time go by; look after the workers each second, and in a window at their users."""
         end_ns = math.inf if seconds == math.inf else monotonic_ns() + int(seconds * NS_PER_S)
-        before = {worker.worker: worker.seq for worker in self._inbox.merged().workers} if window else {}
+        before = {worker.worker: worker.seq for worker in self._intake.merged().workers} if window else {}
         while (left_s := (end_ns - monotonic_ns()) / NS_PER_S) > 0:
             self._left_s = left_s
             if self._stop.wait(min(left_s, 1.0)):
@@ -353,17 +306,16 @@ class Controller:
 
     def _look_after(self) -> Merged:
         for member in self._cluster.find_lost(SILENCE_S):
-            self._remark(f"{member.name} was lost during the run: {member.lost}")
+            self._watchers.remark(f"{member.name} was lost during the run: {member.lost}")
         if self._cluster.in_run and all(m.lost for m in self._cluster.in_run):
-            self._remark("no worker is left")
+            self._watchers.remark("no worker is left")
             self._stop.set()
         elif self._cluster.in_run and all(m.lost or m.left for m in self._cluster.in_run):
             self._stop.set()
         self._look_at_users()
         self._look_at_the_clock()
-        merged = self._inbox.merged()
-        for watcher in self._watchers:
-            watcher.tick(merged)
+        merged = self._intake.merged()
+        self._watchers.tick(merged)
         return merged
 
     def _look_at_the_clock(self) -> None:
@@ -382,26 +334,17 @@ class Controller:
                 self._new_rate = self._rate_users = target
         elif target != asked:
             self._changed[number] = (asked, target)
-            for watcher in self._watchers:
-                watcher.note(
-                    f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
-                )
+            self._watchers.note(
+                f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
+            )
 
     def _end_if_hopeless(self) -> None:
         """A load that only fails teaches nothing after its first requests."""
-        sentence = hopeless(self._profile.load.abort_on_fail, self._inbox.merged())
+        sentence = hopeless(self._profile.load.abort_on_fail, self._intake.merged())
         if sentence and not self._stop.is_set():
             self._aborted = sentence
             self._stop.set()
-            for watcher in self._watchers:
-                watcher.note(sentence)
-
-    def _remark(self, sentence: str) -> None:
-        if len(self._remarks) >= REMARKS_MAX or sentence in self._remarks:
-            return
-        self._remarks.append(sentence)
-        for watcher in self._watchers:
-            watcher.note(sentence)
+            self._watchers.note(sentence)
 
     def _drain(self) -> None:
         bound_s = (
@@ -412,15 +355,14 @@ class Controller:
         ready = [m for m in self._cluster.in_run if m.prepared]
         if not ready:
             return
-        for watcher in self._watchers:
-            watcher.phase(max(0, len(self._stages_begun) - 1), "drain", None, bound_s)
+        self._watchers.phase(max(0, len(self._stages_begun) - 1), "drain", None, bound_s)
         self._draining = True
         for member in ready:
-            if self._is_here(member):
+            if member.here:
                 self._cluster.send(member, ToWorker.DRAIN, {"bound_s": bound_s})
         deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
         looked_ns = monotonic_ns()
-        while any(self._is_here(m) and not m.done for m in ready) and monotonic_ns() < deadline_ns:
+        while any(m.here and not m.done for m in ready) and monotonic_ns() < deadline_ns:
             gevent.sleep(0.05)
             if monotonic_ns() - looked_ns > NS_PER_S:
                 looked_ns = monotonic_ns()
@@ -428,72 +370,7 @@ class Controller:
         for member in ready:
             if not member.done and not member.lost:
                 member.lost = "its final report did not come"
-                self._remark(f"{member.name}: {member.lost}")
-
-    @staticmethod
-    def _is_here(member: Member) -> bool:
-        """Not lost; or lost and heard again, such as behind a network that healed: its rows can still be fetched."""
-        silence_s = (monotonic_ns() - member.heard_ns) / NS_PER_S
-        return not member.lost or (not member.dead and silence_s < HEARD_AGAIN_S)
-
-    # -- what workers say ----------------------------------------------------------------------------------------
-
-    def _on_prepared(self, member: Member, data: dict[str, Any]) -> None:
-        member.prepared = True
-        member.dataset = data["dataset"]
-        member.reader = data.get("reader", "")
-
-    def _on_progress(self, member: Member, data: dict[str, Any]) -> None:
-        for watcher in self._watchers:
-            watcher.note(f"{member.name}: {data['text']}")
-
-    def _on_failed(self, member: Member, data: dict[str, Any]) -> None:
-        kind = _ERRORS.get(int(data["code"]), ConfigError)
-        alone = len(self._cluster.members) == 1
-        self._failed = kind(data["sentence"] if alone else f"{member.name}: {data['sentence']}")
-
-    def _raise_failure(self) -> None:
-        if self._failed is not None:
-            raise self._failed
-
-    def _on_report(self, member: Member, data: bytes) -> None:
-        try:
-            report = snapshot.decode(data)
-            if report.worker != member.index:
-                raise SnapshotError(f"it reports as worker {report.worker}; that is not counted")
-            self._inbox.put(report)
-        except SnapshotError as error:
-            self._remark(f"{member.name}: {error}")
-
-    def _on_rows(self, member: Member, data: dict[str, Any]) -> None:
-        rows = inflate(data["data"])
-        if rows is None:
-            self._remark(f"{member.name}: rows came that can't be read; they are not counted")
-            rows = b""
-        try:
-            self._folder.append_rows(rows)
-        except ResultsError as error:
-            self._rows_unwritten(str(error))
-        member.rows += rows.count(b"\n")
-        self._rows += rows.count(b"\n") if self._folder.failure is None else 0
-        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"], "written": self._folder.failure is None})
-
-    def _on_done(self, member: Member, data: dict[str, Any]) -> None:
-        member.done = True
-        if member.lost:
-            member.lost += "; it came back, and handed its rows over"
-        self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"]})
-        if member.rows != data["rows"]:
-            self._remark(f"{member.name} wrote {data['rows']} rows, {member.rows} arrived")
-
-    def _on_trouble(self, _member: Member, data: dict[str, Any]) -> None:
-        self._rows_unwritten(str(data["sentence"])[:400])
-
-    def _rows_unwritten(self, sentence: str) -> None:
-        """Once for each disk, not for each worker."""
-        if sentence not in self._unwritten:
-            self._unwritten.append(sentence)
-            self._remark(sentence)
+                self._watchers.remark(f"{member.name}: {member.lost}")
 
     def _on_leaving(self, member: Member, data: dict[str, Any]) -> None:
         """A worker was told to end before the master was: it drains; the others go on."""
@@ -502,5 +379,4 @@ class Controller:
             self._cluster.members.pop(member.client_id, None)
         elif not self._interrupted:
             member.left, member.left_ns = reason, monotonic_ns()
-            for watcher in self._watchers:
-                watcher.note(f"{member.name} {reason}: it drains and hands its rows over")
+            self._watchers.note(f"{member.name} {reason}: it drains and hands its rows over")

@@ -1,19 +1,32 @@
-"""After the load: a worker's rows to the master, some blocks ahead of its acknowledgements."""
+"""A worker's rows: where they are kept, and after the load to the master, some blocks ahead of its acknowledgements."""
 
 from __future__ import annotations
 
+import tempfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
 from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster
-from tokenswarm.reports.spool import Spool
+from tokenswarm.errors import ResultsError
+from tokenswarm.reports.spool import Owner, Spool
 
 ROWS_BYTES = 512 * 1024  # rows handed over in one message
 ROWS_AHEAD = 4  # messages under way before the first is acknowledged
+
+
+def open_spool(folder: str | None, owner: Owner) -> Spool:
+    """In the results folder where it is of this machine, else in a folder of its own below TMPDIR."""
+    if folder is not None and Path(folder).is_dir():
+        return Spool(Path(folder), owner)
+    try:
+        return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner)
+    except OSError as error:
+        raise ResultsError(f"{error.filename}: rows can't be written: {error.strerror}") from None
 
 
 class HandOver:

@@ -22,6 +22,7 @@ from tokenswarm.cluster.messages import Malformed, ToMaster, ToWorker
 from tokenswarm.cluster.runners import SILENCE_S, Master, ready
 from tokenswarm.cluster.strangers import Strangers
 
+HEARD_AGAIN_S = 3.0  # a lost worker that was heard so lately is back: it reports each second
 NOTABLE_SILENCE_S = 3.0  # of a worker that came back: it reports each second
 
 
@@ -48,6 +49,12 @@ class Member(msgspec.Struct):
     @property
     def name(self) -> str:
         return f"worker {self.index} ({self.host}, pid {self.pid})"
+
+    @property
+    def here(self) -> bool:
+        """Not lost; or lost and heard again, such as behind a network that healed: its rows can still be fetched."""
+        silence_s = (monotonic_ns() - self.heard_ns) / NS_PER_S
+        return not self.lost or (not self.dead and silence_s < HEARD_AGAIN_S)
 
 
 class Cluster:

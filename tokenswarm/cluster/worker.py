@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -30,28 +28,24 @@ from tokenswarm.client.sending import Request
 from tokenswarm.client.transport import resolve
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.cluster.hand_over import HandOver
-from tokenswarm.cluster.lane import Due, Lane, Traced
+from tokenswarm.cluster.hand_over import HandOver, open_spool
+from tokenswarm.cluster.lane import Due, Lane
 from tokenswarm.cluster.locust_event import fire_request
+from tokenswarm.cluster.material import load_library, traced
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import FirstAnswers, StepBack
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection
 from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
-from tokenswarm.errors import ExitCode, ResultsError, UserError
+from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.judge.gates import request_limits
-from tokenswarm.load.trace import trace_of
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
-from tokenswarm.profile.environment import cache_folder
-from tokenswarm.profile.profile import Profile
 from tokenswarm.prompts import Prompt
-from tokenswarm.prompts.from_profile import data_settings, prompt_policy
-from tokenswarm.prompts.library import Library, open_steps
+from tokenswarm.prompts.from_profile import prompt_policy
 from tokenswarm.prompts.replay import Replay
-from tokenswarm.prompts.traced import FromConversations, TracedPrompts, generated
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
 from tokenswarm.reports.spool import Owner, Spool
@@ -121,7 +115,7 @@ class Worker:
         self._users = self._sent = 0
         self._first = FirstAnswers(profile.load.abort_on_fail.after)
         check_descriptors(profile.load.under_way, count)
-        self._library = self._load_library(profile)
+        self._library = load_library(profile.dataset, lambda text: self._tell(ToMaster.PROGRESS, {"text": text}))
         self._stock = self._library.shard(self.index, count)
         self._policy = prompt_policy(profile.dataset)
         limits = request_limits(profile.slo)
@@ -129,7 +123,7 @@ class Worker:
             data["run_id"], self.index, limits, start_ns=monotonic_ns(), host=socket.gethostname(), pid=os.getpid()
         )
         self.recorder.describes_closed = bool(profile.search.rate or profile.search.users)
-        place = (self.index, count, self._traced())
+        place = (self.index, count, traced(profile, self._library))
         self._lane = Lane(profile.load, self.recorder, *place, self.replay, self._depart, self.draining)
         self._watch = PromptWatch(counts_cached=profile.engine.kind == "ollama")
         self._asking: dict[str, int] = {}  # id of a request under way -> bytes of its prompt
@@ -141,7 +135,7 @@ class Worker:
             resolve(target)
             target.turn = self.index  # workers begin with different addresses of a name
             self._clients.append(make_client(profile, target, self._decoder, self.recorder, self._record))
-        self._spool = self._open_spool(
+        self._spool = open_spool(
             data.get("spool"),
             Owner(run_id=data["run_id"], worker=self.index, workers=count, host=socket.gethostname(), pid=os.getpid()),
         )
@@ -153,43 +147,6 @@ class Worker:
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})
         self._drain_by_ns = 0
         self.ready.set()
-
-    def _load_library(self, profile: Profile) -> Library:
-        """Index the data set in slices, so that heartbeats go on; tell the progress."""
-        steps = open_steps(data_settings(profile.dataset, cache_folder()))
-        told_ns = monotonic_ns()
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                library: Library = end.value
-                return library
-            gevent.sleep(0)
-            if monotonic_ns() - told_ns > NS_PER_S:
-                told_ns = monotonic_ns()
-                self._tell(
-                    ToMaster.PROGRESS,
-                    {"text": f"reading the data set, {step.bytes_done / max(step.bytes_total, 1):.0%}"},
-                )
-
-    def _traced(self) -> Traced | None:
-        """The trace, in slices as well, and texts for it: generated where the data set is."""
-        if self.profile.load.kind != "trace":
-            return None
-        dataset, library = self.profile.dataset, self._library
-        text = generated if dataset.format == "synthetic" else FromConversations(library.conversation, len(library))
-        trace = trace_of(self.profile.load, lambda: gevent.sleep(0))
-        return Traced(trace, TracedPrompts(text, dataset.shuffle_seed))
-
-    @staticmethod
-    def _open_spool(folder: str | None, owner: Owner) -> Spool:
-        """In the results folder where it is of this machine, else in a folder of its own below TMPDIR."""
-        if folder is not None and Path(folder).is_dir():
-            return Spool(Path(folder), owner)
-        try:
-            return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner)
-        except OSError as error:
-            raise ResultsError(f"{error.filename}: rows can't be written: {error.strerror}") from None
 
     # -- sending -------------------------------------------------------------------------------------------------
 
