@@ -176,6 +176,13 @@ def ollama() -> list[Builder]:
             lines((f"max by (model) (tokenswarm_ollama_model_vram_ratio{OLLAMA})", "{{model}}")),
             high=1,
         ),
+        *_ollama_times(),
+    ]
+
+
+def _ollama_times() -> list[Builder]:
+    """The durations that come with each answer, alone and beside the client's TTFT."""
+    return [
         timeseries(
             "Where a request's time goes (Ollama's own durations)",
             "s",

@@ -93,6 +93,13 @@ def _speed() -> list[Builder]:
             width=8,
             height=8,
         ),
+        *_temperature(),
+    ]
+
+
+def _temperature() -> list[Builder]:
+    """How warm it is, and where it slows down."""
+    return [
         timeseries(
             "Temperature",
             "celsius",
