@@ -57,6 +57,7 @@ def caught_up(prometheus: Prometheus, played: SyntheticRun, summary: Summary) ->
     """Wait until the last push was scraped: then every number of that scrape is there."""
     sent, run_id = summary.requests.sent, played.state.run_id
     prometheus.wait_for(f'tokenswarm_requests_started_total{{run_id="{run_id}"}} == {sent}')
+    prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{run_id}"}}')  # all were sent a push before
 
 
 def test_prometheus_stores_what_the_report_says_across_a_kill_of_the_exporter(tmp_path: Path) -> None:
@@ -265,8 +266,10 @@ def test_a_run_that_is_over_is_compared_whatever_histograms_are_kept(tmp_path: P
         flags = natives_only(config) if kept == "natives" else ()
         if kept == "natives" and version() < (3, 0):
             pytest.skip("last_over_time of a native histogram: Prometheus before 3 gives none")
+        rules_at_once(tmp_path)  # the percentiles are those that rules record
         with serving(tmp_path, config, *flags) as server:
             caught_up(server, a, summary)
+            server.wait_for('count(tokenswarm:latency_seconds:run{metric="e2e",quantile="0.99"}) == 2')
             told = ask(server, "e-compare-runs", "Latency of the whole run", "A")
             for name, exact in {
                 "TTFT p50": summary.latency.ttft_s.p50, "TTFT p99": summary.latency.ttft_s.p99,
