@@ -25,13 +25,14 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until a command has handlers of its own
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return ExitCode.OK if words else ExitCode.CONFIG
-    descriptors.raise_limit()
-    github = _github()
+    github: ModuleType | None = None
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until a command has handlers of its own
+        descriptors.raise_limit()
+        github = _github()
         if words[0] == "--version":
             print(f"tokenswarm {__version__} ({_reader_name()} reader)")
             return ExitCode.OK
