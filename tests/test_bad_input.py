@@ -42,9 +42,9 @@ CASES: dict[str, tuple[int, str, Callable[[Path], None], list[str]]] = {
     "no such option": (15, "--userz", _file("p.yaml", GOOD), ["p.yaml", "--userz", "3"]),
     "another tool's word for users": (
         15,
-        "did you mean `--set load.stages.0.users=…`?",
+        "did you mean `--users`?",
         _file("p.yaml", GOOD),
-        ["p.yaml", "--users", "3"],
+        ["p.yaml", "--concurrency", "3"],
     ),
     "nearly an option": (15, "did you mean `--host`?", _file("p.yaml", GOOD), ["p.yaml", "--hosts=http://a"]),
     "no host in the variable": (15, "--host is empty", _file("p.yaml", GOOD), ["p.yaml", "--host", ""]),

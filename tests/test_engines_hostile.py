@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenswarm.engines import NOTHING, Delta, Dialect, NotAnEvent
@@ -247,15 +247,19 @@ json_values = st.recursive(
 @by_name
 @settings(max_examples=200, deadline=None)
 @given(value=json_values)
+@example(value={"usage": {}})
+@example(value={"type": "message_delta", "delta": {"stop_reason": "stop"}})
 def test_any_json_is_a_delta_or_no_event(dialect: Dialect, value: object) -> None:
     try:
         delta = dialect.decode(json.dumps(value).encode())
     except NotAnEvent:
         return
     assert len(delta.error) <= 200
-    assert delta.usage is None or all(
-        count is None or 0 <= count <= 10**9 for count in msgspec.structs.astuple(delta.usage)
-    )
+    told = {} if delta.usage is None else msgspec.structs.asdict(delta.usage)
+    assert isinstance(told.pop("reason", ""), str)
+    assert told.pop("nameless", False) in (True, False)
+    assert told.pop("reasoning_beside", None) in (True, False, None)
+    assert all(count is None or (type(count) is int and 0 <= count <= 10**9) for count in told.values())
     assert delta.times is None or all(time is None or time >= 0 for time in msgspec.structs.astuple(delta.times))
 
 

@@ -8,11 +8,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenswarm.commands.run import make_parser
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile import options, profile, typed_yaml
 from tokenswarm.profile.dataset import Dataset
@@ -130,8 +130,13 @@ def test_options_name_real_keys_and_hold_no_default(locust: bool) -> None:
     for option, (key, _, _) in options.OPTIONS.items():
         part: Any = Profile
         for word in key.split("."):
-            part = typing.get_type_hints(part)[word]
-        assert not isinstance(part, type) or not issubclass(part, msgspec.Struct), option
+            part = typing.get_type_hints(section(part))[word]
+        assert section(part) is None, option
+
+
+def section(hint: Any) -> Any:
+    """The section that a key of this type holds, also where it may be left out (`TraceSource | None`); or None."""
+    return next((part for part in (hint, *typing.get_args(hint)) if options.is_section(part)), None)
 
 
 def test_a_mistake_in_options_is_one_sentence() -> None:
@@ -234,9 +239,11 @@ def test_the_densest_text_is_read_in_bounded_time(dense: str) -> None:
 @pytest.mark.parametrize(
     ("word", "hint"),
     [
-        ("--users", "--set load.stages.0.users=…"),
-        ("--concurrency", "--set load.stages.0.users=…"),
-        ("--duration", "--set load.stages.0.duration=…"),
+        ("--concurrency", "--users"),
+        ("-u", "--users"),
+        ("--userz", "--users"),
+        ("--run-time", "--duration"),
+        ("--seed", "--set engine.seed=…` or `--set load.seed=…"),  # it means two things: neither is guessed
         ("--spawn-rate", "--set load.spawn_rate=…"),
         ("--temperature", "--set engine.temperature=…"),
         ("--hosts", "--host"),
@@ -245,11 +252,20 @@ def test_the_densest_text_is_read_in_bounded_time(dense: str) -> None:
     ],
 )
 def test_an_option_that_there_is_not(word: str, hint: str) -> None:
-    assert options.option_hint(word, ["--host", "--results", "--set"]) == f"; did you mean `{hint}`?"
+    assert options.option_hint(word, list(make_parser("run")._option_string_actions)) == f"; did you mean `{hint}`?"
+
+
+@pytest.mark.parametrize("command", ["run", "search"])
+def test_users_and_duration_are_options(command: str) -> None:
+    given = vars(make_parser(command).parse_args(["--users", "3", "--duration", "5s", "--host", "http://a"]))
+    assert (given["users"], given["duration"]) == ("3", "5s")
+    read = options.read_profile(None, given | {"dataset": "x"}, options.of_run(given))
+    assert [(stage.users, stage.duration) for stage in read.load.stages] == [(3, 5.0)]
 
 
 def test_no_hint_is_better_than_a_wild_one() -> None:
     assert options.option_hint("--zzz", ["--host", "--set"]) == ""
+    assert options.option_hint("--p99", ["--host", "--set"]) == ""  # a key of each latency
     assert options.option_hint("--users", ["--to", "--json"]) == ""
 
 

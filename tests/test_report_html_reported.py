@@ -246,7 +246,7 @@ def test_the_gpus_tables_by_value(page: ElementTree.Element) -> None:
         "power mean": ["211 W", "max 242 W"], "energy observed": ["21.1 kJ", "in 101s"],
         "utilization kernels ran": ["92.5%"], "memory used highest": ["26.3 GiB", "of 142 GiB"],
         "temperature highest": ["65 °C", "memory 82 °C"],
-            "SM clock lowest, highest": ["1.85 GHz to 2.06 GHz", "of 2.08 GHz, memory 3.30 GHz"],
+            "SM clock lowest, highest": ["1.85 GHz to 2.06 GHz", "of 2.08 GHz", "memory 3.30 GHz"],
         "clocks held down by reason": ["13.5s, 13.3%", "sw_power_cap", "hw_thermal 2.50s, 2.47%"],
         "XIDs driver's errors": ["79 (2×)"],
     }  # fmt: skip

@@ -305,7 +305,7 @@ def test_the_documented_schema_is_stable(engine: Server, tmp_path: Path) -> None
     )
     summary = finished.summary
 
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     for key in (
         "run_id",
         "partial",

@@ -248,6 +248,8 @@ _OTHER_WORDS = {
 }
 """What other tools call it."""
 
+_KEYS_NAMED = 2  # at most, of a word that is the end of several keys
+
 
 def option_hint(word: str, known: list[str]) -> str:
     """`; did you mean …?` for an option that there is not: one that there is, or `--set` with the key of that name."""
@@ -255,13 +257,16 @@ def option_hint(word: str, known: list[str]) -> str:
     name = _OTHER_WORDS.get(name, name)
     keys = _keys() if "--set" in known else {}
     words = {option.lstrip("-"): option for option in known if option.startswith("--")}
-    words |= {last: f"--set {key}=…" for last, key in keys.items() if last not in words}
+    if name not in words and len(keys.get(name, ())) > 1:  # what means several things is none of its neighbours
+        few = sorted(keys[name]) if len(keys[name]) <= _KEYS_NAMED else []
+        return f"; did you mean {' or '.join(f'`--set {key}=…`' for key in few)}?" if few else ""
+    words |= {last: f"--set {one[0]}=…" for last, one in keys.items() if last not in words and len(one) == 1}
     close = [name] if name in words else difflib.get_close_matches(name, words, n=1, cutoff=0.6)
     return f"; did you mean `{words[close[0]]}`?" if close else ""
 
 
-def _keys() -> dict[str, str]:
-    """The last word of each key of a profile, as an option would spell it, to the key; those that mean one thing."""
+def _keys() -> dict[str, list[str]]:
+    """The last word of each key of a profile, as an option would spell it, to the keys that end in it."""
     found: dict[str, list[str]] = {}
     todo: list[tuple[str, Any]] = [("", Profile)]
     while todo:
@@ -272,7 +277,7 @@ def _keys() -> dict[str, str]:
             todo += [(f"{path}{name}.{'0.' if listed else ''}", part) for part in inner]
             if not inner:
                 found.setdefault(name.replace("_", "-"), []).append(f"{path}{name}")
-    return {last: keys[0] for last, keys in found.items() if len(keys) == 1}
+    return found
 
 
 def is_section(kind: Any) -> bool:

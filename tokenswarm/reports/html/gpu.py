@@ -149,7 +149,7 @@ def _clocks(one: Gpu) -> Cell:
         return lowest
     more = [f"of {limit}" if (limit := hertz(one.clock_sm_hz_limit)) != MISSING else ""]
     more += [f"memory {clock}" if (clock := hertz(one.clock_mem_hz_min)) != MISSING else ""]
-    return f"{lowest} to {highest}", ", ".join(filter(None, more))
+    return f"{lowest} to {highest}", *filter(None, more)
 
 
 def _pair(first: str, second: str, word: str) -> Cell:
