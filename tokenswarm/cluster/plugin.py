@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from signal import SIGINT
 from typing import Any, NoReturn
 
 import gevent
@@ -280,6 +281,8 @@ class Plugin:
             if signal and controller.interrupted:
                 raise KeyboardInterrupt
             controller.interrupt(signal=signal)
+            if signal:  # the next Ctrl-C comes here too, not as an exception into whatever greenlet runs then
+                gevent.signal_handler(SIGINT, lambda: self._end(signal=True))
             if self._task is not None:
                 self._task.join()
         except KeyboardInterrupt:
