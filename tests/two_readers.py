@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from bisect import bisect_left
@@ -52,6 +53,11 @@ class Play:
     def _full(self) -> None:
         """Somebody should decode: `say` does."""
 
+    def arrived(self) -> None:
+        """Wait for what was sent: on a busy machine even loopback hands it over a moment later."""
+        sock = self.connection.sock._sock
+        assert sock.fileno() < 0 or select.select([sock], [], [], 10)[0]
+
     def read(self) -> None:
         if self._native is not None:
             self._native.poll()
@@ -65,6 +71,7 @@ class Play:
         if isinstance(step, bytes):
             for piece in slices(step):
                 self._peer.sendall(piece)
+                self.arrived()
                 self.read()
                 if decode:
                     self.decode()
@@ -72,6 +79,7 @@ class Play:
             if step == RESET:
                 self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._peer.close()
+            self.arrived()
             self.read()
 
     def decode(self) -> None:
