@@ -94,6 +94,15 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet(r
     assert {"summary", "action"} == set(rule["annotations"])
 
 
+def test_alerts_about_a_run_have_no_instance() -> None:
+    """It would be that of the exporter, which no dashboard takes for a part of the run. As scraped, all series have one."""
+    alerting = [case for case in cases() if "alert_rule_test" in case]
+    series = [one["series"] for case in alerting for one in case["input_series"]]
+    assert [one for one in series if "tokenswarm:" not in one and "instance=" not in one] == []
+    fired = [alert for case in alerting for test in case["alert_rule_test"] for alert in test["exp_alerts"]]
+    assert [one for one in fired if {"run_id", "instance"} <= one["exp_labels"].keys()] == []
+
+
 def test_every_metric_of_ours_that_a_rule_asks_for_is_one_that_an_exporter_has() -> None:
     histograms = {f"{name}_{part}" for name in HISTOGRAM_HELP for part in ("bucket", "sum", "count")}
     known = {*FAMILIES, *SUMMARIES, *histograms, *HISTOGRAM_HELP, *table.FAMILIES, *host.FAMILIES, *ollama.FAMILIES}
