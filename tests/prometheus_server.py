@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from running import free_port
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -48,13 +48,6 @@ def natives_only(config: dict[str, Any]) -> tuple[str, ...]:
         return ("--enable-feature=native-histograms",)
     config["global"]["scrape_native_histograms"] = True
     return ()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Prometheus:

@@ -6,6 +6,7 @@ import gzip
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_every_failure_has_its_outcome(setup: Setup, name: str) -> None:
     assert (setup.recorder.in_flight, setup.recorder.decoding, len(setup.decoder)) == (0, 0, 0)
 
 
-PINGED: tuple[Step, ...] = (0.02, chunk(b": ping\n\n")) * 150
+PINGED: tuple[Step, ...] = (0.02, chunk(b": ping\n\n")) * 300
 
 
 @pytest.mark.parametrize(
@@ -144,12 +145,10 @@ PINGED: tuple[Step, ...] = (0.02, chunk(b": ping\n\n")) * 150
     ids=["before the first token", "after a role", "between tokens"],
 )
 def test_pings_put_no_time_out_off(setup: Setup, script: tuple[Step, ...], kind: str) -> None:
-    """Three seconds of them; the limit of the whole answer, which counts nothing else, is further away."""
+    """Six seconds of them: put off, it would be the limit of the whole answer that ends it."""
     record = one(setup, *script)
 
     assert record.error_kind == kind
-    assert record.e2e_ns is not None
-    assert record.e2e_ns < 2.5e9
 
 
 REFUSALS = ("429 Too Many Requests", "503 Service Unavailable", "500 Oops", "408 Request Timeout", "425 Too Early")
@@ -327,15 +326,25 @@ def test_events_of_one_read_share_one_stamp_and_are_flagged(setup: Setup) -> Non
     assert record.gaps_ns[0] > 50_000_000
 
 
+def reads_a_token(setup: Setup) -> None:
+    """Wait until the one stream has read and decoded an event."""
+    with gevent.Timeout(20):
+        while not any(stream.timeline.events for stream in setup.decoder.streams()):  # type: ignore[attr-defined]
+            gevent.sleep(0.005)
+
+
 def test_stamps_are_the_kernels_even_when_the_reader_is_late(setup: Setup) -> None:
     """A token is sent while the loop is blocked after the first read: its stamp is that of its sending."""
     if not sys.platform.startswith("linux"):
         pytest.skip("kernel receive stamps are Linux's")
     sent: list[int] = []
 
+    blocked = threading.Event()
+
     def script() -> Iterator[Step]:
         yield head() + chunk(content("a"))
-        yield 0.3
+        blocked.wait(20)
+        yield 0.05
         sent.append(monotonic_ns())
         yield chunk(content("b", "stop"))
         sent.append(monotonic_ns())
@@ -345,8 +354,9 @@ def test_stamps_are_the_kernels_even_when_the_reader_is_late(setup: Setup) -> No
     with raw_server(script()) as server:  # type: ignore[arg-type]  # played once
         client = setup.client(server)
         task = gevent.spawn(ask, client)
-        gevent.sleep(0.15)
-        while not sent:
+        reads_a_token(setup)
+        blocked.set()
+        while len(sent) < 2:
             os.getpid()  # nobody reads while this burns
         burn_until_ns = monotonic_ns() + 200_000_000
         while monotonic_ns() < burn_until_ns:
@@ -363,7 +373,7 @@ def test_a_killed_user_leaves_a_cancelled_record(setup: Setup) -> None:
     with raw_server((head() + chunk(content("a")), 5.0)) as server:
         client = setup.client(server)
         task = gevent.spawn(ask, client)
-        gevent.sleep(0.5)
+        reads_a_token(setup)
         task.kill()
 
     assert [r.outcome for r in setup.records] == [Outcome.CANCELLED]
@@ -403,7 +413,7 @@ def test_tls_streams_and_keeps_alive(setup: Setup, certificate: tuple[Path, Path
 
         assert server.connections == 1
     assert (first.text, second.text) == ("abcde", "abc")
-    assert [gap > 30_000_000 for gap in first.gaps_ns] == [True] * 4, first.gaps_ns
+    assert first.last_ns - first.first_ns > 100_000_000, "of 200 ms: as they come, not all at the end"
 
 
 def test_plain_text_on_a_tls_port(setup: Setup) -> None:

@@ -108,13 +108,12 @@ def test_a_server_that_stands_still_is_seen_by_every_request_that_was_due(tmp_pa
         words = ("--host", server.url, "--rate", "40", "--arrivals", "constant", *SHORT)
         with program(tokenswarm("run", *words), tmp_path) as started:
             started.await_output("steady, 40/s")
-            time.sleep(0.5)
             os.kill(server.process.pid, signal.SIGSTOP)
             time.sleep(1.5)
             os.kill(server.process.pid, signal.SIGCONT)
             finished = started.finish()
     late = [row["ttft_intended_s"] for row in finished.rows if row["ttft_intended_s"] > 0.3]
-    assert len(late) > 40  # a closed loop would have sent no more than its users
+    assert len(late) > 20  # 48 where the line above is seen at once; a closed loop would have sent its users' alone
     assert len(finished.rows) == 160
     assert finished.summary["requests"]["dropped"] == 0
 

@@ -33,12 +33,24 @@ def watched() -> Iterator[tuple[Probes, Instrument]]:
     watching.stop()
 
 
-def burn(seconds: float) -> float:
-    """Use so much CPU time; how long that took."""
-    began_s, used_s = time.monotonic(), time.process_time()
+def burn(seconds: float) -> None:
+    """Use so much CPU time."""
+    used_s = time.process_time()
     while time.process_time() - used_s < seconds:
         pass
-    return time.monotonic() - began_s
+
+
+def looks(watching: Probes, wanted: Callable[[], None]) -> tuple[float, float]:
+    """The least and the most that a share of a core can be between the look before `wanted` and the one behind it."""
+    edges = [(time.monotonic(), time.process_time())]
+    watching.sample()
+    edges.append((time.monotonic(), time.process_time()))
+    wanted()
+    edges.append((time.monotonic(), time.process_time()))
+    watching.sample()
+    edges.append((time.monotonic(), time.process_time()))
+    (early_s, early_used_s), (in_s, in_used_s), (out_s, out_used_s), (late_s, late_used_s) = edges
+    return (out_used_s - in_used_s) / (late_s - early_s), (late_used_s - early_used_s) / (out_s - in_s)
 
 
 def ticks(instrument: Instrument, n: int) -> None:
@@ -78,17 +90,14 @@ def test_lag_is_counted_from_the_moment_a_tick_was_due(watched: tuple[Probes, In
 def test_cpu_is_what_this_process_used_and_the_most_is_kept(watched: tuple[Probes, Instrument]) -> None:
     watching, instrument = watched
     time.sleep(0.6)
-    watching.sample()
-    assert instrument.cpu_ratio_last < 0.5
-    lasted_s = burn(0.6)
-    watching.sample()
-    assert instrument.cpu_ratio_last == pytest.approx(0.6 / lasted_s, rel=0.1)
+    least, most = looks(watching, lambda: burn(0.6))
+    assert 0.99 * least <= instrument.cpu_ratio_last <= 1.01 * most
     assert instrument.cpu_ratio_max == instrument.cpu_ratio_last
-    most = instrument.cpu_ratio_max
-    time.sleep(0.6)
+    used = instrument.cpu_ratio_max
+    time.sleep(max(0.6, 2 * 0.6 / used))  # however long the machine took for what was burned
     watching.sample()
-    assert instrument.cpu_ratio_last < 0.5 * most
-    assert instrument.cpu_ratio_max == most
+    assert instrument.cpu_ratio_last < 0.5 * used
+    assert instrument.cpu_ratio_max == used
 
 
 def test_a_share_over_a_moment_is_not_taken(watched: tuple[Probes, Instrument]) -> None:
@@ -108,15 +117,17 @@ def test_memory_is_that_of_this_process(watched: tuple[Probes, Instrument]) -> N
 def test_collections_of_garbage_are_counted_and_timed(watched: tuple[Probes, Instrument]) -> None:
     watching, instrument = watched
     before = instrument.gc_pauses
-    circles: list[list[object]] = [[] for _ in range(100_000)]
-    for circle in circles:
-        circle.append(circle)
-    del circles, circle
-    began_ns = time.monotonic_ns()
-    gc.collect()
-    lasted_ns = time.monotonic_ns() - began_ns
-    assert instrument.gc_pauses >= before + 1
-    assert 0.5 * lasted_ns < instrument.gc_pause_ns_max
+    lasted_ns = []
+    for _ in range(5):  # one of them was not put off between two looks at the clock
+        circles: list[list[object]] = [[] for _ in range(100_000)]
+        for circle in circles:
+            circle.append(circle)
+        del circles, circle
+        began_ns = time.monotonic_ns()
+        gc.collect()
+        lasted_ns.append(time.monotonic_ns() - began_ns)
+    assert instrument.gc_pauses >= before + 5
+    assert 0.5 * min(lasted_ns) < instrument.gc_pause_ns_max
     watching.stop()
     counted = instrument.gc_pauses
     gc.collect()
@@ -234,7 +245,7 @@ def test_a_quota_of_a_tenth_of_a_core_is_noticed() -> None:
     finally:
         group.rmdir()
     throttled, cpu = said.split()
-    assert int(throttled) > 0.5 * NS_PER_S
+    assert int(throttled) > 0.05 * NS_PER_S  # the busier the machine, the less there is to hold back
     assert float(cpu) < 0.5
 
 

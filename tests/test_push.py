@@ -68,8 +68,14 @@ class Said:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     monkeypatch.setattr(push, "INTERVAL_S", 0.05)
-    monkeypatch.setattr(push, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(push, "PATIENCE_S", 20.0)  # an exporter that works is waited for, however busy the machine
     return Said()
+
+
+@pytest.fixture
+def impatient(said: Said, monkeypatch: pytest.MonkeyPatch) -> Said:
+    monkeypatch.setattr(push, "PATIENCE_S", 0.3)
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,7 @@ def of_this(samples: Samples, name: str, run_id: str = "run-pushed", **labels: s
 def wait_for_push(pushing: Push, more: int = 1) -> None:
     """Until that many pushes that begin from now on have arrived (one may be on its way already)."""
     wanted = pushing.pushed + more + 1
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while pushing.pushed < wanted:
             gevent.sleep(0.01)
 
@@ -197,18 +203,18 @@ def deaf(answer: bytes = b"") -> Iterator[str]:
         server.stop(timeout=0)
 
 
-def test_a_slow_exporter_costs_the_run_nothing_and_drops_are_counted(said: Said) -> None:
+def test_a_slow_exporter_costs_the_run_nothing_and_drops_are_counted(impatient: Said) -> None:
     ticks = 0
-    with deaf() as url, said.push(url) as pushing:
+    with deaf() as url, impatient.push(url) as pushing:
         began_s = time.monotonic()
         while pushing.dropped < 3 and time.monotonic() - began_s < 20:
             pushing.tick(SyntheticRun("run-pushed").inbox.merged())
             gevent.sleep(0.005)
             ticks += 1
         assert pushing.dropped == 3
-        assert time.monotonic() - began_s >= 3 * 0.3  # one after the other
-    assert ticks > 3 * 5  # the run went on meanwhile
-    assert "no answer within 0.3 s" in said.sentences[0]
+        assert time.monotonic() - began_s >= 0.8 * 3 * 0.3  # one after the other
+    assert ticks > 2 * 3  # the run went on meanwhile, and not from one push to the next
+    assert "no answer within 0.3 s" in impatient.sentences[0]
 
 
 @pytest.mark.parametrize(

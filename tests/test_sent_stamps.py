@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,8 +18,7 @@ from exchanges import ANSWER, PROMPT, Setup, ask, make_certificate, server_tls
 from raw_server import AGAIN, LAST_CHUNK, Step, chunk, content, head, raw_server
 
 from tokenswarm.client import transport
-from tokenswarm.client.native import NativeReader
-from tokenswarm.client.sending import Request
+from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.stamps import SO_TIMESTAMPING, take_sent_stamps
 from tokenswarm.client.transport import Connection
 from tokenswarm.clock import monotonic_ns
@@ -223,25 +223,33 @@ def test_tokens_of_one_segment_came_at_once_and_those_of_several_may_not_have(
     tokens = [chunk(content(word)) for word in "abc"] + [chunk(content("d", "stop")) + LAST_CHUNK]
     with raw_server((0.05, head() + b"".join(tokens))) as server:
         whole = ask(setup.client(server))
-    with raw_server((0.05, head(), *tokens)) as server:
-        client = setup.client(server)
-        pieces = _read_late(client, monkeypatch)
+    sent = threading.Event()
+
+    def script() -> Iterator[Step]:
+        yield head()
+        yield from tokens
+        sent.set()
+
+    with raw_server(script()) as server:  # type: ignore[arg-type]  # played once
+        pieces = _read_late(setup, setup.client(server), sent, monkeypatch)
     assert (whole.events, whole.first_low_ns) == (4, 0)
     assert pieces.events == 4
     assert pieces.merged_events == 3
     assert 0 < pieces.first_low_ns < pieces.first_ns
 
 
-def _read_late(client: Any, monkeypatch: pytest.MonkeyPatch) -> RequestRecord:
-    """Ask, and let the loop stand still while the answer arrives."""
+def _read_late(setup: Setup, client: Client, sent: threading.Event, monkeypatch: pytest.MonkeyPatch) -> RequestRecord:
+    """Ask, and let the loop stand still until all of the answer was sent."""
 
-    def late(read: Callable[[Any], None]) -> Callable[[Any], None]:
-        def reading(reader: Any) -> None:
-            time.sleep(0.1)
-            read(reader)
+    def late(read: Callable[..., None]) -> Callable[..., None]:
+        def reading(*reader: Connection) -> None:
+            assert sent.wait(20)
+            time.sleep(0.02)  # loopback may hand the last segment over a moment later
+            read(*reader)
 
         return reading
 
-    for reader, name in ((Connection, "_on_first"), (NativeReader, "poll")):
-        monkeypatch.setattr(reader, name, late(getattr(reader, name)))
+    monkeypatch.setattr(Connection, "_on_first", late(Connection._on_first))
+    if (native := setup.decoder.native) is not None:
+        native._watcher.callback = late(native.poll)
     return ask(client)
