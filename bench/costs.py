@@ -1,4 +1,5 @@
-"""What single calls cost, in this process: sketch insert, a gap of `add_gaps`, `recorder.add`, a row of requests.jsonl.
+"""What single calls cost, in this process: sketch insert, a gap of `add_gaps`, `recorder.add`, a row of requests.jsonl;
+and what report.html takes for such a row, beside what decoding its line alone takes.
 
 `python -m bench.costs CORE` prints one JSON line: a list of seconds a call for each, one a repetition.
 """
@@ -8,18 +9,24 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import RequestRecord
+from tokenswarm.reports.html.requests import ChartRow, read
 from tokenswarm.reports.jsonl import row
 
 REPETITIONS = 5
 TOKENS = 128
+ROWS = 20_000
 START_NS = 10**12
 
 
@@ -49,6 +56,24 @@ def a_record() -> RequestRecord:
     return timeline.finish(outcome, id="0-0", stage=0, phase="steady", conversation="0", turn=0)
 
 
+def drawing(line: bytes) -> dict[str, list[float]]:
+    """Seconds a row, of a file of ROWS: its lines decoded one by one, and the file read for the charts of a page."""
+    decode = msgspec.json.Decoder(ChartRow).decode
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(line * ROWS)
+        file.flush()
+
+        def decoded() -> None:
+            with Path(file.name).open("rb") as lines:
+                for one in lines:
+                    decode(one)
+
+        return {
+            "report_decode": [s / ROWS for s in timed(1, decoded)],
+            "report_row": [s / ROWS for s in timed(1, lambda: read(Path(file.name), 60.0))],
+        }
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -60,6 +85,7 @@ def main() -> None:
         "gap": [s / len(record.gaps_ns) for s in gaps],
         "recorder_add": timed(500, lambda: recorder.add(record)),
         "row": timed(500, lambda: row(record, 0, START_NS, save_text=False)),
+        **drawing(row(record, 0, START_NS, save_text=False)),
     }
     print(json.dumps(costs))
 

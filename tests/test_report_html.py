@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import re
+import subprocess
+import sys
 import tracemalloc
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +22,15 @@ import sample_runs
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import evaluate
 from tokenswarm.judge.verdict import Evidence, judge
+from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
 from tokenswarm.reports.html import page as html
 from tokenswarm.reports.html import sweep as html_sweep
-from tokenswarm.reports.html.requests import FAILURES_MAX, POINTS_MAX, read
+from tokenswarm.reports.html.requests import BLOCK_BYTES, FAILURES_MAX, LINE_BYTES_MAX, POINTS_MAX, Sample, read
 from tokenswarm.reports.jsonl import row
-from tokenswarm.result.summary import Doubt, Summary
+from tokenswarm.result.summary import Doubt, Summary, to_json
 
 SLO = Slo(ttft_s=Percentiles(p50=0.5, p99=2.0), failed_ratio=0.05)
 THROUGHPUTS = (40.0, 200.0, 480.0, 500.0)
@@ -209,6 +215,126 @@ def test_tokens_and_requests_over_time_lose_nothing() -> None:
     assert sum(drawn.tokens.means()) * drawn.bin_s == pytest.approx(sum(item["output_tokens"] for item in expected))
     open_s = sum(item["done_s"] - item["sent_s"] for item in expected)
     assert sum(drawn.in_flight.means()) * drawn.bin_s == pytest.approx(open_s)
+
+
+def by_hand(items: list[dict[str, Any]], duration_s: float) -> tuple[list[float], list[float], int]:
+    """Mean requests in flight and tokens/s of each bin, one row and bin after another; the width in bins."""
+    bin_s, n = read([], duration_s).bin_s, len(read([], duration_s).tokens.means())
+    flight, tokens = [0.0] * n, [0.0] * n
+    for item in items:
+        sent_s, first_s, last_s = item["sent_s"], item["first_s"], item["last_s"]
+        ended_s = item["done_s"] if item["done_s"] is not None else last_s if last_s is not None else duration_s
+        for index in range(n):
+            low, high = index * bin_s, (index + 1) * bin_s
+            flight[index] += max(0.0, min(high, ended_s) - max(low, sent_s)) / bin_s
+            if item["outcome"] == "ok":
+                share = max(0.0, min(high, last_s) - max(low, first_s)) / (last_s - first_s) if last_s > first_s else 0
+                at_once = 1 if last_s > first_s else item["output_tokens"]
+                tokens[index] += (share * (item["output_tokens"] - 1) + (low <= first_s < high) * at_once) / bin_s
+    return flight, tokens, n
+
+
+def test_rows_in_blocks_are_drawn_as_one_by_one(tmp_path: Path) -> None:
+    """Open, failed, instant and overlong answers, more of them than a block of the file holds."""
+    duration_s = 90.0
+    template, items = next(rows(1, 1)), []
+    draw = random.Random(3)
+    for number in range(1500):
+        sent_s = draw.uniform(0, 95)
+        first_s = sent_s + draw.expovariate(5)
+        last_s = first_s + draw.choice((0.0, draw.expovariate(0.2)))
+        outcome = "ok" if number % 10 else "http_5xx"
+        items.append({**template, "id": "x" * 400, "stage": number // 800, "outcome": outcome, "sent_s": sent_s,
+                      "first_s": first_s, "last_s": last_s, "done_s": last_s if number % 7 else None,
+                      "ttft_s": first_s - sent_s, "output_tokens": 1 + number % 40})  # fmt: skip
+    items[5] |= {"done_s": None, "last_s": None, "outcome": "censored"}
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in items))
+    assert path.stat().st_size > 2 * BLOCK_BYTES
+    drawn = read(path, duration_s)
+    flight, tokens, _ = by_hand(items, duration_s)
+    assert drawn.n == len(items)
+    assert drawn.in_flight.means() == pytest.approx(flight, abs=1e-6)
+    assert drawn.tokens.means() == pytest.approx(tokens, abs=1e-6)
+    ok = [item for item in items if item["outcome"] == "ok"]
+    for stage in (0, 1):
+        expected = Sketch(item["ttft_s"] for item in ok if item["stage"] == stage and item["phase"] == "steady")
+        sketch = drawn.stages[stage].sketches["ttft_s"]
+        assert (sketch.n, sketch.counts, sketch.min, sketch.max) == (
+            expected.n, expected.counts, expected.min, expected.max
+        )  # fmt: skip
+        assert sketch.sum == pytest.approx(expected.sum)
+    assert sum(sketch.n for sketch in drawn.rolling) == len(ok)
+    assert drawn.failures.n == sum(item["outcome"] == "http_5xx" for item in items)
+
+
+def test_a_row_longer_than_a_block_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    item = {**next(rows(1, 1)), "text": "long " * BLOCK_BYTES}
+    path.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in [*rows(20, 1), item, *rows(20, 1)]))
+    drawn = read(path, 100.0)
+    assert (drawn.n, drawn.unreadable) == (41, 0)
+
+
+def test_a_line_without_an_end_takes_no_memory_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    with path.open("wb") as file:
+        file.truncate(3 * LINE_BYTES_MAX)
+        file.seek(0, 2)
+        file.write(b"\n" + b"".join(msgspec.json.encode(one) + b"\n" for one in rows(20, 1)))
+    tracemalloc.start()
+    drawn = read(path, 100.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert drawn.n == 20
+    assert drawn.unreadable >= 1
+    assert peak < 3 * LINE_BYTES_MAX
+
+
+def test_each_item_is_as_likely_in_a_sample_however_it_is_offered() -> None:
+    counts: Counter[int] = Counter()
+    for seed in range(400):
+        sample: Sample[int] = Sample(20, seed)
+        items = list(range(200))
+        while items:
+            some, items = items[: 1 + seed % 37], items[1 + seed % 37 :]
+            sample.offer(some)
+        assert (len(sample.items), sample.n, len(set(sample.items))) == (20, 200, 20)
+        counts.update(item // 20 for item in sample.items)
+    for decile in range(10):  # 800 expected in each, standard deviation 26
+        assert 670 < counts[decile] < 930, counts
+
+
+def test_the_page_of_a_run_is_made_by_another_process(tmp_path: Path) -> None:
+    """Beside its event loop, and in less CPU than the rows of a large run take."""
+    summary = sweep(stages=1)
+    (tmp_path / "summary.json").write_bytes(to_json(summary))
+    (tmp_path / "manifest.json").write_text("{}", "utf-8")
+    (tmp_path / "requests.jsonl").write_bytes(
+        b"".join(msgspec.json.encode(item) + b"\n" for item in rows(300, 1)) * 100
+    )
+    program = (
+        "import json, resource, sys; from pathlib import Path\n"
+        "from tokenswarm.cluster import conclusion\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "conclusion._write_page(Path(sys.argv[1]))\n"
+        "own, child = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([own.ru_utime - before.ru_utime, child.ru_utime]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    own_s, child_s = json.loads(done.stdout)
+    assert own_s < child_s / 2
+    page = parse((tmp_path / "report.html").read_text("utf-8"))
+    assert figure(page, "time-in-flight") is not None
+    (tmp_path / "summary.json").write_text("{", "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "ResultsError" in done.stderr
+    assert "is no summary of a run" in done.stderr
 
 
 def test_the_values_of_the_bins_are_in_the_chart() -> None:

@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gevent
 import msgspec
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -45,8 +44,7 @@ from tokenswarm.prompts.library import open_library
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown, output
-from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder, new_run_id
-from tokenswarm.reports.html import page as html
+from tokenswarm.reports.folder import ResultsFolder, new_run_id
 from tokenswarm.reports.pipelines import github, gitlab, junit
 from tokenswarm.result.summary import Summary, plan_of, summarize, to_json
 
@@ -222,7 +220,7 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     }
     steps: list[Callable[[], object]] = [run.folder.close_rows]
     steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
-    steps.append(lambda: run.folder.write_text("report.html", _render(summary, manifest, run.folder.path / ROWS_NAME)))
+    steps.append(functools.partial(_write_page, run.folder.path))
     steps.append(run.folder.link_latest)
     problem: ResultsError | None = None
     for step in steps:
@@ -235,10 +233,21 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     return problem
 
 
-def _render(summary: Summary, manifest: dict[str, Any], rows: Path) -> str:
-    """The HTML report, made in a thread: a million rows take 10 s, in which workers must still hear the master."""
-    page: str = gevent.get_hub().threadpool.apply(html.render, (summary, manifest, rows))
-    return page
+def _write_page(folder: Path) -> None:
+    """report.html, by a process of its own: a million rows are seconds of work, and workers must still be heard.
+
+    In a session of its own, too: a Ctrl-C now is for us. Raises ResultsError.
+    """
+    command = [sys.executable, "-P", "-m", "tokenswarm.reports.html", str(folder)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True
+        )
+    except OSError as error:
+        raise ResultsError(f"{folder / 'report.html'}: could not be made: {error.strerror}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ResultsError(said[-1] if "report.html" in said[-1] else f"{folder / 'report.html'}: {said[-1]}")
 
 
 def _evidence(run: Run, end: RunEnd) -> Evidence:

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.errors import ConfigError, ResultsError
-from tokenswarm.reports.folder import ROWS_NAME
+from tokenswarm.errors import ConfigError
+from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder
 from tokenswarm.result.summary import SCHEMA_VERSION, Summary, from_json
 
 
@@ -52,7 +52,5 @@ def write_page(folder: Path, summary: Summary) -> None:
 
     manifest = read_manifest(folder)
     rows = folder / ROWS_NAME
-    try:
-        (folder / "report.html").write_text(page.render(summary, manifest, rows if rows.exists() else None), "utf-8")
-    except OSError as error:
-        raise ResultsError(f"{folder / 'report.html'}: can't be written: {error.strerror}") from None
+    text = page.render(summary, manifest, rows if rows.exists() else None)
+    ResultsFolder(folder).write_text("report.html", text)

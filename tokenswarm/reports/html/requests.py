@@ -7,7 +7,10 @@ of fixed size and seed. A line that is no row is counted, not an error: a run th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
+from math import log, log1p
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -23,6 +26,7 @@ ROLLING_BINS = 60
 POINTS_MAX = 2_000
 POINTS_PER_STAGE_MAX = 250
 FAILURES_MAX = 250
+BLOCK_BYTES = 256 << 10  # read at a time, about 250 rows: more is no quicker
 LINE_BYTES_MAX = 16 << 20  # rows with text hold an answer; more is no row of ours
 
 METRICS = ("ttft_s", "itl_mean_s", "tpot_s", "e2e_s")
@@ -53,51 +57,77 @@ class ChartRow(msgspec.Struct, gc=False):
 
 
 class Sample(Generic[T]):
-    """At most `size` of all items offered, each equally likely (Vitter's algorithm R)."""
+    """At most `size` of all items offered, each equally likely (Li's algorithm L: the work is in the few it takes)."""
 
     def __init__(self, size: int, seed: int = 1) -> None:
         self.items: list[T] = []
         self.n = 0
         self._size, self._random = size, random.Random(seed).random
+        self._weight, self._next = 1.0, 0  # number of the next item that replaces one, once there are `size`
 
-    def offer(self, item: T) -> None:
-        self.n += 1
-        if len(self.items) < self._size:
-            self.items.append(item)
-        elif (place := int(self._random() * self.n)) < self._size:
-            self.items[place] = item
+    def offer(self, items: Sequence[T]) -> None:
+        free = self._size - len(self.items)
+        if free > 0:
+            self.items += items[:free]
+            if len(self.items) == self._size:
+                self._next = self._size - 1
+                self._skip()
+        if len(self.items) == self._size:
+            while self._next < self.n + len(items):
+                self.items[int(self._random() * self._size)] = items[self._next - self.n]
+                self._skip()
+        self.n += len(items)
+
+    def _skip(self) -> None:
+        self._weight *= (1.0 - self._random()) ** (1.0 / self._size)
+        some = log(1.0 - self._random()) / log1p(-self._weight) if self._weight < 1.0 else 0.0
+        self._next += int(some) + 1
 
 
 class Bins:
-    """The integral of rates over time, by bin: an interval costs O(1) however long it is."""
+    """A quantity over time as its mean in each bin. What lies outside of the bins is left out."""
 
     def __init__(self, width_s: float, n: int) -> None:
         self.width_s, self.n = width_s, n
-        self._edges = [0.0] * (n + 1)
-        self._whole = [0.0] * (n + 2)  # differences of what covers whole bins
+        self._edges = [0.0] * n  # of each bin, what is there in part of it
+        self._whole = [0.0] * (n + 1)  # how much more is there from this bin on, in all of it
 
-    def add(self, start_s: float, end_s: float, rate: float) -> None:
-        """`rate` from `start_s` to `end_s` (s); what lies outside of the bins is left out."""
-        width_s = self.width_s
-        start, end = max(start_s, 0.0) / width_s, min(end_s / width_s, float(self.n))
-        if not end > start:
-            return
-        first, last = int(start), int(end)
-        if first == last:
-            self._edges[first] += rate * (end - start)
-            return
-        self._edges[first] += rate * (first + 1 - start)
-        self._edges[last] += rate * (end - last)
-        self._whole[first + 1] += rate
-        self._whole[last] -= rate
+    def step(self, moments_s: Iterable[float], rate: float) -> None:
+        """From each of these moments on there is `rate` more: an interval is a step up, and one down."""
+        width_s, n = self.width_s, self.n
+        for index, moments in groupby(sorted([at_s / width_s for at_s in moments_s]), int):
+            if index < n:
+                ats = list(moments)
+                if ats[0] < 0:
+                    ats = [max(at, 0.0) for at in ats]
+                    index = 0
+                self._edges[index] += rate * ((index + 1) * len(ats) - sum(ats))
+                self._whole[index + 1] += rate * len(ats)
+
+    def spread(self, answers: Iterable[tuple[float, float, int]]) -> None:
+        """Of `n` tokens the first at `first_s`, the others evenly up to `last_s`: (first_s, last_s, n)."""
+        width_s, bins, edges, whole = self.width_s, self.n, self._edges, self._whole
+        for first_s, last_s, n in answers:
+            first, last = first_s / width_s, last_s / width_s
+            index, end = int(first), int(last)
+            if first < 0 or end >= bins:  # seldom: in part outside
+                if 0 <= index < bins:
+                    edges[index] += (1 if last_s > first_s else n) / width_s
+                if last_s > first_s:
+                    self.step([first_s], (n - 1) / (last_s - first_s))
+                    self.step([last_s], (1 - n) / (last_s - first_s))
+            elif last > first:
+                rate = (n - 1) / (last_s - first_s)
+                edges[index] += rate * (index + 1 - first) + 1 / width_s
+                whole[index + 1] += rate
+                edges[end] -= rate * (end + 1 - last)
+                whole[end + 1] -= rate
+            else:
+                edges[index] += n / width_s
 
     def means(self) -> list[float]:
-        """The mean rate of each bin."""
-        out, whole = [], 0.0
-        for index in range(self.n):
-            whole += self._whole[index]
-            out.append(max(self._edges[index] + whole, 0.0))
-        return out
+        """The mean of each bin."""
+        return [max(part + whole, 0.0) for part, whole in zip(self._edges, accumulate(self._whole), strict=False)]
 
 
 class StageRows:
@@ -106,6 +136,12 @@ class StageRows:
     def __init__(self) -> None:
         self.sketches = {name: Sketch() for name in METRICS}
         self.points: dict[str, Sample[float]] = {name: Sample(POINTS_PER_STAGE_MAX) for name in METRICS}
+
+    def add(self, rows: Sequence[ChartRow]) -> None:
+        for name in METRICS:
+            values = [value for value in map(attrgetter(name), rows) if value is not None]
+            self.sketches[name].add_all(values)
+            self.points[name].offer(values)
 
 
 class Drawn:
@@ -124,55 +160,58 @@ class Drawn:
         self.rolling = [Sketch() for _ in range(ROLLING_BINS)]
         self.failures: Sample[tuple[float, str]] = Sample(FAILURES_MAX)  # (end s, what)
 
-    def add(self, row: ChartRow) -> None:
-        self.n += 1
-        ended_s = row.done_s if row.done_s is not None else row.last_s
-        if row.sent_s is not None:
-            # A request without an end was still open when the run was cut.
-            self.in_flight.add(row.sent_s, self.duration_s if ended_s is None else ended_s, 1.0)
-        if row.outcome != "ok":
-            if row.outcome not in ("cancelled", "censored"):
-                at_s = ended_s if ended_s is not None else row.intended_s
-                self.failures.offer((at_s, row.error_kind or row.outcome))
-            return
-        if row.first_s is not None and row.last_s is not None and row.output_tokens > 0:
-            self._add_tokens(row.first_s, row.last_s, row.output_tokens)
-        if row.ttft_s is not None and row.sent_s is not None:
-            self.ttft.offer((row.sent_s, row.ttft_s, row.stage))
-            place = int(row.sent_s / self.rolling_s)
-            self.rolling[min(max(place, 0), ROLLING_BINS - 1)].add(row.ttft_s)
-        if row.phase == "steady":
-            self._add_steady(row)
+    def add(self, rows: Sequence[ChartRow]) -> None:
+        """Take some rows, column by column: calls for each row and value would be most of the work."""
+        self.n += len(rows)
+        spans = [
+            (row.sent_s, row.done_s)
+            for row in rows
+            if row.sent_s is not None and row.done_s is not None and row.done_s > row.sent_s
+        ]
+        if len(spans) < len(rows):
+            rest = [row for row in rows if row.sent_s is not None and row.done_s is None]
+            spans += [(row.sent_s or 0.0, _ended_s(row, self.duration_s)) for row in rest]
+        self.in_flight.step([sent_s for sent_s, _ in spans], 1.0)
+        self.in_flight.step([ended_s for _, ended_s in spans], -1.0)
+        ok = [row for row in rows if row.outcome == "ok"]
+        if len(ok) < len(rows):
+            failed = [row for row in rows if row.outcome not in ("ok", "cancelled", "censored")]
+            self.failures.offer([(_ended_s(row, row.intended_s), row.error_kind or row.outcome) for row in failed])
+        # The first token when it came, the others evenly up to the last: rows hold no stamp of each.
+        self.tokens.spread(
+            (row.first_s, row.last_s, row.output_tokens)
+            for row in ok
+            if row.first_s is not None and row.last_s is not None and row.output_tokens > 0
+        )
+        self._add_ttft(
+            [(row.sent_s, row.ttft_s, row.stage) for row in ok if row.sent_s is not None and row.ttft_s is not None]
+        )
+        steady = [row for row in ok if row.phase == "steady"]
+        for number in {row.stage for row in steady}:
+            self.stages.setdefault(number, StageRows()).add([row for row in steady if row.stage == number])
 
-    def _add_tokens(self, first_s: float, last_s: float, n: int) -> None:
-        """The first token when it came, the others evenly up to the last: rows hold no stamp of each."""
-        moment_s = self.bin_s * 1e-3
-        if n == 1 or last_s - first_s < moment_s:
-            self.tokens.add(first_s, first_s + moment_s, n / moment_s)
-            return
-        self.tokens.add(first_s, first_s + moment_s, 1 / moment_s)
-        self.tokens.add(first_s, last_s, (n - 1) / (last_s - first_s))
+    def _add_ttft(self, found: Sequence[tuple[float, float, int]]) -> None:
+        self.ttft.offer(found)
+        by_bin: dict[int, list[float]] = {}
+        for sent_s, ttft_s, _ in found:
+            by_bin.setdefault(int(sent_s / self.rolling_s), []).append(ttft_s)
+        for place, values in by_bin.items():
+            self.rolling[min(max(place, 0), ROLLING_BINS - 1)].add_all(values)
 
-    def _add_steady(self, row: ChartRow) -> None:
-        stage = self.stages.get(row.stage)
-        if stage is None:
-            stage = self.stages[row.stage] = StageRows()
-        for name in METRICS:
-            value = getattr(row, name)
-            if value is not None:
-                stage.sketches[name].add(value)
-                stage.points[name].offer(value)
+
+def _ended_s(row: ChartRow, else_s: float) -> float:
+    """When the request ended; `else_s` where it was still open as the run was cut."""
+    return row.done_s if row.done_s is not None else row.last_s if row.last_s is not None else else_s
 
 
 def read(rows: Path | Iterable[Mapping[str, Any]] | None, duration_s: float) -> Drawn:
     """One pass over requests.jsonl (or over rows as dicts). Never raises for a file that is missing or damaged."""
     drawn = Drawn(duration_s)
     try:
-        for row in _lines(rows) if isinstance(rows, Path) else _dicts(rows or ()):
-            if row is None:
-                drawn.unreadable += 1
-            else:
-                drawn.add(row)
+        for found in _blocks(rows) if isinstance(rows, Path) else _dicts(rows or ()):
+            good = [row for row in found if row is not None]
+            drawn.unreadable += len(found) - len(good)
+            drawn.add(good)
     except OSError as error:
         drawn.reason = f"{ROWS_NAME} can't be read ({error.strerror})"
     if not drawn.n and not drawn.reason:
@@ -180,22 +219,47 @@ def read(rows: Path | Iterable[Mapping[str, Any]] | None, duration_s: float) -> 
     return drawn
 
 
-def _lines(path: Path) -> Iterator[ChartRow | None]:
-    decode = msgspec.json.Decoder(ChartRow).decode
-    with path.open("rb") as file:
-        while line := file.readline(LINE_BYTES_MAX):
-            try:
-                yield decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                yield None
+def _blocks(path: Path) -> Iterator[Sequence[ChartRow | None]]:
+    """The rows of some lines at a time, read into one buffer; None for a line that is no row."""
+    decoder, buffer, kept = msgspec.json.Decoder(ChartRow), bytearray(BLOCK_BYTES), 0
+    with path.open("rb", buffering=0) as file:
+        while (view := memoryview(buffer)) and (got := file.readinto(view[kept:])):
+            kept += got
+            end = buffer.rfind(b"\n", 0, kept) + 1
+            if end:
+                yield _decoded(decoder, view[:end])
+                kept -= end
+                view[:kept] = view[end : end + kept]
+            elif kept == LINE_BYTES_MAX:
+                kept = 0
+                yield [None]
+            elif kept == len(buffer):
+                view.release()
+                buffer += bytes(len(buffer))
+    if kept:
+        yield _decoded(decoder, view[:kept])
 
 
-def _dicts(rows: Iterable[Mapping[str, Any]]) -> Iterator[ChartRow | None]:
+def _decoded(decoder: msgspec.json.Decoder[ChartRow], lines: memoryview) -> Sequence[ChartRow | None]:
+    try:
+        return decoder.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [_row(decoder, line) for line in bytes(lines).splitlines()]
+
+
+def _row(decoder: msgspec.json.Decoder[ChartRow], line: bytes) -> ChartRow | None:
+    try:
+        return decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _dicts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[ChartRow | None]]:
     for row in rows:
         try:
-            yield msgspec.convert(row, ChartRow)
+            yield [msgspec.convert(row, ChartRow)]
         except msgspec.ValidationError:
-            yield None
+            yield [None]
 
 
 def _bin_s(duration_s: float) -> float:
