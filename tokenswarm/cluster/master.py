@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -25,8 +27,11 @@ from tokenswarm.profile.slo import Slo
 from tokenswarm.reports.output import form_of
 
 
-def run_profile(given: dict[str, Any]) -> int:
-    """Run the profile of parsed `tokenswarm run` options. Raises UserError before any load."""
+def run_profile(given: dict[str, Any], began: Callable[[Path], object] = lambda _: None) -> int:
+    """Run the profile of parsed `tokenswarm run` options; `began` hears where its results go.
+
+    Raises UserError before any load.
+    """
     profile = options.read_profile(given["profile"], given, options.of_run(given))
     searching = _searching(profile) if given.get("search") else None
     if searching is not None:
@@ -46,6 +51,7 @@ def run_profile(given: dict[str, Any]) -> int:
         if runner.clients:
             runner.quit()
         raise
+    began(run.folder.path)
     run.form = form_of(given)
     if not given["quiet"]:
         say(plan(run.profile) if searching is None else searching.plan)

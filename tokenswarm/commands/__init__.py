@@ -65,6 +65,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "tokenswarm.commands.compare",
         {"compare BASE …": "groups of runs against each other: better, worse, the same, or not to be told"},
     ),
+    "trend": (
+        "tokenswarm.commands.trend",
+        {"trend FILE": "a history of runs over time: the latest against the usual, and when values changed for good"},
+    ),
 }
 """A row a command: the module whose `main(words) -> exit code` it is, imported when asked for since some take long; and
 what the help says of each way to use it."""

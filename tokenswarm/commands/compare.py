@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from tokenswarm.commands import groups
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.judge import alike
-from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, measured, metrics_of
-from tokenswarm.judge.ranksum import RUNS_MAX
+from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, metrics_of
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import github_summary, in_github
 from tokenswarm.profile.typed_yaml import suggestion
-from tokenswarm.reports.saved import read_manifest, read_summary
-from tokenswarm.result.comparison import SCHEMA_VERSION, Comparison, Group, Kind, Run
+from tokenswarm.reports.output import as_comparison_json
+from tokenswarm.result.comparison import Comparison, Kind, Run
 from tokenswarm.result.foreign import formats
 
 CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": ExitCode.OK, "same": ExitCode.OK}
+
+DOCUMENTS = ("comparison.json", "comparison.md", "comparison.html")
+
+
+def add_options(parser: Any) -> None:
+    """What a comparison is asked for: the options that `tokenswarm run --repeat` has, too."""
+    group = parser.add_argument_group("how runs are held against each other")
+    group.add_argument("--differ", metavar="WHAT,…", default="", help="the point: " + ", ".join(alike.SUBJECTS))
+    group.add_argument("--metric", metavar="NAME", action="append", default=[], help="only these (may be repeated)")
+    group.add_argument(
+        "--margin", metavar="KIND=SHARE", action="append", default=[],
+        help="what still counts as the same: " + ", ".join(f"{kind}={share:g}" for kind, share in MARGINS.items()),
+    )  # fmt: skip
+    group.add_argument("--history", metavar="FILE", help="append a line to this JSONL file (tokenswarm trend reads it)")
 
 
 def main(words: list[str]) -> int:
@@ -31,45 +47,100 @@ def main(words: list[str]) -> int:
         help="results folders, folders of them, or result files of other tools: what was",
     )
     parser.add_argument("--against", nargs="+", required=True, metavar="NEW", help="the same: what is held against it")
-    parser.add_argument("--baseline", metavar="FILE", help="a group that --save wrote, in place of BASE")
-    parser.add_argument("--save", metavar="FILE", help="write the NEW runs as a group, a baseline for later")
-    parser.add_argument("--differ", metavar="WHAT,…", default="", help="the point: " + ", ".join(alike.SUBJECTS))
-    parser.add_argument("--metric", metavar="NAME", action="append", default=[], help="only these (may be repeated)")
     parser.add_argument(
-        "--margin", metavar="KIND=SHARE", action="append", default=[],
-        help="what still counts as the same: " + ", ".join(f"{kind}={share:g}" for kind, share in MARGINS.items()),
-    )  # fmt: skip
+        "--baseline", metavar="FILE|DIR", help="a group that --save or run --repeat wrote, in place of BASE"
+    )
+    parser.add_argument("--save", metavar="FILE", help="write the NEW runs as a group, a baseline for later")
     parser.add_argument("--json", action="store_true", help="the comparison as JSON on stdout")
     parser.add_argument("--markdown", metavar="FILE", help="write it for a pull request's comment")
+    parser.add_argument("--to", metavar="DIR", help="write comparison.html, comparison.md and comparison.json there")
+    add_options(parser)
     given = parser.parse_args(words)
     if bool(given.base) == bool(given.baseline):
         raise ConfigError("compare: give the baseline once: BASE folders, or --baseline FILE")
-    margins = _margins(given.margin)
-    base = read_group(Path(given.baseline)) if given.baseline else read_runs(given.base, "BASE")
-    new = read_runs(given.against, "--against")
-    tool = same_words(base, new)
-    metrics = _metrics(given.metric, metrics_of(tool) if tool else METRICS)
-    check(base, new, _subjects(given.differ))
-    found = compare(base, new, margins, metrics)
-    if tool:
-        found = msgspec.structs.replace(found, definitions=tool, apart=_apart(tool, [*base, *new]))
+    asked = Asked.of(vars(given))
+    if given.history:
+        groups.check_history(given.history)
+    base = groups.read_group(Path(given.baseline)) if given.baseline else groups.read_runs(given.base, "BASE")
+    new = groups.read_runs(given.against, "--against")
+    found = hold(base, new, asked)
     if given.save:
-        if tool and not all(run.tool for run in new):
+        if found.definitions and not all(run.tool for run in new):
+            tool = found.definitions
             raise ConfigError(f"--save: the NEW runs are ours, read by the definitions of {tool}; save them without it")
-        _write(
-            Path(given.save),
-            msgspec.json.format(
-                msgspec.json.encode(Group(runs=tuple(msgspec.structs.replace(run, folder=None) for run in new)))
-            )
-            + b"\n",
-        )
+        write(Path(given.save), groups.encoded(new))
     if given.markdown:
         from tokenswarm.reports import comparison as told
 
-        _write(Path(given.markdown), told.markdown(found).encode())
-    _print(found, as_json=given.json)
-    _tell_github(found)
+        write(Path(given.markdown), told.markdown(found).encode())
+    if given.to:
+        write_documents(Path(given.to), found, base, new)
+    if given.history:
+        remember(Path(given.history), found, [*base, *new])
+    tell(found, as_json=given.json)
+    if given.to and not given.json:
+        print(f"page: {Path(given.to) / DOCUMENTS[2]}")
     return int(CODES[found.word])
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """How to compare: margins, which metrics, and what may differ between the sides."""
+
+    margins: dict[Kind, float]
+    metrics: list[str]
+    point: list[str]
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Asked:
+        """As the options say. Raises ConfigError."""
+        return cls(_margins(given["margin"]), given["metric"], _subjects(given["differ"]))
+
+
+def hold(base: list[Run], new: list[Run], asked: Asked) -> Comparison:
+    """The comparison of two groups that were read. Raises ConfigError where they can't be compared."""
+    tool = groups.same_words(base, new)
+    metrics = _metrics(asked.metrics, metrics_of(tool) if tool else METRICS)
+    groups.check(base, new, asked.point)
+    found = compare(base, new, asked.margins, metrics)
+    if tool:
+        found = msgspec.structs.replace(found, definitions=tool, apart=_apart(tool, [*base, *new]))
+    return found
+
+
+def write_documents(folder: Path, found: Comparison, base: Sequence[Run], new: Sequence[Run]) -> None:
+    """comparison.json, comparison.md and comparison.html, each whole or not at all. Raises ResultsError."""
+    from tokenswarm.reports import comparison as told
+    from tokenswarm.reports.html import comparison as page
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{folder}: can't make the folder: {error.strerror}") from None
+    as_json = msgspec.json.format(msgspec.json.encode(found)) + b"\n"
+    for name, data in zip(
+        DOCUMENTS, (as_json, told.markdown(found).encode(), page.render(found, base, new).encode()), strict=True
+    ):
+        write(folder / name, data)
+
+
+def remember(path: Path, found: Comparison, runs: Sequence[Run]) -> None:
+    """A line of this comparison at the end of a history. Raises ResultsError."""
+    from tokenswarm.reports import history
+
+    history.append(path, [history.of_comparison(found, max(run.started for run in runs))])
+
+
+def tell(found: Comparison, *, as_json: bool) -> None:
+    """Print it, and tell GitHub's runner where this is a step of a workflow."""
+    if as_json:
+        print(as_comparison_json(found))
+    else:
+        from rich.console import Console
+
+        from tokenswarm.reports import comparison as told
+
+        Console().print(told.report(found))
+    _tell_github(found)
 
 
 def _apart(tool: str, runs: Sequence[Run]) -> str:
@@ -89,109 +160,6 @@ def _tell_github(found: Comparison) -> None:
     unwritten = github.tell(lines if worse else [], told.markdown(found), github_summary())
     if unwritten:
         raise ResultsError(unwritten)
-
-
-def _print(found: Comparison, *, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
-    else:
-        from rich.console import Console
-
-        from tokenswarm.reports import comparison as told
-
-        Console().print(told.report(found))
-
-
-def read_runs(names: Sequence[str], side: str) -> list[Run]:
-    """The runs of results folders, or of folders that hold such; each once. Raises ConfigError."""
-    folders: dict[Path, None] = {}
-    foreign: dict[str, Run] = {}
-    for name in names:
-        folder = Path(name)
-        if (folder.is_file() or "#" in name) and folder.name != "summary.json" and (run := formats.read(name)):
-            foreign[name] = run
-        elif folder.is_dir() and not (folder / "summary.json").exists():
-            inner = sorted(path.parent.resolve() for path in folder.glob("*/summary.json"))
-            if not inner:
-                raise ConfigError(f"{name}: holds no summary.json, and no folder that does; name finished runs")
-            folders.update(dict.fromkeys(inner))
-        else:
-            folders[(folder if folder.is_dir() else folder.parent).resolve()] = None
-            if not folder.exists():
-                read_summary(folder)  # says that there is none
-    if len(folders) + len(foreign) > RUNS_MAX:
-        raise ConfigError(f"compare: {side} has {len(folders) + len(foreign)} runs; {RUNS_MAX} are the most")
-    return [*(_read(folder) for folder in folders), *foreign.values()]
-
-
-def same_words(base: list[Run], new: list[Run]) -> str:
-    """The tool whose definitions hold, where files of one are among the runs; ours are then read by these.
-
-    Raises ConfigError where several tools would have to agree, or a run of ours is no longer at hand.
-    """
-    tools = sorted({run.tool for run in (*base, *new)} - {""})
-    if len(tools) > 1:
-        raise ConfigError(
-            f"compare: {' and '.join(tools)} mean different things by the same names; hold each against runs of ours"
-        )
-    if not tools:
-        return ""
-    for runs in (base, new):
-        for number, run in enumerate(runs):
-            if run.tool:
-                continue
-            if not Path(run.run_id).name or run.folder is None:
-                raise ConfigError(
-                    f"compare: {run.run_id} comes from a stored group, which has no {tools[0]} definitions"
-                )
-            values = formats.translated(read_summary(Path(run.folder)), tools[0])
-            runs[number] = msgspec.structs.replace(run, values=values)
-    return tools[0]
-
-
-def _read(folder: Path) -> Run:
-    summary = read_summary(folder)
-    if summary.partial:
-        raise ConfigError(f"{folder}: is partial: the run was interrupted; leave it out")
-    if summary.verdict.status == "INVALID":
-        codes = ", ".join(doubt.code for doubt in summary.verdict.doubts if doubt.severity == "invalid")
-        raise ConfigError(
-            f"{folder}: is INVALID ({codes}): its numbers can't be believed; leave it out or run it again"
-        )
-    manifest = read_manifest(folder)
-    if not manifest:
-        raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run; leave it out")
-    status = summary.verdict.status or "not judged"
-    about = alike.about(manifest)
-    return Run(run_id=summary.run_id, values=measured(summary), about=about, status=status, folder=str(folder))
-
-
-def read_group(path: Path) -> list[Run]:
-    """The runs of a file that --save wrote. Raises ConfigError."""
-    try:
-        group = msgspec.json.decode(path.read_bytes(), type=Group)
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no group of runs that `compare --save` wrote: {error}") from None
-    if group.schema_version != SCHEMA_VERSION:
-        raise ConfigError(f"{path}: has schema version {group.schema_version}, this program reads {SCHEMA_VERSION}")
-    if not group.runs or len(group.runs) > RUNS_MAX:
-        raise ConfigError(f"{path}: holds {len(group.runs)} runs; it takes 1 to {RUNS_MAX}")
-    return list(group.runs)
-
-
-def check(base: Sequence[Run], new: Sequence[Run], point: Sequence[str]) -> None:
-    """Are these runs alike in everything but the point, and two groups? Raises ConfigError."""
-    both = sorted({run.run_id for run in base} & {run.run_id for run in new})
-    if both:
-        raise ConfigError(f"compare: run {both[0]} stands on both sides; a run can't be held against itself")
-    for side, runs in (("BASE", base), ("--against", new)):
-        for what, how in alike.differences(runs).items():
-            raise ConfigError(f"compare: the runs of {side} differ in {what}: {how}; a group is one thing run again")
-    for what, how in alike.differences([base[0], new[0]]).items():
-        if what not in point:
-            raise ConfigError(f"compare: the two sides differ in {what}: {how}; if that is the point: --differ {what}")
 
 
 def _subjects(text: str) -> list[str]:
@@ -224,8 +192,16 @@ def _margins(pairs: Sequence[str]) -> dict[Kind, float]:
     return margins
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """A file whole, or not at all. Raises ResultsError."""
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        path.write_bytes(data)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a pipe, /dev/stdout
+            return
+        temporary.write_bytes(data)
+        temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ResultsError(f"{path}: can't be written: {error.strerror}") from None

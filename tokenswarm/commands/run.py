@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
+from tokenswarm.commands import groups, repeat
 from tokenswarm.errors import ExitCode
 from tokenswarm.profile import options
 from tokenswarm.profile.bundled import configs
@@ -33,20 +35,37 @@ def make_parser(command: str, about: str | None = None) -> argparse.ArgumentPars
 def main(words: list[str]) -> int:
     """Run a profile; raises UserError before any load."""
     parser = make_parser("run")
+    repeat.add_options(parser)
     options.refuse_secrets(words)
-    return start(vars(parser.parse_args(words)))
+    given = vars(parser.parse_args(words))
+    if not repeat.wanted(given):
+        return start(given)
+    _data_set(given)
+    return repeat.main(given, words)
+
+
+def _data_set(given: dict[str, Any]) -> None:
+    """The bundled samples, where no profile and no option names a data set."""
+    if given["profile"] is None and given["dataset"] is None and not any("dataset" in pair for pair in given["set"]):
+        given["dataset"] = str(configs() / "samples" / "sharegpt.json")
+        print(f"tokenswarm: no data set was given: the bundled samples are sent, {given['dataset']}", file=sys.stderr)
 
 
 def start(given: dict[str, Any]) -> int:
     """Run what the parsed options ask for."""
-    if given["profile"] is None and given["dataset"] is None and not any("dataset" in pair for pair in given["set"]):
-        given["dataset"] = str(configs() / "samples" / "sharegpt.json")
-        print(f"tokenswarm: no data set was given: the bundled samples are sent, {given['dataset']}", file=sys.stderr)
+    _data_set(given)
     options.read_profile(given["profile"], given, options.of_run(given))  # a mistake is told at once
+    history = given.get("history")
+    if history:
+        groups.check_history(history)
+    folders: list[Path] = []
     try:
         from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
 
-        return run_profile(given)
+        code = run_profile(given, folders.append)
     except KeyboardInterrupt:
         print("tokenswarm: interrupted before the load began: none was sent", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)
+    if history and folders:
+        groups.remember_run(history, folders[0])
+    return code

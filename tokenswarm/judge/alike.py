@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenswarm.result.comparison import Run
+import msgspec
+
+from tokenswarm.result.comparison import Difference, Run
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
     # subject: keys of manifest.json
@@ -53,6 +55,61 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     ),
 }
 """What has to be alike, or named as the point of the comparison."""
+
+
+SETUP: dict[str, str] = {
+    # what it is called: key of manifest.json
+    "target": "profile.target",
+    "profile": "profile.name",
+    "engine's version": "engine.version",
+    "data set": "dataset.path",
+    "workers": "profile.workers",
+    "tokenswarm": "versions.tokenswarm",
+    "git revision": "git_revision",
+    "load host": "host.hostname",
+    "load host's system": "host.system",
+    "load host's CPU": "host.cpu",
+    "load host's cores": "host.cpus",
+    "Python": "host.python",
+}
+"""What may differ between runs that are held against each other, and is told where it does."""
+
+SHOWN_MAX = 200  # characters of a value
+
+
+def setup(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """{name: value} of what a run was made with, as far as its manifest says."""
+    found = {name: _at(manifest, key) for name, key in SETUP.items()}
+    return {name: _told(value)[:SHOWN_MAX] for name, value in found.items() if value not in (None, "", [], {})}
+
+
+def set_apart(a: Sequence[Run], b: Sequence[Run]) -> tuple[Difference, ...]:
+    """What is not alike in all these runs: subjects by their keys, then what they ran on."""
+    found = []
+    keys = {
+        key: subject for run in (*a, *b) for subject, of in run.about.items() if isinstance(of, Mapping) for key in of
+    }
+    for key, subject in keys.items():
+        left, right = (tuple(dict.fromkeys(_told(_of(run, subject, key)) for run in side)) for side in (a, b))
+        if len({*left, *right}) > 1:
+            found.append(Difference(what=f"{subject}: {key.removeprefix('profile.')}", a=_cut(left), b=_cut(right)))
+    for name in dict.fromkeys(name for run in (*a, *b) for name in run.setup):
+        left, right = (tuple(dict.fromkeys(run.setup.get(name, "") for run in side)) for side in (a, b))
+        if len({*left, *right}) > 1:
+            found.append(Difference(what=name, a=_cut(left), b=_cut(right)))
+    return tuple(found)
+
+
+def _cut(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value[:SHOWN_MAX] for value in values if value)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return value or ""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def about(manifest: Mapping[str, Any]) -> dict[str, Any]:

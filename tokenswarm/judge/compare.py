@@ -3,23 +3,28 @@
 Each metric is one number a run, by its logarithm. *Worse* takes both: an exact one-sided test that stands after Holm
 over all metrics, and a shift beyond the metric's margin. *Same* takes an interval of the shift that lies within the
 margin on both sides. What is neither can't be told from so many runs. A sweep is one number a run too: the geometric
-mean over its stages, since each stage tested by itself would need more runs than anybody makes.
+mean over its stages, since each stage tested by itself would need more runs than anybody makes. Ranks say nothing of
+one run against several, as of a branch against a stored group: there the spread of the group is what it is held to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import exp, expm1, fsum, log
+from math import exp, expm1, fsum, inf, log
 
 import msgspec
 
-from tokenswarm.judge import ranksum
-from tokenswarm.result.comparison import Comparison, Finding, Kind, Run, Word
+from tokenswarm.judge import alike, ranksum, student
+from tokenswarm.result.comparison import Comparison, Finding, Kind, Open, Run, Side, Word
 from tokenswarm.result.foreign.formats import metric_names
+from tokenswarm.result.stat import PERCENTILES, Stat
 from tokenswarm.result.summary import Part, Summary
 
 ALPHA = 0.05
+ALPHA_ALONE = 0.005  # of one run against several, whose test takes more for granted
 CONFIDENCE = 0.9  # two-sided, so that each side is a test at 5 %: two one-sided tests for *same*
+
+LATENCIES = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
 
 MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02}
 
@@ -31,6 +36,19 @@ class Metric(msgspec.Struct, frozen=True):
     kind: Kind
     read: Callable[[Part], float | None]
     higher_is_better: bool = False
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Both sides of a metric held against each other, in logarithms: the shift B − A, its interval, and chances."""
+
+    a: list[float]
+    b: list[float]
+    shift: float
+    low: float
+    high: float
+    confidence: float
+    p_up: float  # that B lies so high by chance
+    p_down: float
 
 
 def _latency(name: str, which: str, kind: Kind) -> Metric:
@@ -84,21 +102,55 @@ def compare(
         raise ValueError("a comparison takes at least one run a side")
     values = {m.name: (tuple(r.values.get(m.name) for r in a), tuple(r.values.get(m.name) for r in b)) for m in metrics}
     known = [m for m in metrics if any(v is not None for side in values[m.name] for v in side)]
-    tested = {m.name: pair for m in known if (pair := _logs(*values[m.name])) is not None}
+    held = {m.name: _held(*pair) for m in known if (pair := _logs(*values[m.name])) is not None}
     worse, better = {}, {}
     for m in known:
-        if m.name in tested:
-            x, y = tested[m.name]
-            up, down = ranksum.p_greater(x, y), ranksum.p_greater(y, x)
+        if m.name in held:
+            up, down = held[m.name].p_up, held[m.name].p_down
             worse[m.name], better[m.name] = (down, up) if m.higher_is_better else (up, down)
-    stands = ranksum.holm(worse, ALPHA), ranksum.holm(better, ALPHA)
+    alpha = ALPHA_ALONE if _alone(len(a), len(b)) else ALPHA
+    stands = ranksum.holm(worse, alpha), ranksum.holm(better, alpha)
     findings = []
     for m in known:
-        pair = tested.get(m.name)
-        p = None if pair is None else (worse[m.name], better[m.name])
+        p = (worse[m.name], better[m.name]) if m.name in held else None
         told = (stands[0].get(m.name, False), stands[1].get(m.name, False))
-        findings.append(_find(m, values[m.name], pair, p, told, margins[m.kind], len(tested)))
-    return Comparison(word=_overall([finding.word for finding in findings]), findings=tuple(findings), alpha=ALPHA)
+        findings.append(_find(m, values[m.name], held.get(m.name), p, told, margins[m.kind], len(held)))
+    return Comparison(
+        word=_overall([finding.word for finding in findings]),
+        findings=tuple(findings),
+        alpha=alpha,
+        a=side("baseline", a),
+        b=side("new", b),
+        differs=alike.set_apart(a, b),
+    )
+
+
+def side(name: str, runs: Sequence[Run]) -> Side:
+    return Side(name=name, runs=tuple(run.run_id for run in runs), status=tuple(run.status for run in runs))
+
+
+def _alone(a: int, b: int) -> bool:
+    """Is one side a single run, and the other enough to have a spread?"""
+    return min(a, b) == 1 and max(a, b) >= student.RUNS_LEAST
+
+
+def _held(x: list[float], y: list[float]) -> Held:
+    if _alone(len(x), len(y)):
+        shift, low, high, up, down = student.one_against(x, y, CONFIDENCE)
+        return Held(x, y, shift, low, high, CONFIDENCE, up, down)
+    low, high, confidence = ranksum.interval(x, y, CONFIDENCE)
+    up, down = ranksum.p_greater(x, y), ranksum.p_greater(y, x)
+    return Held(x, y, ranksum.shift(x, y), low, high, confidence, up, down)
+
+
+def percentiles(run: Summary) -> dict[str, dict[str, Open]]:
+    """Each percentile that is told, with what the instrument leaves open of it, by latency; its stages together."""
+    found: dict[str, dict[str, Open]] = {}
+    for name in LATENCIES:
+        stat: Stat = getattr(run.latency, name)
+        told = {which: value for which in PERCENTILES if (value := getattr(stat, which)) is not None and value > 0}
+        found[name] = {which: (v, stat.low.get(which, v), stat.high.get(which, v)) for which, v in told.items()}
+    return {name: told for name, told in found.items() if told}
 
 
 def measured(run: Summary) -> dict[str, float | None]:
@@ -110,7 +162,7 @@ def _number(run: Summary, metric: Metric) -> float | None:
     """Its own, or the geometric mean over the stages of a sweep. None where a part has none."""
     parts: Sequence[Part] = run.stages if len(run.stages) > 1 else [run]
     found = [metric.read(part) for part in parts]
-    if any(value is None or value <= 0 for value in found):
+    if any(value is None or not 0 < value < inf for value in found):
         return None
     return exp(fsum(log(value) for value in found if value) / len(found))
 
@@ -125,7 +177,7 @@ def _logs(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[list[fl
 def _find(
     metric: Metric,
     values: tuple[tuple[float | None, ...], tuple[float | None, ...]],
-    pair: tuple[list[float], list[float]] | None,
+    held: Held | None,
     p: tuple[float, float] | None,
     stands: tuple[bool, bool],
     margin: float,
@@ -136,25 +188,23 @@ def _find(
         "metric": metric.name, "kind": metric.kind, "higher_is_better": metric.higher_is_better, "margin": margin,
         "a": a, "b": b,
     }  # fmt: skip
-    if pair is None or p is None:
+    if held is None or p is None:
         missing = sum(value is None for value in (*a, *b))
         why = f"{missing} of {len(a) + len(b)} runs have no {metric.name}: too few samples for it, or none"
         return Finding(**fixed, word="can't tell", why=why)  # type: ignore[arg-type]
-    x, y = pair
-    delta = ranksum.shift(x, y)
-    low, high, confidence = ranksum.interval(x, y, CONFIDENCE)
-    bad = -delta if metric.higher_is_better else delta  # > 0: B is worse, by this much of a logarithm
+    bad = -held.shift if metric.higher_is_better else held.shift  # > 0: B is worse, by this much of a logarithm
     limit = log(1.0 + margin)
-    word, why, needed = _judge(bad, (low, high), confidence, limit, stands)
+    word, why = _judge(bad, held, limit, stands)
+    needed = None
     if word == "can't tell":
-        needed, why = _more(bad, limit, (x, y), tests)
+        needed, why = _more(bad, limit, held, tests)
     return Finding(
         **fixed,  # type: ignore[arg-type]
         word=word,
-        ratio=exp(delta),
-        low=exp(low),
-        high=exp(high),
-        confidence=confidence,
+        ratio=exp(held.shift),
+        low=exp(held.low),
+        high=exp(held.high),
+        confidence=held.confidence,
         p_worse=p[0],
         p_better=p[1],
         runs_needed=needed,
@@ -162,25 +212,28 @@ def _find(
     )
 
 
-def _judge(
-    bad: float, bounds: tuple[float, float], confidence: float, limit: float, stands: tuple[bool, bool]
-) -> tuple[Word, str, int | None]:
+def _judge(bad: float, held: Held, limit: float, stands: tuple[bool, bool]) -> tuple[Word, str]:
     percent = f"{100 * (expm1(limit)):.3g} %"
+    seen = "every order of these runs but a few says so"
+    if _alone(len(held.a), len(held.b)):
+        seen = f"it lies outside of what the {max(len(held.a), len(held.b))} runs of the other side spread over"
     if stands[0] and bad > limit:
-        return "worse", f"every order of these runs but a few says so, and by more than {percent}", None
+        return "worse", f"{seen}, and by more than {percent}"
     if stands[1] and bad < -limit:
-        return "better", f"every order of these runs but a few says so, and by more than {percent}", None
-    if confidence >= CONFIDENCE - 1e-9 and -limit < bounds[0] and bounds[1] < limit:
-        return "same", f"within {percent} either way, at {100 * CONFIDENCE:.0f} %", None
-    return "can't tell", "", None
+        return "better", f"{seen}, and by more than {percent}"
+    if held.confidence >= CONFIDENCE - 1e-9 and -limit < held.low and held.high < limit:
+        return "same", f"within {percent} either way, at {100 * CONFIDENCE:.0f} %"
+    return "can't tell", ""
 
 
-def _more(bad: float, limit: float, pair: tuple[list[float], list[float]], tests: int) -> tuple[int | None, str]:
+def _more(bad: float, limit: float, held: Held, tests: int) -> tuple[int | None, str]:
     """(runs a side that would tell, why it can't be told now)."""
-    x, y = pair
+    x, y = held.a, held.b
     have = min(len(x), len(y))
     deviation = (ranksum.spread(x) ** 2 + ranksum.spread(y) ** 2) ** 0.5 / 2**0.5
-    if have < 2:
+    if _alone(len(x), len(y)):
+        deviation = max(ranksum.spread(x), ranksum.spread(y))
+    elif have < 2:
         return None, "one run a side has no spread to hold a difference against: make at least 3, better 5"
     beyond = abs(bad) > limit
     alpha = ALPHA / max(1, tests) if beyond else (1.0 - CONFIDENCE) / 2

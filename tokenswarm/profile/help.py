@@ -13,6 +13,7 @@ RUN_CODES = """\
 exit codes:
   0 every gate passed   10 a gate failed   11 INVALID: don't believe the numbers   12 a gate is undecided
   13 interrupted        14 the target      15 configuration or data set            16 results not written
+  20 worse, 21 can't be told: with --against-host or --baseline
 """
 CODES = "exit codes: 0 done, 15 a mistake in the command or its files{more}\n"
 
@@ -36,8 +37,9 @@ ENDS: dict[str, tuple[str, str]] = {
     "compare": (
         "tokenswarm compare results/main-* --against results/branch-* --margin tail=0.15",
         "exit codes: 0 better or the same, 20 worse in a metric, 21 can't be told from so many runs,\n"
-        "            15 not comparable\n",
+        "            15 not comparable, 16 not written\n",
     ),
+    "trend": ("tokenswarm trend history.jsonl --metric ttft_s.p50", CODES.format(more=", 16 not written")),
     "profiles": ("tokenswarm profiles smoke > mine.yaml", CODES.format(more="")),
     "locustfile": ("locust -f $(tokenswarm locustfile chat) --host http://127.0.0.1:8000", CODES.format(more="")),
     "completion": ("source <(tokenswarm completion bash)", CODES.format(more="")),

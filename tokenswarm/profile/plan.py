@@ -26,11 +26,11 @@ def plan(profile: Profile) -> str:
     whole = length_s(profile)
     if any(stage.duration >= ENDLESS_S for stage in stages):
         return f"plan: {many}, until Ctrl-C"
-    drain = f"then {_time(profile.phases.drain)} at most for open streams"
-    return f"plan: {many}, {_time(whole)} with warm-up, {drain}"
+    drain = f"then {time_text(profile.phases.drain)} at most for open streams"
+    return f"plan: {many}, {time_text(whole)} with warm-up, {drain}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """`45 s`, `12 min`, `2 h 5 min`."""
     if seconds < 120:
         return f"{seconds:.3g} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median, stdev
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokenswarm.reports.markdown import escape, table
 from tokenswarm.reports.numbers import MISSING, harmless, of_metric
-from tokenswarm.result.comparison import Comparison, Finding
+from tokenswarm.result.comparison import Comparison, Finding, Run
 
 HEAD = ("metric", "baseline", "new", "change", "interval", "says")
 _STYLES = {"better": "green", "worse": "bold red", "same": "dim", "can't tell": "yellow"}
@@ -41,6 +41,31 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+VARIATION_HEAD = ("metric", "median", "least", "largest", "spread")
+
+
+def variation(runs: Sequence[Run]) -> RenderableType:
+    """How much the runs of one thing vary: what a difference will be held against."""
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="bold")
+    for name in VARIATION_HEAD:
+        shown.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
+    for cells in varied(runs):
+        shown.add_row(*map(Text, cells))
+    return Group(Text(""), shown, Text(""), Text(f" {len(runs)} run{'s' * (len(runs) != 1)} that count"), Text(""))
+
+
+def varied(runs: Sequence[Run]) -> list[list[str]]:
+    """A row a metric that every run has. The spread is the standard deviation over the mean."""
+    found = []
+    for metric in runs[0].values if runs else ():
+        values = [value for run in runs if (value := run.values.get(metric)) is not None]
+        if len(values) < len(runs):
+            continue
+        told = [of_metric(metric, value) for value in (median(values), min(values), max(values))]
+        found.append([metric, *told, f"{100 * stdev(values) / fmean(values):.2g}%" if len(values) > 1 else MISSING])
+    return found
+
+
 def row(finding: Finding) -> list[str]:
     """The cells of one metric. Values of a side are medians over its runs."""
     return [
@@ -62,6 +87,7 @@ def why(comparison: Comparison) -> list[str]:
         told.append(f"under the definitions of {comparison.definitions}: {comparison.apart}")
     if margins:
         told.append(f"margins, within which a change is none: {', '.join(margins)}")
+    told += [f"left out: {text}" for text in comparison.left_out]
     if intervals:
         told.append(f"intervals hold the true change in {' or '.join(sorted(intervals))} of cases; a run is one sample")
     return told

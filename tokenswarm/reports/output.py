@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from tokenswarm.reports.numbers import harmless
+from tokenswarm.result.comparison import Comparison
 from tokenswarm.result.summary import PERCENTILES, Part, Stage, Summary, to_json
 
 Form = Literal["tables", "json", "csv", "quiet"]
@@ -34,6 +37,11 @@ LATENCIES = ("ttft_s", "ttft_intended_s", "itl_s", "tpot_s", "e2e_s", "stall_s")
 def as_json(summary: Summary) -> str:
     """summary.json, with `::` written so that it is the same JSON."""
     return to_json(summary).decode().replace("::", ":\\u003a")
+
+
+def as_comparison_json(found: Comparison | Mapping[str, Any]) -> str:
+    """A comparison, or a group, in full, with `::` written so that it is the same JSON."""
+    return msgspec.json.format(msgspec.json.encode(found)).decode().replace("::", ":\\u003a")
 
 
 def as_csv(summary: Summary) -> str:

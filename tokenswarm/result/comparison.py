@@ -12,6 +12,10 @@ Word = Literal["better", "worse", "same", "can't tell"]
 Kind = Literal["median", "tail", "throughput"]
 
 
+Open = tuple[float, float, float | None]
+"""A value, and what the instrument leaves open of it: from … to; None: nothing bounds it."""
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What a comparison needs of a run; a stored baseline is a list of them. `about`: judge/alike.py."""
 
@@ -20,6 +24,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     about: dict[str, Any] = {}
     status: str = "VALID"
     tool: str = ""  # whose file it is, and whose definitions: a tool of result/foreign/; "" for a run of ours
+    started: str = ""  # ISO 8601
+    percentiles: dict[str, dict[str, Open]] = {}  # of all its stages together: {"ttft_s": {"p50": …}}
+    setup: dict[str, str] = {}  # what it ran against and on, by name: judge/alike.py
     folder: str | None = None  # where its files are, while it is read
 
 
@@ -43,12 +50,33 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs of one side, in the order of a finding's values."""
+
+    name: str
+    runs: tuple[str, ...] = ()
+    status: tuple[str, ...] = ()
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in which the two sides, or the runs of one, are not alike: what each side has, each value once."""
+
+    what: str
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What came out. `word`: worse if any metric is, else can't tell if any is, else better if any is, else same."""
 
+    schema_version: int = SCHEMA_VERSION
     word: Word
     findings: tuple[Finding, ...]
     alpha: float
+    a: Side = Side(name="baseline")
+    b: Side = Side(name="new")
+    differs: tuple[Difference, ...] = ()
+    left_out: tuple[str, ...] = ()  # runs that were made and count on no side, in sentences
     definitions: str = ""  # the tool by whose definitions all of it is; "" for ours
     apart: str = ""  # what of that tool can't be compared, or isn't known
 

@@ -29,31 +29,31 @@ _SIGNS = {"VALID": "✓", "DEGRADED": "!", "INVALID": "✗"}
 def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Iterable[Mapping[str, Any]] | None) -> str:
     """The page. `manifest` as of `manifest.finish`; `requests`: the path of requests.jsonl, or its rows as dicts."""
     data = Data(summary, read(requests, summary.duration_s))
-    charts = [
+    parts = [
         ("sweep", "The sweep", sweep.figures(data)),
         ("telemetry", "Engine and GPUs over the sweep", telemetry.figures(data)),
         ("distributions", "How latencies are distributed", run.distributions(data)),
         ("time", "Over the run", run.times(data)),
     ]
-    charts.sort(key=lambda chart: all(figure.draw is None for figure in chart[2]))  # pictures before absent ones
+    parts.sort(key=lambda part: all(figure.draw is None for figure in part[2]))  # pictures before absent ones
     body = [
         _banner(summary, manifest),
         _tiles(summary),
-        *(_charts(name, title, figures, _legend(data)) for name, title, figures in charts),
-        _section("search", "Search", tables.search(summary)),
-        _section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
-        _section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>"),
-        _section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),
-        _section("stages", "Stages", tables.stages(summary)),
-        _section("latency", "Latency", _latency(summary)),
-        _section("engine", "What the engine reports", engine.engine_tables(summary)),
-        _section("kv-cache", "KV-cache: reported and predicted", kv_cache.kv_tables(summary)),
-        _section("gpus", "What the GPUs report", gpu.gpu_tables(summary)),
-        _section("sources", "How engine and GPUs were read", sources.sources(summary)),
-        _section("instrument", "The instrument", tables.instrument(summary)),
-        _section("conventions", "In other tools' words", _conventions(summary)),
-        _section("repeat", "Repeat it", tables.repeat(manifest)),
-        _section("definitions", "Definitions", _definitions(data)),
+        *(charts(name, title, figures, _legend(data)) for name, title, figures in parts),
+        section("search", "Search", tables.search(summary)),
+        section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
+        section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>"),
+        section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),
+        section("stages", "Stages", tables.stages(summary)),
+        section("latency", "Latency", _latency(summary)),
+        section("engine", "What the engine reports", engine.engine_tables(summary)),
+        section("kv-cache", "KV-cache: reported and predicted", kv_cache.kv_tables(summary)),
+        section("gpus", "What the GPUs report", gpu.gpu_tables(summary)),
+        section("sources", "How engine and GPUs were read", sources.sources(summary)),
+        section("instrument", "The instrument", tables.instrument(summary)),
+        section("conventions", "In other tools' words", _conventions(summary)),
+        section("repeat", "Repeat it", tables.repeat(manifest)),
+        section("definitions", "Definitions", _definitions(data)),
     ]
     return document(f"tokenswarm: {summary.run_id}", "".join(body))
 
@@ -71,11 +71,12 @@ def document(title: str, body: str) -> str:
     )
 
 
-def _section(name: str, title: str, inside: str) -> str:
+def section(name: str, title: str, inside: str) -> str:
+    """A section; "" where nothing is in it."""
     return f'<section id="{name}"><h2>{escape(title)}</h2>{inside}</section>' if inside else ""
 
 
-def _charts(name: str, title: str, figures: Sequence[Figure], legend: str) -> str:
+def charts(name: str, title: str, figures: Sequence[Figure], legend: str) -> str:
     """The drawn figures in a grid, then one sentence for each that is left out; those of one reason together."""
     drawn = [figure for figure in figures if figure.draw is not None]
     reasons: dict[str, list[str]] = {}
@@ -87,7 +88,7 @@ def _charts(name: str, title: str, figures: Sequence[Figure], legend: str) -> st
         for reason, titles in reasons.items()
     )
     grid = f'{legend}<div class="grid">{"".join(map(render_figure, drawn))}</div>' if drawn else ""
-    return _section(name, title, grid + absent)
+    return section(name, title, grid + absent)
 
 
 def _legend(data: Data) -> str:

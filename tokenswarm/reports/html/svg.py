@@ -256,12 +256,38 @@ def hovers(f: Frame, values: Sequence[float], width: float, text: Text) -> str:
     return "".join(out)
 
 
-def dot(f: Frame, x: float, y: float, title: str, style: str, radius: float = 4.5) -> str:
-    """A point with its exact values and a tooltip."""
+def dot(f: Frame, x: float, y: float, title: str, style: str, radius: float = 4.5, shift_px: float = 0.0) -> str:
+    """A point with its exact values and a tooltip; `shift_px` moves it aside from others at the same x."""
     return (
-        f'<circle class="dot {style}" cx="{_n(f.px(x))}" cy="{_n(f.py(y))}" r="{radius}" data-x="{x!r}" '
+        f'<circle class="dot {style}" cx="{_n(f.px(x) + shift_px)}" cy="{_n(f.py(y))}" r="{radius}" data-x="{x!r}" '
         f'data-y="{y!r}"><title>{escape(title)}</title></circle>'
     )
+
+
+def whisker(f: Frame, x: float, low: float, high: float, style: str, shift_px: float = 0.0) -> str:
+    """An upright bar from `low` to `high` at x, with a cap at each end."""
+    at, bottom, top = f.px(x) + shift_px, f.py(low), f.py(high)
+    return (
+        f'<path class="whisker {style}" d="M{_n(at)} {_n(bottom)}V{_n(top)}M{_n(at - 3)} {_n(bottom)}h6'
+        f'M{_n(at - 3)} {_n(top)}h6" data-low="{low!r}" data-high="{high!r}"/>'
+    )
+
+
+def reach(f: Frame, y: float, low: float, high: float, style: str) -> str:
+    """A lying bar from `low` to `high` at y, with a cap at each end."""
+    at, left, right = f.py(y), f.px(low), f.px(high)
+    return (
+        f'<path class="whisker {style}" d="M{_n(left)} {_n(at)}H{_n(right)}M{_n(left)} {_n(at - 4)}v8'
+        f'M{_n(right)} {_n(at - 4)}v8" data-low="{low!r}" data-high="{high!r}"/>'
+    )
+
+
+def mark(f: Frame, x: float, text: str, style: str = "note") -> str:
+    """A dotted vertical line with a label at its head, on the side that has room."""
+    at, wide = f.px(x), text_px(text)
+    right = at + wide + 6 > f.right
+    label = _text(at - 4 if right else at + 4, f.top - 5, text, f"{style} end" if right else style)
+    return f'<path class="knee" d="M{_n(at)} {_n(f.top)}V{_n(f.bottom)}"/>{label}'
 
 
 def cloud(f: Frame, points: Iterable[Point], style: str, jitter_px: float = 0.0) -> str:
