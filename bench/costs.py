@@ -1,4 +1,4 @@
-"""What single calls cost, in this process: sketch insert, a gap of `add_gaps`, `recorder.add`, a row of requests.jsonl.
+"""What single calls cost, in this process: a sketch insert, a gap of `add_gaps`, `recorder.add`, a row, a look.
 
 `python -m bench.costs CORE` prints one JSON line: a list of seconds a call for each, one a repetition.
 """
@@ -11,16 +11,21 @@ import sys
 import time
 from collections.abc import Callable
 
+from bench import pages
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import RequestRecord
 from tokenswarm.reports.jsonl import row
+from tokenswarm.telemetry import engines
+from tokenswarm.telemetry.watch import EngineWatch
 
 REPETITIONS = 5
 TOKENS = 128
 START_NS = 10**12
+REPLICAS = 10
+SERIES = 5_000
 
 
 def timed(calls: int, function: Callable[[], object]) -> list[float]:
@@ -49,6 +54,22 @@ def a_record() -> RequestRecord:
     return timeline.finish(outcome, id="0-0", stage=0, phase="steady", conversation="0", turn=0)
 
 
+def looks() -> list[float]:
+    """CPU seconds of a look at REPLICAS pages of SERIES each, but for the first and for what HTTP takes."""
+    watches = [EngineWatch("", 1.0, engines.Reader()) for _ in range(REPLICAS)]
+    for watch in watches:
+        watch.open(0, START_NS)
+    found = []
+    for look in range(REPETITIONS + 1):
+        page = pages.page(look, SERIES)
+        began_ns = time.process_time_ns()
+        for watch in watches:
+            if watch.page(page, START_NS + look * 10**9, 0) is not None:
+                raise ValueError(watch.problem)
+        found.append((time.process_time_ns() - began_ns) / 1e9)
+    return found[1:]
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -59,6 +80,7 @@ def main() -> None:
         "insert": timed(50_000, lambda: sketch.add(0.0199)),
         "gap": [s / len(record.gaps_ns) for s in gaps],
         "recorder_add": timed(500, lambda: recorder.add(record)),
+        "look": looks(),
         "row": timed(500, lambda: row(record, 0, START_NS, save_text=False)),
     }
     print(json.dumps(costs))

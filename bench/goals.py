@@ -22,6 +22,7 @@ CAPACITY_EVENTS_PER_S = 90_000
 CAPACITY_TTFT_P99_MS = 1.0
 MEMORY_MB = 12.0  # per 1 000 open streams of 128 tokens
 RECORDER_ADD_US = 120.0  # an answer of 128 tokens
+LOOK_US = 30_000.0  # CPU of a look at ten replicas of 5 000 series each
 
 
 class Spread(NamedTuple):
