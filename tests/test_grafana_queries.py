@@ -178,6 +178,8 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
             'vllm:num_requests_waiting_by_reason{reason="capacity"} 3',
             'vllm:num_requests_waiting_by_reason{reason="deferred"} 0',
             f"vllm:gpu_prefix_cache_queries_total {tokens}",
+            f"vllm:spec_decode_num_draft_tokens_total {tokens}",
+            f"vllm:spec_decode_num_accepted_tokens_total {tokens // 2}",
             f"vllm:gpu_prefix_cache_hits_total {tokens // 2}",
         )
         body = ("\n".join(lines) + "\n").encode()
