@@ -1,5 +1,5 @@
-"""What single calls cost, in this process: sketch insert, a gap of `add_gaps`, `recorder.add`, a row of requests.jsonl;
-and what report.html takes for such a row, beside what decoding its line alone takes.
+"""What single calls cost, in this process: sketch insert, a gap of `add_gaps`, `recorder.add`, a row of requests.jsonl,
+a look at ten engines; and what report.html takes for such a row, beside what decoding its line alone takes.
 
 `python -m bench.costs CORE` prints one JSON line: a list of seconds a call for each, one a repetition.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench import pages
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import Sketch
@@ -23,11 +24,15 @@ from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import RequestRecord
 from tokenswarm.reports.html.requests import ChartRow, read
 from tokenswarm.reports.jsonl import row
+from tokenswarm.telemetry import engines
+from tokenswarm.telemetry.watch import EngineWatch
 
 REPETITIONS = 5
 TOKENS = 128
 ROWS = 20_000
 START_NS = 10**12
+REPLICAS = 10
+SERIES = 5_000
 
 
 def timed(calls: int, function: Callable[[], object]) -> list[float]:
@@ -74,6 +79,22 @@ def drawing(line: bytes) -> dict[str, list[float]]:
         }
 
 
+def looks() -> list[float]:
+    """CPU seconds of a look at REPLICAS pages of SERIES each, but for the first and for what HTTP takes."""
+    watches = [EngineWatch("", 1.0, engines.Reader()) for _ in range(REPLICAS)]
+    for watch in watches:
+        watch.open(0, START_NS)
+    found = []
+    for look in range(REPETITIONS + 1):
+        page = pages.page(look, SERIES)
+        began_ns = time.process_time_ns()
+        for watch in watches:
+            if watch.page(page, START_NS + look * 10**9, 0) is not None:
+                raise ValueError(watch.problem)
+        found.append((time.process_time_ns() - began_ns) / 1e9)
+    return found[1:]
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -84,6 +105,7 @@ def main() -> None:
         "insert": timed(50_000, lambda: sketch.add(0.0199)),
         "gap": [s / len(record.gaps_ns) for s in gaps],
         "recorder_add": timed(500, lambda: recorder.add(record)),
+        "look": looks(),
         "row": timed(500, lambda: row(record, 0, START_NS, save_text=False)),
         **drawing(row(record, 0, START_NS, save_text=False)),
     }

@@ -23,6 +23,7 @@ CAPACITY_TTFT_P99_MS = 1.0
 MEMORY_MB = 12.0  # per 1 000 open streams of 128 tokens
 RECORDER_ADD_US = 120.0  # an answer of 128 tokens
 REPORT_ROW_RATIO = 2.5  # what report.html takes for a row, by what decoding its line takes; row by row it was 4.6
+LOOK_US = 30_000.0  # CPU of a look at ten replicas of 5 000 series each
 
 
 class Spread(NamedTuple):

@@ -21,6 +21,8 @@ VLLM_COUNTERS = {
     "prompt_tokens_total": "0.6-0.33",
     "prompt_tokens_cached_total": "0.16-0.33",
     "generation_tokens_total": "0.6-0.33",
+    "spec_decode_num_draft_tokens_total": "0.6-0.33",
+    "spec_decode_num_accepted_tokens_total": "0.6-0.33",
     "request_success_total": "0.6-0.33",
     "admission_rejections_total": "0.33",
     "prefix_cache_queries_total": "0.9-0.33",

@@ -147,6 +147,60 @@ def vllm() -> list[Builder]:
     return [*_batch(), *_cache(), *_work()]
 
 
+NOT_TOLD = "the engine tells no durations with its answers (vLLM: --enable-per-request-metrics), or no request ended"
+NO_DRAFTS = "the engine drafts no tokens, or does not say so"
+
+
+def with_answers() -> list[Builder]:
+    """What came with each answer: where its time went, and how many drafted tokens were taken."""
+    return [
+        timeseries(
+            "Where a request's time goes, told with each answer",
+            "s",
+            About(
+                "Means of what the engine said with its answers, of the requests of the steady windows.",
+                "rate(sum) / rate(count) of tokenswarm_server_*_seconds; first token: from the end of vLLM's queue",
+                "queue is the largest part: overload, or more users than slots (Ollama). Load: no model in memory.",
+                NOT_TOLD,
+            ),
+            lines(
+                *(
+                    (
+                        mean(f"tokenswarm_server_{part}_seconds", RUN, RATE),
+                        part.replace("_", " "),
+                    )
+                    for part in ("load", "queue", "prefill", "first_token", "decode")
+                )
+            ),
+            stacked=True,
+            width=12,
+        ),
+        timeseries(
+            "Drafted tokens that were taken",
+            "percentunit",
+            About(
+                "Speculative decoding: the share of the drafted tokens that the model took.",
+                "accepted / drafted of tokenswarm_…draft_tokens_total and of vllm:spec_decode_num_…_tokens_total",
+                "few are taken: drafting costs more than it saves. It falls when the prompts change.",
+                NO_DRAFTS,
+            ),
+            lines(
+                (
+                    f"{rate('tokenswarm_accepted_draft_tokens_total')} / ({rate('tokenswarm_draft_tokens_total')} > 0)",
+                    "told with the answers",
+                ),
+                (
+                    f"{rate('vllm:spec_decode_num_accepted_tokens_total', ENGINE)} / "
+                    f"({rate('vllm:spec_decode_num_draft_tokens_total', ENGINE)} > 0)",
+                    "all of the engine's",
+                ),
+            ),
+            high=1,
+            width=12,
+        ),
+    ]
+
+
 def ollama() -> list[Builder]:
     """What is loaded, how much of it on the GPU, and the durations that come with each answer."""
     return [
@@ -181,25 +235,8 @@ def ollama() -> list[Builder]:
 
 
 def _ollama_times() -> list[Builder]:
-    """The durations that come with each answer, alone and beside the client's TTFT."""
+    """The durations that come with each answer, beside the client's TTFT."""
     return [
-        timeseries(
-            "Where a request's time goes (Ollama's own durations)",
-            "s",
-            About(
-                "Mean load, queue, prefill and decode time of the requests of the steady windows.",
-                "rate(sum) / rate(count) of tokenswarm_server_*_seconds; queue = total − load − prefill − decode",
-                "queue is the largest part: more users than OLLAMA_NUM_PARALLEL. Load above 0: the model was unloaded.",
-                NO_OLLAMA,
-            ),
-            lines(
-                *(
-                    (mean(f"tokenswarm_server_{part}_seconds", RUN, RATE), part)
-                    for part in ("load", "queue", "prefill", "decode")
-                )
-            ),
-            stacked=True,
-        ),
         timeseries(
             "TTFT, and Ollama's own account of it",
             "s",

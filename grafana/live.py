@@ -215,6 +215,7 @@ def build() -> dashboard.Dashboard:
         ("Load and response", _load()),
         ("Latency", _latency()),
         ("Engine: vLLM and the simulator", engine.vllm()),
+        ("Engine: told with each answer", engine.with_answers()),
         ("Engine: Ollama", engine.ollama()),
         ("GPU and its machine", gpu.panels()),
         ("Load generator: should the numbers be believed?", generator.panels()),

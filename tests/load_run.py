@@ -118,7 +118,9 @@ class SyntheticRun:
                 reads=len(stamps),
                 gaps_ns=tuple(b - a for a, b in pairwise(stamps)),
                 token_stamps_ns=tuple(stamps),
-                engine=EngineTimes(queue_ns=5 * MS, prefill_ns=50 * MS),
+                engine=EngineTimes(queue_ns=5 * MS, prefill_ns=50 * MS, ttft_ns=60 * MS),
+                draft_tokens=8,
+                accepted_tokens=6,
             )
         )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tokenswarm.engines import NOTHING, Delta, Dialect, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.measure.stated import merged
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import EngineTimes
 
@@ -393,6 +394,18 @@ def test_usage_and_engine_times(dialect: Dialect) -> None:
     assert told == Usage(9, 4, draft_tokens=60, accepted_tokens=30)
     told = event(dialect, {"choices": [], "timings": timings | {"draft_n": 9, "draft_n_accepted": 5}}).usage
     assert told == Usage(9, 4, cached_tokens=7, draft_tokens=9, accepted_tokens=5)
+    details = {"accepted_prediction_tokens": 30, "rejected_prediction_tokens": 30, "reasoning_tokens": 0}
+    told = event(dialect, {"choices": [], "usage": usage | {"completion_tokens_details": details}}).usage
+    assert told == Usage(9, 4, reasoning_tokens=0, draft_tokens=60, accepted_tokens=30)
+    at_end = {"index": 0, "finish_reason": "stop", "speculative_decoding": {
+        "total_draft_tokens": 60, "total_accepted_draft_tokens": 30, "acceptance_rate": 0.5,
+    }}  # fmt: skip
+    delta = event(dialect, {"choices": [at_end | ({"delta": {}} if dialect is CHAT else {"text": ""})]})
+    assert delta == Delta(finished=((0, "stop"),), usage=Usage(draft_tokens=60, accepted_tokens=30))
+    counted = event(dialect, {"choices": [], "usage": usage}).usage
+    assert counted is not None
+    assert delta.usage is not None
+    assert merged(delta.usage, counted) == Usage(9, 4, draft_tokens=60, accepted_tokens=30)
     for wrong in ({"num_draft_tokens": 3, "num_accepted_draft_tokens": 4}, {"num_draft_tokens": 0}, [], "x", {}):
         assert event(dialect, {"usage": usage, "metrics": {"speculative_decoding": wrong}}).usage == Usage(9, 4)
 

@@ -178,6 +178,8 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
             'vllm:num_requests_waiting_by_reason{reason="capacity"} 3',
             'vllm:num_requests_waiting_by_reason{reason="deferred"} 0',
             f"vllm:gpu_prefix_cache_queries_total {tokens}",
+            f"vllm:spec_decode_num_draft_tokens_total {tokens}",
+            f"vllm:spec_decode_num_accepted_tokens_total {tokens // 2}",
             f"vllm:gpu_prefix_cache_hits_total {tokens // 2}",
         )
         body = ("\n".join(lines) + "\n").encode()
@@ -420,8 +422,10 @@ def test_variables_and_annotations_have_answers(world: World, name: str) -> None
         assert data, note["name"]
         if note.get("useValueForTime"):
             shown = {float(value) / 1000 for one in data for _, value in one["values"]}
-            wanted_s = world.end if note["name"] == "Run end" else world.begin
-            assert any(abs(moment - wanted_s) < 5 for moment in shown)
+            # On a busy machine the program that ran it may leave long after the run's own end.
+            over_s = world.begin + len(USERS) * STAGE_S
+            low_s, high_s = (over_s, world.end) if note["name"] == "Run end" else (world.begin, world.begin)
+            assert any(low_s - 1 < moment < high_s + 1 for moment in shown)
         if note["name"] == "Stages":
             marks = {
                 one["metric"]["load"].split()[0]: {float(value) / 1000 for _, value in one["values"]}

@@ -280,6 +280,27 @@ def test_durations_that_came_with_answers() -> None:
     assert found["tokens/s of a request"]["mean"] == ["31.2"]
 
 
+def test_tokens_that_came_with_answers() -> None:
+    summary = sweep(stages=2)
+    assert not table_titled(summary, "Tokens that came with the answers")
+    for part, scale in ((summary, 3), (summary.stages[0], 1), (summary.stages[1], 2)):
+        part.tokens.input, part.tokens.output = 1000 * scale, 500 * scale
+        part.tokens.cached, part.tokens.reasoning, part.tokens.reasoning_events = 250 * scale, 125 * scale, 90 * scale
+        part.tokens.drafted, part.tokens.accepted = 400 * scale, 300 * scale
+    found = table_titled(summary, "Tokens that came with the answers")
+    assert len(found) == 3
+    assert found["all stages"] == {
+        "": ["all stages"], "prompt": ["3,000"], "from the prefix cache of the prompt": ["750", "25.0%"],
+        "output": ["1,500"], "reasoning tokens": ["375", "25.0%"], "reasoning events before the answer": ["270"],
+        "drafted": ["1,200"], "accepted of the drafted": ["900", "75.0%"],
+    }  # fmt: skip
+
+
+def table_titled(summary: Summary, title: str) -> dict[str, Any]:
+    page = html.render(summary, {}, None)
+    return table(parse(page), "engine", title) if title in page else {}
+
+
 @pytest.mark.parametrize(
     ("show", "value", "expected"),
     [

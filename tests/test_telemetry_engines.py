@@ -15,6 +15,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.result.summary import Summary
 from tokenswarm.telemetry import engines, join, names
 from tokenswarm.telemetry.exposition import PageError
+from tokenswarm.telemetry.reading import Counts
 from tokenswarm.telemetry.watch import EngineWatch
 
 
@@ -162,8 +163,8 @@ def test_both_spellings_of_sglang_are_one() -> None:
 def _without_shape(page: str) -> object:
     other = engines.read(page.encode())
     renamed = frozenset((name.replace(":", "_"), labels) for name, labels in other.shape)
-    counts = {(name.replace(":", "_"), labels): n for (name, labels), n in other.counts.items()}
-    return msgspec.structs.replace(other, shape=renamed, counts=counts)
+    keys = tuple((name.replace(":", "_"), labels) for name, labels in other.counts.keys)
+    return msgspec.structs.replace(other, shape=renamed, counts=Counts(keys, other.counts.values))
 
 
 def test_an_engine_that_has_told_nothing_yet_is_asked_on() -> None:

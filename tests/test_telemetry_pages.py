@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -45,6 +47,64 @@ def refused(data: bytes, read: Callable[[bytes], object] = engines.read) -> str:
     with pytest.raises(PageError) as error:
         read(data)
     return error.value.reason
+
+
+# -- one look after another ------------------------------------------------------------------------------------------
+
+
+def told(data: bytes, read: Callable[[bytes], object]) -> object:
+    try:
+        return read(data)
+    except PageError as error:
+        return error.reason, str(error)
+
+
+CHANGES = (
+    (b" 7.0\n", b" 8.0\n"), (b" 7.0\n", b" NaN\n"), (b" 7.0\n", b" 1_0\n"), (b" 7.0\n", b" -7\n"),
+    (b" 7.0\n", b" 1e999\n"), (b" 7.0\n", b" 1-2\n"), (b" 7.0\n", b" 7.0 1700000000000\n"), (b" 7.0\n", b"\t7.0\n"),
+    (b" 7.0\n", b"\n"),
+    (b"# TYPE", b"vllm:num_preemptions_total 5\n# TYPE"), (b"# TYPE x gauge\n", b"vllm:num_preemptions_total{} 2\n"),
+    (b"other_family 1", b"other_family 2"), (b"other_family 1", b"vllm:num_preemptions_total 1"),
+    (b'engine="0"', b'engine="1"'), (b'_bucket{le="1"} 5', b'_bucket{le="1"} 4'),
+    (b'_bucket{le="1"} 5', b'_bucket{le="1"} 9'),
+    (b'_bucket{le="1"}', b'_bucket{le="2"}'), (b"_count{} 6", b"_count{} 7"), (b"# HELP x y z", b"# HELP x y \xff"),
+    (b"vllm:generation_tokens_total", b"vllm:generation_took"),
+)  # fmt: skip
+STEADY = page(
+    "# HELP x y z", "# TYPE x gauge", *VLLM, "other_family 1",
+    *bucket_lines("vllm:time_to_first_token_seconds", ("1", 5), ("+Inf", 6), total=2.5),
+)  # fmt: skip
+
+
+@given(st.lists(st.sets(st.sampled_from(CHANGES), max_size=3), min_size=1, max_size=6))
+@example([set(), *({change} for change in CHANGES)])
+def test_a_later_look_says_what_a_first_one_would(looks: list[set[tuple[bytes, bytes]]]) -> None:
+    """What is known of the lines before changes no number: whatever stands there now is read."""
+    reader = engines.Reader()
+    assert reader(STEADY) == engines.read(STEADY)
+    for changes in looks:
+        for data in (STEADY, functools.reduce(lambda text, change: text.replace(*change), sorted(changes), STEADY)):
+            if b"\xff" not in data:  # a comment that is no text is noticed where lines are read, and is only a comment
+                assert told(data, reader) == told(data, engines.read)
+
+
+def test_lines_that_stay_are_not_parsed_again() -> None:
+    """CPU of this process, the least of several: a first look at lines that nobody saw against later ones."""
+
+    def cost(data: bytes, read: Callable[[bytes], object]) -> int:
+        began_ns = time.process_time_ns()
+        read(data)
+        return time.process_time_ns() - began_ns
+
+    first, later = [], []
+    for n in range(4):
+        lines = [
+            line for rank in range(300) for line in page(*VLLM).decode().replace('"0"', f'"{n}-{rank}"').splitlines()
+        ]
+        reader = engines.Reader()
+        first.append(cost(page(*lines), reader))
+        later += [cost(page(*lines, "# another line"), reader), *(cost(page(*lines), reader) for _ in range(4))]
+    assert min(later) < min(first) / 3
 
 
 # -- the format ------------------------------------------------------------------------------------------------------

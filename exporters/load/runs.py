@@ -23,6 +23,7 @@ from exporters.load.table import (
     METRICS,
     OUTCOMES,
     QUANTILES,
+    SELDOM,
     STAGE_METRICS,
     TOKEN_SOURCES,
     Histogram,
@@ -177,8 +178,9 @@ class Run:
             readings.add_summary(_QUANTILES, newest, metric, "10s")
         for family, histograms in HISTOGRAMS.items():
             for histogram in histograms:
-                if not histogram.engines or self.state.engine in histogram.engines:
-                    readings.add_histogram(family, histogram, _sketch(histogram.source, steady, merged.workers))
+                sketch = _sketch(histogram.source, steady, merged.workers)
+                if not histogram.engines or self.state.engine in histogram.engines or sketch.n:
+                    readings.add_histogram(family, histogram, sketch)
         self._add_bounded(readings, "stage", [self._stage(merged, plan) for plan in self.state.stages])
         self._add_bounded(readings, "worker", [self._worker(worker) for worker in merged.workers])
         return readings
@@ -221,6 +223,8 @@ class Run:
     def _add_counters(self, readings: Readings, all_: Block, steady: Block, workers: list[WorkerState]) -> None:
         for family, (name, _) in COUNTERS_OF_BLOCK.items():
             readings.add(family, getattr(all_, name))
+        for family, (name, _) in SELDOM.items():
+            readings.add(family, all_.seldom.get(name, 0))
         for outcome, name in OUTCOMES.items():
             readings.add("tokenswarm_requests_total", getattr(all_, name), outcome)
         for error in ERROR_TYPES:

@@ -37,7 +37,7 @@ class Histogram:
     """`source`: the field of a block (`instrument.x`: of the workers' own); `labels`: names and values of its own.
 
     `dense`: the octaves that have 2^schema buckets each; outside of them there are 2^COARSE. None: all have.
-    `engines`: only runs against these engines have it; () is all.
+    `engines`: runs against these engines have it, others where there is a value; () is all.
     """
 
     source: str
@@ -82,13 +82,15 @@ HISTOGRAM_HELP = {
     "tokenswarm_receive_lag_seconds": "From the kernel's stamp of a read to the load generator's look at it.",
     "tokenswarm_prompt_tokens": "Prompt tokens of a request.",
     "tokenswarm_output_tokens": "Output tokens of a request.",
-    "tokenswarm_server_queue_seconds": "Time in the engine's queue, as the engine says.",
+    "tokenswarm_server_queue_seconds": "Time in the engine's queue, as the engine says with the answer.",
+    "tokenswarm_server_first_token_seconds": "From the end of the queue to the first token, as vLLM says.",
     "tokenswarm_server_load_seconds": "Time to load the model, as the engine says.",
     "tokenswarm_server_prefill_seconds": "Time to evaluate the prompt, as the engine says.",
     "tokenswarm_server_decode_seconds": "Time to generate the answer, as the engine says.",
 }
 
 _OLLAMA = ("ollama",)
+_NOBODY = ("",)  # is known to tell it always
 
 # Token counts have octave buckets: a sketch can tell 64 from 65 tokens but not 1000 from 1005, and octaves are exact.
 HISTOGRAMS: dict[str, tuple[Histogram, ...]] = {
@@ -109,10 +111,17 @@ HISTOGRAMS: dict[str, tuple[Histogram, ...]] = {
     "tokenswarm_prompt_tokens": (Histogram("prompt_len", 0, 0, 18),),
     "tokenswarm_output_tokens": (Histogram("output_len", 0, 0, 18),),
     "tokenswarm_server_queue_seconds": (Histogram("engine_queue", 2, -10, 12, engines=_OLLAMA),),
+    "tokenswarm_server_first_token_seconds": (Histogram("engine_ttft", 2, -10, 12, engines=_NOBODY),),
     "tokenswarm_server_load_seconds": (Histogram("engine_load", 2, -10, 12, engines=_OLLAMA),),
     "tokenswarm_server_prefill_seconds": (Histogram("engine_prefill", 2, -10, 12, engines=_OLLAMA),),
     "tokenswarm_server_decode_seconds": (Histogram("engine_decode", 2, -10, 12, engines=_OLLAMA),),
 }
+
+SELDOM = {
+    "tokenswarm_draft_tokens_total": ("drafted", "Tokens that a speculative decoder proposed, as the engine says."),
+    "tokenswarm_accepted_draft_tokens_total": ("accepted", "Of these, tokens that the model took."),
+}
+"""Name → (key of a block's `seldom`, help)."""
 
 COUNTERS_OF_BLOCK = {
     "tokenswarm_requests_intended_total": ("intended", "Requests that became due."),
@@ -133,7 +142,7 @@ COUNTERS_OF_BLOCK = {
 """Name → (field of the sum over all stages and phases, help)."""
 
 FAMILIES: dict[str, Family] = {
-    **{name: Family("counter", text) for name, (_, text) in COUNTERS_OF_BLOCK.items()},
+    **{name: Family("counter", text) for name, (_, text) in (*COUNTERS_OF_BLOCK.items(), *SELDOM.items())},
     "tokenswarm_requests_total": Family("counter", "Requests that ended, by how.", ("outcome",)),
     "tokenswarm_request_errors_total": Family("counter", "Requests that failed, by how.", ("error_type",)),
     "tokenswarm_output_tokens_total": Family(

@@ -1,8 +1,8 @@
 """Polls the engine's and the GPU exporters' pages, at each edge of a stage and once a second. A watcher of the run.
 
 Each page has a greenlet and a connection of its own and a second to answer; whatever it does instead is a gap, counted,
-and never holds the run up. Only the master polls. A page of vLLM takes it 1.4 ms to read, which delays no stamp: those
-are the kernel's. `finish` puts what was seen into the summary.
+and never holds the run up. Only the master polls. A page of 5 000 series takes it 2 ms to read, which delays no stamp:
+those are the kernel's. `finish` puts what was seen into the summary.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:
     for given in told.engine_metrics:
         urls = [url.rstrip("/") + path for url in profile.target] if given == "auto" else [_with_path(given, path)]
         for url in urls:
-            read = ollama.read if urlsplit(url).path.endswith("/api/ps") else engines.read
+            read = ollama.read if urlsplit(url).path.endswith("/api/ps") else engines.Reader()
             watch = EngineWatch(url, told.interval, read, version)
             headers = secrets if _origin(url) in own else {}
             target = preflight.make_checked_target(profile, url)

@@ -85,7 +85,7 @@ def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
         first.choice,
         first.tokens,
         first.finished,
-        _drafts(_usage(envelope.usage, envelope.timings), envelope.metrics, envelope.timings),
+        _drafts(_usage(envelope.usage, envelope.timings), envelope),
         _times(envelope.metrics, envelope.timings),
         error_line(envelope.error),
         False,
@@ -123,19 +123,42 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     )
 
 
-def _drafts(usage: Usage | None, metrics: Metrics | None, timings: Timings | None) -> Usage | None:
-    """The usage with what a speculative decoder proposed, and how much of it was taken: vLLM, llama.cpp."""
-    told = metrics.speculative_decoding if metrics is not None else None
+_PROPOSED = (
+    ("num_draft_tokens", "num_accepted_draft_tokens"),  # vLLM
+    ("num_draft_tokens", "num_accepted_tokens"),
+    ("total_draft_tokens", "total_accepted_draft_tokens"),  # TensorRT-LLM
+)
+
+
+def _drafts(usage: Usage | None, envelope: Envelope) -> Usage | None:
+    """The usage with what a speculative decoder proposed, and how much of it was taken: vLLM, llama.cpp, SGLang."""
+    metrics, timings = envelope.metrics, envelope.timings
+    if metrics is not None and metrics.speculative_decoding is not None:
+        return _with_drafts(usage, metrics.speculative_decoding)
+    if timings is not None and timings.draft_n is not None:
+        return _taken(usage, timings.draft_n, timings.draft_n_accepted)
+    details = envelope.usage.completion_tokens_details if envelope.usage is not None else None
+    if isinstance(details, dict) and "rejected_prediction_tokens" in details:
+        accepted, rejected = tokens(details.get("accepted_prediction_tokens")), details["rejected_prediction_tokens"]
+        if accepted is not None and tokens(rejected) is not None:
+            return _taken(usage, accepted + rejected, accepted)
+    return usage
+
+
+def _with_drafts(usage: Usage | None, told: object) -> Usage | None:
+    """The usage with an object that tells of drafts; as it was where that tells none."""
     if isinstance(told, dict):
-        drafted, accepted = tokens(told.get("num_draft_tokens")), tokens(told.get("num_accepted_draft_tokens"))
-        accepted = tokens(told.get("num_accepted_tokens")) if accepted is None else accepted
-    elif timings is not None and timings.draft_n is not None:
-        drafted, accepted = tokens(timings.draft_n), tokens(timings.draft_n_accepted)
-    else:
+        for proposed, taken in _PROPOSED:
+            if proposed in told and taken in told:
+                return _taken(usage, told[proposed], told[taken])
+    return usage
+
+
+def _taken(usage: Usage | None, drafted: object, accepted: object) -> Usage | None:
+    proposed, taken = tokens(drafted), tokens(accepted)
+    if not proposed or taken is None or taken > proposed:
         return usage
-    if not drafted or accepted is None or accepted > drafted:
-        return usage
-    return msgspec.structs.replace(usage or Usage(), draft_tokens=drafted, accepted_tokens=accepted)
+    return msgspec.structs.replace(usage or Usage(), draft_tokens=proposed, accepted_tokens=taken)
 
 
 def _beside(prompt: int | None, output: int | None, reasoning: int, total: object) -> bool | None:
@@ -192,7 +215,8 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
 
 _NO_MODEL = (b'"model":""', b'"model": ""')
 _SELDOM_WITHOUT_WORDS = (b"_details", b'"error"', *_NO_MODEL)
-_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"', *_NO_MODEL)
+_DRAFTS = b'"speculative_decoding"'
+_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"', _DRAFTS, *_NO_MODEL)
 
 
 def says_more(data: bytes) -> bool:
@@ -203,16 +227,16 @@ def says_more(data: bytes) -> bool:
 def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
     """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
 
-    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter), and a model without a name
-    (Ollama's last word before an end whose error it hides). Most events have words, so the decoders need not know of
-    these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter), drafts (TensorRT-LLM), and
+    a model without a name (Ollama's last word before an end whose error it hides). Most events have words, so the
+    decoders need not know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
     """
     for key in _SELDOM:
         if key in data and (envelope.usage is None or b"usage" not in key):
             break
     else:
         return complete(envelope, first, more)
-    usage, error = envelope.usage, envelope.error
+    usage, error, drafts = envelope.usage, envelope.error, None
     try:
         choices = msgspec.json.decode(data)["choices"]
     except MALFORMED as reason:  # in a field that no decoder of ours has
@@ -224,10 +248,13 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
         if usage is None and isinstance(choice.get("usage"), dict):
             usage = msgspec.convert(choice["usage"], WireUsage)
         error = choice.get("error") if error is None else error
+        drafts = choice.get("speculative_decoding") if drafts is None else drafts
         details = delta.get("reasoning_details") if isinstance(delta, dict) else None
         if details and not first.content and not first.reasoning:
             first = msgspec.structs.replace(first, reasoning=reasoning_of(details))
     found = complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
+    if drafts is not None:
+        found = msgspec.structs.replace(found, usage=_with_drafts(found.usage, drafts))
     quiet = not (found.content or found.reasoning or found.finished or found.error)
     nameless = quiet and any(key in data for key in _NO_MODEL)
     if not nameless:

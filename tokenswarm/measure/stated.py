@@ -17,7 +17,11 @@ def merged(old: Usage | None, new: Usage) -> Usage | None:
     """The newer usage; what it does not state stands. Usage of 0 and 0 (Ollama, in each event) states nothing."""
     if not (new.prompt_tokens or new.output_tokens or new.reasoning_tokens or new.draft_tokens):
         return old
-    if old is None or (new.prompt_tokens and new.output_tokens is not None):
+    if old is None:
+        return new
+    if not new.draft_tokens and old.draft_tokens:  # told with the finish reason, before the usage
+        new = msgspec.structs.replace(new, draft_tokens=old.draft_tokens, accepted_tokens=old.accepted_tokens)
+    if new.prompt_tokens and new.output_tokens is not None:
         return new
     return msgspec.structs.replace(
         new,

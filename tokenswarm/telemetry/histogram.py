@@ -7,12 +7,14 @@ A percentile of a histogram is known no better than its bucket: `Split.ranges` s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import sub
+from typing import NamedTuple
 
 import msgspec
 
 from tokenswarm.measure.statistics import enough
-from tokenswarm.telemetry.exposition import Labels, PageError, Samples, label, without
+from tokenswarm.telemetry.exposition import GapReason, Labels, PageError, label, picker, without
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -40,29 +42,64 @@ class Split(msgspec.Struct, kw_only=True):
     ranges: dict[str, tuple[float, float | None]] = {}  # the bucket of each percentile; null: no upper bound
 
 
-def read(samples: Samples, name: str) -> Histogram | None:
-    """The histogram `name`, summed over its label sets (engines, models); None where the page has none.
+class _Set(NamedTuple):
+    """Where the values of one label set stand: its buckets, cumulative, `_sum`, and `_count` if there is one."""
 
-    Raises PageError where buckets are missing, fall, differ between label sets or disagree with `_count`.
+    buckets: Callable[[Sequence[float]], Sequence[float]]
+    total: int
+    of: int | None
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where on a page the parts of the histogram `name` stand; `problem`: it can't be one."""
+
+    name: str
+    bounds: tuple[float, ...] = ()
+    sets: tuple[_Set, ...] = ()
+    problem: tuple[GapReason, str] | None = None
+
+    def read(self, values: Sequence[float]) -> Histogram:
+        """The sum over the label sets (engines, models). Raises PageError where it can't be a histogram."""
+        if self.problem is not None:
+            raise PageError(*self.problem)
+        counts: list[Sequence[float]] = []
+        total = 0.0
+        for one in self.sets:
+            cumulative = one.buckets(values)
+            counts.append(tuple(map(sub, cumulative, (0.0, *cumulative))))
+            if min(counts[-1]) < 0:
+                raise PageError("malformed", f"the buckets of {self.name} fall")
+            if one.of is not None and values[one.of] != cumulative[-1]:
+                raise PageError("incomplete", f"{self.name}_count differs from its buckets")
+            total += values[one.total]
+        return Histogram(self.bounds, tuple(map(sum, zip(*counts, strict=True))), total)
+
+
+def places(name: str, page: Mapping[str, Mapping[Labels, int]]) -> Places | None:
+    """Where `name` stands; `page`: the place of each sample, by name and labels. None where the page has no bucket.
+
+    Buckets or a sum that are missing, and bounds that differ between label sets, are a problem.
     """
-    rows: dict[Labels, list[tuple[float, float]]] = {}
-    for labels, value in samples.get(f"{name}_bucket", {}).items():
-        edge = label(labels, "le")
-        bound = math.inf if edge == "+Inf" else _bound(edge, name)
-        rows.setdefault(without(labels, "le"), []).append((bound, value))
-    if not rows:
-        return None
-    total: Histogram | None = None
-    for labels, buckets in rows.items():
-        buckets.sort()
-        one = _checked(buckets, samples.get(f"{name}_sum", {}).get(labels), name)
-        count = samples.get(f"{name}_count", {}).get(labels)
-        if count is not None and count != one.n:
-            raise PageError("incomplete", f"{name}_count differs from its buckets")
-        if total is not None and total.bounds != one.bounds:
+    rows: dict[Labels, list[tuple[float, int]]] = {}
+    try:
+        for labels, place in page.get(f"{name}_bucket", {}).items():
+            edge = label(labels, "le")
+            bound = math.inf if edge == "+Inf" else _bound(edge, name)
+            rows.setdefault(without(labels, "le"), []).append((bound, place))
+        sets, bounds = [], set()
+        for labels, buckets in rows.items():
+            buckets.sort()
+            total = page.get(f"{name}_sum", {}).get(labels)
+            if buckets[-1][0] != math.inf or total is None:
+                raise PageError("incomplete", f"{name} lacks its last bucket or its sum")
+            bounds.add(tuple(bound for bound, _ in buckets[:-1]))
+            pick = picker([place for _, place in buckets])
+            sets.append(_Set(pick, total, page.get(f"{name}_count", {}).get(labels)))
+        if len(bounds) > 1:
             raise PageError("incomplete", f"{name} has other buckets for other labels")
-        total = one if total is None else add(total, one)
-    return total
+    except PageError as problem:
+        return Places(name, problem=(problem.reason, str(problem)))
+    return Places(name, bounds.pop(), tuple(sets)) if bounds else None
 
 
 def _bound(edge: str, name: str) -> float:
@@ -73,16 +110,6 @@ def _bound(edge: str, name: str) -> float:
     if not math.isfinite(bound):
         raise PageError("malformed", f"{name} has a bucket le={edge[:20]!r}")
     return bound
-
-
-def _checked(buckets: list[tuple[float, float]], total: float | None, name: str) -> Histogram:
-    cumulative = [count for _, count in buckets]
-    if buckets[-1][0] != math.inf or total is None:
-        raise PageError("incomplete", f"{name} lacks its last bucket or its sum")
-    counts = [b - a for a, b in zip([0.0, *cumulative], cumulative, strict=False)]
-    if min(counts) < 0:
-        raise PageError("malformed", f"the buckets of {name} fall")
-    return Histogram(tuple(bound for bound, _ in buckets[:-1]), tuple(counts), total)
 
 
 def add(a: Histogram, b: Histogram) -> Histogram:

@@ -219,3 +219,9 @@ def parts(row: Row) -> list[str]:
     """Every sample name of the row."""
     suffixes = ("_bucket", "_sum", "_count") if row.kind == "histogram" else ("",)
     return [one + suffix for name in row.names for one in spellings(name) for suffix in suffixes]
+
+
+def shows(row: Row) -> list[str]:
+    """The sample names of which one says that the page has the row."""
+    suffix = "_bucket" if row.kind == "histogram" else ""
+    return [one + suffix for name in row.names for one in spellings(name)]

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from operator import lt
 
 import msgspec
 
-from tokenswarm.telemetry.exposition import Labels
+from tokenswarm.telemetry.exposition import Series
 from tokenswarm.telemetry.histogram import Histogram
 
-K = TypeVar("K")
+
+class Counts(msgspec.Struct, frozen=True):
+    """Values by their series. Of two looks at a page with the same lines `keys` are one object."""
+
+    keys: tuple[Series, ...] = ()
+    values: Sequence[float] = ()
+
+    def fell(self, before: Counts) -> bool:
+        """True where one is below what it was."""
+        if self.keys is before.keys:
+            return any(map(lt, self.values, before.values))
+        now = dict(zip(self.keys, self.values, strict=True))
+        then = zip(before.keys, before.values, strict=True)
+        return any(now.get(key, value) < value for key, value in then)
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,8 +35,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     histograms: dict[str, Histogram] = {}
     started_s: float | None = None  # when the process began, where it says so: another value is another process
     facts: dict[str, str] = {}
-    shape: frozenset[tuple[str, Labels]] = frozenset()  # the series behind it: a page with fewer is not whole
-    counts: dict[tuple[str, Labels], float] = {}  # those of them that can't fall while the process lives
+    shape: frozenset[Series] = frozenset()  # the series behind it: a page with fewer is not whole
+    counts: Counts = Counts()  # those of them that can't fall while the process lives
     unknown: frozenset[str] = frozenset()  # quantities that are there without a value (NaN)
     missing: tuple[str, ...] = ()  # quantities of the program's table that the page has under no name
     born_at_0: bool = False  # what the process begins to tell later was 0 until then
@@ -35,7 +48,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             and not self.fell(before)
             and not _any_below(self.counters, before.counters)
             and self.started_s == before.started_s
-            and before.shape <= self.shape
+            and not before.lost_by(self)
             and self._names(self.counters, before.counters, before.unknown)
             and self._names(self.histograms, before.histograms, before.unknown)
             and all(_grew(then, self.histograms.get(name, then)) for name, then in before.histograms.items())
@@ -45,16 +58,20 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         """True where another process must have written it: another start time, or a count below what it was."""
         if self.started_s is not None and before.started_s is not None and self.started_s != before.started_s:
             return True
-        if before.counts:
-            return _any_below(self.counts, before.counts)
+        if before.counts.keys:
+            return self.counts.fell(before.counts)
         return _any_below(self.counters, before.counters)
+
+    def lost_by(self, later: Reading) -> frozenset[Series]:
+        """The series that a later page lacks."""
+        return frozenset() if later.shape is self.shape else self.shape - later.shape
 
     def _names(self, now: Collection[str], then: Collection[str], unknown: frozenset[str]) -> bool:
         """No name went, and none came that had a past."""
         return set(then) - set(now) <= self.unknown and (self.born_at_0 or set(now) - set(then) <= unknown)
 
 
-def _any_below(now: Mapping[K, float], then: Mapping[K, float]) -> bool:
+def _any_below(now: Mapping[str, float], then: Mapping[str, float]) -> bool:
     return any(now.get(key, value) < value for key, value in then.items())
 
 

@@ -115,7 +115,7 @@ class EngineWatch(Watch):
     def _whole(self, reading: Reading) -> Reading:
         """Series that vanish tell of half a page, unless they are gone twice in a row: then the server changed."""
         before = self.newest
-        missing = before.shape - reading.shape if before is not None and before.kind == reading.kind else ()
+        missing = before.lost_by(reading) if before is not None and before.kind == reading.kind else ()
         if missing and before is not None and not reading.fell(before) and self._short != reading.shape:
             self._short = reading.shape
             raise PageError("incomplete", f"the page lacks a series of {min(missing)[0]} that was there before")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenswarm.reports.cells import LATENCY_NAMES
 from tokenswarm.reports.html import path
-from tokenswarm.reports.html.figure import PERCENTILE_NAMES, best_percentile
+from tokenswarm.reports.html.figure import PERCENTILE_NAMES, best_percentile, load_name
 from tokenswarm.reports.html.reported import Engine, Told, answered, by_stage, durations, engine
 from tokenswarm.reports.html.svg import escape
 from tokenswarm.reports.html.tables import Cell, Filled, count, filled, joined, table, titled
@@ -39,10 +39,11 @@ def engine_tables(summary: Summary) -> str:
     block = engine(summary)
     if block is None or not answered(block):
         asked = "None was read in this run" if block is None else "They were asked for, but gave nothing (see below)"
-        return f"<p>No engine metrics. {escape(asked)}. {escape(HOW_TO_GET, 1_000)}</p>{_with_answers(summary)}"
+        none = f"<p>No engine metrics. {escape(asked)}. {escape(HOW_TO_GET, 1_000)}</p>"
+        return none + _with_answers(summary) + _tokens_with_answers(summary)
     own = _batch(summary), _tokens(summary), *_by_stage(summary)
     tables = joined(*own, path.requests(summary), path.routers(summary), missing="Not reported by the engine")
-    return tables + _distributions(summary, block) + _with_answers(summary)
+    return tables + _distributions(summary, block) + _with_answers(summary) + _tokens_with_answers(summary)
 
 
 def level(found: LevelBlock | None) -> Cell:
@@ -217,3 +218,40 @@ def _with_answers(summary: Summary) -> str:
         )
     shown = table(("", "n", "mean", "p50", "p90", "p95", "p99", "max"), lines)
     return f'<h3>Durations that came with the answers</h3>{shown}<p class="small">{escape(note)}</p>'
+
+
+_ANSWERS_HEAD: tuple[Cell, ...] = (
+    "", "prompt", ("from the prefix cache", "of the prompt"), "output", ("reasoning", "tokens"),
+    ("reasoning", "events before the answer"), "drafted", ("accepted", "of the drafted"),
+)  # fmt: skip
+
+
+def _tokens_with_answers(summary: Summary) -> str:
+    """What the counts that came with the answers are made of; where nothing but prompt and output came, nothing."""
+    lines: list[list[Cell]] = []
+    parts: list[tuple[str, Told]] = [(load_name(stage), stage) for stage in summary.stages]
+    for name, part in [*parts, ("all stages", summary)] if len(parts) != 1 else parts:
+        tokens = part.tokens
+        lines.append(
+            [
+                name,
+                exact(tokens.input),
+                _part(tokens.cached, tokens.input),
+                exact(tokens.output),
+                _part(tokens.reasoning, tokens.output),
+                exact(tokens.reasoning_events) if tokens.reasoning_events else MISSING,
+                exact(tokens.drafted) if tokens.drafted else MISSING,
+                _part(tokens.accepted, tokens.drafted),
+            ]
+        )
+    told = summary.tokens
+    if not (told.cached or told.reasoning or told.reasoning_events or told.drafted):
+        return ""
+    note = (
+        "Of the steady requests. Drafted and accepted: tokens of a speculative decoder, and those that the model took."
+    )
+    return titled("Tokens that came with the answers", filled(_ANSWERS_HEAD, lines), note)[0]
+
+
+def _part(tokens: int, of: int) -> Cell:
+    return (exact(tokens), ratio(tokens / of)) if tokens and of else MISSING
