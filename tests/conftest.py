@@ -8,11 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPO = Path(__file__).resolve().parent.parent
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` ignores it for all below it: no user's Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The same examples each time, however long this machine takes for one: a test that fails, fails for everybody.
+settings.register_profile("even")
+settings.load_profile("even")
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_any_text_becomes_valid_json(dialect: Dialect, text: str, read: str) -> 
 
 
 @by_name
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.characters(codec=None)))
 def test_every_text_is_read_back_by_a_strict_reader(dialect: Dialect, text: str) -> None:
     sent = body(dialect, prompt(text), Sampling(model=text))

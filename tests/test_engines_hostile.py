@@ -245,7 +245,7 @@ json_values = st.recursive(
 
 
 @by_name
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=json_values)
 @example(value={"usage": {}})
 @example(value={"type": "message_delta", "delta": {"stop_reason": "stop"}})
@@ -264,7 +264,7 @@ def test_any_json_is_a_delta_or_no_event(dialect: Dialect, value: object) -> Non
 
 
 @by_name
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.binary(max_size=40))
 def test_any_bytes_are_a_delta_or_no_event(dialect: Dialect, data: bytes) -> None:
     try:
@@ -324,7 +324,7 @@ def test_what_a_refusal_says(body: bytes, content_type: str, message: str) -> No
     assert error_message(body, content_type) == message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(body=st.binary(max_size=600) | st.text().map(str.encode), kind=st.sampled_from(["text/html", "", "text/plain"]))
 def test_a_refusal_is_always_one_short_printable_line(body: bytes, kind: str) -> None:
     message = error_message(body, kind)

@@ -231,13 +231,13 @@ def split(body: bytes, cuts: list[int]) -> list[bytes]:
     return [body[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(body=SOUP, cuts=st.lists(st.integers(0, 10_000), max_size=8))
 def test_sse_equals_the_specification_on_byte_soup(body: bytes, cuts: list[int]) -> None:
     assert run(sse(LIMIT), split(body, cuts)) == whatwg(body)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(body=SOUP)
 def test_sse_events_depend_on_the_bytes_so_far_and_not_on_the_reads(body: bytes) -> None:
     framer = sse(LIMIT)
@@ -248,7 +248,7 @@ def test_sse_events_depend_on_the_bytes_so_far_and_not_on_the_reads(body: bytes)
         assert seen == whole == whatwg(body[: i + 1], at_end=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(body=SOUP, cuts=st.lists(st.integers(0, 10_000), max_size=8))
 def test_ndjson_equals_splitting_the_whole_body(body: bytes, cuts: list[int]) -> None:
     assert run(ndjson(LIMIT), split(body, cuts)) == json_lines(body)
@@ -265,7 +265,7 @@ def outcome(framer: Framer, pieces: Iterable[bytes]) -> tuple[list[bytes], bool]
     return events, False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(body=SOUP, cuts=st.lists(st.integers(0, 10_000), max_size=8), limit=st.integers(4, 24), lines=st.booleans())
 def test_the_limit_strikes_at_the_same_place_for_every_split(
     body: bytes, cuts: list[int], limit: int, lines: bool

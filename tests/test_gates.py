@@ -384,7 +384,7 @@ def test_a_limit_inside_a_bucket_is_compared_exactly_where_it_is_the_requests_li
 _RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ok=st.integers(0, 300),
     late=st.integers(0, 40),

@@ -6,7 +6,7 @@ import itertools
 from math import exp
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenswarm.load.kinds import KINDS
@@ -51,7 +51,6 @@ def test_burstiness_is_the_shape(burstiness: float) -> None:
     assert variance / mean**2 == pytest.approx(1 / burstiness, rel=0.1)
 
 
-@settings(deadline=None)
 @given(RATES, RATES, st.floats(0, 60), st.floats(0.001, 600), st.floats(0, 1))
 def test_the_moment_is_the_inverse_of_what_is_due(
     first: float, last: float, lead: float, ramp: float, x: float
@@ -74,7 +73,6 @@ def test_a_rate_that_falls_to_nothing_ends() -> None:
     assert times[-1] < 10
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(KINDS)), st.integers(1, 17), st.integers(0, 5))
 def test_the_workers_together_send_the_schedule_of_one(kind: str, workers: int, seed: int) -> None:
     rate = Rate(3, 30, lead_s=1, ramp_s=20)

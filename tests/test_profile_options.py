@@ -210,7 +210,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 @given(text=TEXTS, key=st.lists(st.sampled_from([*KEYS, "0", "9", ""]), min_size=1, max_size=4), value=TREES)
 def test_any_text_gives_a_profile_or_a_sentence(text: str, key: list[str], value: str) -> None:
     for overrides in ([], [f"{'.'.join(key)}={value}"]):

@@ -30,7 +30,7 @@ def split(kind: type[ArraySplitter] | type[LinesSplitter], data: bytes, cuts: li
 
 
 @given(st.lists(json_values, max_size=6), st.sampled_from([None, 2]), st.booleans(), st.lists(st.integers(0, 400)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_array_splits_into_its_values_at_any_cut(
     values: list[object], indent: int | None, ascii_only: bool, cuts: list[int]
 ) -> None:
@@ -61,7 +61,7 @@ def test_an_array_splits_the_same_at_every_single_cut_and_byte_by_byte() -> None
 @given(
     st.lists(json_values, max_size=6), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.lists(st.integers(0, 400))
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_lines_split_into_their_values_at_any_cut(
     values: list[object], end: bytes, final: bool, cuts: list[int]
 ) -> None:

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from running import run, tokenswarm
 from simulator_process import simulator
@@ -38,7 +38,6 @@ def searched(capacity: float, low: float, high: float, resolution: float = 0.05,
     return found
 
 
-@settings(deadline=None)
 @given(st.floats(0.5, 3000), st.floats(0.5, 100), st.floats(1.1, 100), st.sampled_from([0.01, 0.05, 0.2]))
 def test_the_answer_is_within_a_step_and_within_the_bounds(
     capacity: float, low: float, more: float, step: float
@@ -54,7 +53,6 @@ def test_the_answer_is_within_a_step_and_within_the_bounds(
         assert found.passed <= capacity < found.failed <= found.passed * (1 + step) * 1.0001
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 50), st.integers(2, 100))
 def test_users_are_whole_numbers(capacity: int, low: int, more: int) -> None:
     found = searched(capacity, low, low * more, 0.005, whole=True)

@@ -193,7 +193,7 @@ arrivals = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrivals, st.integers(10, 20), st.integers(1, 8), st.integers(8, 200))
 def test_blocks_are_never_lost_and_every_sequence_ends(asked, num_blocks, seats, budget):
     """Prompt, output, time of arrival (ms), whether its client leaves after its first token."""

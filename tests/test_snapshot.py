@@ -90,7 +90,7 @@ def test_the_sum_survives_the_wire() -> None:
     assert snapshots.decode_merged(snapshots.encode(merged)) == merged
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), data=st.data())
 def test_any_order_repetition_and_loss_gives_the_same_totals(seed: int, data: st.DataObject) -> None:
     rng = random.Random(seed)
@@ -279,14 +279,14 @@ def test_other_versions_and_giants_are_named() -> None:
         snapshots.decode(b"\x00" * (snapshots.BYTES_MAX + 1))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_garbage_raises_snapshot_error_and_nothing_else(data: bytes) -> None:
     with pytest.raises(SnapshotError):
         snapshots.decode(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
 def test_one_flipped_byte_raises_snapshot_error_or_is_read(at: int, byte: int) -> None:
     with suppress(SnapshotError):

@@ -149,7 +149,7 @@ def test_wherever_a_page_is_cut_no_number_is_made_up(kind: str) -> None:
 
 
 @given(st.sampled_from(sorted(PAGES)), st.binary(max_size=30), st.integers(0, 3000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_garbage_inside_a_page_is_refused_or_left_out(kind: str, junk: bytes, at: int) -> None:
     page = PAGES[kind][0].encode()
     with contextlib.suppress(PageError):

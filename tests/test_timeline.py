@@ -370,7 +370,7 @@ deltas = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     events=st.lists(st.tuples(st.integers(0, 3), deltas), max_size=25),
     choices=st.integers(1, 3),
@@ -412,7 +412,7 @@ def test_the_first_and_last_event_of_a_choice_are_noted_whether_or_not_they_hold
     assert (record.first_event_ns, record.first_ns, record.last_ns, record.last_event_ns) == (10, 20, 20, 30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     events=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), deltas), max_size=12),
     choices=st.integers(1, 3),

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import sample_runs
 import test_telemetry_rules
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tokenswarm.clock import NS_PER_S
@@ -473,7 +473,7 @@ def test_a_rule_that_is_taken_away_is_missed() -> None:
 _WORST = {"VALID": 0, "DEGRADED": 1, "INVALID": 2, None: 3}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=4, unique=True), more=st.sampled_from(sorted(FAULTS)))
 def test_a_further_fault_never_improves_the_verdict(faults: list[str], more: str) -> None:
     # A window of seconds is another measurement, not a further fault of a long one: it drifts by itself.

@@ -62,7 +62,8 @@ def render(
     worse = sum(mark.worse for one in drawn for mark in one.marks)
     better = sum(not mark.worse for one in drawn for mark in one.marks)
     runs = sum(len(one.points) + len(one.left_out) for one in drawn)
-    counted = f"{runs} runs of {len(drawn)} kind{'s' * (len(drawn) != 1)} · {worse} changes for the worse, {better} for the better"
+    kinds = f"{len(drawn)} kind{'s' * (len(drawn) != 1)}"
+    counted = f"{runs} runs of {kinds} · {worse} changes for the worse, {better} for the better"
     body = [
         f'<header class="verdict"><p class="brand">tokenswarm</p><h1>{escape(title)}</h1>'
         f"<p>{escape(counted)}</p></header>",
