@@ -230,7 +230,7 @@ def on_a_terminal(command: list[str], home: Path) -> tuple[int, str]:
 def test_on_a_terminal_locusts_tables_stay_whole_and_the_verdict_is_last(engine: Server, tmp_path: Path) -> None:
     code, screen = on_a_terminal(plain(engine, "-t", "4s", "--max-tokens", "8"), tmp_path)
 
-    assert code == 0, screen
+    assert code in (0, 11), screen  # the verdict of seconds on a busy machine
     assert "━" not in screen, "no bar where Locust's tables are"
     heads = [line for line in screen.splitlines() if "# reqs" in line]
     assert len(heads) >= 3
@@ -242,7 +242,7 @@ def test_on_a_terminal_locusts_tables_stay_whole_and_the_verdict_is_last(engine:
 
 def test_with_only_its_summary_the_bar_is_there(engine: Server, tmp_path: Path) -> None:
     code, screen = on_a_terminal(plain(engine, "-t", "2s", "--max-tokens", "8", "--only-summary"), tmp_path)
-    assert (code, "━" in screen) == (0, True), screen
+    assert (code in (0, 11), "━" in screen) == (True, True), screen
     assert screen.index("verdict: ") > screen.rindex("Aggregated")
 
 

@@ -361,7 +361,7 @@ def test_stamps_are_the_kernels_even_when_the_reader_is_late(setup: Setup) -> No
         burn_until_ns = monotonic_ns() + 200_000_000
         while monotonic_ns() < burn_until_ns:
             os.getpid()
-        record = task.get(timeout=10)
+        record = task.get(timeout=60)
 
     assert record.stamp == "kernel"
     assert record.rx_lag_max_ns > 100_000_000
@@ -449,7 +449,7 @@ def test_many_streams_at_once_lose_nothing(setup: Setup) -> None:
     with raw_server((*script, LAST_CHUNK)) as server:
         client = setup.client(server)
         tasks = [gevent.spawn(ask, client, n) for n in range(60)]
-        gevent.joinall(tasks, timeout=20)
+        gevent.joinall(tasks, timeout=60)
 
     assert [r.outcome for r in setup.records] == [Outcome.OK] * 60
     assert {r.events for r in setup.records} == {21}

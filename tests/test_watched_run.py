@@ -106,7 +106,7 @@ def _restarted(
 ) -> tuple[float, float, Exporter]:
     """kill -9, wait until Prometheus has noticed, start it again at the same address."""
     exporter.process.send_signal(signal.SIGKILL)
-    exporter.process.wait(timeout=10)
+    exporter.process.wait(timeout=60)
     killed = time.time()
     prometheus.wait_for('up{job="tokenswarm-load"} == 0')
     time.sleep(2)
