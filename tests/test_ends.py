@@ -267,6 +267,39 @@ def test_two_signals_end_plain_locust_at_once(number: signal.Signals, engine: Se
     assert not (results(tmp_path) / "summary.json").exists()
 
 
+SLOW_END = """
+import time
+from locust import events
+from tokenswarm.cluster import plugin
+from tokenswarm.cluster.users import ReplayUser
+
+class Chat(ReplayUser):
+    pass
+
+@events.quit.add_listener
+def linger(**_):
+    print("the run is over", flush=True)
+    for _ in range(300):
+        time.sleep(0.1)
+    print("nobody heard it", flush=True)
+"""
+
+
+def test_a_ctrl_c_behind_a_run_that_one_has_ended_is_heard_again(engine: Server, tmp_path: Path) -> None:
+    (tmp_path / "slow_end.py").write_text(SLOW_END, encoding="utf-8")
+    command = [*locust("chat.py")[:2], str(tmp_path / "slow_end.py"), *plain(engine, "-t", "60s")[3:]]
+    with program(command, tmp_path) as started:
+        started.await_output("steady")
+        started.process.send_signal(signal.SIGINT)
+        started.await_output("the run is over")
+        started.process.send_signal(signal.SIGINT)
+        finished = started.finish(20)
+
+    assert (results(tmp_path) / "summary.json").exists()
+    assert "nobody heard it" not in finished.out
+    assert finished.code != 0
+
+
 def test_a_worker_of_plain_locust_hands_over_too(engine: Server, tmp_path: Path) -> None:
     before, port = engine.truth()["totals"]["received"], str(free_port())
     worker = locust("chat.py", "--worker", "--master-host", "127.0.0.1", "--master-port", port)
