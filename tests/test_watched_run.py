@@ -151,7 +151,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_it_lasted_a_minute_and_all_of_it_succeeded(world: World) -> None:
     assert world.end - world.begin > 60
-    assert world.summary.requests.ok == world.summary.requests.sent > 1000, world.finished.out
+    assert world.summary.requests.ok == world.summary.requests.sent > 300, world.finished.out
     assert world.summary.steady_window.length_s == pytest.approx(59, abs=1)
 
 
