@@ -19,7 +19,7 @@ from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import PAUSE_BYTES
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.profile.target import Tls
-from tokenswarm.record import Outcome, TokenSource
+from tokenswarm.record import BROKEN_OUTCOMES, Outcome, TokenSource
 
 
 @pytest.fixture(params=READERS)
@@ -180,6 +180,34 @@ def test_a_kept_connection_that_dies_inside_the_answer_is_not_replaced(setup: Se
 
         assert (len(server.requests), server.connections) == (2, 1)
     assert [r.outcome for r in records] == [Outcome.OK, Outcome.RESET]
+
+
+OLLAMA = (b'{"message":{"content":"a"},"done":false}\n', b'{"message":{"content":"b"},"done":false}\n')
+
+
+@pytest.mark.parametrize(
+    ("kind", "head_of", "events"),
+    [
+        (("openai", "chat"), head(), (content("a"), content("b"))),
+        (("openai", "chat"), head(chunked=False), (content("a"), content("b"))),
+        (("ollama", "chat"), head("application/x-ndjson"), OLLAMA),
+    ],
+    ids=["chunked", "until closed", "ndjson"],
+)
+def test_how_long_nothing_had_come_of_what_was_broken_off(
+    setup: Setup, kind: tuple[str, str], head_of: bytes, events: tuple[bytes, bytes]
+) -> None:
+    """From the last event, not from the sending: that of a way that cuts what is silent is the same at every age."""
+    first, last = (chunk(one) if b"chunked" in head_of else one for one in events)
+    record = one(setup, head_of, first, 0.3, last, 0.4, CLOSE, kind=kind)
+    early = one(setup, 0.3, CLOSE, kind=kind)
+
+    assert record.outcome in BROKEN_OUTCOMES
+    assert record.silent_ns is not None
+    assert record.e2e_ns is not None
+    assert record.silent_ns > 390_000_000
+    assert record.e2e_ns - record.silent_ns > 290_000_000
+    assert early.silent_ns == early.e2e_ns
 
 
 def test_messages_of_failures(setup: Setup) -> None:
