@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import socket
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from exchanges import ANSWER, READERS, Setup, ask, make_certificate, one, server_tls
 from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server
 
-from tokenswarm.client.response import TransportError
+from tokenswarm.client.response import Response, TransportError
 from tokenswarm.client.transport import PAUSE_BYTES
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.profile.target import Tls
@@ -216,6 +217,35 @@ def test_messages_of_failures(setup: Setup) -> None:
     assert "redirects are not followed" in one(setup, *FAILURES["redirect"][1]).error
     assert one(setup, *FAILURES["error object, then [DONE]"][1]).error == "engine died"
     assert "text/html" in one(setup, *FAILURES["login page"][1]).error
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_bug_of_ours_ends_its_answer_at_once_and_no_other(
+    setup: Setup, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    fed = Response.feed
+    odd = True
+
+    def feed(response: Response, data: bytes, recv_ns: int, lag_ns: int) -> bool:
+        nonlocal odd
+        if odd:
+            odd = False
+            raise LookupError("an odd head")
+        return fed(response, data, recv_ns, lag_ns)
+
+    monkeypatch.setattr(Response, "feed", feed)
+    script = (head() + chunk(ANSWER), 5.0)
+    good = (head() + chunk(ANSWER) + LAST_CHUNK,)
+    with raw_server(script, good, tls=server_tls(certificate) if tls else None) as server:
+        client = setup.client(server, url=f"http{'s' * tls}://localhost:{{}}", tls=Tls(verify=False))
+        first, second = ask(client, 0), ask(client, 1)
+
+    assert (first.outcome, first.error_kind) == (Outcome.PROTOCOL, "client bug")
+    assert re.match(
+        r"a bug of this client, please report it: LookupError at test_exchange\.py:\d+: an odd", first.error
+    )
+    assert (second.outcome, second.text) == (Outcome.OK, "abc")
+    assert (setup.recorder.in_flight, len(setup.decoder)) == (0, 0)
 
 
 def test_an_oversized_event_ends_its_request_in_bounded_memory(setup: Setup) -> None:
