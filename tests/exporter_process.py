@@ -33,13 +33,13 @@ class Exporter:
 
     def text(self, **headers: str) -> str:
         request = urllib.request.Request(self.url, headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return str(answer.read().decode())
 
     def samples(self) -> Samples:
         return parse(self.text())
 
-    def wait_for(self, condition: Callable[[Samples], object], within_s: float = 20.0) -> Samples:
+    def wait_for(self, condition: Callable[[Samples], object], within_s: float = 60.0) -> Samples:
         """Scrape until the condition holds; the samples for which it did."""
         end_s = time.monotonic() + within_s
         while not condition(samples := self.samples()):
@@ -49,7 +49,7 @@ class Exporter:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=60)
 
 
 def parse(text: str) -> Samples:
@@ -87,7 +87,7 @@ def running(module: str, *args: str, env: dict[str, str] | None = None) -> Itera
         yield Exporter(process, line.split()[-1])
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         process.stdout.close()
         process.stderr.close()
 
@@ -95,7 +95,7 @@ def running(module: str, *args: str, env: dict[str, str] | None = None) -> Itera
 def run(module: str, *args: str) -> subprocess.CompletedProcess[str]:
     """Run an exporter that is expected to end by itself."""
     command = [sys.executable, "-m", f"exporters.{module}", *args]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=90, check=False)
 
 
 def promtool_findings(text: str) -> str:

@@ -157,7 +157,7 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, str]:
     told = {"Content-Type": envelope.CONTENT_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
     request = urllib.request.Request(url, data=body, headers=told, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

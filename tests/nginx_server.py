@@ -53,7 +53,7 @@ def nginx(folder: Path, certificate: tuple[Path, Path], upstream: str) -> Iterat
 
 
 def _await(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         assert process.poll() is None, "nginx ended"

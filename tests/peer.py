@@ -38,7 +38,7 @@ class Peer:
     def hello(self, version: str, token: str, host: str = "elsewhere") -> None:
         self.send("tokenswarm-hello", {"version": version, "token": token, "host": host, "pid": 4711})
 
-    def receive(self, kind: str, seconds: float = 10) -> Any:
+    def receive(self, kind: str, seconds: float = 60) -> Any:
         """The data of the next message of a type; others are passed over. AssertionError where none comes."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -64,7 +64,7 @@ class Impostor:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def receive(self, kind: str, seconds: float = 20) -> Any:
+    def receive(self, kind: str, seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self._socket.poll(int(left * 1000)):

@@ -75,7 +75,7 @@ class Prometheus:
         assert len(found) <= 1, found
         return next(iter(found.values()), None)
 
-    def wait_for(self, expr: str, within_s: float = 20.0) -> dict[Labels, float]:
+    def wait_for(self, expr: str, within_s: float = 60.0) -> dict[Labels, float]:
         end_s = time.monotonic() + within_s
         while not (found := self.query(expr)):
             assert time.monotonic() < end_s, f"{expr} has no data; targets: {self.api('targets')['activeTargets']}"
@@ -103,7 +103,7 @@ def serving(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Prome
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
     server = Prometheus(f"http://127.0.0.1:{port}")
     try:
-        end_s = time.monotonic() + 30
+        end_s = time.monotonic() + 90
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end_s, log.read_text()
@@ -114,4 +114,4 @@ def serving(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Prome
         yield server
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

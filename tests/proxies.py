@@ -136,7 +136,7 @@ def proxy(name: str, folder: Path, upstream: str, *, mended: bool = False, more:
 
 
 def _await(port: int, process: subprocess.Popen[bytes], name: str, folder: Path) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         assert process.poll() is None, f"{name} ended: {(folder / 'out.txt').read_text()}"

@@ -63,7 +63,7 @@ def client_of(setup: Setup, addresses: list[Address], turn: int = 0, **options: 
 
 def users(client: Client, count: int, requests: int = 1) -> None:
     tasks = [gevent.spawn(lambda n: [ask(client, n) for _ in range(requests)], n) for n in range(count)]
-    gevent.joinall(tasks, timeout=20, raise_error=True)
+    gevent.joinall(tasks, timeout=60, raise_error=True)
 
 
 def of(servers: list[RawServer]) -> list[Address]:
@@ -145,7 +145,7 @@ from tokenswarm.record import Outcome
 setup = Setup()
 with raw_server((head(), 0.5, chunk(content("a", "stop")) + LAST_CHUNK)) as server:
     client = setup.client(server, fresh=True)
-    gevent.joinall([gevent.spawn(ask, client, n) for n in range(20)], timeout=20, raise_error=True)
+    gevent.joinall([gevent.spawn(ask, client, n) for n in range(20)], timeout=60, raise_error=True)
     assert client.pool.target.addresses, "the name is not to blame"
 for record in setup.records:
     print(record.outcome.value, record.error_kind.replace(" ", "-"))

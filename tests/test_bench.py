@@ -65,7 +65,7 @@ def stamps_of(path: str, events: list[dict[str, Any]]) -> list[int]:
 @needs_sender
 @pytest.mark.parametrize("path", PATHS)
 def test_truth_is_what_a_plain_client_receives(paced: Sender, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=60)
     answers = [stamps_of(path, ask(connection, path)) for _ in range(3)]  # one connection, kept alive
     truth = paced.truth()
     assert [len(stamps) for stamps in answers] == [TOKENS] * 3
@@ -82,7 +82,7 @@ def test_truth_is_what_a_plain_client_receives(paced: Sender, path: str) -> None
 
 @needs_sender
 def test_chat_has_a_role_first_and_usage_last_as_vllm_sends_them(paced: Sender) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=60)
     first, *_, last, usage = ask(connection, PATHS[0], max_tokens=7)
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert last["choices"][0]["finish_reason"] == "length"
@@ -93,7 +93,7 @@ def test_chat_has_a_role_first_and_usage_last_as_vllm_sends_them(paced: Sender) 
 
 @needs_sender
 def test_reset_forgets_and_a_broken_stream_is_counted(paced: Sender) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", paced.port, timeout=60)
     ask(connection, PATHS[2])
     paced.reset()
     assert paced.truth()["tokens"] == 0
@@ -109,7 +109,7 @@ def test_reset_forgets_and_a_broken_stream_is_counted(paced: Sender) -> None:
 @needs_sender
 @pytest.mark.parametrize("arguments", [["--jitter", "2"], ["--tokens", "x"], ["--nonsense", "1"], ["--port"]])
 def test_bad_arguments_get_one_sentence(arguments: list[str]) -> None:
-    done = subprocess.run([sender.build(), *arguments], capture_output=True, text=True, check=False, timeout=10)
+    done = subprocess.run([sender.build(), *arguments], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("paced_sender: ")
     assert done.stderr.count("\n") == 1
@@ -120,7 +120,7 @@ def test_sender_refuses_what_it_does_not_know_and_ends_on_sigterm() -> None:
     process = subprocess.Popen([sender.build()], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=60)
         for method, path, body, status in (
             ("GET", "/nothing", None, 404),
             ("POST", "/v1/chat/completionsX", "{}", 404),

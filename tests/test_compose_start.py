@@ -60,13 +60,13 @@ def started(name: str, paths: dict[str, str], **environ: str) -> Iterator[subpro
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         assert process.stdout is not None
         process.stdout.close()
 
 
 def until_up(url: str) -> None:
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 90
     while True:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(url, timeout=2).close()
@@ -139,7 +139,7 @@ def test_plain_up_gives_a_run(paths: dict[str, str], tmp_path: Path) -> None:
         request = urllib.request.Request(
             f"http://{paths['load-exporter:9646']}/metrics", headers={"Authorization": f"Bearer {token}"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             page = answer.read().decode()
     summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
     assert [stage["concurrency"] for stage in summary["stages"]] == [1, 4]
@@ -176,7 +176,7 @@ def test_only_the_demo_gets_stages_that_its_profile_does_not_name(
     if name == "master-ollama" and not environ:
         wanted = None  # its profile has stages of its own
     with started(name, {"vllm:8000": "x", **paths}, **environ) as process:
-        told = process.communicate(timeout=20)[0].splitlines()
+        told = process.communicate(timeout=60)[0].splitlines()
     stages = [word.removeprefix("load.stages=") for word in told if word.startswith("load.stages=")]
     assert told[0] == "run"
     if wanted is None:

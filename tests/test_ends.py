@@ -230,7 +230,7 @@ def on_a_terminal(command: list[str], home: Path) -> tuple[int, str]:
 def test_on_a_terminal_locusts_tables_stay_whole_and_the_verdict_is_last(engine: Server, tmp_path: Path) -> None:
     code, screen = on_a_terminal(plain(engine, "-t", "4s", "--max-tokens", "8"), tmp_path)
 
-    assert code == 0, screen
+    assert code in (0, 11), screen  # the verdict of seconds on a busy machine
     assert "━" not in screen, "no bar where Locust's tables are"
     heads = [line for line in screen.splitlines() if "# reqs" in line]
     assert len(heads) >= 3
@@ -242,7 +242,7 @@ def test_on_a_terminal_locusts_tables_stay_whole_and_the_verdict_is_last(engine:
 
 def test_with_only_its_summary_the_bar_is_there(engine: Server, tmp_path: Path) -> None:
     code, screen = on_a_terminal(plain(engine, "-t", "2s", "--max-tokens", "8", "--only-summary"), tmp_path)
-    assert (code, "━" in screen) == (0, True), screen
+    assert (code in (0, 11), "━" in screen) == (True, True), screen
     assert screen.index("verdict: ") > screen.rindex("Aggregated")
 
 
@@ -265,6 +265,39 @@ def test_two_signals_end_plain_locust_at_once(number: signal.Signals, engine: Se
     assert "interrupted twice" in finished.out
     assert "Traceback" not in finished.out
     assert not (results(tmp_path) / "summary.json").exists()
+
+
+SLOW_END = """
+import time
+from locust import events
+from tokenswarm.cluster import plugin
+from tokenswarm.cluster.users import ReplayUser
+
+class Chat(ReplayUser):
+    pass
+
+@events.quit.add_listener
+def linger(**_):
+    print("the run is over", flush=True)
+    for _ in range(300):
+        time.sleep(0.1)
+    print("nobody heard it", flush=True)
+"""
+
+
+def test_a_ctrl_c_behind_a_run_that_one_has_ended_is_heard_again(engine: Server, tmp_path: Path) -> None:
+    (tmp_path / "slow_end.py").write_text(SLOW_END, encoding="utf-8")
+    command = [*locust("chat.py")[:2], str(tmp_path / "slow_end.py"), *plain(engine, "-t", "60s")[3:]]
+    with program(command, tmp_path) as started:
+        started.await_output("steady")
+        started.process.send_signal(signal.SIGINT)
+        started.await_output("the run is over")
+        started.process.send_signal(signal.SIGINT)
+        finished = started.finish(20)
+
+    assert (results(tmp_path) / "summary.json").exists()
+    assert "nobody heard it" not in finished.out
+    assert finished.code != 0
 
 
 def test_a_worker_of_plain_locust_hands_over_too(engine: Server, tmp_path: Path) -> None:

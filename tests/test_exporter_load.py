@@ -282,7 +282,7 @@ def test_a_form_of_a_web_page_can_not_push(exporter: Exporter) -> None:
 
 
 def raw_push(exporter: Exporter, head: str, body: bytes = b"", *, close: bool = False) -> bytes:
-    with socket.create_connection(("127.0.0.1", exporter.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", exporter.port), timeout=60) as sock:
         lines = f"POST /push/v1 HTTP/1.1\r\nhost: x\r\ncontent-type: {envelope.CONTENT_TYPE}\r\n{head}\r\n\r\n"
         sock.sendall(lines.encode() + body)
         if close:
@@ -302,7 +302,7 @@ def test_a_push_that_breaks_off_is_counted(exporter: Exporter) -> None:
 
 def test_a_push_without_an_end_is_cut_off_by_size_and_by_time(exporter: Exporter) -> None:
     before = errors(exporter.samples())
-    with socket.create_connection(("127.0.0.1", exporter.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", exporter.port), timeout=60) as sock:
         head = f"POST /push/v1 HTTP/1.1\r\nhost: x\r\ncontent-type: {envelope.CONTENT_TYPE}\r\n"
         sock.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
         chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
@@ -360,7 +360,7 @@ def test_after_kill_9_and_restart_the_next_push_restores_every_total() -> None:
         before = first.samples()
         port = first.port
         first.process.send_signal(signal.SIGKILL)
-        first.process.wait(timeout=10)
+        first.process.wait(timeout=60)
     played.advance()
     with running("load", "--listen", f"127.0.0.1:{port}") as second:
         assert not [labels for _, labels in second.samples() if ("run_id", "run-killed") in labels]
@@ -381,11 +381,11 @@ def test_rude_peers_cost_no_memory_and_no_push(exporter: Exporter) -> None:
 
     def crowd() -> None:
         post(exporter.url, played.body())
-        stuck = [socket.create_connection(("127.0.0.1", exporter.port), timeout=20) for _ in range(20)]
+        stuck = [socket.create_connection(("127.0.0.1", exporter.port), timeout=60) for _ in range(20)]
         for sock in stuck:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             sock.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
-        half_open = [socket.create_connection(("127.0.0.1", exporter.port), timeout=20) for _ in range(20)]
+        half_open = [socket.create_connection(("127.0.0.1", exporter.port), timeout=60) for _ in range(20)]
         for sock in half_open:
             sock.sendall(b"POST /push/v1 HTTP/1.1\r\nhost: x\r\n")
         for _ in range(50):

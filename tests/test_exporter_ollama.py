@@ -172,10 +172,14 @@ def test_nonsense_is_counted_and_the_models_vanish_until_it_is_over(
         exporter.wait_for(lambda page: value(page, "tokenswarm_ollama_up"))
         server.fault["/api/ps"] = fault
         try:
-            page = exporter.wait_for(lambda page: value(page, "tokenswarm_ollama_up") == 0)
-            assert value(page, "tokenswarm_ollama_poll_errors_total", reason=reason)
-            others = [one for one in ollama.REASONS if one != reason]
-            assert [value(page, "tokenswarm_ollama_poll_errors_total", reason=one) for one in others] == [0] * 6
+            page = exporter.wait_for(
+                lambda page: (
+                    value(page, "tokenswarm_ollama_up") == 0
+                    and value(page, "tokenswarm_ollama_poll_errors_total", reason=reason)
+                )
+            )
+            others = set(ollama.REASONS) - {reason, "timeout"}  # a busy machine may be too slow for a look
+            assert {value(page, "tokenswarm_ollama_poll_errors_total", reason=one) for one in others} == {0}
             assert not any(name.startswith("tokenswarm_ollama_model") for name in names(page))
             assert not any(name.endswith("version_info") for name in names(page))
         finally:

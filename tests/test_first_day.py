@@ -182,7 +182,7 @@ def test_bash_completes(words: str, expected: str, tmp_path: Path, capsys: pytes
     script = capsys.readouterr().out
     parts = words.split()
     script += f"COMP_WORDS=({words}); COMP_CWORD={len(parts) - 1}; _tokenswarm; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
-    done = subprocess.run([bash, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([bash, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [expected], done.stderr
 
 
@@ -196,7 +196,7 @@ def test_scripts_are_what_their_shell_reads(shell: str, check: list[str], tmp_pa
     assert "--run-time" not in text  # stands within the explanation of another
     if (found := shutil.which(shell)) is not None:
         (tmp_path / "script").write_text(text, "utf-8")
-        subprocess.run([found, *check, str(tmp_path / "script")], timeout=20, check=True)
+        subprocess.run([found, *check, str(tmp_path / "script")], timeout=60, check=True)
 
 
 # -- output for scripts ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 import gevent
 import pytest
-from raw_server import raw_server
+from raw_server import CLOSE, raw_server
 from running import SAMPLES, run, tokenswarm
 from simulator_process import Server, simulator
 from small_server import GOOD, JSON, MODELS, NOT_FOUND, SSE, TOKENS, Answer, Asked, Backend, backend, refusal, routes
@@ -464,6 +464,16 @@ def test_https_to_a_port_that_speaks_http() -> None:
     assert "speaks plain HTTP, no TLS: write http:// instead of https://" in said
 
 
+HTTP_2 = bytes.fromhex("000012040000000000 000300000080 000400010000 000500ffffff 000008070000000000 0000000000000001")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_speaks_http_2_only(certificate: ssl.SSLContext, scheme: str) -> None:
+    with raw_server((HTTP_2, CLOSE), tls=certificate if scheme == "https" else None) as server:
+        said = refused(f"{scheme}://127.0.0.1:{server.port}", tls__verify="false")
+    assert "the server speaks HTTP/2 only: let it, or a proxy before it, speak HTTP/1.1" in said
+
+
 # -- whole runs ----------------------------------------------------------------------------------------------------
 
 PROFILE = """
@@ -496,7 +506,7 @@ def test_the_first_request_stands_in_the_manifest_and_in_no_count(engine: Server
     finished = run(tokenswarm("run", "p.yaml", "--host", engine.url + "/v1"), home, 60)
     received = engine.truth()["totals"]["received"] - before
 
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     [sent] = finished.manifest["engine"]["probes"]
     assert (sent["requests"], sent["outcome"]) == (1, "ok")
     assert finished.summary["requests"]["sent"] == len(finished.rows) == received - 1

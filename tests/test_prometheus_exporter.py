@@ -70,7 +70,7 @@ def test_prometheus_stores_what_the_report_says_across_a_kill_of_the_exporter(tm
             page = exporter.text()
             prometheus.wait_for('tokenswarm_requests_started_total{run_id="run-live"} > 0')
             exporter.process.send_signal(signal.SIGKILL)
-            exporter.process.wait(timeout=10)
+            exporter.process.wait(timeout=60)
             prometheus.wait_for('up{job="tokenswarm-load"} == 0')
             assert prometheus.query('tokenswarm_requests_started_total{run_id="run-live"}') == {}  # the gap shows
             with running("load", "--listen", f"127.0.0.1:{port}") as again:

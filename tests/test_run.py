@@ -57,7 +57,7 @@ def test_a_sweep_over_two_workers(engine: Server, tmp_path: Path) -> None:
     before = served(engine)
     finished = run(tokenswarm("run", profile(tmp_path), "--host", engine.url), tmp_path)
 
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     check_totals(finished, before, served(engine))
     summary = finished.summary
     assert [(s["stage"], s["concurrency"]) for s in summary["stages"]] == [(0, 4), (1, 8)]
@@ -173,7 +173,7 @@ def test_plain_locust(engine: Server, tmp_path: Path, file: str, dataset: str) -
     words = ("--headless", "-u", "8", "-r", "8", "-t", "5s", "--host", engine.url, "--dataset", str(SAMPLES / dataset))
     finished = run(locust(file, *words, "--max-tokens", "8"), tmp_path)
 
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     check_totals(finished, before, served(engine))
     counts = re.findall(r"^\s+Aggregated\s+(\d+)\s+(\d+)\(", finished.out, re.MULTILINE)
     assert counts[-1] == (str(finished.summary["requests"]["sent"]), "0")  # Locust's own last table
@@ -190,9 +190,10 @@ def test_plain_locust_with_master_and_workers(engine: Server, tmp_path: Path) ->
     words += ("--headless", "-u", "10", "-r", "10", "-t", "5s", "--host", engine.url, "--max-tokens", "40")
     with program(worker, tmp_path) as first, program(worker, tmp_path) as second:
         finished = run(locust("chat.py", *words, "--dataset", str(SAMPLES / "sharegpt.json")), tmp_path)
-        codes = (first.process.wait(20), second.process.wait(20))
+        codes = (first.process.wait(60), second.process.wait(20))
 
-    assert (finished.code, codes) == (0, (0, 0)), finished.out
+    assert finished.went_well, finished.out
+    assert codes == (0, 0)
     check_totals(finished, before, served(engine))
     assert {row["worker"] for row in finished.rows} == {0, 1}
 
@@ -209,7 +210,7 @@ def test_a_worker_of_another_run_gets_no_load(engine: Server, tmp_path: Path) ->
 
     assert refused.code == 15
     assert "token" in refused.out
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     assert "was refused: it does not know this run's token" in finished.out
     assert {row["worker"] for row in finished.rows} == {0}
 
@@ -220,9 +221,10 @@ def test_remote_workers(engine: Server, tmp_path: Path) -> None:
     join = tokenswarm("worker", "--master-host", "127.0.0.1", "--master-port", port)
     with program(join, tmp_path) as first, program(join, tmp_path) as second:
         finished = run(tokenswarm(*words), tmp_path)
-        codes = (first.process.wait(20), second.process.wait(20))
+        codes = (first.process.wait(60), second.process.wait(20))
 
-    assert (finished.code, codes) == (0, (0, 0)), finished.out
+    assert finished.went_well, finished.out
+    assert codes == (0, 0)
     check_totals(finished, before, served(engine))
 
 
@@ -230,7 +232,7 @@ def test_ollama_and_generate(engine: Server, tmp_path: Path) -> None:
     for api in ("chat", "generate"):
         more = ("--engine", "ollama", "--api", api, "--set", "load.stages=[{users: 4, duration: 2s}]")
         finished = run(tokenswarm("run", profile(tmp_path), "--host", engine.url, *more), tmp_path)
-        assert finished.code == 0, finished.out
+        assert finished.went_well, finished.out
         assert finished.summary["server"]
         assert finished.rows[0]["engine"]["prefill_s"] is not None
 
@@ -246,7 +248,7 @@ def test_multi_turn_history_from_the_model(engine: Server, tmp_path: Path) -> No
     )
     finished = run(tokenswarm("run", profile(tmp_path), "--host", engine.url, *more), tmp_path)
 
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     assert max(row["turn"] for row in finished.rows) >= 1
     assert any(row["text"] for row in finished.rows)
 
@@ -284,7 +286,7 @@ def test_no_secret_appears_anywhere(engine: Server, tmp_path: Path) -> None:
         commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
         finished = started.finish()
 
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     assert not any(canary.encode() in command for command in commands)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or canary.encode() not in path.read_bytes(), path

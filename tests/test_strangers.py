@@ -16,7 +16,7 @@ import sample_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import HEARTBEAT, Impostor, Peer, odd_frames
-from running import LOCUST, SAMPLES, Finished, Program, eventually, free_port, locust, program, tokenswarm
+from running import LOCUST, SAMPLES, Finished, Program, free_port, locust, program, tokenswarm
 from simulator_process import Server, simulator
 
 from tokenswarm import __version__
@@ -31,7 +31,7 @@ PROFILE = """
 name: test
 target: http://127.0.0.1:9
 dataset: {path: %s, output_tokens: {max: 32}, ignore_eos: true}
-load: {stages: [{users: 4, duration: 3s}, {users: 8, duration: 6s}]}
+load: {stages: [{users: 4, duration: 3s}, {users: 8, duration: 10s}]}
 phases: {warmup: 1s, settle: 1s, drain: 20s}
 workers: 2
 """
@@ -98,7 +98,7 @@ def intruders(at: str, home: Path) -> Iterator[list[Program]]:
 
 def check_load(finished: Finished, users: list[int]) -> None:
     """All users really sent: about as many requests were in flight as there were users, and none was cut off."""
-    assert finished.code in (0, 11), finished.out  # five programs start meanwhile: on a busy machine the loop stalls
+    assert finished.went_well, finished.out  # five programs start meanwhile: on a busy machine the loop stalls
     assert not finished.doubts() & set(NOBODY), finished.out
     requests = finished.summary["requests"]
     assert requests["cancelled"] == 0
@@ -123,15 +123,15 @@ def test_late_and_foreign_workers_take_no_users(engine: Server, tmp_path: Path) 
             with intruders(at, tmp_path) as refused:
                 codes = [worker.finish(30) for worker in refused]
                 started.await_output("stage 2.*steady")
-                assert eventually(lambda: engine.truth()["totals"]["in_flight"] == 8)
                 finished = started.finish(60)
-            assert (one.process.wait(20), two.process.wait(20)) == (0, 0)
+            assert (one.process.wait(60), two.process.wait(60)) == (0, 0)
 
     check_load(finished, [4, 8])
     assert [worker.code for worker in codes] == [15, 15]
     assert "does not know this run's token" in codes[0].out
     assert "already begun" in codes[1].out
     assert before["max_concurrent"] <= 4
+    assert engine.truth()["totals"]["max_concurrent"] == 8
 
 
 def test_plain_locust_is_as_particular(engine: Server, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_plain_locust_is_as_particular(engine: Server, tmp_path: Path) -> None:
             with intruders(at, tmp_path) as refused:
                 codes = [stray.finish(30).code for stray in refused]
                 finished = started.finish(60)
-        assert (one.process.wait(20), two.process.wait(20)) == (0, 0)
+        assert (one.process.wait(60), two.process.wait(60)) == (0, 0)
 
     check_load(finished, [8])
     assert codes == [15, 15]
@@ -154,7 +154,7 @@ def test_plain_locust_is_as_particular(engine: Server, tmp_path: Path) -> None:
 
 def test_nothing_that_is_sent_to_the_port_ends_a_run(engine: Server, tmp_path: Path) -> None:
     """Each odd message, floods, and frames larger than any message; what is kept of them is bounded."""
-    at, text = str(free_port()), PROFILE.replace("duration: 3s}, {users: 8, duration: 6s", "duration: 5s")
+    at, text = str(free_port()), PROFILE.replace("duration: 3s}, {users: 8, duration: 10s", "duration: 5s")
     with program(master(tmp_path, engine, at, 1, text=text), tmp_path, **TOKEN) as started:
         started.await_output("waiting for 1 worker on")
         with Peer(int(at)) as old, program(joining(at), tmp_path, **TOKEN) as worker:
@@ -171,9 +171,9 @@ def test_nothing_that_is_sent_to_the_port_ends_a_run(engine: Server, tmp_path: P
                 peers[3].frames(bytes(TOO_LARGE))
                 peers[4].frames(b"id", bytes(TOO_LARGE))
                 finished = started.finish(60)
-            assert worker.process.wait(20) == 0
+            assert worker.process.wait(60) == 0
 
-    assert finished.code == 0, finished.out
+    assert finished.went_well, finished.out
     assert f"runs tokenswarm 0.0.1, the master {__version__}: install the same version" in refusal
     requests = finished.summary["requests"]
     assert requests["ok"] == requests["sent"] > 0
@@ -196,9 +196,9 @@ def test_a_member_that_goes_mad_is_one_lost_worker(engine: Server, tmp_path: Pat
         started.await_output("waiting for 1 worker on")
         peer.hello(__version__, "right", host="mad")
         peer.receive("ack")
-        order = peer.receive("tokenswarm-run", 30)
+        order = peer.receive("tokenswarm-run", 90)
         peer.send("tokenswarm-prepared", {"dataset": {"sha256": "x"}})
-        peer.receive("spawn", 30)
+        peer.receive("spawn", 90)
         peer.send("spawning_complete", {"user_classes_count": {"Replay": 4}, "user_count": 4})
         started.await_output("stage 1.*steady")
         process = psutil.Process(started.process.pid)
@@ -227,13 +227,13 @@ def test_a_member_that_goes_mad_is_one_lost_worker(engine: Server, tmp_path: Pat
 
 def test_a_member_with_too_few_users_is_found_out(engine: Server, tmp_path: Path) -> None:
     """It says that all users are there, and reports three of four; a report under another's number does not count."""
-    at, text = str(free_port()), PROFILE.replace("duration: 3s}, {users: 8, duration: 6s", "duration: 5s")
+    at, text = str(free_port()), PROFILE.replace("duration: 3s}, {users: 8, duration: 10s", "duration: 5s")
     with program(master(tmp_path, engine, at, 1, text=text), tmp_path, **TOKEN) as started, Peer(int(at)) as peer:
         started.await_output("waiting for 1 worker on")
         peer.hello(__version__, "right", host="liar")
-        run_id = peer.receive("tokenswarm-run", 30)["run_id"]
+        run_id = peer.receive("tokenswarm-run", 90)["run_id"]
         peer.send("tokenswarm-prepared", {"dataset": {"sha256": "x"}})
-        peer.receive("spawn", 30)
+        peer.receive("spawn", 90)
         peer.send("spawning_complete", {"user_classes_count": {"Replay": 4}, "user_count": 4})
         recorders = [Recorder(run_id, index, start_ns=0, host="liar", pid=4711) for index in (0, 5)]
         recorders[1].users = 1000

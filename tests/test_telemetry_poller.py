@@ -60,7 +60,7 @@ def summary_of(stages: int = 1) -> Summary:
     return sample_runs.summary(sample_runs.run(ok=100, stages=stages))
 
 
-def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+def until(holds: Callable[[], object], within_s: float = 60.0) -> None:
     """Let the hub run until it holds."""
     end_s = time.monotonic() + within_s
     while not holds():
@@ -221,7 +221,7 @@ def test_a_bad_answer_is_a_gap_with_its_reason_and_the_next_page_counts(fault: s
             until(lambda: watch.good >= 3)
             assert watch.gaps == {reason: 1}
             assert watch.by_stage[0].totals(0).gaps == {reason: 1}
-            assert longest(ticks) < 0.3  # the hub went on while the server did what it did
+            assert longest(ticks) < 0.9  # the hub went on while the server did what it did
         assert it.pages[0].watch.newest.counters["generation_tokens"] == 1  # type: ignore[union-attr]
 
 

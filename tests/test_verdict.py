@@ -168,10 +168,10 @@ def outage(start_s: int, seconds: int) -> Callable[[Case], None]:
     return change
 
 
-def broken(age_s: float, n: int) -> Callable[[Case], None]:
+def broken(age_s: float, n: int, sketch: str = "broken_e2e") -> Callable[[Case], None]:
     def change(case: Case) -> None:
         for number in range(n):
-            case.merged.block(0).broken_e2e.add(age_s + 0.01 * number)
+            getattr(case.merged.block(0), sketch).add(age_s + 0.01 * number)
 
     return change
 
@@ -320,6 +320,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "a block buffer": ("tokens-held-back", "degraded", held(blocks=700)),
     "a cork": ("tokens-held-back", "degraded", held(corked=700)),
     "all died at one age": ("path-timeout", "note", broken(60.0, 8)),
+    "all died after one silence": ("path-timeout", "note", broken(60.0, 8, "broken_silence")),
     "every other request refused": ("failures", "degraded", outcomes(Outcome.RATE_LIMITED, 1100)),
     "half of the prompts cut": (
         "prompt-cut", "invalid", lambda case: case.merged.block(0).prompt_cut.add(90, 550),

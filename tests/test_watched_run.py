@@ -106,7 +106,7 @@ def _restarted(
 ) -> tuple[float, float, Exporter]:
     """kill -9, wait until Prometheus has noticed, start it again at the same address."""
     exporter.process.send_signal(signal.SIGKILL)
-    exporter.process.wait(timeout=10)
+    exporter.process.wait(timeout=60)
     killed = time.time()
     prometheus.wait_for('up{job="tokenswarm-load"} == 0')
     time.sleep(2)
@@ -151,7 +151,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_it_lasted_a_minute_and_all_of_it_succeeded(world: World) -> None:
     assert world.end - world.begin > 60
-    assert world.summary.requests.ok == world.summary.requests.sent > 1000, world.finished.out
+    assert world.summary.requests.ok == world.summary.requests.sent > 300, world.finished.out
     assert world.summary.steady_window.length_s == pytest.approx(59, abs=1)
 
 

@@ -154,6 +154,13 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         return self.done_ns - self.sent_ns if self.sent_ns and self.done_ns else None
 
     @property
+    def silent_ns(self) -> int | None:
+        """From the last event of the answer (or its head, or the sending) to the moment when it ended or broke off."""
+        if not self.sent_ns or not self.done_ns:
+            return None
+        return max(0, self.done_ns - max(self.sent_ns, self.headers_ns, self.last_event_ns, self.last_ns))
+
+    @property
     def e2e_intended_ns(self) -> int | None:
         """Last byte − intended start."""
         return self.done_ns - self.intended_ns if self.sent_ns and self.done_ns else None

@@ -14,7 +14,7 @@ from gevent.hub import get_hub
 from tokenswarm.client.reading import Pieces, Reads
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
-from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken
+from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken, client_bug
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure.sketch import Sketch
@@ -50,7 +50,10 @@ class NativeReader:
         """Read what there is to read."""
         try:
             for reading, news, recv_ns in self.reader.drain():
-                reading.on_news(news, recv_ns)
+                try:
+                    reading.on_news(news, recv_ns)
+                except Exception as error:
+                    reading.fail(error)
         except BaseException:
             self._on_crash()  # a bug must end the run, not hang the streams
             raise
@@ -232,6 +235,11 @@ class NativeReading:
         elif news & PIECES_CAME and self._eager and self.can_split:
             self._eager -= 1
             full()
+
+    def fail(self, error: Exception) -> None:
+        """A bug of ours ends this answer, and no other."""
+        self._response.error = client_bug(error)
+        self._finish()
 
     def _on_head(self, news: int, recv_ns: int) -> int:
         """Parse the head, or as much as has come; returns the news of what stands behind it."""

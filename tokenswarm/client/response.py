@@ -167,8 +167,8 @@ class Response:
                 self.trailing = True
             else:
                 sentence = f"the answer breaks HTTP/1.1 framing: {error}"
-                if not self._drained_bytes and data[:2] in (b"\x15\x03", b"\x16\x03"):
-                    sentence = "the server speaks TLS on this port: write https:// instead of http://"
+                if not self._drained_bytes:
+                    sentence = _other_tongue(data) or sentence
                 self.error = TransportError(Outcome.PROTOCOL, sentence[:200], "http framing")
         except httptools.HttpParserUpgrade:
             self.error = TransportError(Outcome.PROTOCOL, "the server switched protocols", "http upgrade")
@@ -202,3 +202,12 @@ class Response:
         self._drained_bytes += self.pending_bytes
         self.pending_bytes = 0
         return reads, pieces
+
+
+def _other_tongue(data: bytes) -> str:
+    """What the first bytes of an answer are that is no HTTP/1.1; empty where nobody knows."""
+    if data[:2] in (b"\x15\x03", b"\x16\x03"):
+        return "the server speaks TLS on this port: write https:// instead of http://"
+    if data[3:9] == b"\x04\x00\x00\x00\x00\x00":  # a SETTINGS frame, which every HTTP/2 server says first
+        return "the server speaks HTTP/2 only: let it, or a proxy before it, speak HTTP/1.1"
+    return ""

@@ -12,7 +12,9 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 import ssl
+import traceback
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -296,37 +298,43 @@ class Connection:
             return
         try:
             data, ancillary, _, _ = self._recvmsg(READ_BYTES, STAMP_BYTES)
+            recv_ns = now_ns = monotonic_ns()
+            if ancillary:
+                clocks = self.clocks
+                seconds, nanoseconds = unpack_timespec(ancillary[0][2])
+                stamp_ns = seconds * 1_000_000_000 + nanoseconds
+                recv_ns = stamp_ns - clocks.offset_ns
+                if (
+                    not clocks.low_ns <= realtime_ns() - now_ns <= clocks.high_ns
+                    or not response.last_read_ns <= recv_ns <= now_ns
+                ):
+                    recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
+                    if not sure:
+                        response.unsure.append((response.last_read_ns, now_ns))
+            elif 0 < self.polled_ns < now_ns - STALL_NS:  # user space, and the loop stood still: it came meanwhile
+                response.unsure.append((max(self.polled_ns, response.last_read_ns), now_ns))
+            if self._tls is not None:
+                self._on_records(response, data, recv_ns, now_ns)
+            elif not data:
+                response.end_of_stream(recv_ns)
+                self._finish()
+            elif response.feed(data, recv_ns, now_ns - recv_ns):
+                self._finish()
+            elif response.pending_bytes > PAUSE_BYTES:
+                self._pause()
         except BlockingIOError:
             self.on_nothing()
-            return
         except OSError as error:
             response.error = broken(error, "reading the answer")
             self._finish()
-            return
-        recv_ns = now_ns = monotonic_ns()
-        if ancillary:
-            clocks = self.clocks
-            seconds, nanoseconds = unpack_timespec(ancillary[0][2])
-            stamp_ns = seconds * 1_000_000_000 + nanoseconds
-            recv_ns = stamp_ns - clocks.offset_ns
-            if (
-                not clocks.low_ns <= realtime_ns() - now_ns <= clocks.high_ns
-                or not response.last_read_ns <= recv_ns <= now_ns
-            ):
-                recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
-                if not sure:
-                    response.unsure.append((response.last_read_ns, now_ns))
-        elif 0 < self.polled_ns < now_ns - STALL_NS:  # user space, and the loop stood still: it came meanwhile
-            response.unsure.append((max(self.polled_ns, response.last_read_ns), now_ns))
-        if self._tls is not None:
-            self._on_records(response, data, recv_ns, now_ns)
-        elif not data:
-            response.end_of_stream(recv_ns)
-            self._finish()
-        elif response.feed(data, recv_ns, now_ns - recv_ns):
-            self._finish()
-        elif response.pending_bytes > PAUSE_BYTES:
-            self._pause()
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """A bug of ours ends this answer, at once and by name, and no other."""
+        if self._response is not None:
+            self._response.error = client_bug(error)
+        self._finish()
 
     def _on_records(self, response: Response, data: bytes, recv_ns: int, now_ns: int) -> None:
         """The same over TLS: what was said is taken first, then how the connection ended, which may share a read."""
@@ -369,6 +377,14 @@ class Connection:
         except ssl.SSLError as error:
             end = f"TLS broke while reading the answer: {error.reason or error}"
         return b"".join(plain), end
+
+
+def client_bug(error: Exception) -> TransportError:
+    """What a request fails of where it is our fault; with the place, since a traceback a request would be a flood."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{PurePath(place.filename).name}:{place.lineno}"
+    sentence = f"a bug of this client, please report it: {type(error).__name__} at {where}: {error}"
+    return TransportError(Outcome.PROTOCOL, sentence[:200], "client bug")
 
 
 def broken(error: OSError, doing: str) -> TransportError:

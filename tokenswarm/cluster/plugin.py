@@ -6,10 +6,12 @@ own end of a run drops requests that are still streaming; exit codes are ours.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
-from signal import SIGINT
+from collections.abc import Callable, Iterator
+from signal import SIGINT, getsignal, signal
 from typing import Any, NoReturn
 
 import gevent
@@ -92,6 +94,7 @@ class Plugin:
         self._cluster: Cluster | None = None
         self._controller: Controller | None = None
         self._task: gevent.Greenlet | None = None
+        self._main = gevent.getcurrent()
         self._run: Run | None = None
         self._tab = web_tab.add(environment)
         self._run_time = self._options.get("run_time")
@@ -231,7 +234,8 @@ class Plugin:
             company = Company(run, lambda: cluster.in_run)
             watchers = [*company.watchers, *([self._tab] if self._tab else [])]
             controller = self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
-            code = company.accompany(lambda: controller.run(self._count_workers(), start_users=False))
+            with _ctrl_c(self._on_ctrl_c):
+                code = company.accompany(lambda: controller.run(self._count_workers(), start_users=False))
             if company.summary is not None:
                 self._tell(f"the run is over: {company.summary.verdict.status}, results in {run.folder.path}")
         except UserError as error:
@@ -267,22 +271,27 @@ class Plugin:
 
     def _on_stopping(self, **_: Any) -> None:
         """The web UI's stop button: end the run as it should end, before Locust stops the users."""
-        self._end(signal=False)
+        self._end(told=False)
 
     def _on_quitting(self, **_: Any) -> None:
         """Ctrl-C or SIGTERM in a headless run (or the quit that we asked for: then nothing is left to do)."""
-        self._end(signal=True)
+        self._end(told=True)
 
-    def _end(self, *, signal: bool) -> None:
+    def _on_ctrl_c(self) -> None:
+        if self._controller is not None and self._controller.interrupted:
+            self._end(told=True)
+        else:
+            gevent.kill(self._main, KeyboardInterrupt)  # as Locust expects it
+
+    def _end(self, *, told: bool) -> None:
+        """`told`: by a signal, of which a second one ends it at once."""
         controller = self._controller
         if controller is None or not controller.active or gevent.getcurrent() is self._task:
             return
         try:
-            if signal and controller.interrupted:
+            if told and controller.interrupted:
                 raise KeyboardInterrupt
-            controller.interrupt(signal=signal)
-            if signal:  # the next Ctrl-C comes here too, not as an exception into whatever greenlet runs then
-                gevent.signal_handler(SIGINT, lambda: self._end(signal=True))
+            controller.interrupt(signal=told)
             if self._task is not None:
                 self._task.join()
         except KeyboardInterrupt:
@@ -293,16 +302,32 @@ class Plugin:
         """A signal ends this worker in the middle of a run: its streams are drained, its rows handed over."""
         if worker.busy and not worker.gone.is_set():
             worker.end("")
-            worker.gone.wait()
+            try:
+                worker.gone.wait()
+            except KeyboardInterrupt:
+                sys.exit(int(ExitCode.INTERRUPTED))
             self._environment.process_exit_code = int(worker.exit_code)
 
     def _leave_when_gone(self, worker: Worker) -> None:
-        worker.gone.wait()
+        with _ctrl_c(lambda: gevent.kill(self._main, KeyboardInterrupt)):
+            worker.gone.wait()
         words = worker.last_words()
         if words:
             log.error(words)
         self._environment.process_exit_code = int(worker.exit_code)
         self._environment.runner.quit()
+
+
+@contextlib.contextmanager
+def _ctrl_c(called: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile a Ctrl-C comes there, and not as an exception into whatever greenlet runs (a user, one who reports)."""
+    before = getsignal(SIGINT)
+    watcher = gevent.signal_handler(SIGINT, called)
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        signal(SIGINT, before)  # libev leaves the system's behind, which ends a process without a word
 
 
 def _exit(error: UserError) -> NoReturn:

@@ -137,6 +137,7 @@ class Recorder:
                     sketch.add(value_ns / NS_PER_S)
             if record.outcome in BROKEN_OUTCOMES and record.e2e_ns is not None:
                 block.broken_e2e.add(record.e2e_ns / NS_PER_S)
+                block.broken_silence.add((record.silent_ns or 0) / NS_PER_S)
         self._attribute(record, met)
 
     def _count(self, block: Block, record: RequestRecord) -> bool:

@@ -122,6 +122,7 @@ class Block(msgspec.Struct, kw_only=True):
     failed_ttft: Sketch = _sketch()
     failed_e2e: Sketch = _sketch()
     broken_e2e: Sketch = _sketch()  # of these: broken off or given up by somebody else than this client
+    broken_silence: Sketch = _sketch()  # of these: how long nothing had come of them before
     periods: Periods = msgspec.field(default_factory=Periods)  # of the requests that ended ok or failed
 
     held: Held = msgspec.field(default_factory=Held)  # signs that something on the way kept tokens back

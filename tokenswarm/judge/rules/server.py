@@ -56,24 +56,39 @@ def _outage(evidence: Evidence) -> Outage | None:
 
 
 def path_timeout(evidence: Evidence, _summary: Summary) -> Doubt | None:
-    """Answers that were broken off, nearly all at one age: a time-out, and not the engine."""
-    ages = everything(evidence).broken_e2e
-    if ages.n < ONE_AGE_N:
-        return None
-    low, middle, high = (value or 0.0 for value in ages.quantiles((0.1, 0.5, 0.9)))
-    if middle < ONE_AGE_S or high - low > max(ONE_AGE_WIDTH * middle, ONE_AGE_WIDTH_S):
-        return None
-    return doubt(
-        "path-timeout",
-        "note",
-        f"{ages.n} answers were broken off, nearly all {middle:.3g} s after they were sent: a time-out of a proxy, a "
-        f"load balancer or the server, not chance. Raise it (nginx: proxy_read_timeout, HAProxy: timeout server), or "
-        f"ask for shorter answers.",
-        n=ages.n,
-        age_s=middle,
-        from_s=low,
-        to_s=high,
-    )
+    """Answers that were broken off, nearly all at one age, or after one silence: a time-out, and not the engine."""
+    block = everything(evidence)
+    for ages, of, told, mend in (
+        (
+            block.broken_silence,
+            "silence",
+            "after nothing had come of them for {} s",
+            "Raise what the way allows between two bytes (nginx: proxy_read_timeout, HAProxy: timeout server), let the "
+            "server send comments meanwhile, or find out why it was silent for so long",
+        ),
+        (
+            block.broken_e2e,
+            "age",
+            "{} s after they were sent",
+            "Raise it (Envoy: the route's timeout; a gateway's time for a request), or ask for shorter answers",
+        ),
+    ):
+        low, middle, high = (value or 0.0 for value in ages.quantiles((0.1, 0.5, 0.9)))
+        if ages.n < ONE_AGE_N or middle < ONE_AGE_S or high - low > max(ONE_AGE_WIDTH * middle, ONE_AGE_WIDTH_S):
+            continue
+        when = told.format(f"{middle:.3g}")
+        return doubt(
+            "path-timeout",
+            "note",
+            f"{ages.n} answers were broken off, nearly all {when}: a time-out of a proxy, a load balancer or the "
+            f"server, not chance. {mend}.",
+            n=ages.n,
+            of=of,
+            age_s=middle,
+            from_s=low,
+            to_s=high,
+        )
+    return None
 
 
 def prompt_cut(evidence: Evidence, _summary: Summary) -> Doubt | None:
