@@ -35,7 +35,7 @@ from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import of_stage
-from tokenswarm.load import trace
+from tokenswarm.load import schedule, trace
 from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
@@ -55,7 +55,7 @@ class Run(msgspec.Struct):
     """A run that may begin: everything was checked."""
 
     profile: Profile
-    arrivals: int | None  # that a trace has in its window
+    arrivals: int | None  # that the schedule has in its window, where it is known before
     folder: ResultsFolder
     manifest: dict[str, Any]
     progress: terminal.Progress
@@ -90,7 +90,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     `alone`: nobody else writes to the terminal meanwhile. `quiet`: and neither do we, until the end.
     """
     look, began_ns = Neighbour(profile), monotonic_ns()
-    profile, arrivals = _with_trace(profile)
+    profile, arrivals = _planned(profile)
     findings = preflight.check(profile, say)
     if note := look.note((monotonic_ns() - began_ns) / NS_PER_S):
         findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
@@ -116,14 +116,17 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     return Run(profile, arrivals, folder, manifest, progress, Console().print)
 
 
-def _with_trace(profile: Profile) -> tuple[Profile, int | None]:
-    """The profile with its trace's length as its stage's, and how many arrivals lie in the window."""
-    if profile.load.kind != "trace":
+def _planned(profile: Profile) -> tuple[Profile, int | None]:
+    """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
+    if profile.load.kind == "trace":
+        found = trace.trace_of(profile.load)
+        for note in found.notes:
+            say(note)
+        stage, arrivals = trace.planned(profile.load, found, profile.phases.warmup)
+    elif profile.load.open and profile.load.requests is not None:
+        stage, arrivals = schedule.counted(profile.load, profile.phases.warmup)
+    else:
         return profile, None
-    found = trace.trace_of(profile.load)
-    for note in found.notes:
-        say(note)
-    stage, arrivals = trace.planned(profile.load, found, profile.phases.warmup)
     load = msgspec.structs.replace(profile.load, stages=(stage,))
     return msgspec.structs.replace(profile, load=load), arrivals
 

@@ -39,6 +39,7 @@ JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
+SPENT_LOOK_S = 0.05  # between two looks whether all requests have ended
 REPORTED_S = 2.5  # until every worker has told what was so
 HAND_OVER_S = 120.0  # for final reports and rows after the drain
 
@@ -210,16 +211,17 @@ class Controller:
     def _run_users(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
         """A stage of a closed loop: its time begins when all users are there."""
         assert stage.users is not None
-        self._announce(number, "warmup", stage, lead_s)
+        counts = self._profile.load.requests is not None and not lead_s  # then the first request counts, too
+        self._announce(number, "steady" if counts else "warmup", stage, stage.duration if counts else lead_s)
         if start_users:
             change = abs(stage.users - self._environment.runner.user_count)
             rate = self._profile.load.spawn_rate or float(max(1, change))
             gevent.spawn(self._environment.runner.start, stage.users, rate)
         self._wait_for_users(stage.users)
         self._pass(lead_s)
-        if not self._stop.is_set():
+        if not counts and not self._stop.is_set():
             self._announce(number, "steady", stage, stage.duration)
-            self._pass(stage.duration, self._users[number])
+        self._pass(stage.duration, self._users[number])
 
     def _run_arrivals(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
         """A stage of an open loop: its time begins with the word, and the workers' lanes send by the clock.
@@ -278,8 +280,8 @@ class Controller:
                     f"only {here} of {wanted} users were there {SPAWN_S:g} s after they should have been"
                 )
                 return
-            if any(m.lost or m.left for m in self._cluster.in_run):
-                return  # its users will not come
+            if self._spent() or any(m.lost or m.left for m in self._cluster.in_run):
+                return  # its users will not come, or have nothing to do
 
     def _announce(self, number: int, phase: str, stage: Stage, seconds: float, **course: Any) -> None:
         self._phase = phase
@@ -292,17 +294,30 @@ class Controller:
         before = {worker.worker: worker.seq for worker in self._intake.merged().workers} if window else {}
         while (left_s := (end_ns - monotonic_ns()) / NS_PER_S) > 0:
             self._left_s = left_s
-            if self._stop.wait(min(left_s, 1.0)):
+            if self._wait(min(left_s, 1.0)):
                 return
             merged = self._look_after()
-            if self._new_rate is not None or (
-                self._phase == "steady" and self._stages.over(len(self._stages_begun) - 1, merged)
-            ):
+            over = self._phase == "steady" and self._stages.over(len(self._stages_begun) - 1, merged)
+            if over or self._new_rate is not None or self._spent():
                 return
             self._end_if_hopeless()
             # A report that was under way when the window opened tells of the time before it.
             if window is not None and all(w.seq > before.get(w.worker, 0) + 1 for w in merged.workers):
                 window.look(sum(worker.users for worker in merged.workers))
+
+    def _spent(self) -> bool:
+        """Whether all requests that were asked for have ended."""
+        members = self._cluster.in_run
+        return any(m.spent for m in members) and all(m.spent or m.lost or m.left for m in members)
+
+    def _wait(self, seconds: float) -> bool:
+        """True where the run is to stop. A run of so many requests waits no longer than for the last of them."""
+        look_s = seconds if self._profile.load.requests is None else SPENT_LOOK_S
+        by_ns = monotonic_ns() + int(seconds * NS_PER_S)
+        while (left_s := (by_ns - monotonic_ns()) / NS_PER_S) > 0 and not self._spent():
+            if self._stop.wait(min(left_s, look_s)):
+                return True
+        return False
 
     def _look_after(self) -> Merged:
         for member in self._cluster.find_lost(SILENCE_S):
@@ -329,10 +344,13 @@ class Controller:
         if self._phase != "steady" or self._stop.is_set() or self._draining or number in self._changed:
             return
         asked = self._stages_begun[number].users
-        if asked is None:
-            if target and target != self._rate_users:
-                self._new_rate = self._rate_users = target
-        elif target != asked:
+        if asked is None and target and target != self._rate_users:
+            self._rate_users = target
+            if self._profile.load.requests is None:
+                self._new_rate = target
+            else:
+                self._watchers.note("a run of so many requests keeps its rate: begin another one at the new rate")
+        elif asked is not None and target != asked:
             self._changed[number] = (asked, target)
             self._watchers.note(
                 f"the users were changed to {target} within stage {number + 1}: its window holds both loads"

@@ -202,7 +202,9 @@ class Plugin:
             return found
         if seconds:
             warmup = self._options.get("warmup")
-            if warmup is None:
+            if warmup is None and self._options.get("requests") is not None:
+                warmup = "0"
+            elif warmup is None:
                 warmup = min(Phases().warmup, float(seconds) * WARMUP_SHARE_MAX)
                 found.append(("phases.warmup", typed_yaml.literal(f"{warmup}", "--run-time")))
             window = float(seconds) - profiles.seconds(str(warmup), "--warmup")

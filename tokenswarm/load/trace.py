@@ -10,12 +10,12 @@ import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from tokenswarm.errors import ConfigError, DatasetError
 from tokenswarm.load import Arrival
+from tokenswarm.load.schedule import Planned
 from tokenswarm.load.traces import Faulty, Row, azure, burstgpt, mooncake, plain
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage
 from tokenswarm.profile.typed_yaml import Seconds
@@ -176,13 +176,6 @@ def trace_of(load: Load, breathe: Callable[[], None] = lambda: None) -> Trace:
     assert load.trace is not None
     whole = read_trace(Path(load.trace.path), load.trace.format, breathe)
     return whole.cut(load.trace.start, load.trace.length)
-
-
-class Planned(NamedTuple):
-    """A trace's one stage, and how many arrivals lie in its window; None where it has no end."""
-
-    stage: Stage
-    arrivals: int | None
 
 
 def planned(load: Load, trace: Trace, lead_s: float) -> Planned:

@@ -46,6 +46,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "--arrivals": ("load.kind", "KIND", f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread"),
     "--burstiness": ("load.burstiness", "SHAPE", "of gamma arrivals: 1 is Poisson, less comes in bursts"),
     "--max-in-flight": ("load.max_in_flight", "N", "requests under way at most; what is due beyond them is dropped"),
+    "--requests": ("load.requests", "N", "end after so many requests, over all workers; without --duration only then"),
     "--trace": (
         "load.trace.path",
         "FILE",
@@ -164,10 +165,8 @@ def one_stage(word: str, value: str, origin: str, duration: str | None) -> list[
 
 def _kind_of(text: str | None, path: str | None) -> str:
     """`load.kind` as the profile's text has it; what is wrong there is told by whoever reads it whole."""
-    root: Any = typed_yaml.parse(text, path or "") if text is not None else None
-    for part in ("load", "kind"):
-        root = next((value for key, value in getattr(root, "value", ()) if getattr(key, "value", "") == part), None)
-    return str(getattr(root, "value", ""))
+    found = typed_yaml.find(typed_yaml.parse(text, path or ""), "load.kind") if text is not None else None
+    return str(getattr(found, "value", ""))
 
 
 def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
