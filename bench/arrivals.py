@@ -100,12 +100,12 @@ def _row(kind: str, asked: int, same: list[Run]) -> list[str]:
 def _one(kind: str, asked: int) -> Run:
     cores, words = two_cores(), ("--users" if kind == "closed" else "--rate", str(asked))
     with started(PACE, cores.sender) as sender, tempfile.TemporaryDirectory() as folder:
-        _ahead(sender.pid)
+        ahead(sender.pid)
         process = _start(sender, words, folder)
         try:
-            worker = _worker_of(process)
+            worker = worker_of(process)
             os.sched_setaffinity(worker.pid, {cores.client})
-            _ahead(worker.pid)
+            ahead(worker.pid)
             cpu_s, seconds = _measured(worker, process)
             out, _ = process.communicate(timeout=END_S)
         except (subprocess.TimeoutExpired, psutil.Error) as error:
@@ -131,7 +131,7 @@ def _start(sender: Sender, words: tuple[str, ...], folder: str) -> subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _worker_of(process: subprocess.Popen[str]) -> psutil.Process:
+def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     """Its one worker, once it is there."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
@@ -169,7 +169,7 @@ def _told(kind: str, asked: int, summary: dict[str, Any], truth: dict[str, Any],
     return Run(kind, asked, per_s, 1e6 * cores / per_s, late_ms, lost, counts["failed"] + counts["censored"], waited)
 
 
-def _ahead(pid: int) -> None:
+def ahead(pid: int) -> None:
     """Before everything else that wants its core, but for the kernel's own threads, which a real-time class starves."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text("-20", encoding="ascii")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+from pathlib import Path
 
 import gevent
 import pytest
@@ -15,7 +15,7 @@ from tokenswarm.cluster.alarm import Alarm
 @pytest.mark.parametrize("kernel", [True, False])
 def test_it_wakes_in_order_and_never_early(kernel: bool) -> None:
     gevent.sleep(0)  # the loop has descriptors of its own
-    before = len(os.listdir("/dev/fd"))
+    before = len(list(Path("/dev/fd").iterdir()))
     turns = 0
 
     def others() -> None:
@@ -37,4 +37,4 @@ def test_it_wakes_in_order_and_never_early(kernel: bool) -> None:
         alarm.wait_until(at_ns - 10**9)  # over: but the others had their turn
         assert turns > 0
         other.kill()
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(list(Path("/dev/fd").iterdir())) == before

@@ -118,16 +118,19 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
 
 def _planned(profile: Profile) -> tuple[Profile, int | None]:
     """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
-    if profile.load.kind == "trace":
-        found = trace.trace_of(profile.load)
+    load = profile.load
+    if load.trace is not None:
+        found = trace.trace_of(load)
         for note in found.notes:
             say(note)
-        stage, arrivals = trace.planned(profile.load, found, profile.phases.warmup)
-    elif profile.load.open and profile.load.requests is not None:
-        stage, arrivals = schedule.counted(profile.load, profile.phases.warmup)
+        stage, arrivals = trace.planned(load, found, profile.phases.warmup)
+        known = msgspec.structs.replace(load.trace, sha256=load.trace.sha256 or trace.digest(Path(load.trace.path)))
+        load = msgspec.structs.replace(load, trace=known)
+    elif load.open and load.requests is not None:
+        stage, arrivals = schedule.counted(load, profile.phases.warmup)
     else:
         return profile, None
-    load = msgspec.structs.replace(profile.load, stages=(stage,))
+    load = msgspec.structs.replace(load, stages=(stage,))
     return msgspec.structs.replace(profile, load=load), arrivals
 
 

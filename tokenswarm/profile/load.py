@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 import msgspec
@@ -70,6 +71,7 @@ class TraceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`load.trace`: which arrivals of which file."""
 
     path: str
+    sha256: str | None = None  # of the file: every worker's must be the one; None: the master's
     format: TraceFormat = "auto"
     time_scale: float = 1.0  # of the time between arrivals: 0.1 is ten times as fast
     start: Seconds = Seconds(0.0)  # of the window, in the trace's own time
@@ -79,6 +81,8 @@ class TraceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1e-6 <= self.time_scale <= 1e6:
             raise ValueError(f"`load.trace.time_scale: {self.time_scale:g}` must be between 1e-06 and 1e+06")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError("`load.trace.sha256` takes 64 hexadecimal digits, as `sha256sum` writes them")
         if self.length is not None and self.length <= 0:
             raise ValueError("`load.trace.length` must be longer than 0s")
 

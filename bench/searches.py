@@ -1,0 +1,164 @@
+"""Searches against an engine whose capacity is known: is the answer right, and what does it take beside a sweep?
+
+The embedded engine carries 16 requests at a time. What it answers a second where it is overloaded is its capacity, and
+by Little's law the number of users at which TTFT reaches the limit follows. Rates come at equal gaps: up to the
+capacity nothing waits, beyond it a queue grows. A sweep as fine has a stage for each load between the bounds, each as
+long as the least that a try takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.arrivals import ahead
+from bench.results import table
+from bench.sender import BenchError
+
+Say = Callable[[str], None]
+
+ENGINE = ("--preset", "laptop", "--max-num-seqs", "16", "--flops-per-s", "1e16", "--bytes-per-s", "1e14",
+          "--step-overhead-ms", "25")  # fmt: skip
+TOKENS = 8
+LIMIT_S = 0.3
+RESOLUTION = 0.1
+BOUNDS = {"rate": (8, 256), "users": (2, 256)}
+LOAD_USERS, LOAD_S = 64, 15
+SETTLE_S, SHORTEST_S, LONGEST_S = 2.0, 4.0, 20.0
+SEARCH_S = 400.0
+RIGHT, SHARE = 0.9, 1 / 3
+PROFILE: dict[str, Any] = {
+    "dataset": {
+        "format": "synthetic",
+        "synthetic": {"conversations": 100_000, "input_mean": 16},
+        "output_tokens": {"fixed": TOKENS},
+    },
+    "load": {"kind": "constant", "stages": [{"rate": 8}]},
+    "phases": {"warmup": SETTLE_S, "settle": SETTLE_S, "drain": 30},
+}
+
+
+class Found(NamedTuple):
+    """One search: the answer's interval, the capacity that is known, and the time."""
+
+    of: str
+    known: float
+    passed: float
+    failed: float
+    tries: int
+    took_s: float
+
+    @property
+    def right(self) -> bool:
+        """The capacity is one step away from the answer at most."""
+        step = max(1.0, RESOLUTION * self.passed) if self.of == "users" else RESOLUTION * self.passed
+        return abs(self.known - self.passed) <= step * 1.001
+
+    @property
+    def sweep_s(self) -> float:
+        low, high = BOUNDS[self.of]
+        stages = math.ceil(math.log(high / low) / math.log(1 + RESOLUTION)) + 1
+        return stages * (SETTLE_S + max(SHORTEST_S, LIMIT_S / RESOLUTION))
+
+
+def measured(rounds: int, say: Say) -> str:
+    """The section on searches: half of them of a rate, half of a number of users."""
+    found = []
+    for number in range(rounds):
+        one = _one("rate" if number % 2 else "users")
+        say(
+            f"{one.of}: {one.passed:g} to {one.failed:g} in {one.tries} tries and {one.took_s:.0f} s, known "
+            f"{one.known:.1f}: {'right' if one.right else 'WRONG'}; a sweep {one.sweep_s:.0f} s"
+        )
+        found.append(one)
+    return section(found)
+
+
+def _one(of: str) -> Found:
+    with _engine() as url, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "p.yaml"  # JSON is YAML
+        file.write_text(json.dumps({**PROFILE, "target": url}), encoding="utf-8")
+        loaded = _tokenswarm("run", folder, "--users", str(LOAD_USERS), "--duration", f"{LOAD_S}s")
+        per_s = loaded["throughput"]["requests_per_s"]
+        decode_s = loaded["latency"]["e2e_s"]["mean"] - loaded["latency"]["ttft_s"]["mean"]
+        limit = "ttft_intended_s" if of == "rate" else "ttft_s"
+        search = {of: BOUNDS[of], "resolution": RESOLUTION, "shortest": SHORTEST_S, "longest": LONGEST_S}
+        asked = {**PROFILE, "target": url, "slo": {limit: {"p50": LIMIT_S}}, "search": search}
+        file.write_text(json.dumps(asked), encoding="utf-8")
+        began_s = time.monotonic()
+        summary = _tokenswarm("search", folder)
+        took_s = time.monotonic() - began_s
+    found = summary["search"]
+    known = per_s if of == "rate" else per_s * (LIMIT_S + decode_s)
+    passed, failed = found["passed"] or 0.0, found["failed"] or math.inf
+    return Found(of, known, passed, failed, len(found["probes"]), took_s)
+
+
+def _tokenswarm(command: str, folder: str, *words: str) -> dict[str, Any]:
+    line = [sys.executable, "-m", "tokenswarm.cli", command, f"{folder}/p.yaml", "--json", "--quiet", *words]
+    line += ["--results", f"{folder}/results"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SEARCH_S)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"`tokenswarm {command}` did not end in {SEARCH_S:g} s") from None
+    if not done.stdout:
+        raise BenchError(f"`tokenswarm {command}` failed:\n{done.stderr[-2000:]}")
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+@contextlib.contextmanager
+def _engine() -> Iterator[str]:
+    command = [sys.executable, "-m", "tokenswarm.simulator", "--port", "0", *ENGINE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if " on " not in line:
+            raise BenchError("the embedded engine did not start")
+        ahead(process.pid)
+        yield line.split(" on ")[1].strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def section(found: list[Found]) -> str:
+    """What stands in RESULTS.md."""
+    right = sum(one.right for one in found) / len(found)
+    share = sum(one.took_s for one in found) / sum(one.sweep_s for one in found)
+    rows = [
+        [
+            one.of, f"{one.known:.1f}", f"{one.passed:.4g}", f"{one.failed:.4g}", "yes" if one.right else "**no**",
+            str(one.tries), f"{one.took_s:.0f}", f"{one.sweep_s:.0f}", f"{one.took_s / one.sweep_s:.2f}",
+        ]
+        for one in found
+    ]  # fmt: skip
+    head = ("of", "known", "passed", "failed", "right", "tries", "s", "a sweep, s", "ratio")
+    bounds = ", ".join(f"{name} {low} to {high}" for name, (low, high) in BOUNDS.items())
+    return f"""\
+## Searches
+
+`python -m bench --searches {len(found)}`, load average {os.getloadavg()[1]:.1f}. The embedded engine with 16 slots and
+steps of 25 ms, {TOKENS} tokens; the limit is a TTFT p50 of {LIMIT_S:g} s, the resolution {RESOLUTION:.0%}.
+Known: what it answers a second to {LOAD_USERS} users; for users times the limit and the rest of an answer (Little).
+A sweep: a stage for each load between the bounds ({bounds}), as long as a try at least.
+Times of searches hold the start and the end of the program.
+
+* The answer is within one step of what is known in {RIGHT:.0%} of the searches. {right:.0%}: {_said(right >= RIGHT)}.
+* It takes at most a third of a sweep's time. {share:.2f}: {_said(share <= SHARE)}.
+
+{table(head, rows)}"""
+
+
+def _said(kept: bool) -> str:
+    return "yes" if kept else "**no**"
