@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         build()
         for name, sections in OWN_SECTIONS.items():
             if rounds := getattr(chosen, name):
-                _write(with_section(_written(), sections.measured(rounds, _say)))
+                section = sections.measured(rounds, _say)
+                _write(with_section(_written(), section))
                 return 0
         found = {}
         for name in [chosen.only] if chosen.only else EXPERIMENTS:

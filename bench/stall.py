@@ -51,7 +51,7 @@ class Stalled(NamedTuple):
     as_due_s: list[float]  # their TTFT
     from_sent_s: list[float]
     before_s: list[float]  # TTFT from the send of those before
-    connecting: int  # of them, those that had to wait for a connection for 0.5 s or longer
+    connecting: list[tuple[float, float]]  # both, of those that had to wait for a connection for 0.5 s or longer
 
 
 def measured(rounds: int, say: Say) -> str:
@@ -121,7 +121,7 @@ def told(most: int | None, rows: list[dict[str, Any]], counts: dict[str, Any]) -
         [row["ttft_intended_s"] for row in inside],
         [row["ttft_s"] for row in inside],
         [row["ttft_s"] for row in ok if row["intended_s"] + row["ttft_intended_s"] <= stop_s],
-        sum((row["connect_s"] or 0.0) > 0.5 for row in inside),
+        [(row["ttft_intended_s"], row["ttft_s"]) for row in inside if (row["connect_s"] or 0.0) > 0.5],
     )
 
 
@@ -139,6 +139,7 @@ def _explained(missing: list[float], rows: list[dict[str, Any]], most: int | Non
 HEAD = (
     "under way at most", "due", "sent", "dropped", "of these explained", "ok", "failed", "TTFT before, p50, ms",
     "answered of those due in the stall", "TTFT as due, p50 / max, s", "from the send, s", "waited to connect",
+    "their TTFT as due, from the send, p50, s",
 )  # fmt: skip
 
 
@@ -162,4 +163,5 @@ def _row(one: Stalled) -> list[str]:
     both = [f"{median(values):.2f} / {max(values):.2f}" for values in (one.as_due_s, one.from_sent_s)]
     cells = [one.most or "–", *(one.counts[name] for name in ("intended", "sent", "dropped"))]
     cells += [f"{one.explained} of {one.dropped}", one.counts["ok"], failed, f"{1e3 * median(one.before_s):.0f}"]
-    return [str(cell) for cell in (*cells, one.due, *both, one.connecting)]
+    waited = [f"{median(values):.2f}" for values in zip(*one.connecting, strict=True)]
+    return [str(cell) for cell in (*cells, one.due, *both, len(one.connecting), ", ".join(waited) or "–")]

@@ -23,7 +23,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tokenswarm.client import preflight
-from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
@@ -60,6 +59,7 @@ class Run(msgspec.Struct):
     manifest: dict[str, Any]
     progress: terminal.Progress
     show: Callable[[RenderableType], None]  # the result, once it is there
+    neighbour: Neighbour
     form: output.Form = "tables"
     search: Searching | None = None
 
@@ -89,10 +89,10 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
 
     `alone`: nobody else writes to the terminal meanwhile. `quiet`: and neither do we, until the end.
     """
-    look, began_ns = Neighbour(profile), monotonic_ns()
+    neighbour = Neighbour(profile)
     profile, arrivals = _planned(profile)
     findings = preflight.check(profile, say)
-    if note := look.note((monotonic_ns() - began_ns) / NS_PER_S):
+    if note := neighbour.note():
         findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
@@ -113,7 +113,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     for note in findings.notes if not quiet else ():
         say(note)
     progress = terminal.Progress(Console(stderr=True, quiet=quiet), alone=alone, whole_s=length_s(profile))
-    return Run(profile, arrivals, folder, manifest, progress, Console().print)
+    return Run(profile, arrivals, folder, manifest, progress, Console().print, neighbour)
 
 
 def _planned(profile: Profile) -> tuple[Profile, int | None]:
@@ -156,6 +156,7 @@ class Company:
     def accompany(self, go: Callable[[], RunEnd]) -> ExitCode:
         """Be there while `go` runs, then conclude. Raises UserError where no load could be sent."""
         with self._push, self._poller:
+            self._run.neighbour.begin()
             with self._run.progress:
                 end = go()
             code, summary = conclude(self._run, end, self._poller.finish)
@@ -273,6 +274,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         remarks=tuple(end.remarks),
         changed=end.changed,
         aborted=end.aborted,
+        beside=run.neighbour.beside(),
         marks=manifests.marks(run.manifest),
         profile=run.profile,
     )
