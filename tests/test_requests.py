@@ -109,6 +109,17 @@ def test_a_warmup_that_takes_all_arrivals_is_refused_before_the_load(engine: Ser
     assert "`phases.warmup: 3s` is more than the 0.04 s that all 5 requests take to arrive" in finished.out
 
 
+def test_a_window_shorter_than_an_answer_goes_on_until_a_request_begins_in_it(tmp_path: Path) -> None:
+    with simulator("--preset", "paced", "--ttft-ms", "40", "--itl-ms", "100") as slow:
+        words = ("--host", slow.url, "--users", "1", "--warmup", "500ms", "--duration", "1s", "--max-tokens", "60")
+        finished = run(tokenswarm("run", *words, "--no-probe"), tmp_path)
+    assert "no request began within the window of stage 1, which is shorter than an answer: it goes on" in finished.out
+    assert "no-success" not in finished.doubts()
+    (stage,) = finished.summary["stages"]
+    assert stage["requests_steady"]["ok"] == stage["requests_steady"]["intended"] == 1
+    assert stage["steady_window"]["length_s"] > 4  # until the answer of the warm-up had ended
+
+
 @pytest.mark.parametrize(
     ("load", "lead_s", "length_s", "arrivals"),
     [

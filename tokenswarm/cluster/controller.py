@@ -15,6 +15,7 @@ from gevent.event import Event
 from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.cluster.draining import drain
 from tokenswarm.cluster.intake import Intake
 from tokenswarm.cluster.lane import TAIL_S
 from tokenswarm.cluster.members import Cluster, Member
@@ -40,8 +41,8 @@ PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 SPENT_LOOK_S = 0.05  # between two looks whether all requests have ended
-REPORTED_S = 2.5  # until every worker has told what was so
-HAND_OVER_S = 120.0  # for final reports and rows after the drain
+LONGER = "no request began within the window of stage {}, which is shorter than an answer"
+REPORTED_S, REPORTED_LOOKS = 2.5, 2  # until every worker has told what was so; in looks, one a second
 
 
 class Controller:
@@ -222,6 +223,18 @@ class Controller:
         if not counts and not self._stop.is_set():
             self._announce(number, "steady", stage, stage.duration)
         self._pass(stage.duration, self._users[number])
+        self._stretch(number)
+
+    def _stretch(self, number: int) -> None:
+        """Let a window go on that is shorter than an answer, until a request begins in it: else it tells nothing."""
+        merged, seconds = self._intake.merged(), 0
+        while not (self._stop.is_set() or self._spent() or merged.block(number).intended):
+            if seconds > self._profile.timeouts.total or not any(worker.in_flight for worker in merged.workers):
+                return
+            if seconds == REPORTED_LOOKS:
+                self._watchers.note(f"{LONGER.format(number + 1)}: it goes on until one does")
+            self._pass(1.0, self._users[number])
+            merged, seconds = self._intake.merged(), seconds + 1
 
     def _run_arrivals(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
         """A stage of an open loop: its time begins with the word, and the workers' lanes send by the clock.
@@ -375,20 +388,7 @@ class Controller:
             return
         self._watchers.phase(max(0, len(self._stages_begun) - 1), "drain", None, bound_s)
         self._draining = True
-        for member in ready:
-            if member.here:
-                self._cluster.send(member, ToWorker.DRAIN, {"bound_s": bound_s})
-        deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
-        looked_ns = monotonic_ns()
-        while any(m.here and not m.done for m in ready) and monotonic_ns() < deadline_ns:
-            gevent.sleep(0.05)
-            if monotonic_ns() - looked_ns > NS_PER_S:
-                looked_ns = monotonic_ns()
-                self._look_after()
-        for member in ready:
-            if not member.done and not member.lost:
-                member.lost = "its final report did not come"
-                self._watchers.remark(f"{member.name}: {member.lost}")
+        drain(self._cluster, ready, self._watchers, bound_s, self._look_after)
 
     def _on_leaving(self, member: Member, data: dict[str, Any]) -> None:
         """A worker was told to end before the master was: it drains; the others go on."""
