@@ -1,9 +1,9 @@
 """Searches against an engine whose capacity is known: is the answer right, and what does it take beside a sweep?
 
 The embedded engine carries 16 requests at a time. What it answers a second where it is overloaded is its capacity:
-rates come at equal gaps, so up to it nothing waits, and beyond it a queue grows. Of users more than 16 wait for a slot:
-where the limit is a p90, one in ten may. A sweep as fine has a stage for each load between the bounds; it can't know
-which ones need less time, so each is as long as the tries that passed.
+rates come at equal gaps, so up to it nothing waits, and beyond it a queue grows. Of users it is the most that kept the
+limit in a run of single steps. A sweep as fine has a stage for each load between the bounds; it can't know which ones
+need less time, so each is as long as the tries that passed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ Say = Callable[[str], None]
 ENGINE = ("--preset", "laptop", "--max-num-seqs", "16", "--flops-per-s", "1e16", "--bytes-per-s", "1e14",
           "--step-overhead-ms", "25")  # fmt: skip
 SLOTS, TOKENS = 16, 8
-RESOLUTION = 0.1
-BOUNDS = {"rate": (8, 256), "users": (2, 128)}
+RESOLUTION = 0.05
+BOUNDS = {"users": (2, 128), "rate": (8, 256)}
 LIMITS = {"rate": {"ttft_intended_s": {"p50": 0.3}}, "users": {"ttft_s": {"p90": 0.12}}}
-OVERLOAD, OVERLOAD_S = 150, 8  # requests a second
+OVERLOAD = 150  # requests a second
+USERS = range(14, 29)
+STEP_S = 8.0
 SETTLE_S, SHORTEST_S, LONGEST_S = 2.0, 4.0, 15.0
 SEARCH_S = 400.0
 RIGHT, SHARE = 0.9, 1 / 3
@@ -72,10 +74,13 @@ class Found(NamedTuple):
 
 
 def measured(rounds: int, say: Say) -> str:
-    """The section on searches: half of them of a rate, half of a number of users."""
+    """The section on searches: half of them of a number of users, half of a rate."""
+    known = {of: _known(of) for of in BOUNDS}
+    say(f"known: {known}")
     found = []
     for number in range(rounds):
-        one = _one("rate" if number % 2 else "users")
+        of = list(BOUNDS)[number % 2]
+        one = _one(of, known[of])
         say(
             f"{one.of}: {one.passed:g} to {one.failed:g} in {len(one.tries)} tries and {one.took_s:.0f} s, known "
             f"{one.known:.1f}: {'right' if one.right else 'WRONG'}; a sweep {one.sweep_s:.0f} s"
@@ -84,30 +89,40 @@ def measured(rounds: int, say: Say) -> str:
     return section(found)
 
 
-def _one(of: str) -> Found:
+def _known(of: str) -> float:
     with _engine() as url, tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "p.yaml"  # JSON is YAML
-        file.write_text(json.dumps({**PROFILE, "target": url}), encoding="utf-8")
-        known = int(SLOTS / 0.9)
-        if of == "rate":
-            loaded = _tokenswarm("run", folder, "--rate", str(OVERLOAD), "--duration", f"{OVERLOAD_S}s")
-            known = loaded["throughput"]["requests_per_s"]
+        load = {"kind": "constant", "stages": [{"rate": OVERLOAD, "duration": STEP_S}]}
+        if of == "users":
+            load = {"stages": [{"users": users, "duration": STEP_S} for users in USERS]}
+        summary = _tokenswarm("run", folder, {**PROFILE, "target": url, "load": load})
+    if of == "rate":
+        return float(summary["throughput"]["requests_per_s"])
+    ((metric, limits),) = LIMITS[of].items()
+    ((which, limit_s),) = limits.items()
+    kept = [(stage["latency"][metric][which] or math.inf) <= limit_s for stage in summary["stages"]]
+    return USERS[kept.index(False)] - 1.0 if False in kept else math.inf
+
+
+def _one(of: str, known: float) -> Found:
+    with _engine() as url, tempfile.TemporaryDirectory() as folder:
         search = {of: BOUNDS[of], "resolution": RESOLUTION, "shortest": SHORTEST_S, "longest": LONGEST_S}
-        asked = {**PROFILE, "target": url, "slo": LIMITS[of], "search": search}
-        file.write_text(json.dumps(asked), encoding="utf-8")
         began_s = time.monotonic()
-        summary = _tokenswarm("search", folder)
+        summary = _tokenswarm("search", folder, {**PROFILE, "target": url, "slo": LIMITS[of], "search": search})
         took_s = time.monotonic() - began_s
     found = summary["search"]
     passed, failed = found["passed"] or 0.0, found["failed"] or math.inf
     return Found(of, known, passed, failed, found["probes"], took_s)
 
 
-def _tokenswarm(command: str, folder: str, *words: str) -> dict[str, Any]:
-    line = [sys.executable, "-m", "tokenswarm.cli", command, f"{folder}/p.yaml", "--json", "--quiet", *words]
-    line += ["--results", f"{folder}/results"]
+def _tokenswarm(command: str, folder: str, profile: dict[str, Any]) -> dict[str, Any]:
+    """Its summary. A profile is YAML, and JSON is."""
+    file = Path(folder) / "p.yaml"
+    file.write_text(json.dumps(profile), encoding="utf-8")
+    line = [sys.executable, "-m", "tokenswarm.cli", command, str(file), "--json", "--quiet"]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SEARCH_S)
+        done = subprocess.run(
+            [*line, "--results", folder], capture_output=True, text=True, check=False, timeout=SEARCH_S
+        )
     except subprocess.TimeoutExpired:
         raise BenchError(f"`tokenswarm {command}` did not end in {SEARCH_S:g} s") from None
     if not done.stdout:
@@ -150,9 +165,9 @@ def section(found: list[Found]) -> str:
 
 `python -m bench --searches {len(found)}`, load average {os.getloadavg()[1]:.1f}. The embedded engine with {SLOTS}
 slots, steps of 25 ms and {TOKENS} tokens. Of a rate the limit is a TTFT p50 of 0.3 s as due, and known is what it
-answers a second where {OVERLOAD} come; of users it is a TTFT p90 of 0.12 s, which one in ten may miss: {int(SLOTS / 0.9)}
-are known. The resolution is {RESOLUTION:.0%}, the bounds are {bounds}. A sweep: a stage for each load
-between them, as long as the tries that passed. Times of searches hold the start and the end of the program.
+answers a second where {OVERLOAD} come; of users it is a TTFT p90 of 0.12 s, and known is the most that keep it in a run
+of {USERS[0]} to {USERS[-1]}. The resolution is {RESOLUTION:.0%}, the bounds are {bounds}. A sweep: a stage for each
+load between them, as long as the tries that passed. Times of searches hold the start and the end of the program.
 
 * The answer is within one step of what is known in {RIGHT:.0%} of the searches. {right:.0%}: {_said(right >= RIGHT)}.
 * It takes at most a third of a sweep's time. {share:.2f}: {_said(share <= SHARE)}.

@@ -111,7 +111,6 @@ class Worker:
 
     def _open(self, data: dict[str, Any]) -> None:
         self.draining.clear()  # the web UI may start several runs in one process
-        self.begun.clear()
         self.stage, self.phase = 0, "warmup"
         self.profile = profile = profiles.decode(data["profile"])
         self.index, count = int(data["index"]), int(data["count"])
@@ -305,6 +304,7 @@ class Worker:
 
     def _finish(self) -> None:
         self.ready.clear()
+        self.begun.clear()
         if self._reporter is not None:
             self._reporter.kill()  # and wait: a report behind the final one would undo it
         self._probes.stop()

@@ -68,12 +68,15 @@ STAGE_OPTIONS: dict[str, tuple[str, str]] = {
 
 
 def add_arguments(parser: Any, *, locust: bool) -> None:
-    """Add the options to an argparse parser; with `locust`, not to the web UI's form, which can't check them."""
+    """Add the options to an argparse parser; with `locust`, not to the web UI's form, which can't check them.
+
+    But for the rate: the form's number of users, which stands for it, is a whole number.
+    """
     group = parser if locust else parser.add_argument_group("what to replay, and how it is measured")
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
     for option, (_, metavar, text) in OPTIONS.items():
         group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
-    group.add_argument(RATE[0], metavar=RATE[1], help=RATE[2], default=None, **hidden)
+    group.add_argument(RATE[0], metavar=RATE[1], help=RATE[2], default=None)
     for option, (metavar, text) in STAGE_OPTIONS.items() if not locust else ():
         group.add_argument(option, metavar=metavar, help=text, default=None)
     group.add_argument("--no-probe", action="store_true", help="send no request of our own before the load", **hidden)
