@@ -1,6 +1,6 @@
 """`python -m bench [--quick] [--only NAME]`: run the experiments, write bench/RESULTS.md. At most 10 minutes.
 
-`python -m bench --truth RUNS`: hold the bars against the sender in so many random runs of 4 s; write that section.
+`python -m bench --truth 200`, and each other of OWN_SECTIONS, with a number of rounds: write that section alone.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ import sys
 import time
 from pathlib import Path
 
-from bench import truth
+from bench import arrivals, searches, stall, truth
 from bench.experiments import EXPERIMENTS, FULL, QUICK, profile
-from bench.results import missed_at, render, with_truth
+from bench.results import missed_at, own_sections, render, with_section
 from bench.runs import two_cores
 from bench.sender import BenchError, build
 from tokenswarm import descriptors
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PROFILES_MAX = 2
+OWN_SECTIONS = {"truth": truth, "arrivals": arrivals, "stall": stall, "searches": searches}
+"""By option: a module whose `measured(rounds, say)` is a section of RESULTS.md, made by itself."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less than a minute: shows that everything works")
     parser.add_argument("--only", choices=list(EXPERIMENTS), help="this experiment alone, printed and not written")
-    parser.add_argument("--truth", type=int, metavar="RUNS", help="random runs under disturbance: do the bars hold?")
+    for name, section in OWN_SECTIONS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="ROUNDS", help=(section.__doc__ or "").partition("\n")[0])
     chosen = parser.parse_args(arguments)
     plan = QUICK if chosen.quick else FULL
     began_s = time.monotonic()
@@ -33,10 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         two_cores()
         build()
-        if chosen.truth:
-            held = truth.run(chosen.truth, _say)
-            _write(with_truth(_written(), truth.section(held, time.monotonic() - began_s)))
-            return 0
+        for name, sections in OWN_SECTIONS.items():
+            if rounds := getattr(chosen, name):
+                section = sections.measured(rounds, _say)
+                _write(with_section(_written(), section))
+                return 0
         found = {}
         for name in [chosen.only] if chosen.only else EXPERIMENTS:
             _say(f"{name}:")
@@ -51,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.only:
         print(text)
     else:
-        _write(with_truth(text, _written()))
+        _write(f"{text.rstrip()}\n\n{own_sections(_written())}")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from bench.goals import ACCURACY_MS, CLIENTS, FLOOR_RATIO, OURS, met, spread
 from bench.runs import DISTURBED, Run
 from tokenswarm.client.which_reader import reader_name
 
+OWN = ("## Do the bars", "## Arrivals", "## A server that stands still", "## Searches", "## What bars cost")
 PACKAGES = ("tokenswarm", "gevent", "httptools", "msgspec", "locust", "geventhttpclient", "aiohttp")
 
 
@@ -36,18 +38,22 @@ def render(plan: Plan, found: dict[str, Any], profiles: list[Profiled], took_s: 
     return "\n".join(parts)
 
 
-TRUTH_HEAD = "## Do the bars hold the truth?"
+def own_sections(text: str) -> str:
+    """The sections of RESULTS.md that are made by themselves, as by `python -m bench --truth 200`: they stand last."""
+    return "".join(section for section in _sections(text) if section.startswith(OWN))
 
 
-def with_truth(text: str, other: str) -> str:
-    """`text` with the section on bars that stands in `other`: it is made by itself, and the rest without it."""
-    return _cut(text)[0].rstrip() + "\n\n" + section + "\n" if (section := _cut(other)[1]) else text
+def with_section(text: str, section: str) -> str:
+    """`text` with a section that is made by itself in place of the one of the same name, or behind all others."""
+    head, parts = section.partition("\n")[0], _sections(text)
+    places = [place for place, part in enumerate(parts) if part.partition("\n")[0] == head]
+    parts[places[0] if places else len(parts) :] = [section] + (parts[places[0] + 1 :] if places else [])
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _cut(text: str) -> tuple[str, str]:
-    """(what is not the section on bars, the section): it stands last."""
-    before, head, section = text.partition(TRUTH_HEAD)
-    return before, (head + section).rstrip()
+def _sections(text: str) -> list[str]:
+    """`text` cut before each of its headings."""
+    return [part for part in re.split(r"^(?=## )", text, flags=re.MULTILINE) if part]
 
 
 def _heading(plan: Plan, took_s: float) -> str:

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench.goals import Spread, met, spread
-from bench.results import TRUTH_HEAD, table
+from bench.results import table
 from bench.runs import REPO, two_cores
 from bench.sender import BenchError, Pace, Sender, started
 
@@ -218,6 +218,12 @@ def undisturbed_ttft_ms(held: list[Held]) -> float | None:
     return median(halves) if halves else None
 
 
+def measured(runs: int, say: Say) -> str:
+    """The section on bars."""
+    began_s = time.monotonic()
+    return section(run(runs, say), time.monotonic() - began_s)
+
+
 def section(held: list[Held], took_s: float) -> str:
     """What stands in RESULTS.md."""
     runs = len({one.load.number for one in held})
@@ -237,8 +243,8 @@ def section(held: list[Held], took_s: float) -> str:
     still = "not usable" if half_ms is None else f"{half_ms:.3f} ms, {met(spread([half_ms]), UNDISTURBED_TTFT_MS)}"
     sharp = "yes" if every.sharp >= 0.5 else "**no**"
     return (
-        f"{TRUTH_HEAD}\n\n`python -m bench --truth {runs}`, {took_s:.0f} s, load average {os.getloadavg()[1]:.1f}. "
-        "Random loads (1 to 200 streams, 10 to 200 tokens/s each), one or two disturbances: "
+        f"## Do the bars hold the truth?\n\n`python -m bench --truth {runs}`, {took_s:.0f} s, load average "
+        f"{os.getloadavg()[1]:.1f}. Random loads (1 to 200 streams, 10 to 200 tokens/s each), one or two disturbances: "
         f"{SPINNERS} spinning processes in sessions of their own, SIGSTOP of the worker for 20 to 300 ms, a loop that "
         "stands still for up to 200 ms, a wall clock that is set by 3 ms to an hour, tokens that share a write. "
         "Percentiles of TTFT, ITL and E2E, each interval against what was sent.\n\n"

@@ -12,6 +12,7 @@ from grafana.queries import ENERGY_PER_TOKEN, ENGINE, RUN, load_of_stage, stage
 CONCURRENCY = load_of_stage()
 BATCH = stage("tokenswarm_stage_batch")
 ENGINE_BATCH = stage("tokenswarm_stage_engine_batch")
+WAITING = stage("tokenswarm_stage_engine_waiting")
 ENERGY = stage("tokenswarm_stage_joules_per_output_token")
 TOKENS = stage("tokenswarm_stage_output_tokens_per_second")
 REQUESTS = stage("tokenswarm_stage_requests_per_second")
@@ -239,6 +240,7 @@ def _stages() -> list[Builder]:
         ("Value #A", "Users", "short", CONCURRENCY),
         ("Value #B", "In flight (mean)", "short", BATCH),
         ("Value #K", "Batch (engine)", "short", ENGINE_BATCH),
+        ("Value #M", "Waiting (engine)", "short", WAITING),
         ("Value #C", "Output tokens/s", "cps", TOKENS),
         ("Value #D", "Requests/s", "reqps", REQUESTS),
         ("Value #E", "TTFT p50", "s", latency("ttft", "0.5")),
@@ -252,7 +254,7 @@ def _stages() -> list[Builder]:
     about = About(
         "The stages that are over, as in the report.",
         f"tokenswarm_stage_*; knee: the fewest users with at least {KNEE_RATIO:.0%} of the best throughput",
-        "the knee is the last stage: the sweep ended before saturation.",
+        "the knee is the last stage: where next to nothing waits in the engine, more users may give more.",
         NO_STAGE
         + ". A column that is missing: no stage has enough requests for it, no SLO, or engine and GPU tell nothing",
     )

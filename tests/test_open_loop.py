@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,3 +186,21 @@ def test_the_web_ui_shows_and_changes_the_rate(engine: Server, tmp_path: Path) -
     assert [stage["rate"] for stage in summary["stages"]] == [20.0, 45.0]
     assert "users-changed" not in {doubt["code"] for doubt in summary["verdict"]["doubts"]}
     assert summary["requests"]["intended"] == summary["requests"]["ok"]
+
+
+def test_the_web_ui_takes_a_rate_that_is_no_whole_number(engine: Server, tmp_path: Path) -> None:
+    """The form's field of its own; left empty, a closed loop is what it was."""
+    port = str(free_port())
+    base = f"http://127.0.0.1:{port}"
+    words = ("--web-port", port, "--host", engine.url, "--max-tokens", "4", "--warmup", "0s")
+    command = [LOCUST, "-f", str(REPO / "locustfiles" / "chat.py"), *words]
+    with program([*command, "--dataset", str(SAMPLES / "sharegpt.json")], tmp_path) as started:
+        started.await_output("Starting web interface")
+        assert eventually(lambda: reached(base), 20)
+        with urllib.request.urlopen(base, timeout=10) as page:
+            assert '"rate"' in page.read().decode()
+        for number, (rate, said) in enumerate((("2.5", "steady, 2.5/s"), ("", "steady, 3 users"))):
+            post(f"{base}/swarm", user_count="3", spawn_rate="3", host=engine.url, rate=rate)
+            started.await_output(said)
+            post(f"{base}/stop")
+            assert eventually(lambda n=number: started.output.count("the run is over") > n, 30), started.output

@@ -316,7 +316,7 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
             return told
 
         def stages(self, _merged: Merged) -> dict[int, StageTold]:
-            return {0: StageTold(engine_batch=3.5), 1: StageTold(power_w_mean=700.0)}
+            return {0: StageTold(engine_batch=3.5, engine_waiting=0.5), 1: StageTold(power_w_mean=700.0)}
 
         def targets(self) -> dict[str, list[str]]:
             return {}
@@ -338,6 +338,7 @@ def test_the_kv_cache_goes_along_and_what_nobody_tells_is_absent(said: Said, exp
         assert of_this(samples, "tokenswarm_kv_cache_used_bytes", "run-kv") == 4e8
         assert of_this(samples, "tokenswarm_kv_cache_bytes_per_token", "run-kv", source="engine") == 65_536
         assert of_this(samples, "tokenswarm_stage_engine_batch", "run-kv", stage="0") == 3.5
+        assert of_this(samples, "tokenswarm_stage_engine_waiting", "run-kv", stage="0") == 0.5
         assert of_this(samples, "tokenswarm_stage_engine_batch", "run-kv", stage="1") is None
         assert "tokenswarm_stage_joules_per_output_token" not in names(samples), "no token yet"
         merged = SyntheticRun("run-kv").play()

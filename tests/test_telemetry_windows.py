@@ -539,7 +539,7 @@ def test_without_a_config_only_what_the_engine_tells_is_known() -> None:
 
 def test_a_stage_is_told_once_its_last_reading_is_there_and_as_the_summary_tells_it() -> None:
     it = watched(72.0, stages=2)
-    assert join.of_stage([it], [], 0, s(106)) == join.StageTold(engine_batch=4.0)
+    assert join.of_stage([it], [], 0, s(106)) == join.StageTold(engine_batch=4.0, engine_waiting=1.0)
     it.open(7, s(300))
     it.page(vllm_page(9_000, running=2), s(301), 0)
     assert join.of_stage([it], [], 7, s(301)) is None, "it goes on"

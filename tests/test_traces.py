@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
-from running import SAMPLES, run, tokenswarm
+from running import SAMPLES, free_port, program, run, tokenswarm
 from simulator_process import simulator
 
 from tokenswarm.errors import ConfigError, DatasetError
@@ -250,3 +252,43 @@ def test_a_run_of_a_bad_trace_does_not_begin(tmp_path: Path) -> None:
     assert finished.code == 15
     assert f"{path}:4: its time lies 1 s before that of the row above" in finished.out
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ("t.csv", r"worker \d .*t\.csv: another file than the run's: its SHA-256 is"),
+        ("d.json", r"d\.json: the workers have different files under this name"),
+    ],
+)
+def test_a_worker_with_another_trace_or_data_set_is_refused(tmp_path: Path, odd: str, said: str) -> None:
+    """By what it holds: the name is the same, in each one's own folder."""
+    rows = json.dumps([{"instruction": "Say hello.", "output": "Hello."}])
+    for name in ("master", "same", "other"):
+        (tmp_path / name).mkdir()
+        for file, text in (("t.csv", PLAIN), ("d.json", rows)):
+            changed = text.replace("10,20", "10,21").replace("hello", "hallo")
+            (tmp_path / name / file).write_text(changed if (name, file) == ("other", odd) else text, encoding="utf-8")
+    port = str(free_port())
+    with simulator("--preset", "instant") as server:
+        words = ("--host", server.url, "--trace", "t.csv", "--dataset", "d.json", "--no-probe", "--warmup", "0s")
+        remote = ("--bind", f"127.0.0.1:{port}", "--expect-workers", "2")
+        with program(tokenswarm("run", *words, *remote), tmp_path / "master") as master:
+            master.await_output("waiting for 2 workers")
+            to = tokenswarm("worker", "--master-host", "127.0.0.1", "--master-port", port)
+            with program(to, tmp_path / "same"), program(to, tmp_path / "other"):
+                finished = master.finish(60)
+        assert finished.code == 15, finished.out
+        assert re.search(said, finished.out.replace("\n", " ")), finished.out
+        assert server.truth()["totals"]["received"] == 0
+
+
+def test_a_known_file_is_held_against_its_checksum(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN)
+    load = Load(kind="trace", trace=TraceSource(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+    assert trace_of(load).input_tokens
+    path.write_text(PLAIN + "2,5,5\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="another file than the run's"):
+        trace_of(load)
+    with pytest.raises(ValueError, match="sha256` takes 64 hexadecimal digits"):
+        TraceSource(path="t.csv", sha256="abc")

@@ -30,9 +30,10 @@ from tokenswarm.measure.budget import FINE_METRICS, scale_of
 from tokenswarm.measure.snapshot import Instrument, Merged
 from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.profile.engine import Engine
-from tokenswarm.profile.load import Load, Stage
+from tokenswarm.profile.load import ENDLESS_S, Load, Stage
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
+from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.record import Outcome, TokenSource
 from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, plan_of, summarize
 
@@ -273,6 +274,8 @@ TLS = {"tls": Tls(verify=False), "target": ("https://127.0.0.1:8000",)}
 OLLAMA = {"engine": Engine(kind="ollama")}
 P999 = {"slo": Slo(ttft_s=Percentiles(p999=9.0))}
 POISSON_11, POISSON_14 = ({"load": Load(kind="poisson", stages=(Stage(rate=(rate,)),))} for rate in (11.0, 14.0))
+MANY = {"load": Load(requests=5000, stages=(Stage(users=10, duration=Seconds(ENDLESS_S)),))}
+MANY_IN_TIME = {"load": Load(requests=5000, stages=(Stage(users=10),))}
 LOST = "worker 1 (host, pid 101)"
 
 FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
@@ -352,6 +355,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "2 % truncated": ("truncated-answers", "invalid", outcomes(Outcome.TRUNCATED, 24)),
     "0.1 % dropped": ("dropped-arrivals", "degraded", steady(intended=1, dropped=1)),
     "a fifth of the arrivals never came": ("arrivals-missing", "invalid", profiled(POISSON_14)),
+    "its time ended a run of so many requests": ("requests-missing", "note", profiled(MANY_IN_TIME)),
+    "fewer requests than were asked for": ("requests-missing", "invalid", profiled(MANY)),
     "half of the rate was kept": ("rate-not-kept", "degraded", both(profiled(POISSON_11), queue_of(550))),
     "1 % dropped": ("dropped-arrivals", "invalid", steady(intended=8, dropped=8)),
     "connections were closed": ("reconnects", "note", steady(reconnects=30)),

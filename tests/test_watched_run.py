@@ -204,6 +204,8 @@ def test_stages_are_what_the_report_says(world: World) -> None:
         assert world.prometheus.value(p50) == stage.latency.ttft_s.p50
         batch = world.prometheus.value(f"tokenswarm_stage_engine_batch{{{which}}}")
         assert batch == pytest.approx(stage.server["metrics"]["running"]["mean"], rel=1e-9)
+        waiting = world.prometheus.value(f"tokenswarm_stage_engine_waiting{{{which}}}")
+        assert waiting == pytest.approx(stage.server["metrics"]["waiting"]["mean"], rel=1e-9)
         joules = world.prometheus.value(f"tokenswarm_stage_joules_per_output_token{{{which}}}")
         assert joules == pytest.approx(stage.gpu["j_per_output_token"], rel=1e-9)
         began = world.prometheus.value(f"tokenswarm_stage_start_timestamp_seconds{{{which}}}")

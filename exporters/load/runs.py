@@ -269,6 +269,7 @@ class Run:
             told = state.stage_telemetry.get(plan.stage)
             if told is not None:
                 readings.add("tokenswarm_stage_engine_batch", told.engine_batch, name)
+                readings.add("tokenswarm_stage_engine_waiting", told.engine_waiting, name)
                 tokens_per_s = None if block is None else throughput(block).output_tokens_per_s
                 if told.power_watts is not None and tokens_per_s:
                     readings.add("tokenswarm_stage_joules_per_output_token", told.power_watts / tokens_per_s, name)

@@ -94,7 +94,7 @@ _NOBODY = ("",)  # is known to tell it always
 
 # Token counts have octave buckets: a sketch can tell 64 from 65 tokens but not 1000 from 1005, and octaves are exact.
 HISTOGRAMS: dict[str, tuple[Histogram, ...]] = {
-    "tokenswarm_time_to_first_token_seconds": (Histogram("ttft", 5, -10, 9, dense=(-6, 5)),),
+    "tokenswarm_time_to_first_token_seconds": (Histogram("ttft", 5, -10, 9, dense=(-8, 5)),),
     "tokenswarm_time_to_first_token_as_due_seconds": (Histogram("ttft_intended", 3, -10, 9),),
     "tokenswarm_inter_token_latency_seconds": (Histogram("itl", 5, -13, 5, dense=(-10, -1)),),
     "tokenswarm_time_per_output_token_seconds": (Histogram("tpot", 5, -13, 5, dense=(-10, -1)),),
@@ -207,6 +207,9 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_stage_batch": Family("gauge", "Requests in flight, mean over the stage's window.", ("stage",)),
     "tokenswarm_stage_engine_batch": Family(
         "gauge", "Requests that the engine says it ran, mean over the stage's window.", ("stage",)
+    ),
+    "tokenswarm_stage_engine_waiting": Family(
+        "gauge", "Requests in the engine's queue, mean over the stage's window.", ("stage",)
     ),
     "tokenswarm_stage_joules_per_output_token": Family(
         "gauge", "Energy of all GPUs for an output token in the stage's window.", ("stage",)

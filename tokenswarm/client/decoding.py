@@ -89,16 +89,15 @@ class Decoder:
             self.native.close()
 
     def _on_check(self) -> None:
-        if not self._queue:
-            self._armed = False
-            self._check.stop()
-            self._idle.stop()
-            return
         until_ns = monotonic_ns() + SLICE_NS
         for _ in range(len(self._queue)):
             self._decode_next()
             if monotonic_ns() > until_ns:
-                return
+                break
+        if not self._queue:
+            self._armed = False
+            self._check.stop()
+            self._idle.stop()
 
     def _decode_next(self) -> None:
         stream = self._queue.popleft()

@@ -23,7 +23,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tokenswarm.client import preflight
-from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
@@ -35,7 +34,7 @@ from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import of_stage
-from tokenswarm.load import trace
+from tokenswarm.load import schedule, trace
 from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
@@ -55,11 +54,12 @@ class Run(msgspec.Struct):
     """A run that may begin: everything was checked."""
 
     profile: Profile
-    arrivals: int | None  # that a trace has in its window
+    arrivals: int | None  # that the schedule has in its window, where it is known before
     folder: ResultsFolder
     manifest: dict[str, Any]
     progress: terminal.Progress
     show: Callable[[RenderableType], None]  # the result, once it is there
+    neighbour: Neighbour
     form: output.Form = "tables"
     search: Searching | None = None
 
@@ -89,10 +89,10 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
 
     `alone`: nobody else writes to the terminal meanwhile. `quiet`: and neither do we, until the end.
     """
-    look, began_ns = Neighbour(profile), monotonic_ns()
-    profile, arrivals = _with_trace(profile)
+    neighbour = Neighbour(profile)
+    profile, arrivals = _planned(profile)
     findings = preflight.check(profile, say)
-    if note := look.note((monotonic_ns() - began_ns) / NS_PER_S):
+    if note := neighbour.note():
         findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
@@ -113,18 +113,24 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     for note in findings.notes if not quiet else ():
         say(note)
     progress = terminal.Progress(Console(stderr=True, quiet=quiet), alone=alone, whole_s=length_s(profile))
-    return Run(profile, arrivals, folder, manifest, progress, Console().print)
+    return Run(profile, arrivals, folder, manifest, progress, Console().print, neighbour)
 
 
-def _with_trace(profile: Profile) -> tuple[Profile, int | None]:
-    """The profile with its trace's length as its stage's, and how many arrivals lie in the window."""
-    if profile.load.kind != "trace":
+def _planned(profile: Profile) -> tuple[Profile, int | None]:
+    """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
+    load = profile.load
+    if load.trace is not None:
+        found = trace.trace_of(load)
+        for note in found.notes:
+            say(note)
+        stage, arrivals = trace.planned(load, found, profile.phases.warmup)
+        known = msgspec.structs.replace(load.trace, sha256=load.trace.sha256 or trace.digest(Path(load.trace.path)))
+        load = msgspec.structs.replace(load, trace=known)
+    elif load.open and load.requests is not None:
+        stage, arrivals = schedule.counted(load, profile.phases.warmup)
+    else:
         return profile, None
-    found = trace.trace_of(profile.load)
-    for note in found.notes:
-        say(note)
-    stage, arrivals = trace.planned(profile.load, found, profile.phases.warmup)
-    load = msgspec.structs.replace(profile.load, stages=(stage,))
+    load = msgspec.structs.replace(load, stages=(stage,))
     return msgspec.structs.replace(profile, load=load), arrivals
 
 
@@ -150,6 +156,7 @@ class Company:
     def accompany(self, go: Callable[[], RunEnd]) -> ExitCode:
         """Be there while `go` runs, then conclude. Raises UserError where no load could be sent."""
         with self._push, self._poller:
+            self._run.neighbour.begin()
             with self._run.progress:
                 end = go()
             code, summary = conclude(self._run, end, self._poller.finish)
@@ -267,6 +274,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         remarks=tuple(end.remarks),
         changed=end.changed,
         aborted=end.aborted,
+        beside=run.neighbour.beside(),
         marks=manifests.marks(run.manifest),
         profile=run.profile,
     )

@@ -15,6 +15,7 @@ from gevent.event import Event
 from locust.env import Environment
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
+from tokenswarm.cluster.draining import drain
 from tokenswarm.cluster.intake import Intake
 from tokenswarm.cluster.lane import TAIL_S
 from tokenswarm.cluster.members import Cluster, Member
@@ -39,8 +40,9 @@ JOIN_S = 60.0  # for workers to say hello
 PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
-REPORTED_S = 2.5  # until every worker has told what was so
-HAND_OVER_S = 120.0  # for final reports and rows after the drain
+SPENT_LOOK_S = 0.05  # between two looks whether all requests have ended
+LONGER = "no request began within the window of stage {}, which is shorter than an answer"
+REPORTED_S, REPORTED_LOOKS = 2.5, 2  # until every worker has told what was so; in looks, one a second
 
 
 class Controller:
@@ -210,16 +212,29 @@ class Controller:
     def _run_users(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
         """A stage of a closed loop: its time begins when all users are there."""
         assert stage.users is not None
-        self._announce(number, "warmup", stage, lead_s)
+        counts = self._profile.load.requests is not None and not lead_s  # then the first request counts, too
+        self._announce(number, "steady" if counts else "warmup", stage, stage.duration if counts else lead_s)
         if start_users:
             change = abs(stage.users - self._environment.runner.user_count)
             rate = self._profile.load.spawn_rate or float(max(1, change))
             gevent.spawn(self._environment.runner.start, stage.users, rate)
         self._wait_for_users(stage.users)
         self._pass(lead_s)
-        if not self._stop.is_set():
+        if not counts and not self._stop.is_set():
             self._announce(number, "steady", stage, stage.duration)
-            self._pass(stage.duration, self._users[number])
+        self._pass(stage.duration, self._users[number])
+        self._stretch(number)
+
+    def _stretch(self, number: int) -> None:
+        """Let a window go on that is shorter than an answer, until a request begins in it: else it tells nothing."""
+        merged, seconds = self._intake.merged(), 0
+        while not (self._stop.is_set() or self._spent() or merged.block(number).intended):
+            if seconds > self._profile.timeouts.total or not any(worker.in_flight for worker in merged.workers):
+                return
+            if seconds == REPORTED_LOOKS:
+                self._watchers.note(f"{LONGER.format(number + 1)}: it goes on until one does")
+            self._pass(1.0, self._users[number])
+            merged, seconds = self._intake.merged(), seconds + 1
 
     def _run_arrivals(self, number: int, stage: Stage, lead_s: float, *, start_users: bool) -> None:
         """A stage of an open loop: its time begins with the word, and the workers' lanes send by the clock.
@@ -278,8 +293,8 @@ class Controller:
                     f"only {here} of {wanted} users were there {SPAWN_S:g} s after they should have been"
                 )
                 return
-            if any(m.lost or m.left for m in self._cluster.in_run):
-                return  # its users will not come
+            if self._spent() or any(m.lost or m.left for m in self._cluster.in_run):
+                return  # its users will not come, or have nothing to do
 
     def _announce(self, number: int, phase: str, stage: Stage, seconds: float, **course: Any) -> None:
         self._phase = phase
@@ -292,17 +307,30 @@ class Controller:
         before = {worker.worker: worker.seq for worker in self._intake.merged().workers} if window else {}
         while (left_s := (end_ns - monotonic_ns()) / NS_PER_S) > 0:
             self._left_s = left_s
-            if self._stop.wait(min(left_s, 1.0)):
+            if self._wait(min(left_s, 1.0)):
                 return
             merged = self._look_after()
-            if self._new_rate is not None or (
-                self._phase == "steady" and self._stages.over(len(self._stages_begun) - 1, merged)
-            ):
+            over = self._phase == "steady" and self._stages.over(len(self._stages_begun) - 1, merged)
+            if over or self._new_rate is not None or self._spent():
                 return
             self._end_if_hopeless()
             # A report that was under way when the window opened tells of the time before it.
             if window is not None and all(w.seq > before.get(w.worker, 0) + 1 for w in merged.workers):
                 window.look(sum(worker.users for worker in merged.workers))
+
+    def _spent(self) -> bool:
+        """Whether all requests that were asked for have ended."""
+        members = self._cluster.in_run
+        return any(m.spent for m in members) and all(m.spent or m.lost or m.left for m in members)
+
+    def _wait(self, seconds: float) -> bool:
+        """True where the run is to stop. A run of so many requests waits no longer than for the last of them."""
+        look_s = seconds if self._profile.load.requests is None else SPENT_LOOK_S
+        by_ns = monotonic_ns() + int(seconds * NS_PER_S)
+        while (left_s := (by_ns - monotonic_ns()) / NS_PER_S) > 0 and not self._spent():
+            if self._stop.wait(min(left_s, look_s)):
+                return True
+        return False
 
     def _look_after(self) -> Merged:
         for member in self._cluster.find_lost(SILENCE_S):
@@ -329,10 +357,13 @@ class Controller:
         if self._phase != "steady" or self._stop.is_set() or self._draining or number in self._changed:
             return
         asked = self._stages_begun[number].users
-        if asked is None:
-            if target and target != self._rate_users:
-                self._new_rate = self._rate_users = target
-        elif target != asked:
+        if asked is None and target and target != self._rate_users:
+            self._rate_users = target
+            if self._profile.load.requests is None:
+                self._new_rate = target
+            else:
+                self._watchers.note("a run of so many requests keeps its rate: begin another one at the new rate")
+        elif asked is not None and target != asked:
             self._changed[number] = (asked, target)
             self._watchers.note(
                 f"the users were changed to {target} within stage {number + 1}: its window holds both loads"
@@ -357,20 +388,7 @@ class Controller:
             return
         self._watchers.phase(max(0, len(self._stages_begun) - 1), "drain", None, bound_s)
         self._draining = True
-        for member in ready:
-            if member.here:
-                self._cluster.send(member, ToWorker.DRAIN, {"bound_s": bound_s})
-        deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
-        looked_ns = monotonic_ns()
-        while any(m.here and not m.done for m in ready) and monotonic_ns() < deadline_ns:
-            gevent.sleep(0.05)
-            if monotonic_ns() - looked_ns > NS_PER_S:
-                looked_ns = monotonic_ns()
-                self._look_after()
-        for member in ready:
-            if not member.done and not member.lost:
-                member.lost = "its final report did not come"
-                self._watchers.remark(f"{member.name}: {member.lost}")
+        drain(self._cluster, ready, self._watchers, bound_s, self._look_after)
 
     def _on_leaving(self, member: Member, data: dict[str, Any]) -> None:
         """A worker was told to end before the master was: it drains; the others go on."""

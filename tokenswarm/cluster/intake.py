@@ -71,6 +71,7 @@ class Intake:
             if report.worker != member.index:
                 raise SnapshotError(f"it reports as worker {report.worker}; that is not counted")
             self._inbox.put(report)
+            member.spent = report.spent
         except SnapshotError as error:
             self._watchers.remark(f"{member.name}: {error}")
 

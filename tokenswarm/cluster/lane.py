@@ -7,14 +7,19 @@ way is counted as dropped. Neither waits in silence.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gevent
+from gevent import getcurrent
 from gevent.event import Event
+from gevent.hub import get_hub
 
 from tokenswarm.client.pool import room
 from tokenswarm.clock import NS_PER_S, monotonic_ns
+from tokenswarm.cluster.alarm import Alarm
 from tokenswarm.load import Arrival
 from tokenswarm.load.rate import Rate
 from tokenswarm.load.schedule import schedule, share, stripe
@@ -28,7 +33,7 @@ from tokenswarm.prompts.traced import TracedPrompts
 TAIL_S = 0.1
 """How long the master waits behind a stage, so that a worker that heard of its begin later ends it as well."""
 
-BREATH = 64  # late arrivals that are sent at once before everything else gets its turn
+BREATH = 8  # late arrivals that are sent at once before everything else gets its turn: answers, or none would end
 
 
 class Due(NamedTuple):
@@ -73,7 +78,7 @@ class Traced(NamedTuple):
 
 
 class Lane:
-    """Sends this worker's share of the arrivals until `draining`. `depart` begins a request, returns its greenlet."""
+    """Sends this worker's share of the arrivals until `draining`. `depart` makes the greenlet of a request."""
 
     def __init__(
         self,
@@ -115,16 +120,19 @@ class Lane:
         return schedule(load.kind, over_time, seed=load.seed, stage=course.stage, burstiness=load.burstiness or 1.0)
 
     def _run(self, course: Course, arrivals: Iterator[Arrival]) -> None:
+        with contextlib.closing(Alarm()) as alarm:
+            self._send_all(course, arrivals, alarm)
+
+    def _send_all(self, course: Course, arrivals: Iterator[Arrival], alarm: Alarm) -> None:
         behind = 0
-        for arrival in stripe(arrivals, self._index, self._count):
+        for arrival in stripe(itertools.islice(arrivals, self._load.requests), self._index, self._count):
             due = course.due(arrival, self._recorder.run_id)
             if due is None:
                 return
             prompt = self._prompt_of(arrival, due)  # before it is due, since reading it takes a while
-            left_ns = due.at_ns - monotonic_ns()
-            behind = 0 if left_ns > 0 else behind + 1
-            if left_ns > 0 or behind % BREATH == 0:
-                gevent.sleep(max(0, left_ns) / NS_PER_S)
+            behind = behind + 1 if due.at_ns <= monotonic_ns() else 0
+            if not behind or behind % BREATH == 0:
+                alarm.wait_until(due.at_ns)
             if self.course is not course or self._draining.is_set():
                 return
             self._send(prompt, due)
@@ -135,7 +143,10 @@ class Lane:
             self._recorder.dropped(due.stage, due.phase)
             return
         self._under_way += 1
-        self._depart(prompt, due).rawlink(self._arrived)
+        greenlet = self._depart(prompt, due)
+        greenlet.rawlink(self._arrived)
+        get_hub().loop.run_callback(getcurrent().switch)  # and this one goes on
+        greenlet.switch()  # now: a greenlet that is started runs only after what else is ready, such as decoding
 
     def _arrived(self, _greenlet: gevent.Greenlet) -> None:
         self._under_way -= 1

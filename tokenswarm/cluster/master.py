@@ -71,6 +71,8 @@ def _searching(profile: Profile) -> Searching:
         raise ConfigError("a search needs limits to keep: `slo` in the profile, or --slo FILE")
     if profile.load.kind == "trace":
         raise ConfigError("`load.kind: trace` can't be searched: it has arrivals of its own; say poisson or constant")
+    if profile.load.requests is not None:
+        raise ConfigError("`load.requests` ends a run and no search, whose tries end once they are decided")
     return Searching(profile)
 
 

@@ -34,6 +34,7 @@ class Member(msgspec.Struct):
     pid: int
     index: int = -1
     prepared: bool = False
+    spent: bool = False  # it has sent its share of a number of requests, and all of them have ended
     done: bool = False
     lost: str = ""  # why it is gone; "" while it is here
     dead: bool = False  # its process ended

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import urllib.parse
 from collections.abc import Sequence
 
 import psutil
 
+from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.judge.rules.causes import MEND_ENGINE, is_loopback
+from tokenswarm.judge.rules.evidence import Beside
 from tokenswarm.profile.profile import Profile
 
 # Engines that take all cores unless they are told how many threads to have.
@@ -29,10 +32,11 @@ class Neighbour:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._cores = _cores()
-        self._before = _cpu_s(self._engine())
+        self._before, self._began_ns = _cpu_s(self._engine()), monotonic_ns()
 
-    def note(self, seconds: float) -> str | None:
-        """A sentence where the engine may keep the workers waiting; `seconds`: since this look began."""
+    def note(self) -> str | None:
+        """A sentence where the engine may keep the workers waiting."""
+        seconds = (monotonic_ns() - self._began_ns) / NS_PER_S
         family = self._engine()
         if not family or not self._cores <= set().union(*(_cores_of(process) for process in family)):
             return None
@@ -48,6 +52,19 @@ class Neighbour:
             f"the engine runs on this machine and may use all {len(self._cores)} cores: its threads will keep the "
             f"workers waiting, and the bars of the numbers grow; {MEND_ENGINE}"
         )
+
+    def begin(self) -> None:
+        """The load begins."""
+        self._before, self._began_ns = _cpu_s(self._engine()), monotonic_ns()
+
+    def beside(self) -> Beside | None:
+        """What the engine used since the load began; None where it is elsewhere, or nobody may see its processes."""
+        family = self._engine()
+        if not family:
+            return None
+        seconds = max((monotonic_ns() - self._began_ns) / NS_PER_S, 1e-3)
+        cores = max(0.0, _cpu_s(family) - self._before) / seconds  # below 0: it was started again meanwhile
+        return Beside(socket.gethostname(), cores, len(self._cores))
 
     def _engine(self) -> list[psutil.Process]:
         """The process that listens at a loopback target, and its children; [] where nobody tells."""

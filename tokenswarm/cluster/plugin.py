@@ -102,6 +102,7 @@ class Plugin:
         logging.getLogger("locust.main").addFilter(self._say_run_time)
         self._headless = environment.web_ui is None
         self._shown_rate = self._show_rate()
+        self._rates_of_users = {self._options.get("rate")}  # that nobody typed into the form's own field
         self._last: list[RenderableType] = []  # to be shown below Locust's own tables
         environment.events.quit.add_listener(self._on_quit)
         token = run_token()
@@ -192,10 +193,12 @@ class Plugin:
     def _load_overrides(self) -> list[tuple[str, Node]]:
         """Locust's -u, -r and -t, or our --rate, as stage 0."""
         users, rate, seconds = (self._options.get(n) for n in ("num_users", "spawn_rate", "run_time"))
-        arrivals = self._options.get("rate")
+        arrivals = self._options["rate"] = self._options.get("rate") or None  # "": the form's field was left empty
         if arrivals is not None:
-            if users and not self._headless and users != self._shown_rate:
+            in_its_field = arrivals not in self._rates_of_users
+            if users and not self._headless and not in_its_field and users != self._shown_rate:
                 self._options["rate"] = str(users)  # typed into the form
+                self._rates_of_users.add(str(users))
             users = rate = None
         seconds = seconds or self._run_time
         found: list[tuple[str, Node]] = []
@@ -205,7 +208,9 @@ class Plugin:
             return found
         if seconds:
             warmup = self._options.get("warmup")
-            if warmup is None:
+            if warmup is None and self._options.get("requests") is not None:
+                warmup = "0"
+            elif warmup is None:
                 warmup = min(Phases().warmup, float(seconds) * WARMUP_SHARE_MAX)
                 found.append(("phases.warmup", typed_yaml.literal(f"{warmup}", "--run-time")))
             window = float(seconds) - profiles.seconds(str(warmup), "--warmup")
@@ -213,6 +218,7 @@ class Plugin:
         else:
             duration = str(ENDLESS_S)
         if arrivals is None:
+            self._options.pop("duration", None)  # of an earlier run at a rate
             return found + options.one_stage("users", str(users or 1), "--users, --run-time", duration)
         self._options["duration"] = duration  # beside --rate
         return found

@@ -152,7 +152,9 @@ class Push:
             self._state.targets = self._teller.targets()
             self._state.kv_cache = _kv_state(self._teller.kv(self._merged))
             self._state.stage_telemetry = {
-                stage: StageState(engine_batch=told.engine_batch, power_watts=told.power_w_mean)
+                stage: StageState(
+                    engine_batch=told.engine_batch, engine_waiting=told.engine_waiting, power_watts=told.power_w_mean
+                )
                 for stage, told in self._teller.stages(self._merged).items()
             }
         parts = self._parts.of(self._merged)

@@ -31,7 +31,7 @@ class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see p
     @task  # type: ignore[untyped-decorator]  # as above
     def replay(self) -> None:
         worker: Worker = self.environment.tokenswarm_worker
-        worker.ready.wait()
+        worker.begun.wait()
         if worker.profile.load.open:
             worker.gone.wait()  # the lane sends (lane.py): this user only shows that there is load
             return

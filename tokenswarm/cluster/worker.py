@@ -39,6 +39,7 @@ from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.judge.gates import request_limits
+from tokenswarm.load.schedule import share
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
@@ -70,7 +71,8 @@ class Worker:
         self._reporter: gevent.Greenlet | None = None
         self._sending: set[gevent.Greenlet] = set()
         self._numbers = itertools.count()
-        self.ready = Event()  # data loaded, in the run: users may begin
+        self.ready = Event()  # data loaded, in the run
+        self.begun = Event()  # and the first stage is announced: users may begin
         self.draining = Event()  # users send no more
         self.stage, self.phase = 0, "warmup"
         self.gone = Event()  # the master is gone or refused us
@@ -114,6 +116,8 @@ class Worker:
         self.index, count = int(data["index"]), int(data["count"])
         self._users = self._sent = 0
         self._first = FirstAnswers(profile.load.abort_on_fail.after)
+        asked = None if profile.load.open else profile.load.requests  # an open loop's lane counts by itself
+        self._left = None if asked is None else share(asked, self.index, count)
         check_descriptors(profile.load.under_way, count)
         self._library = load_library(profile.dataset, lambda text: self._tell(ToMaster.PROGRESS, {"text": text}))
         self._stock = self._library.shard(self.index, count)
@@ -161,9 +165,10 @@ class Worker:
         return Replay(next(self._stock), self._policy)
 
     def send(self, prompt: Prompt) -> RequestRecord | None:
-        """Send one prompt now and wait for its end. None where the run is draining."""
-        if self.draining.is_set():
+        """Send one prompt now and wait for its end. None where the run is draining, or all its requests were sent."""
+        if self.draining.is_set() or self._left == 0:
             return None
+        self._left = None if self._left is None else self._left - 1
         name = f"{self.recorder.run_id}-{self.index}-{next(self._numbers)}"  # unique over workers, and over runs
         self.recorder.intended(self.stage, self.phase)
         return self._send(prompt, Due(name, self.stage, self.phase, monotonic_ns()))
@@ -182,10 +187,18 @@ class Worker:
             return record
         finally:
             self._sending.discard(greenlet)
+            self._end_if_spent()
+
+    def _end_if_spent(self) -> None:
+        """Where the run ends with its requests: the window is over with the last of this worker's."""
+        if self._left == 0 and not self._sending and self.phase == "steady" and not self.recorder.spent:
+            self.recorder.close_window(self.stage, monotonic_ns())
+            self.recorder.spent = True
+            gevent.spawn(self._report, final=False)
 
     def _depart(self, prompt: Prompt, due: Due) -> gevent.Greenlet:
-        """Send an arrival in a greenlet of its own."""
-        greenlet = gevent.spawn(self._send, prompt, due)
+        """The greenlet that sends an arrival."""
+        greenlet = gevent.Greenlet(self._send, prompt, due)
         self._sending.add(greenlet)
         return greenlet
 
@@ -210,6 +223,8 @@ class Worker:
         if phase == "steady":
             self.recorder.open_window(stage, course.open_ns if course else now_ns)
         self.stage, self.phase = stage, phase
+        self.begun.set()
+        self._end_if_spent()
         if data.get("course") is not None:
             self._lane.begin(stage, now_ns, data["course"])
         elif phase == "drain":
@@ -289,6 +304,7 @@ class Worker:
 
     def _finish(self) -> None:
         self.ready.clear()
+        self.begun.clear()
         if self._reporter is not None:
             self._reporter.kill()  # and wait: a report behind the final one would undo it
         self._probes.stop()

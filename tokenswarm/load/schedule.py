@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import itertools
 import random
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from math import isinf
+from typing import NamedTuple
 
+import msgspec
+
+from tokenswarm.errors import ConfigError
 from tokenswarm.load import Arrival
 from tokenswarm.load.kinds import KINDS
 from tokenswarm.load.rate import Rate
+from tokenswarm.profile.load import Load, Stage
+from tokenswarm.profile.typed_yaml import Seconds
+
+
+class Planned(NamedTuple):
+    """A stage as long as its arrivals take, and how many of them lie in its window; None where it has no end."""
+
+    stage: Stage
+    arrivals: int | None
 
 
 def schedule(kind: str, rate: Rate, *, seed: int, stage: int, burstiness: float = 1.0) -> Iterator[Arrival]:
@@ -24,6 +39,26 @@ def schedule(kind: str, rate: Rate, *, seed: int, stage: int, burstiness: float 
         if isinf(at_s):
             return
         yield Arrival(number, at_s)
+
+
+def counted(load: Load, lead_s: float) -> Planned:
+    """The stage of `load.requests` arrivals: it ends one mean gap behind the last, if its time is not over before.
+
+    Raises ConfigError where all of them would be warm-up.
+    """
+    stage = load.stages[0]
+    assert stage.rate is not None
+    rate = Rate(stage.rate[0], stage.rate[0])
+    arrivals = schedule(load.kind, rate, seed=load.seed, stage=0, burstiness=load.burstiness or 1.0)
+    moments = array("d", (one.at_s for one in itertools.islice(arrivals, load.requests)))
+    if moments[-1] < lead_s:
+        raise ConfigError(
+            f"`phases.warmup: {lead_s:g}s` is more than the {moments[-1]:.3g} s that all {load.requests} requests take "
+            "to arrive: shorten it, or ask for more"
+        )
+    end_s = min(lead_s + stage.duration, moments[-1] + 1 / stage.rate[0])
+    inside = bisect_left(moments, end_s) - bisect_left(moments, lead_s)
+    return Planned(msgspec.structs.replace(stage, duration=Seconds(end_s - lead_s)), inside)
 
 
 def share(n: int, index: int, count: int) -> int:

@@ -6,16 +6,19 @@ DatasetError with file and line. Times are s from the first row.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from tokenswarm.errors import ConfigError, DatasetError
 from tokenswarm.load import Arrival
+from tokenswarm.load.schedule import Planned
 from tokenswarm.load.traces import Faulty, Row, azure, burstgpt, mooncake, plain
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage
 from tokenswarm.profile.typed_yaml import Seconds
@@ -77,9 +80,15 @@ class Trace(msgspec.Struct):
 
 def read_trace(path: Path, wanted: str = "auto", breathe: Callable[[], None] = lambda: None) -> Trace:
     """The whole file. `breathe` is called now and then, for whoever must not be held up. Raises DatasetError."""
+    with _opened(path) as file:
+        return _read(path, _lines(path, file), wanted, breathe)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
         with path.open("rb") as file:
-            return _read(path, _lines(path, file), wanted, breathe)
+            yield file
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file (`load.trace.path`)") from None
     except OSError as error:
@@ -171,18 +180,23 @@ class _Notes:
         return told
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of a trace's file. Raises DatasetError."""
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def trace_of(load: Load, breathe: Callable[[], None] = lambda: None) -> Trace:
-    """The arrivals that the profile asks for. Raises DatasetError."""
+    """The arrivals that the profile asks for. Raises DatasetError; where its file is not the run's, too."""
     assert load.trace is not None
+    known = load.trace.sha256
+    if known is not None and (found := digest(Path(load.trace.path))) != known:
+        raise DatasetError(
+            f"{load.trace.path}: another file than the run's: its SHA-256 is {found[:12]}…, and `load.trace.sha256` "
+            f"{known[:12]}…: put the same trace on the master and on every machine with workers"
+        )
     whole = read_trace(Path(load.trace.path), load.trace.format, breathe)
     return whole.cut(load.trace.start, load.trace.length)
-
-
-class Planned(NamedTuple):
-    """A trace's one stage, and how many arrivals lie in its window; None where it has no end."""
-
-    stage: Stage
-    arrivals: int | None
 
 
 def planned(load: Load, trace: Trace, lead_s: float) -> Planned:

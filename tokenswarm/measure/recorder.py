@@ -42,6 +42,7 @@ class Recorder:
         self.run_id, self.worker, self.host, self.pid, self.start_ns = run_id, worker, host, pid, start_ns
         self.in_flight = self.decoding = self.users = self.live_output_tokens = self.wraps = self.first_failed = 0
         self.instrument = Instrument()
+        self.spent = False  # all requests of this worker's share were sent and have ended; it sends no more
         self.describes_closed = False  # tell the order of requests where a window is over, not only at the end
         self._limits = Limits(slo)
         self._blocks: dict[tuple[int, str], Block] = {}
@@ -226,6 +227,7 @@ class Recorder:
             live_output_tokens=self.live_output_tokens,
             wraps=self.wraps,
             first_failed=self.first_failed,
+            spent=self.spent,
             blocks=blocks,
             instrument=instrument,
         )

@@ -186,6 +186,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     live_output_tokens: Count = 0  # counts while streams run; failed ones too
     wraps: Count = 0  # how often the data set began again
     first_failed: Count = 0  # requests from the first sent on that all failed, as far as the profile asks
+    spent: bool = False  # its share of a number of requests has ended
     blocks: list[Block] = []  # those that changed lately; all of them where final
     instrument: Instrument = msgspec.field(default_factory=Instrument)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 import msgspec
@@ -15,6 +16,7 @@ ENDLESS_S = SECONDS_MAX
 
 RATE_MIN, RATE_MAX = 0.001, 100_000.0  # requests a second
 BURSTINESS_MIN, BURSTINESS_MAX = 0.01, 1000.0
+REQUESTS_MAX = 10_000_000
 
 Kind = Literal["closed", "poisson", "constant", "gamma", "trace"]
 RATE_KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("closed", "trace"))
@@ -69,6 +71,7 @@ class TraceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`load.trace`: which arrivals of which file."""
 
     path: str
+    sha256: str | None = None  # of the file: every worker's must be the one; None: the master's
     format: TraceFormat = "auto"
     time_scale: float = 1.0  # of the time between arrivals: 0.1 is ten times as fast
     start: Seconds = Seconds(0.0)  # of the window, in the trace's own time
@@ -78,6 +81,8 @@ class TraceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1e-6 <= self.time_scale <= 1e6:
             raise ValueError(f"`load.trace.time_scale: {self.time_scale:g}` must be between 1e-06 and 1e+06")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError("`load.trace.sha256` takes 64 hexadecimal digits, as `sha256sum` writes them")
         if self.length is not None and self.length <= 0:
             raise ValueError("`load.trace.length` must be longer than 0s")
 
@@ -92,6 +97,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     think_time: Seconds = Seconds(0.0)  # between the end of an answer and the next prompt of the same user
     burstiness: float | None = None  # shape of the gamma distribution of gaps; None: 1, which is Poisson
     max_in_flight: int | None = None  # over all workers; None: as many as file descriptors allow
+    requests: int | None = None  # over all workers: the load ends with them, if its stage's time does not end it before
     seed: int = 1  # of the arrivals
     trace: TraceSource | None = None
     abort_on_fail: AbortOnFail = AbortOnFail()
@@ -123,6 +129,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self._check_closed()
         if self.open:
             self._check_without_users()
+        if self.requests is not None:
+            self._check_requests(self.requests)
 
     def _check_closed(self) -> None:
         for number, stage in enumerate(self.stages):
@@ -146,6 +154,20 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
             if stage.rate is None:
                 raise ValueError(f"`load.stages.{number}.rate` is missing")
+
+    def _check_requests(self, requests: int) -> None:
+        if not 1 <= requests <= REQUESTS_MAX:
+            raise ValueError(f"`load.requests: {requests}` must be between 1 and {REQUESTS_MAX}")
+        if self.kind == "trace":
+            raise ValueError(
+                "`load.requests` is not of a trace, which has arrivals of its own: cut `load.trace.length`"
+            )
+        if self.stages is _ONE_USER:
+            msgspec.structs.force_setattr(self, "stages", (Stage(users=1, duration=Seconds(ENDLESS_S)),))
+        if len(self.stages) > 1:
+            raise ValueError(f"`load.requests` takes one stage in `load.stages`, not {len(self.stages)}")
+        if len(self.stages[0].rate or ()) > 1:
+            raise ValueError("`load.requests` takes one rate: a ramp of `load.stages` is over when its duration is")
 
     def _check_trace(self) -> None:
         if self.trace is None:

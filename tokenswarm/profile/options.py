@@ -46,6 +46,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "--arrivals": ("load.kind", "KIND", f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread"),
     "--burstiness": ("load.burstiness", "SHAPE", "of gamma arrivals: 1 is Poisson, less comes in bursts"),
     "--max-in-flight": ("load.max_in_flight", "N", "requests under way at most; what is due beyond them is dropped"),
+    "--requests": ("load.requests", "N", "end after so many requests, over all workers; without --duration only then"),
     "--trace": (
         "load.trace.path",
         "FILE",
@@ -67,12 +68,15 @@ STAGE_OPTIONS: dict[str, tuple[str, str]] = {
 
 
 def add_arguments(parser: Any, *, locust: bool) -> None:
-    """Add the options to an argparse parser; with `locust`, not to the web UI's form, which can't check them."""
+    """Add the options to an argparse parser; with `locust`, not to the web UI's form, which can't check them.
+
+    But for the rate: the form's number of users, which stands for it, is a whole number.
+    """
     group = parser if locust else parser.add_argument_group("what to replay, and how it is measured")
     hidden: dict[str, Any] = {"include_in_web_ui": False} if locust else {}
     for option, (_, metavar, text) in OPTIONS.items():
         group.add_argument(option, metavar=metavar, help=text, default=None, **hidden)
-    group.add_argument(RATE[0], metavar=RATE[1], help=RATE[2], default=None, **hidden)
+    group.add_argument(RATE[0], metavar=RATE[1], help=RATE[2], default=None)
     for option, (metavar, text) in STAGE_OPTIONS.items() if not locust else ():
         group.add_argument(option, metavar=metavar, help=text, default=None)
     group.add_argument("--no-probe", action="store_true", help="send no request of our own before the load", **hidden)
@@ -164,10 +168,8 @@ def one_stage(word: str, value: str, origin: str, duration: str | None) -> list[
 
 def _kind_of(text: str | None, path: str | None) -> str:
     """`load.kind` as the profile's text has it; what is wrong there is told by whoever reads it whole."""
-    root: Any = typed_yaml.parse(text, path or "") if text is not None else None
-    for part in ("load", "kind"):
-        root = next((value for key, value in getattr(root, "value", ()) if getattr(key, "value", "") == part), None)
-    return str(getattr(root, "value", ""))
+    found = typed_yaml.find(typed_yaml.parse(text, path or ""), "load.kind") if text is not None else None
+    return str(getattr(found, "value", ""))
 
 
 def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:

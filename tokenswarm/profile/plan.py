@@ -23,9 +23,10 @@ def plan(profile: Profile) -> str:
         many = f"{len(stages)} stages ({shown}, {kind})" if len(stages) > 1 else f"{shown} ({kind} arrivals)"
     else:
         many = f"{len(stages)} stages ({shown} users)" if len(stages) > 1 else f"{shown} user{'s' * (loads != ['1'])}"
-    whole = length_s(profile)
+    whole, requests = length_s(profile), profile.load.requests
+    many += f", {requests} request{'s' * (requests > 1)}" if requests is not None else ""
     if any(stage.duration >= ENDLESS_S for stage in stages):
-        return f"plan: {many}, until Ctrl-C"
+        return f"plan: {many}" if requests is not None else f"plan: {many}, until Ctrl-C"
     drain = f"then {time_text(profile.phases.drain)} at most for open streams"
     return f"plan: {many}, {time_text(whole)} with warm-up, {drain}"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from yaml.nodes import Node
+from yaml.nodes import MappingNode, Node
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile import typed_yaml
 from tokenswarm.profile.bars import Bars
 from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.engine import Engine
-from tokenswarm.profile.load import Load
+from tokenswarm.profile.load import ENDLESS_S, Load
 from tokenswarm.profile.phases import Phases, Timeouts
 from tokenswarm.profile.search import Search
 from tokenswarm.profile.slo import Slo
@@ -84,7 +84,23 @@ def load(
         typed_yaml.set_value(root, "slo", limits.value[0][1] if keys == ["slo"] else limits)
     for key, node in overrides:
         typed_yaml.set_value(root, key, node)
+    _end_by_requests(root)
     return typed_yaml.read(root, Profile)
+
+
+def _end_by_requests(root: MappingNode) -> None:
+    """With `load.requests`, what is not given of the load's time is none: no warm-up, and a stage that lasts."""
+    asked = typed_yaml.find(root, "load.requests")
+    if asked is None:
+        return
+    origin = typed_yaml.place(asked)
+    if typed_yaml.find(root, "phases.warmup") is None:
+        typed_yaml.set_value(root, "phases.warmup", typed_yaml.literal("0s", origin))
+    for stage in ("load.stages.0", "load.stages"):  # a list of one, or the one itself
+        if isinstance(typed_yaml.find(root, stage), MappingNode):
+            if typed_yaml.find(root, f"{stage}.duration") is None:
+                typed_yaml.set_value(root, f"{stage}.duration", typed_yaml.literal(str(ENDLESS_S), origin))
+            return
 
 
 def read_text(path: Path) -> str:

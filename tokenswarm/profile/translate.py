@@ -168,11 +168,8 @@ def load(profile: dict[str, Any], wanted: Mapping[str, Any], remarks: list[str])
             remarks.append(f"all {many} requests at once are {many} users")
     if "duration" in wanted:
         stage["duration"] = wanted["duration"]
-    elif many and math.isfinite(per_s):
-        stage["duration"] = f"{max(1.0, many / per_s):.6g}s"
-    elif many:
-        stage["duration"] = "2m"
-        remarks.append(f"a closed load ends by time and not after {many} requests")
+    if many:
+        put(profile, "load.requests", many)
     put(profile, "load.stages", [stage])
 
 

@@ -115,6 +115,19 @@ def shown(text: str) -> str:
     return line if len(line) <= SHOWN_CHARS_MAX else line[:SHOWN_CHARS_MAX] + "…"
 
 
+def find(root: yaml.nodes.Node, dotted: str) -> yaml.nodes.Node | None:
+    """The node at a dotted key; None where nothing stands there, or null."""
+    node: yaml.nodes.Node | None = root
+    for part in dotted.split("."):
+        if isinstance(node, yaml.nodes.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        elif isinstance(node, yaml.nodes.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+        else:
+            return None
+    return None if node is None or _is_null(node) else node
+
+
 def set_value(root: yaml.nodes.MappingNode, dotted: str, value: yaml.nodes.Node) -> None:
     """Put `value` at a dotted key such as `engine.model` or `load.stages.0.users`, creating mappings on the way."""
     origin = place(value)

@@ -67,6 +67,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True):
     """What engine and GPUs told of a stage that is over: telemetry/join.py. None: nobody tells."""
 
     engine_batch: Amount | None = None
+    engine_waiting: Amount | None = None
     power_watts: Amount | None = None
 
 

@@ -134,7 +134,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     rate: float | None = None
     rate_end: float | None = None
-    arrivals: int | None = None  # that a trace has in the window
+    arrivals: int | None = None  # that the schedule has in the window, where it is known before
 
     @property
     def rate_mean(self) -> float | None:
@@ -159,7 +159,7 @@ class Stage(Part, kw_only=True):
     concurrency: int | None = None
     rate: float | None = None
     rate_end: float | None = None  # of a ramp
-    arrivals: int | None = None  # that a trace has in the window
+    arrivals: int | None = None  # that the schedule has in the window, where it is known before
     server: dict[str, Any] = {}  # what the engine and the GPUs said about themselves in this stage (telemetry/)
     gpu: dict[str, Any] = {}
 

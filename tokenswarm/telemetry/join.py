@@ -22,6 +22,7 @@ class StageTold(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     engine_batch: float | None = None
+    engine_waiting: float | None = None
     power_w_mean: float | None = None
 
 
@@ -70,8 +71,10 @@ def of_stage(engines: Sequence[EngineWatch], gpus: Sequence[GpuWatch], stage: in
     windows += [watch.by_stage[stage].overall for watch in gpus if stage in watch.by_stage]
     if not windows or not all(window.is_over(now_ns) for window in windows):
         return None
+    total = _total(own(engines), [stage], now_ns)
     return StageTold(
-        engine_batch=server.level(_total(own(engines), [stage], now_ns), "running").mean if engines else None,
+        engine_batch=server.level(total, "running").mean if engines else None,
+        engine_waiting=server.level(total, "waiting").mean if engines else None,
         power_w_mean=gpu.block(gpus, [stage], now_ns, None, None).power_w_mean,
     )
 

@@ -42,8 +42,8 @@ def arrivals_missing(evidence: Evidence, summary: Summary) -> Doubt | None:
     for stage in summary.stages:
         length_s, came = stage.steady_window.length_s, stage.requests_steady.intended
         if stage.arrivals is not None and came != stage.arrivals and not (evidence.interrupted or evidence.aborted):
-            told.append(f"{came} instead of the trace's {stage.arrivals} in stage {stage.stage + 1}")
-        if stage.rate is None or not length_s:
+            told.append(f"{came} instead of {stage.arrivals} in stage {stage.stage + 1}")
+        if stage.rate is None or not length_s or stage.arrivals is not None:
             continue
         ramp_s = length_s if stage.rate_end is not None else 0.0
         expected = Rate(stage.rate, stage.rate_end or stage.rate, ramp_s=ramp_s).due(length_s)

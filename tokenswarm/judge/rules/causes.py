@@ -19,6 +19,7 @@ THROTTLED = 0.001
 GC_PAUSE_S = 0.02
 BUSY = 0.7  # of a core: from here on what comes waits for what went before
 SUSPENDED_S = 0.05
+ENGINE_SHARE = 0.5  # of the cores: an engine that used so much is what others had to wait for
 CAUSES_MAX = 2
 
 MEND_ENGINE = (
@@ -66,7 +67,7 @@ def _of_worker(evidence: Evidence, worker: WorkerReport) -> list[tuple[float, st
         )
         found.append((throttled, sentence))
     elif worker.waited_ratio > WAITED:
-        found.append((worker.waited_ratio, _waited(evidence.profile, worker)))
+        found.append((worker.waited_ratio, _waited(evidence, worker)))
     if worker.gc_pause_s_max > GC_PAUSE_S:
         sentence = f"Python's garbage collector stopped worker {worker.worker} for up to {ms(worker.gc_pause_s_max)}."
         found.append((worker.gc_pause_ratio, sentence))
@@ -76,13 +77,17 @@ def _of_worker(evidence: Evidence, worker: WorkerReport) -> list[tuple[float, st
     return found
 
 
-def _waited(profile: Profile, worker: WorkerReport) -> str:
-    share = f"{worker.waited_ratio:.0%}"
-    if on_this_machine(profile):
-        return (
-            f"The engine on this machine uses all its cores and kept worker {worker.worker} waiting for {share} of the "
-            f"time: {MEND_ENGINE}."
-        )
+def _waited(evidence: Evidence, worker: WorkerReport) -> str:
+    """Whose fault it was is said only where it was seen."""
+    share, beside = f"{worker.waited_ratio:.0%}", evidence.beside
+    kept = f"kept worker {worker.worker} waiting for {share} of the time"
+    if beside is not None and beside.host == worker.host:
+        used = f"{beside.cores:.1f} of {beside.of} core{'s' * (beside.of > 1)}"
+        if beside.cores >= ENGINE_SHARE * beside.of:
+            return f"The engine on this machine used {used} and {kept}: {MEND_ENGINE}."
+        return f"Something on this machine {kept}, and not the engine, which used {used}: end what else runs here."
+    if on_this_machine(evidence.profile):
+        return f"Something on this machine {kept}. If it is the engine, {MEND_ENGINE}."
     return (
         f"Something else on its machine kept worker {worker.worker} waiting for a core for {share} of the time (CPU "
         f"pressure {worker.pressure_ratio:.0%}): give each worker a core of its own."

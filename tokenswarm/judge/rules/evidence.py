@@ -36,6 +36,14 @@ class UsersSeen(msgspec.Struct):
         return self.total / self.looks if self.looks else None
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """What the processes of an engine on this machine used of its cores while the load ran."""
+
+    host: str
+    cores: float  # on average
+    of: int  # cores that the workers may use
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What is known at the end of a run, beyond its numbers."""
 
@@ -56,6 +64,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     recovered: str = ""  # the run had no end: what was brought back from its workers' disks, and what is missing
     remarks: tuple[str, ...] = ()  # what went wrong on the way, in sentences
     marks: dict[str, str] = {}  # headers of the first answer in which proxies and gateways give themselves away
+    beside: Beside | None = None  # None: the engine is elsewhere, or nobody may see what it uses
     aborted: str = ""  # why the load was ended: too much of it failed
 
 

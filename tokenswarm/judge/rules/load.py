@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, UsersSeen, doubt, graded, worst
+from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.result.summary import Doubt, Summary
 
 USERS_SHARE_MAX = 0.01  # that the mean of the reported users may be away from the users asked for
@@ -41,6 +42,8 @@ def users_idle(evidence: Evidence, _summary: Summary) -> Doubt | None:
     """A closed-loop user has a request in flight, but for its think time and what the client needs in between."""
     if evidence.lost or not evidence.merged.final or evidence.profile.load.open:
         return None  # what those workers had in flight is not known
+    if evidence.profile.load.requests is not None:
+        return None  # who finds none left to send is idle with reason
     severity: Severity | None = None
     told: list[str] = []
     for number, seen in enumerate(evidence.users):
@@ -93,4 +96,27 @@ def _fewer(users: tuple[UsersSeen, ...], stage: int) -> int:
     return max(0, users[stage].asked - users[stage + 1].asked) if stage + 1 < len(users) else 0
 
 
-RULES: tuple[Rule, ...] = (users_differ, users_idle, cancelled_requests)
+def requests_missing(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Another number of requests than the profile asks for; fewer, where the time was over before."""
+    asked, came = evidence.profile.load.requests, summary.requests.intended
+    if asked is None or not evidence.merged.final:
+        return None
+    if evidence.lost or evidence.left or evidence.interrupted or evidence.aborted:
+        return None  # those doubts say it
+    if came == asked:
+        if summary.requests_steady.intended:
+            return None
+        said = f"All {asked} requests were sent in the warm-up: shorten `phases.warmup`, or ask for more."
+        return doubt("requests-missing", "invalid", said, asked=asked, came=came)
+    over = came < asked and evidence.profile.load.stages[0].duration < ENDLESS_S
+    return doubt(
+        "requests-missing",
+        "note" if over else "invalid",
+        f"{came} of the {asked} requests of `load.requests` were sent"
+        + (" when the stage's time was over: give it a longer `duration`, or none." if over else ": look at the logs."),
+        asked=asked,
+        came=came,
+    )
+
+
+RULES: tuple[Rule, ...] = (users_differ, users_idle, requests_missing, cancelled_requests)
