@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -129,10 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     try:
         settings, host, port = settings_of(argv)
-        from tokenswarm.simulator.listening import new_loop, serve
+        from tokenswarm.simulator.listening import serve
+        from tokenswarm.simulator.pacer import Pacer
 
-        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(serve(settings, host, port))
+        pacer = Pacer()
+        loop = functools.partial(asyncio.SelectorEventLoop, pacer)
+        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(serve(settings, pacer, host, port))
     except UserError as error:
         print(f"tokenswarm simulate: {error}", file=sys.stderr)
         return int(error.exit_code)

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator.answer import LAST_CHUNK, Answer, plain
+from tokenswarm.simulator.answer import LAST_CHUNK, Answer
 from tokenswarm.simulator.asks import CHATS, Ask
 from tokenswarm.simulator.holding import Blocks, Corked, Holding, Stored
 from tokenswarm.simulator.text import chat_tokens
+from tokenswarm.simulator.wire import plain
 from tokenswarm.simulator.wire_openai import DONE
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import select
-import selectors
 import signal
 
 from aiohttp import web
 
 from tokenswarm.errors import ConfigError
+from tokenswarm.simulator.pacer import Pacer
 from tokenswarm.simulator.routes import application
 from tokenswarm.simulator.server import Settings, Simulator
 
@@ -18,27 +17,10 @@ DRAIN_S = 1.0
 """How long a signal lets running answers go on."""
 
 
-class PreciseSelector(selectors.DefaultSelector):
-    """epoll waits in whole milliseconds, which would make each step up to 1 ms late; select() on epoll's own descriptor
-    waits in microseconds."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout > 0:
-            select.select([self.fileno()], [], [], timeout)
-            timeout = 0
-        return super().select(timeout)
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that waits as precisely as the kernel can."""
-    if hasattr(selectors, "EpollSelector"):
-        return asyncio.SelectorEventLoop(PreciseSelector())
-    return asyncio.SelectorEventLoop()
-
-
-async def serve(settings: Settings, host: str, port: int) -> None:
-    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had."""
-    sim = Simulator(settings)
+async def serve(settings: Settings, pacer: Pacer, host: str, port: int) -> None:
+    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had. `pacer`: the running
+    loop's selector."""
+    sim = Simulator(settings, pacer)
     # handler_cancellation: a client that leaves cancels its handler, which aborts its sequences.
     runner = web.AppRunner(application(sim), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
     await runner.setup()
