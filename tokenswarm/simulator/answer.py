@@ -62,6 +62,7 @@ class Answer:
         self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.reasoning_tokens = reasoning_tokens
         self.frame: Callable[[bytes], bytes] = chunk if arrival.http_1_1 else plain
+        self.head = head
         self.extra_head = b""
         self.ending = LAST_CHUNK if arrival.http_1_1 else b""
         self.keep_alive = arrival.keep_alive and arrival.http_1_1
@@ -88,7 +89,7 @@ class Answer:
         if self._head_sent:
             return
         self._head_sent = True
-        self.transport.write(head(200, self.wire.media, self.frame is not plain, self.keep_alive, self.extra_head))
+        self.transport.write(self.head(200, self.wire.media, self.frame is not plain, self.keep_alive, self.extra_head))
 
     def start(self) -> None:
         """The head, if it is still to go, and the events before the first token."""
@@ -188,7 +189,7 @@ class Answer:
         body = self.wire.whole([self._said(i, output) for i, output in enumerate(self.outputs)], self.durations())
         length = b"content-length: %d\r\n" % len(body)
         real_ns, mono_ns = time.time_ns(), time.monotonic_ns()
-        self.transport.write(head(200, b"application/json", False, self.keep_alive, length) + body)
+        self.transport.write(self.head(200, b"application/json", False, self.keep_alive, length) + body)
         for seq in self.sequences:
             # They all left together. Lateness is that of the last token, the only one that had a moment to leave at.
             self.truth.lateness.add((mono_ns - seq.due_ns) / 1e9)
@@ -290,6 +291,22 @@ def head(status: int, media: bytes, chunked: bool, keep_alive: bool, extra: byte
         extra,
         coding,
         closing,
+    )
+
+
+def hyper_head(status: int, media: bytes, chunked: bool, keep_alive: bool, extra: bytes) -> bytes:
+    """The same as hyper writes it for axum: no server, the date last."""
+    coding = b"transfer-encoding: chunked\r\n" if chunked else b""
+    closing = b"" if keep_alive else b"connection: close\r\n"
+    kind = media.partition(b";")[0]
+    return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncache-control: no-cache\r\n%b%b%bdate: %b\r\n\r\n" % (
+        status,
+        _REASONS[status],
+        kind,
+        extra,
+        coding,
+        closing,
+        _date(),
     )
 
 

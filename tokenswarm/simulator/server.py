@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Settings:
     conditions: tuple[str, ...] = ()
     allow_fault_header: bool = False
     allow_fault_prompt: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 class Written(web.StreamResponse):
