@@ -35,11 +35,17 @@ class Gateway:
 def gateway(mode: str, upstream: tuple[str, int]) -> Iterator[Gateway]:
     """Modes: plain, those of EDITS, and those that `forward` and `_stream` know by name."""
 
+    failed = [0]  # answers of the engine, for the mode `closes`
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            if mode == "breaks" or failed[0] >= 2:
+                _refuse(self, 500 if mode == "breaks" else 503)
+                return
+            failed[0] += mode == "closes" and (b"x-sim-fault=http_503" in body or b"x-sim-fault=http_429" in body)
             with contextlib.suppress(OSError, http.client.HTTPException):
                 forward(self, mode, upstream, body)
             self.close_connection = True
@@ -132,6 +138,13 @@ def _stream(handler: BaseHTTPRequestHandler, mode: str, answer: Any) -> None:
     if mode == "ends-whole" and not done:
         choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
         _chunk(handler, b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\ndata: [DONE]\n\n")
+
+
+def _refuse(handler: BaseHTTPRequestHandler, status: int) -> None:
+    _head(handler, status, "application/json")
+    _chunk(handler, b'{"error": {"message": "nobody is there"}}')
+    _chunk(handler, b"")
+    handler.close_connection = True
 
 
 def _head(handler: BaseHTTPRequestHandler, status: int, kind: str, *more: tuple[str, str]) -> None:

@@ -213,7 +213,7 @@ def test_presets_and_their_options() -> None:
     assert presets == {name: preset.about for name, preset in PRESETS.items()}
     shown = {word for cells in listed for word in words(cells[0]) if word.startswith("--")}
     own = {"--host", "--port", "--preset", "--model", "--seed", "--reasoning-tokens", "--fault", "--allow-fault-header"}
-    own |= {"--condition", "--allow-fault-prompt"}
+    own |= {"--condition", "--allow-fault-prompt", "--tls-cert", "--tls-key"}
     assert shown == own | {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Preset) if f.name != "about"}
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import sample_runs
-from exchanges import PROMPT, SAMPLING, Setup, one
+from exchanges import PROMPT, SAMPLING, Setup, make_certificate, one
 from raw_server import DONE, LAST_CHUNK, chunk, content, head
 from running import SAMPLES, run, tokenswarm
 from simulator_process import Server, simulator
@@ -19,6 +20,7 @@ from tokenswarm.judge.rules.answers import half_answers
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.rules.sample import tokens_from_events
 from tokenswarm.profile.engine import Engine
+from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
 
 APIS = [("openai", "chat"), ("openai", "completions"), ("ollama", "chat"), ("ollama", "generate")]
@@ -30,10 +32,11 @@ def engine() -> Iterator[Server]:
         yield server
 
 
-def asked(engine: Server, fault: str, kind: tuple[str, str], tokens: int = 9) -> RequestRecord:
+def asked(engine: Server, fault: str, kind: tuple[str, str], tokens: int = 9, **how: Any) -> RequestRecord:
     setup = Setup()
     try:
-        client = setup.client(engine.address[1], kind=kind, headers={"x-sim-fault": fault})
+        headers = {"x-sim-fault": fault} if fault else {}
+        client = setup.client(int(engine.url.rsplit(":", 1)[1]), kind=kind, headers=headers, **how)
         sampling = msgspec.structs.replace(SAMPLING, model="sim", max_tokens=tokens)
         return client.send(Request("0-0", PROMPT, 0, "steady", monotonic_ns()), sampling)
     finally:
@@ -57,6 +60,36 @@ def test_an_end_that_somebody_wrote(engine: Server) -> None:
     assert (record.outcome, record.error_kind) == (Outcome.TRUNCATED, "made-up end")
     assert record.error == "[DONE] without a finish reason, after 3 content events: a gateway ended it; see its log"
     assert asked(engine, "truncate:3", ("openai", "chat")).error_kind == "truncated"
+
+
+@pytest.mark.parametrize("kind", APIS, ids="-".join)
+def test_words_of_a_proxy_inside_the_stream_are_quoted(engine: Server, kind: tuple[str, str]) -> None:
+    record = asked(engine, "words:3", kind)
+    assert not record.ok
+    assert "Error occurred while trying to proxy" in record.error
+
+
+@pytest.mark.parametrize("kind", APIS, ids="-".join)
+def test_a_front_end_in_rust_is_read_as_one_in_python(engine: Server, kind: tuple[str, str]) -> None:
+    rust, python = asked(engine, "hyper", kind), asked(engine, "", kind)
+    assert rust.ok
+    assert (rust.text, rust.output_tokens) == (python.text, python.output_tokens)
+
+
+def test_retries_that_a_header_tells_are_the_records(engine: Server) -> None:
+    assert [asked(engine, fault, ("openai", "chat")).retries for fault in ("retried:3", "")] == [3, 0]
+
+
+def test_a_whole_answer_whose_end_is_one_segment_with_close_notify(tmp_path: Path) -> None:
+    key, certificate = make_certificate(tmp_path)
+    files = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with simulator("--preset", "instant", "--allow-fault-header", *files) as server:
+        assert server.url.startswith("https://")
+        for fresh in (True, False):
+            how = {"url": "https://localhost:{}", "tls": Tls(ca_file=str(certificate)), "fresh": fresh}
+            for fault in ("one_segment", ""):
+                record = asked(server, fault, ("openai", "chat"), **how)
+                assert (record.outcome, record.output_tokens) == (Outcome.OK, 9), record.error
 
 
 def test_done_behind_nothing_is_still_an_empty_answer() -> None:

@@ -70,6 +70,8 @@ MODES: dict[str, tuple[str, set[str]]] = {
     "drops-options": ("alters", {"options-dropped"}),
     "goes-on": ("alters", {"abandoned-goes-on"}),
     "dies": ("loses", {"answers-lost"}),
+    "breaks": ("loses", {"answers-lost"}),
+    "closes": ("alters", {"circuit-open"}),
 }
 
 
@@ -95,7 +97,7 @@ def test_what_a_gateway_does_is_found_by_name(measured: dict[str, Measured], mod
     found = measured[mode]
     assert codes <= found.codes, found.report["findings"]
     grave = {f["code"] for f in found.report["findings"] if f["word"] in ("alters", "loses")}
-    if mode in ("plain", "drops-usage", "renames", "loses", "reorders", "drops-options", "goes-on"):
+    if mode in ("plain", "drops-usage", "renames", "loses", "reorders", "drops-options", "goes-on", "breaks", "closes"):
         assert grave - codes - ({"usage-dropped", "finish-changed"} if mode == "drops-options" else set()) == set()
     if found.report["verdict"] != "delays":
         assert found.report["verdict"] == verdict

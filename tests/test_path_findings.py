@@ -121,6 +121,43 @@ def test_a_machine_that_is_too_busy_judges_no_delay() -> None:
     assert level(direct={"merged_ratio": 0.4}, ok=7) == {"answers-lost": "loses", "machine-busy": "transparent"}
 
 
+def rounds(*sides: tuple[float, float, float, float]) -> dict[str, str]:
+    """Of each: ms that the first token is late past the path and through it, and the share of merged tokens."""
+    levels = [
+        Level(
+            streams=16,
+            answers=8,
+            direct=Side(ok=8, added_ttft_s=own / 1e3, merged_ratio=mine),
+            via=Side(ok=8, added_ttft_s=late / 1e3, merged_ratio=theirs),
+        )
+        for own, late, mine, theirs in sides
+    ]
+    return {one.code: one.word for one in judge.confirmed(levels, 0.1)}
+
+
+BUSY = {"machine-busy": "transparent"}
+
+
+def test_a_delay_must_show_in_each_round_and_beyond_what_the_machine_does_itself() -> None:
+    assert rounds((1, 340, 0, 0.96), (2, 350, 0.02, 0.96), (26, 420, 0.04, 0.96)) == {"tokens-held-back": "delays"}
+    assert rounds((1, 108, 0, 0), (2, 110, 0, 0), (1, 112, 0, 0)) == {"first-token-late": "delays"}
+    assert rounds((1, 2, 0, 0.6), (2, 3, 0, 0.6), (1, 2, 0, 0.6)) == {"tokens-merged": "delays"}
+    assert rounds((1, 108, 0, 0), (2, 10, 0, 0), (1, 112, 0, 0)) == BUSY, "not in each round"
+    assert rounds((1, 2, 0, 0), (2, 10, 0, 0), (1, 12, 0, 0)) == {}, "in none"
+    assert rounds((1, 108, 0, 0), (90, 110, 0, 0), (1, 112, 0, 0)) == {}, "the next round past it was as slow"
+    assert rounds((1, 108, 0, 0), (2, 110, 0, 0), (70, 112, 0, 0)) == {}, "rounds past it lie too far apart"
+    assert rounds((1, 108, 0.3, 0.5), (2, 110, 0, 0), (1, 112, 0, 0)) == BUSY, "a burst past it, too"
+    assert rounds((9, 408, 0.3, 0.96), (9, 410, 0.3, 0.96), (9, 412, 0.3, 0.96)) == {"tokens-held-back": "delays"}
+
+
+def test_what_ended_before_it_was_silent_was_not_cut_for_silence() -> None:
+    def cut(after_s: float) -> list[str]:
+        came = {"end": "broken", "sent_ns": 0, "done_ns": int(after_s * 1e9)}
+        return [one.code for one in judge.of_silence("silent", 5, answer(came, outcome=Outcome.RESET, sentence="gone"))]
+
+    assert (cut(0.1), cut(4.8)) == (["answers-lost"], ["time-out"])
+
+
 def test_the_verdict_is_the_worst_and_each_code_stands_once() -> None:
     found = [judge._finding(f"c{n}", word, "x") for n, word in enumerate(WORDS)]
     assert [judge.verdict(found[: n + 1]) for n in range(4)] == list(WORDS)

@@ -320,6 +320,36 @@ def test_half_looks_like_a_whole_answer(server):
     assert (last["done"], last["eval_count"]) == (True, 3)
 
 
+def test_words_of_a_proxy_end_a_whole_body(server):
+    data, end = raw(server, "words:2")
+    assert end == "complete"
+    assert unchunked(body_of(data)).endswith(b"\n\nError occurred while trying to proxy: 127.0.0.1/v1")
+
+
+def test_one_segment_has_the_end_of_the_connection(server):
+    data, end = raw(server, "one_segment")
+    assert (end, data.endswith(b"[DONE]\n\n\r\n0\r\n\r\n")) == ("complete", True)
+    assert b"connection: close\r\n" in data
+
+
+@pytest.mark.parametrize("api", PATHS)
+def test_a_front_end_in_rust_names_no_server_and_ends_its_head_with_the_date(server, api):
+    as_usual, hyper = (exchange(server, asking(fault, api)) for fault in ("cork", "hyper"))
+    names = [line.split(b":")[0] for line in hyper[0].split(b"\r\n")[1:]]
+    assert names == [b"content-type", b"cache-control", b"transfer-encoding", b"date"]
+    assert b"server: tokenswarm-simulate" in as_usual[0]
+    assert tokens(api, hyper[1]) == tokens(api, as_usual[1])
+
+
+def test_retried_says_so_and_is_counted(server):
+    before = server.get("/metrics").count(b'finished_reason="error"')
+    head, _ = exchange(server, asking("retried:2"))
+    assert b"x-litellm-attempted-retries: 2\r\n" in head
+    assert before == 1
+    line = next(line for line in server.get("/metrics").split(b"\n") if b'"error",' in line)
+    assert float(line.rsplit(b" ", 1)[1]) >= 2
+
+
 def test_done_only_has_no_finish_reason(server):
     events = sse(exchange(server, asking("done_only:2"))[1])
     assert all(event["choices"][0]["finish_reason"] is None for event in events)

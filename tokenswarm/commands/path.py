@@ -34,9 +34,12 @@ from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.result.path import WORDS, Finding, Level, PathReport, Side
 
 if TYPE_CHECKING:
+    from tokenswarm.client.transport import Target
     from tokenswarm.commands.path_bench import Bench
+    from tokenswarm.measure.captured import Captured
 
-FAULTS = ("http_503", "http_429:1", "error_mid:4", "truncate:4", "reset_mid:4", "killed:4", "reset_before")
+FAULTS = ("error_mid:4", "truncate:4", "reset_mid:4", "killed:4", "reset_before", "http_429:1", "http_503")
+"""Refusals come last: routers that try again on them count them, too, and close the way after some."""
 LEAVE_S = 4.0  # what the engine may take to hear that a client left; the answer would last twice as long
 STREAMS_MAX = 512
 
@@ -71,11 +74,16 @@ def main(words: list[str]) -> int:
         arguments = ["--host", host, "--port", str(port), "--preset", "paced", "--allow-fault-prompt"]
     arguments += ["--ttft-ms", str(given.ttft_ms), "--itl-ms", str(given.itl_ms), "--model", given.upstream_model]
     out = Console(stderr=given.json, soft_wrap=True)
-    with Service("tokenswarm.simulator", *arguments) as engine:
-        local = make_checked_target(profile, f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")
+    near = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    with (
+        Service("tokenswarm.simulator", *arguments) as engine,
+        Service("tokenswarm.commands.relay", near, str(port)) as relay,
+    ):
+        local = make_checked_target(profile, f"http://{near}:{port}")
         secret = secret_headers(profile)
         via = make_checked_target(profile, given.via)
-        ways = Ways(via, local, DIALECTS[APIS[given.api]], secret, given.model or given.upstream_model)
+        relayed = make_checked_target(profile, relay)
+        ways = Ways(via, local, relayed, DIALECTS[APIS[given.api]], secret, given.model or given.upstream_model)
         out.print(
             f"Point the path's upstream at {engine} (model `{given.upstream_model}`); it is asked at {given.via}."
         )
@@ -166,13 +174,13 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
     """All that is tried, in order: what might close a router's circuit comes last."""
     run = secrets.token_hex(3)
     findings: list[Finding] = []
+    levels: list[Level] = []
     checks: list[tuple[str, str]] = []
     say("one stream …")
-    (first,) = bench.both([f"{run}-one"])
-    if not first.direct.seen.ok:
-        raise TargetError(f"the embedded engine itself gave no whole answer: {first.direct.seen.sentence}")
+    first = _first(bench, run)
     findings += judge.altered(first)
-    levels = []
+    if not first.via.seen.ok:
+        return _report(bench, findings, levels, first, [("all else", "not tried: no healthy answer comes through")])
     for streams in given.streams:
         say(f"{streams} streams at a time …")
         level, found = at_once(bench, run, streams)
@@ -181,6 +189,9 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
     say("gzip, silence, length, a client that leaves …")
     for look in (_gzip, _leaving, functools.partial(_slow, silence_s=given.silence, length_s=given.length)):
         found, came = look(bench, run)
+        if any(finding.word != "transparent" for finding in found):  # it must show again: some machines are busy
+            again, came = look(bench, f"{run}-again")
+            found = [finding for finding in again if finding.code in {one.code for one in found}]
         findings += found
         checks += came
     say("engines that fail …")
@@ -189,6 +200,25 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
         findings += judge.faults(pair)
         outcomes = f"{pair.direct.seen.outcome.value} past the path, {pair.via.seen.outcome.value} through it"
         checks.append((f"engine: {fault}", outcomes))
+    (after,) = bench.both([f"{run}-after"])
+    findings += judge.of_closing(after)
+    return _report(bench, findings, levels, first, checks)
+
+
+def _first(bench: Bench, run: str) -> Pair:
+    """A healthy answer, in some tries. Raises TargetError where the engine itself gives none."""
+    for turn in range(3):
+        (pair,) = bench.both([f"{run}-one-{turn}"])
+        if not pair.direct.seen.ok:
+            raise TargetError(f"the embedded engine itself gave no whole answer: {pair.direct.seen.sentence}")
+        if pair.via.seen.ok:
+            break
+    return pair
+
+
+def _report(
+    bench: Bench, findings: list[Finding], levels: list[Level], first: Pair, checks: list[tuple[str, str]]
+) -> PathReport:
     kept = judge.distinct(findings)
     return PathReport(
         via=bench.ways.via.url,
@@ -211,26 +241,28 @@ def _marks(pair: Pair) -> dict[str, str]:
 
 
 def at_once(bench: Bench, run: str, streams: int) -> tuple[Level, list[Finding]]:
-    """So many streams at a time; a few rounds where they are few."""
+    """So many streams at a time. A delay must show again in rounds that take turns with a way that does nothing."""
     level, pairs = _level(bench, f"{run}-{streams}", streams)
     found = judge.of_level(level, bench.pace.ttft_s)
-    if {finding.code for finding in found} & judge.CHANCE:
-        again, more = _level(bench, f"{run}-{streams}-again", streams)
-        pairs += more
-        twice = judge.of_level(again, bench.pace.ttft_s)
-        codes = {finding.code for finding in twice}
-        found = [finding for finding in found if finding.code in codes or finding.code not in judge.CHANCE]
-        level = level if found else again
+    if any(finding.word == "delays" for finding in found):
+        rounds = []
+        for turn in range(judge.ROUNDS):
+            again, more = _level(bench, f"{run}-{streams}-again-{turn}", streams, past=bench.ways.relay)
+            rounds.append(again)
+            pairs += more
+        found = [finding for finding in found if finding.word != "delays"]
+        found += judge.confirmed(rounds, bench.pace.ttft_s)
     for pair in pairs:
         if pair.via.seen.ok:
             found += judge.altered(pair)
     return level, found
 
 
-def _level(bench: Bench, name: str, streams: int) -> tuple[Level, list[Pair]]:
+def _level(bench: Bench, name: str, streams: int, past: Target | None = None) -> tuple[Level, list[Pair]]:
+    """One round; a few where streams are few."""
     pairs: list[Pair] = []
     for turn in range(3 if streams < 4 else 1):
-        pairs += bench.both([f"{name}-{turn}-{n}" for n in range(streams)])
+        pairs += bench.both([f"{name}-{turn}-{n}" for n in range(streams)], past=past)
     sides: list[Side] = [judge.side([pair.direct for pair in pairs]), judge.side([pair.via for pair in pairs])]
     return Level(streams=streams, answers=len(pairs), direct=sides[0], via=sides[1]), pairs
 
@@ -249,14 +281,18 @@ def _gzip(bench: Bench, run: str) -> tuple[list[Finding], list[tuple[str, str]]]
 def _leaving(bench: Bench, run: str) -> tuple[list[Finding], list[tuple[str, str]]]:
     """Leave after some tokens, and see when the engine's row is there."""
     heard: list[float | None] = []
+    came: list[Captured] = []
     for number, target in enumerate((bench.ways.direct, bench.ways.via)):
         ident = f"{run}-leaves-{number}"
-        bench.send(target, ident, tokens=int(2 * LEAVE_S / bench.pace.itl_s), leave_s=2 * bench.pace.ttft_s)
+        length = int(2 * LEAVE_S / bench.pace.itl_s)
+        came.append(bench.send(target, ident, tokens=length, leave_s=2 * bench.pace.ttft_s))
         left_ns = monotonic_ns()
         rows = bench.truth([ident], LEAVE_S).get(ident, [])
         gone = bool(rows) and rows[-1]["outcome"] == "disconnected"
         heard.append((monotonic_ns() - left_ns) / NS_PER_S if gone else None)
     via_s = heard[1]
+    if came[1].end != "left":
+        return [], [("a client that leaves", f"not tried: {came[1].said or 'the answer was over before'}")]
     told = f"the engine hears of it within {ms(via_s)}" if via_s is not None else f"not heard of for {LEAVE_S:g} s"
     return judge.of_leaving(heard[0], via_s, LEAVE_S), [("a client that leaves", told)]
 

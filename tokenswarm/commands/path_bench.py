@@ -30,6 +30,7 @@ class Ways(NamedTuple):
 
     via: Target
     direct: Target
+    relay: Target  # straight to the engine, too, through a process that does nothing: what one more costs here
     dialect: Dialect
     headers: dict[str, str]
     model: str
@@ -60,7 +61,7 @@ class Bench:
         timeout_s = timeout_s or PATIENCE_S + self.pace.ttft_s + tokens * self.pace.itl_s
         text = f"x-sim-id={ident} {f'x-sim-fault={fault} ' if fault else ''}Tell a story."
         prompt = Prompt(ident, (Message("user", text),), text, ident, 0, output_tokens_max=tokens)
-        model = self._upstream_model if target is ways.direct else ways.model
+        model = ways.model if target is ways.via else self._upstream_model
         body = ways.dialect.encode(prompt, Sampling(model=model, max_tokens=tokens, ignore_eos=True))
         lines = {"x-request-id": ident, **({"accept-encoding": "gzip"} if gzip else {})}
         lines |= {"accept": f"{ways.dialect.content_types[0]}, application/json"}
@@ -86,16 +87,16 @@ class Bench:
     def ask(self, target: Target, calls: Sequence[Callable[[], Captured]], idents: Sequence[str]) -> list[Answer]:
         """Make the calls at once; the answers with their rows."""
         captured = together(calls)
-        rows = self.truth(idents if target is self.ways.direct else ())
+        rows = self.truth(() if target is self.ways.via else idents)
         return [
             Answer(one, seen(one, self.ways.dialect), tuple(rows.get(ident, ())))
             for one, ident in zip(captured, idents, strict=True)
         ]
 
-    def both(self, idents: Sequence[str], fault: str = "", **more: Any) -> list[Pair]:
-        """Each question past the path, then through it."""
+    def both(self, idents: Sequence[str], fault: str = "", *, past: Target | None = None, **more: Any) -> list[Pair]:
+        """Each question past the path (`past`: by which way), then through it."""
         found = []
-        for target in (self.ways.direct, self.ways.via):
+        for target in (past or self.ways.direct, self.ways.via):
             calls = [functools.partial(self.send, target, ident, fault, **more) for ident in idents]
             found.append(self.ask(target, calls, idents))
         return [Pair(fault, direct, via) for direct, via in zip(*found, strict=True)]

@@ -18,8 +18,8 @@ from tokenswarm.measure.captured import Captured, Seen
 from tokenswarm.record import Outcome
 from tokenswarm.result.path import WORDS, Finding, Level, Side, Trace, Word
 
-CHANCE = frozenset({"first-token-late", "tokens-merged", "machine-busy"})
-"""Findings of a level that a busy machine may make: they must show twice."""
+ROUNDS = 3
+"""In each of so many a delay must show again, against a way that does nothing: a busy machine makes some by itself."""
 
 HELD_RATIO = 0.2  # more merged events than past the path, from here on
 SAID_MAX = 300  # letters of a sentence, which may quote a server
@@ -206,6 +206,14 @@ def faults(pair: Pair) -> list[Finding]:
     return found
 
 
+def of_closing(pair: Pair) -> list[Finding]:
+    """A healthy question behind all the failures."""
+    if pair.via.seen.ok or not pair.direct.seen.ok:
+        return []
+    text = f"After these failures the path asks no more, though the engine is well again: {pair.via.seen.sentence}."
+    return [_finding("circuit-open", "alters", text)]
+
+
 def _words(sentence: str) -> str:
     """The beginning of an engine's own words, without what our client puts before them."""
     return sentence.partition(": ")[2][:30] if sentence.startswith("HTTP ") else sentence[:30]
@@ -255,8 +263,8 @@ def _added_last(answer: Answer) -> float | None:
     return (stamps[-1] - answer.captured.sent_ns - own) / NS_PER_S
 
 
-def of_level(level: Level, ttft_s: float) -> list[Finding]:
-    """What the path adds at this number of streams."""
+def of_level(level: Level, ttft_s: float, sure_s: float = 0.0) -> list[Finding]:
+    """What the path adds at this number of streams. `sure_s`: how far two rounds past it lie apart."""
     direct, via, found = level.direct, level.via, []
     at = f"at {level.streams} stream{'s' * (level.streams != 1)}"
     if via.ok < direct.ok:
@@ -264,13 +272,9 @@ def of_level(level: Level, ttft_s: float) -> list[Finding]:
         found.append(_finding("answers-lost", "loses", text))
     own_s = direct.added_ttft_s or 0.0
     late_s = (via.added_ttft_s or 0.0) - own_s
-    allowed_s = max(LATE_S if level.streams == 1 else LOADED_LATE_S, LATE_SHARE * ttft_s, own_s)
+    allowed_s = max(LATE_S if level.streams == 1 else LOADED_LATE_S, LATE_SHARE * ttft_s, own_s, 2 * sure_s)
     if direct.merged_ratio > HELD_RATIO and via.merged_ratio < direct.merged_ratio + 2 * HELD_RATIO:
-        text = (
-            f"This machine is too busy to tell what the path adds {at}: past the path {direct.merged_ratio:.0%} of the "
-            f"tokens share a read."
-        )
-        return [*found, _finding("machine-busy", "transparent", text)]
+        return [*found, _busy(level.streams, f"past the path {direct.merged_ratio:.0%} of the tokens share a read")]
     if via.merged_ratio > direct.merged_ratio + HELD_RATIO and late_s > allowed_s:
         gap = f", {ms(via.gap_p50_s)} apart" if via.gap_p50_s else ""
         text = (
@@ -286,6 +290,41 @@ def of_level(level: Level, ttft_s: float) -> list[Finding]:
         text = f"{via.merged_ratio:.0%} of the tokens share a read {at}; past the path {direct.merged_ratio:.0%}."
         found.append(_finding("tokens-merged", "delays", text))
     return found
+
+
+def _busy(streams: int, why: str) -> Finding:
+    at = f"at {streams} stream{'s' * (streams != 1)}"
+    return _finding("machine-busy", "transparent", f"This machine is too busy to tell what the path adds {at}: {why}.")
+
+
+def confirmed(rounds: Sequence[Level], ttft_s: float) -> list[Finding]:
+    """The delays that each of the rounds has, which took turns with a way that does nothing (their `direct`).
+
+    Each is held against the slower of the rounds past the path before and behind it. What only some have is the
+    machine's doing, or can't be told from it.
+    """
+    own_s = [one.direct.added_ttft_s or 0.0 for one in rounds]
+    found = []
+    for one, behind in zip(rounds, [*rounds[1:], rounds[0]], strict=True):
+        level = msgspec.structs.replace(one, direct=_slower(one.direct, behind.direct))
+        found.append(of_level(level, ttft_s, max(own_s) - min(own_s)))
+    delays = [[finding for finding in one if finding.word == "delays"] for one in found]
+    lost = [finding for one in found for finding in one if finding.word == "loses"]
+    if all(delays):
+        return lost + delays[0]
+    if not any(delays):
+        return lost
+    late = sum(map(bool, delays))
+    return [*lost, _busy(rounds[0].streams, f"tokens were late in {late} of {len(rounds)} rounds")]
+
+
+def _slower(one: Side, other: Side) -> Side:
+    return msgspec.structs.replace(
+        one,
+        added_ttft_s=max(one.added_ttft_s or 0.0, other.added_ttft_s or 0.0),
+        added_e2e_s=max(one.added_e2e_s or 0.0, other.added_e2e_s or 0.0),
+        merged_ratio=max(one.merged_ratio, other.merged_ratio),
+    )
 
 
 def of_gzip(plain: Answer, packed: Answer) -> list[Finding]:
@@ -312,6 +351,8 @@ def of_silence(what: str, seconds: float, answer: Answer) -> list[Finding]:
     if answer.seen.ok:
         return []
     age_s = (answer.captured.done_ns - answer.captured.sent_ns) / NS_PER_S
+    if age_s < seconds / 2:  # it was no silence that ended it
+        return [_finding("answers-lost", "loses", f"A healthy answer failed through the path: {answer.seen.sentence}.")]
     text = f"An answer {what} of {seconds:g} s was cut {age_s:.1f} s after it was sent: {answer.seen.sentence}."
     return [_finding("time-out", "loses", text)]
 

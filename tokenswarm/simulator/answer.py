@@ -12,34 +12,18 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from tokenswarm.simulator.asks import Ask, Output
 from tokenswarm.simulator.batching import Sequence
 from tokenswarm.simulator.holding import Holding
 from tokenswarm.simulator.metrics import Metrics
+from tokenswarm.simulator.stream import Stream
 from tokenswarm.simulator.truth import Truth
+from tokenswarm.simulator.wire import Wire, chunk, plain
 from tokenswarm.simulator.wire_openai import Durations, Said, piece_text
 
 SERVER = b"tokenswarm-simulate"
 LAST_CHUNK = b"0\r\n\r\n"
-
-
-class Wire(Protocol):
-    """What an answer needs of a wire format."""
-
-    media: bytes
-    headers_wait: bool
-
-    def start(self, choices: int) -> list[bytes]: ...
-    def token(
-        self, index: int, piece: int | str, reasoning: bool, count: int, finish: str | None, stop_reason: str | None, /
-    ) -> bytes: ...
-    def end(
-        self, completion_tokens: int, reasoning_tokens: int, durations: Durations, finish: str, /
-    ) -> list[bytes]: ...
-    def failure(self, message: str) -> list[bytes]: ...
-    def whole(self, said: list[Said], durations: Durations, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +36,6 @@ class Arrival:
     keep_alive: bool
     http_1_1: bool
     asked: str = ""  # what of the request came through to here, in words
-
-
-def chunk(data: bytes) -> bytes:
-    """One chunk of HTTP/1.1's chunked coding."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def plain(data: bytes) -> bytes:
-    return data
 
 
 class Answer:
@@ -87,11 +62,12 @@ class Answer:
         self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.reasoning_tokens = reasoning_tokens
         self.frame: Callable[[bytes], bytes] = chunk if arrival.http_1_1 else plain
+        self.head = head
         self.extra_head = b""
         self.ending = LAST_CHUNK if arrival.http_1_1 else b""
         self.keep_alive = arrival.keep_alive and arrival.http_1_1
         self.sequences = [
-            Sequence(ask.prompts[i // ask.n][1], out.tokens, self, i, arrived_ns=arrival.mono_ns)
+            Sequence(ask.prompts[i // ask.n][1], out.tokens, self, i, arrived_ns=arrival.mono_ns, deliver=self.token)
             for i, out in enumerate(outputs)
         ]
         self.to_finish = len(outputs)
@@ -100,7 +76,7 @@ class Answer:
         self.sends_done = True
         self.real_ns: array[int] = array("q")
         self.mono_ns: array[int] = array("q")
-        self._last_mono_ns = [0] * len(outputs)
+        self.last_mono_ns = [0] * len(outputs)
         self._head_sent = False
         self._started = False
 
@@ -113,7 +89,7 @@ class Answer:
         if self._head_sent:
             return
         self._head_sent = True
-        self.transport.write(head(200, self.wire.media, self.frame is not plain, self.keep_alive, self.extra_head))
+        self.transport.write(self.head(200, self.wire.media, self.frame is not plain, self.keep_alive, self.extra_head))
 
     def start(self) -> None:
         """The head, if it is still to go, and the events before the first token."""
@@ -124,15 +100,16 @@ class Answer:
         for event in self.wire.start(len(self.outputs)):
             self.send(event)
 
-    def token(self, seq: Sequence) -> None:
-        """A token is ready: send it, stamp it, count it. The hot path."""
+    def token(self, seq: Sequence, wall_ns: int) -> bool:
+        """A token is ready: send it, stamp it, count it. `wall_ns`: CLOCK_REALTIME − CLOCK_MONOTONIC. Returns True:
+        the event loop may have something to do."""
         if self.done.done():
-            return
+            return True
         if not self.ask.stream:
             self._token_kept(seq)
-            return
+            return True
         if len(self.mono_ns) == self.strike_at and self.strike is not None and self.strike(self):
-            return
+            return True
         if not self._started:
             self.start()
         index, count = seq.index, seq.produced
@@ -145,12 +122,30 @@ class Answer:
         data = self.frame(event) if event else b""
         if self.transport.get_write_buffer_size():
             self.truth.blocked_writes += 1
-        real_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+        mono_ns = time.monotonic_ns()
         if data:
             self.transport.write(data)
-        self._mark(seq, real_ns, mono_ns)
+        self._mark(seq, mono_ns + wall_ns, mono_ns)
         if finish is not None:
             self._choice_finished()
+        else:
+            seq.deliver = self._next(seq)
+        return True
+
+    def _next(self, seq: Sequence) -> Callable[[Sequence, int], bool]:
+        """What takes the next token: a `Stream` where nothing but tokens is to come for a while."""
+        if len(self.outputs) > 1 or self.outputs[0].cut is not None or isinstance(self.transport, Holding):
+            return self.token
+        reasoning = seq.produced < self.reasoning_tokens
+        ends = [self.outputs[0].tokens]
+        if reasoning:
+            ends.append(self.reasoning_tokens + 1)
+        if self.strike_at >= seq.produced:
+            ends.append(self.strike_at + 1)
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.get_extra_info("ssl_object") is not None or min(ends) <= seq.produced + 1:
+            return self.token
+        return Stream(self, self.transport, sock.fileno(), min(ends), reasoning).token
 
     def _token_kept(self, seq: Sequence) -> None:
         """A token of an answer that is not streamed: nothing leaves before the last."""
@@ -160,16 +155,15 @@ class Answer:
     def _mark(self, seq: Sequence, real_ns: int, mono_ns: int) -> None:
         self.real_ns.append(real_ns)
         self.mono_ns.append(mono_ns)
-        before_ns = self._last_mono_ns[seq.index]
-        self._last_mono_ns[seq.index] = mono_ns
+        before_ns = self.last_mono_ns[seq.index]
+        self.last_mono_ns[seq.index] = mono_ns
         if before_ns:
-            self.metrics.observe("inter_token_latency_seconds", (mono_ns - before_ns) / 1e9)
+            self.metrics.gaps_ns.append(mono_ns - before_ns)
         else:
             self.metrics.observe("time_to_first_token_seconds", (mono_ns - self.arrival.mono_ns) / 1e9)
             self.metrics.prompt_tokens += seq.prompt_tokens
-        self.metrics.generation_tokens += 1
-        self.truth.tokens_sent += 1
-        self.truth.lateness.add((mono_ns - seq.due_ns) / 1e9)
+            self.metrics.generation_tokens += 1
+        self.truth.late_ns.append(mono_ns - seq.due_ns)
 
     def _choice_finished(self) -> None:
         self.to_finish -= 1
@@ -195,7 +189,7 @@ class Answer:
         body = self.wire.whole([self._said(i, output) for i, output in enumerate(self.outputs)], self.durations())
         length = b"content-length: %d\r\n" % len(body)
         real_ns, mono_ns = time.time_ns(), time.monotonic_ns()
-        self.transport.write(head(200, b"application/json", False, self.keep_alive, length) + body)
+        self.transport.write(self.head(200, b"application/json", False, self.keep_alive, length) + body)
         for seq in self.sequences:
             # They all left together. Lateness is that of the last token, the only one that had a moment to leave at.
             self.truth.lateness.add((mono_ns - seq.due_ns) / 1e9)
@@ -297,6 +291,22 @@ def head(status: int, media: bytes, chunked: bool, keep_alive: bool, extra: byte
         extra,
         coding,
         closing,
+    )
+
+
+def hyper_head(status: int, media: bytes, chunked: bool, keep_alive: bool, extra: bytes) -> bytes:
+    """The same as hyper writes it for axum: no server, the date last."""
+    coding = b"transfer-encoding: chunked\r\n" if chunked else b""
+    closing = b"" if keep_alive else b"connection: close\r\n"
+    kind = media.partition(b";")[0]
+    return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncache-control: no-cache\r\n%b%b%bdate: %b\r\n\r\n" % (
+        status,
+        _REASONS[status],
+        kind,
+        extra,
+        coding,
+        closing,
+        _date(),
     )
 
 

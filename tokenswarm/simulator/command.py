@@ -10,7 +10,9 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import math
+import ssl
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -49,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (8000)")
+    parser.add_argument("--tls-cert", metavar="FILE", help="speak HTTPS with this certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="... and its key")
     parser.add_argument("--preset", "--profile", default="small-gpu", metavar="NAME", help="what to be (small-gpu)")
     parser.add_argument("--model", default="sim", help="the model's name (sim)")
     parser.add_argument("--seed", type=int, default=0, help="of texts, lengths and faults (0)")
@@ -97,6 +101,21 @@ def preset_of(options: argparse.Namespace) -> Preset:
     return dataclasses.replace(preset, **changed)  # type: ignore[arg-type] # each has been parsed as its field's type
 
 
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """ConfigError for files that hold no certificate and key."""
+    if options.tls_cert is None and options.tls_key is None:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise ConfigError("--tls-cert and --tls-key belong together")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:  # also what OpenSSL says
+        why = error.strerror or error.args[-1]
+        raise ConfigError(f"--tls-cert {options.tls_cert} with --tls-key {options.tls_key}: {why}") from None
+    return context
+
+
 def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     """Options -> settings, host, port; everything that can be checked before listening is checked here."""
     options = _parser().parse_args(argv)
@@ -121,6 +140,7 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
         conditions=tuple(options.condition),
         allow_fault_header=options.allow_fault_header,
         allow_fault_prompt=options.allow_fault_prompt,
+        tls=_tls(options),
     )
     return settings, options.host, options.port
 
@@ -129,10 +149,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     try:
         settings, host, port = settings_of(argv)
-        from tokenswarm.simulator.listening import new_loop, serve
+        from tokenswarm.simulator.listening import serve
+        from tokenswarm.simulator.pacer import Pacer
 
-        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(serve(settings, host, port))
+        pacer = Pacer()
+        loop = functools.partial(asyncio.SelectorEventLoop, pacer)
+        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(serve(settings, pacer, host, port))
     except UserError as error:
         print(f"tokenswarm simulate: {error}", file=sys.stderr)
         return int(error.exit_code)

@@ -69,4 +69,4 @@ class Tenant:
 
     def ask(self, now_ns: int) -> Sequence:
         """Its next request."""
-        return Sequence(FOREIGN_PROMPT, FOREIGN_OUTPUT, self, arrived_ns=now_ns)
+        return Sequence(FOREIGN_PROMPT, FOREIGN_OUTPUT, arrived_ns=now_ns)

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.simulator.answer import LAST_CHUNK, Answer, plain
+from tokenswarm.simulator.answer import LAST_CHUNK, Answer, hyper_head
 from tokenswarm.simulator.asks import CHATS, Ask
 from tokenswarm.simulator.holding import Blocks, Corked, Holding, Stored
 from tokenswarm.simulator.text import chat_tokens
+from tokenswarm.simulator.wire import plain
 from tokenswarm.simulator.wire_openai import DONE
 
 
@@ -58,12 +59,20 @@ FAULTS = {
     "blocks": Row("framing", 4096, "the body leaves in full blocks of param bytes, the rest at the end, as from nginx"),
     "cork": Row("framing", 0.2, "what is written waits param seconds for more, as in HAProxy"),
     "stored": Row("framing", 0, "everything leaves at the end, with a content-length, as from lighttpd"),
+    "one_segment": Row(
+        "framing", 0, "the last chunk, TLS's goodbye and the connection's end leave in one segment"
+    ),
+    "hyper": Row("framing", 0, "heads and chunks as of a front end in Rust (hyper, axum), not in Python (uvicorn)"),
+    "retried": Row(
+        "framing", 1, "a header says that a gateway asked param times more; the engine counts them"
+    ),
     "no_last_chunk": Row("framing", 0, "a whole answer, but the connection closes without the last chunk"),
     "head_only": Row("raw", 0, "status 200, and the connection closes before a byte of the body"),
     "reset_mid": Row("mid", 2, "a TCP reset after param tokens"),
     "truncate": Row("mid", 2, "a clean end of the body after param tokens"),
     "error_mid": Row("mid", 2, "an error object after param tokens, under status 200"),
     "killed": Row("mid", 2, "the connection closes after param tokens, as of a process that was killed"),
+    "words": Row("mid", 2, "a sentence of a proxy in place of what comes after param tokens, and a whole end"),
     "half": Row("mid", 2, "a proper end after param tokens, as from a gateway that lost the engine"),
     "done_only": Row("mid", 2, "[DONE] after param tokens and no finish_reason (Ollama: nothing)"),
     "pause": Row("mid", 1, "silence for param seconds after 2 tokens; the stream goes on"),
@@ -74,6 +83,7 @@ FAULTS = {
     "giant_line": Row("mid", 16 * 2**20, "one event of param bytes after 2 tokens; the stream goes on"),
 }
 
+WORDS = b"Error occurred while trying to proxy: 127.0.0.1/v1"  # http-proxy-middleware's, inside the stream
 MESSAGE = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 
 
@@ -180,6 +190,8 @@ def prepare(answer: Answer, fault: Fault) -> None:
         answer.frame, answer.ending, answer.keep_alive = plain, b"", False
     elif fault.kind == "no_last_chunk":
         answer.ending, answer.keep_alive = b"", False
+    elif fault.kind in FRAMINGS:
+        FRAMINGS[fault.kind](answer, fault)
     elif fault.kind in HOLDERS:
         _hold_back(answer, HOLDERS[fault.kind](answer, fault.param), fault.kind in UNFRAMED)
     elif fault.kind == "no_done":
@@ -203,6 +215,30 @@ def _gzip(answer: Answer) -> None:
 
         answer.end_body = end_body  # type: ignore[method-assign] # the trailer goes where only this fault knows it
 
+
+def _one_segment(answer: Answer, _: Fault) -> None:
+    answer.keep_alive = False
+
+    def end_body() -> None:
+        sock = answer.transport.get_extra_info("socket")
+        if sock is not None and hasattr(socket, "TCP_CORK"):  # until the close that follows at once
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        answer.transport.write(answer.ending)
+
+    answer.end_body = end_body  # type: ignore[method-assign] # a cork at the end is only this fault's
+
+
+def _hyper(answer: Answer, _: Fault) -> None:
+    answer.head = hyper_head
+    answer.wire.headers_wait = True  # the head leaves with the first event
+
+
+def _retried(answer: Answer, fault: Fault) -> None:
+    answer.extra_head += b"x-litellm-attempted-retries: %d\r\n" % int(fault.param)
+    answer.metrics.finished["error"] += int(fault.param)
+
+
+FRAMINGS = {"one_segment": _one_segment, "hyper": _hyper, "retried": _retried}
 
 HOLDERS: dict[str, Callable[[Answer, float], Holding]] = {
     "blocks": lambda answer, param: Blocks(answer.transport, max(1, int(param)), answer.frame),
@@ -241,6 +277,13 @@ def _reset_mid(answer: Answer, _: Fault) -> bool:
 def _killed(answer: Answer, _: Fault) -> bool:
     answer.start()
     answer.keep_alive = False
+    return _stop(answer, "over")
+
+
+def _words(answer: Answer, _: Fault) -> bool:
+    answer.start()
+    answer.send(WORDS)
+    answer.end_body()
     return _stop(answer, "over")
 
 
@@ -315,6 +358,7 @@ STRIKES: dict[str, Callable[[Answer, Fault], bool]] = {
     "reset_mid": _reset_mid,
     "truncate": _truncate,
     "killed": _killed,
+    "words": _words,
     "half": _half,
     "done_only": _done_only,
     "pause": _pause,

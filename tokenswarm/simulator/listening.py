@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import select
-import selectors
+import logging
 import signal
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tokenswarm.errors import ConfigError
+from tokenswarm.simulator.pacer import Pacer
 from tokenswarm.simulator.routes import application
 from tokenswarm.simulator.server import Settings, Simulator
+
+
+class NotOurs(logging.Filter):
+    """Bytes that are no HTTP are answered with 400 and are their sender's matter: no traceback for them. (A router asks
+    each engine in HTTP/2 whether it is one of gRPC.)"""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
 
 DRAIN_S = 1.0
 """How long a signal lets running answers go on."""
 
 
-class PreciseSelector(selectors.DefaultSelector):
-    """epoll waits in whole milliseconds, which would make each step up to 1 ms late; select() on epoll's own descriptor
-    waits in microseconds."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout > 0:
-            select.select([self.fileno()], [], [], timeout)
-            timeout = 0
-        return super().select(timeout)
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that waits as precisely as the kernel can."""
-    if hasattr(selectors, "EpollSelector"):
-        return asyncio.SelectorEventLoop(PreciseSelector())
-    return asyncio.SelectorEventLoop()
-
-
-async def serve(settings: Settings, host: str, port: int) -> None:
-    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had."""
-    sim = Simulator(settings)
+async def serve(settings: Settings, pacer: Pacer, host: str, port: int) -> None:
+    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had. `pacer`: the running
+    loop's selector."""
+    logging.getLogger("aiohttp.server").addFilter(NotOurs())
+    sim = Simulator(settings, pacer)
     # handler_cancellation: a client that leaves cancels its handler, which aborts its sequences.
     runner = web.AppRunner(application(sim), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
     await runner.setup()
@@ -48,7 +42,7 @@ async def serve(settings: Settings, host: str, port: int) -> None:
     try:
         try:
             # The default of 128 would drop connections of a client that opens a thousand at once.
-            site = web.TCPSite(runner, host, port, backlog=4096)
+            site = web.TCPSite(runner, host, port, backlog=4096, ssl_context=settings.tls)
             await site.start()
         except OSError as error:
             raise ConfigError(
@@ -56,7 +50,7 @@ async def serve(settings: Settings, host: str, port: int) -> None:
             ) from None
         bound = runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        print(f"simulating {settings.model} on http://{shown}:{bound[1]}", flush=True)
+        print(f"simulating {settings.model} on http{'s' * (settings.tls is not None)}://{shown}:{bound[1]}", flush=True)
         # A full collection visits every request that is kept for the truth: tens of ms. What is old now is set aside,
         # and full collections become rare.
         gc.freeze()

@@ -1,12 +1,14 @@
 """The engine's /metrics under vLLM 0.33's names, counted in plain integers and rendered when scraped.
 
-An observation costs a bisect and two additions, because it happens for every token; prometheus_client's would cost more
-than writing the token. Buckets and help texts are vLLM's (loggers.py, buckets.py).
+An observation costs a bisect and two additions, and one of a gap between tokens an append: `settle` counts many at a
+time; prometheus_client's would cost more than writing the token. Buckets and help texts are vLLM's (loggers.py,
+buckets.py).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 Bounds = tuple[float, ...]
@@ -66,6 +68,16 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def observe_ns(self, values_ns: Sequence[int]) -> None:
+        """The same for many, which come as ns: a search a bound, and none a value."""
+        ordered, at = sorted(values_ns), 0
+        for place, bound in enumerate(self.bounds):
+            upto = bisect_right(ordered, bound * 1e9, at)
+            self.counts[place] += upto - at
+            at = upto
+        self.counts[-1] += len(ordered) - at
+        self.sum += sum(ordered) / 1e9
+
 
 class Metrics:
     """All the counters of one server; `render` takes the gauges, which are the engine's state at that moment."""
@@ -74,6 +86,7 @@ class Metrics:
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
         self.prompt_tokens = 0
         self.generation_tokens = 0
+        self.gaps_ns = array("q")  # between tokens, not yet counted: each is a token of its own
         self.finished = dict.fromkeys(REASONS, 0)
         self.rejections = 0
         self.cache_queries = self.cache_hits = 0  # tokens
@@ -81,8 +94,15 @@ class Metrics:
     def observe(self, name: str, value: float) -> None:
         self.histograms[name].observe(value)
 
+    def settle(self) -> None:
+        """Count what waits in `gaps_ns`."""
+        self.histograms["inter_token_latency_seconds"].observe_ns(self.gaps_ns)
+        self.generation_tokens += len(self.gaps_ns)
+        del self.gaps_ns[:]
+
     def render(self, model: str, gauges: dict[str, float], preemptions: int, cache_config: dict[str, object]) -> bytes:
         """The text exposition format 0.0.4."""
+        self.settle()
         labels = f'engine="0",model_name="{_label(model)}"'
         lines: list[str] = []
         for name, about in _GAUGES.items():

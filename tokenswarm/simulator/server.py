@@ -1,4 +1,4 @@
-"""The server: aiohttp's routes in front of one engine, and the one timer that makes its tokens due.
+"""The server: aiohttp's routes in front of one engine, and what is done when its tokens are due.
 
 Everything runs in one thread. `Simulator.pump` is the only place where the model meets the clock; an `Answer` writes
 what the model produced. Requests that are refused never reach the engine.
@@ -7,9 +7,11 @@ what the model produced. Requests that are refused never reach the engine.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import json
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,21 +22,24 @@ from aiohttp.typedefs import LooseHeaders
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.simulator import asks, asks_typed, conditions, faults
-from tokenswarm.simulator.answer import Answer, Arrival, Wire
+from tokenswarm.simulator.answer import Answer, Arrival
 from tokenswarm.simulator.asks import ApiError, Ask, Target
 from tokenswarm.simulator.batching import Engine, Sequence
 from tokenswarm.simulator.conditions import Seen, Tenant
 from tokenswarm.simulator.faults import Fault, Lottery
 from tokenswarm.simulator.holding import Holding
 from tokenswarm.simulator.metrics import Metrics
+from tokenswarm.simulator.pacer import Pacer
 from tokenswarm.simulator.presets import Preset, build
 from tokenswarm.simulator.truth import Truth
+from tokenswarm.simulator.wire import Wire
 from tokenswarm.simulator.wire_ollama import OllamaWire
 from tokenswarm.simulator.wire_openai import OpenAIWire
 from tokenswarm.simulator.wire_typed import MessagesWire, ResponsesWire
 
 BODY_BYTES_MAX = 64 * 2**20
 PING_S = 0.1
+SETTLE_TOKENS = 256  # counted at a time: about 0.1 ms, in which no token leaves
 
 OVERLOADED = (
     "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
@@ -54,6 +59,7 @@ class Settings:
     conditions: tuple[str, ...] = ()
     allow_fault_header: bool = False
     allow_fault_prompt: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 class Written(web.StreamResponse):
@@ -77,7 +83,7 @@ class Written(web.StreamResponse):
 class Simulator:
     """An engine, its truth and its metrics, driven by the event loop's clock."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pacer: Pacer) -> None:
         self.settings = settings
         self.conditions = conditions.parse(settings.conditions)
         self.engine: Engine = build(settings.preset, self.conditions.get("cold", 0.0))
@@ -88,35 +94,39 @@ class Simulator:
         self.lottery = Lottery(list(settings.faults), settings.seed)
         self.in_flight = 0
         self.started_s = int(time.time())
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.Handle | None = None
-        self._armed_ns: int | None = None
+        self._pacer = pacer
+        pacer.pump = self.pump
         self._serial = itertools.count(1)
         self._submitted = itertools.count(1)
         for _ in range(int(self.conditions.get("tenant", 0))):
             self._serve(Tenant())
 
-    def pump(self) -> None:
-        """Send what is due now, and set the timer for what comes next."""
-        self._timer = self._armed_ns = None
-        advance = self.engine.advance(time.monotonic_ns())
+    def pump(self, now_ns: int) -> bool:
+        """Send what is due now, and tell the pacer when to come again. True: the event loop may have something to
+        do."""
+        woke = False
+        wall_ns = time.time_ns() - time.monotonic_ns()
+        advance = self.engine.advance(now_ns)
         for seq in advance.produced:
-            answer = seq.owner
-            if isinstance(answer, Answer):
-                answer.token(seq)
-            elif isinstance(answer, Tenant):
-                self._foreign(answer, seq)
+            if seq.deliver is not None and seq.deliver(seq, wall_ns):
+                woke = True
         if advance.step_tokens:
             self.metrics.observe("iteration_tokens_total", advance.step_tokens)
-        self._arm()
+        if len(self.truth.late_ns) >= SETTLE_TOKENS:
+            self.truth.settle()
+            self.metrics.settle()
+        self._pacer.due_ns = self.engine.next_ns
+        return woke
 
     def _serve(self, tenant: Tenant) -> None:
         """A request of somebody else."""
         now_ns = time.monotonic_ns()
-        self.engine.submit(tenant.ask(now_ns), now_ns)
-        self._arm()
+        seq = tenant.ask(now_ns)
+        seq.deliver = functools.partial(self._foreign, tenant)
+        self.engine.submit(seq, now_ns)
+        self._pacer.due_ns = self.engine.next_ns
 
-    def _foreign(self, tenant: Tenant, seq: Sequence) -> None:
+    def _foreign(self, tenant: Tenant, seq: Sequence, _wall_ns: int) -> bool:
         """A token for somebody else, who asks again when the answer is whole."""
         self.metrics.generation_tokens += 1
         if seq.produced == 1:
@@ -124,26 +134,14 @@ class Simulator:
         if seq.produced >= seq.output_tokens:
             self.metrics.finished["length"] += 1
             self._serve(tenant)
-
-    def _arm(self) -> None:
-        due_ns = self.engine.next_ns
-        if due_ns == self._armed_ns:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._armed_ns = None, due_ns
-        if due_ns is None:
-            return
-        if due_ns <= time.monotonic_ns():
-            self._timer = self._loop.call_soon(self.pump)
-        else:
-            self._timer = self._loop.call_at(due_ns / 1e9, self.pump)
+        return False
 
     def submit(self, answer: Answer) -> None:
         """Give an answer's sequences to the engine."""
         now_ns = time.monotonic_ns()
-        if self._armed_ns is not None and self._armed_ns <= now_ns:
-            self.pump()  # a step that is due ends before somebody joins: it could not have held them
+        due_ns = self.engine.next_ns
+        if due_ns is not None and due_ns <= now_ns:
+            self.pump(now_ns)  # a step that is due ends before somebody joins: it could not have held them
         if next(self._submitted) == conditions.COLD_AGAIN:
             self.engine.cold.forget()
         for seq in answer.sequences:
@@ -152,13 +150,13 @@ class Simulator:
                 self.metrics.cache_queries += seq.prompt_tokens
                 self.metrics.cache_hits += seq.cached
             self.engine.submit(seq, now_ns)
-        self._arm()
+        self._pacer.due_ns = self.engine.next_ns
 
     def withdraw(self, answer: Answer) -> None:
         """Abort what is left of an answer; its blocks are free at once."""
         for seq in answer.sequences:
             self.engine.abort(seq)
-        self._arm()
+        self._pacer.due_ns = self.engine.next_ns
 
     def wire(self, ask: Ask, real_ns: int) -> tuple[str, Wire]:
         """The id of an answer and its wire format."""

@@ -44,14 +44,14 @@ GO_PIECES = [go_escaped(piece) for piece in VOCABULARY]
 class Pieces:
     """The pieces of one answer in order; `next_index` is the next piece's place in the vocabulary."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("state",)
 
     def __init__(self, server_seed: int, request_seed: int, prompt: bytes, choice: int) -> None:
-        self._state = zlib.crc32(b"%d %d %d " % (server_seed, request_seed, choice) + prompt)
+        self.state = zlib.crc32(b"%d %d %d " % (server_seed, request_seed, choice) + prompt)
 
     def next_index(self) -> int:
         # Numerical Recipes' constants; the high bits, because the low ones repeat soon.
-        self._state = state = (self._state * 1664525 + 1013904223) & 0xFFFFFFFF
+        self.state = state = (self.state * 1664525 + 1013904223) & 0xFFFFFFFF
         return state >> 22
 
 

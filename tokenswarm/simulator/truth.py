@@ -42,6 +42,7 @@ class Truth:
     """`received` = in flight + the sum of `outcomes`, at any moment."""
 
     def __init__(self) -> None:
+        self.late_ns = array("q")  # of tokens that are not yet counted; those who send hold it, too
         self.next_seq = 0  # goes on after a reset, so that a `since` stays valid
         self.reset(in_flight=0)
 
@@ -56,6 +57,13 @@ class Truth:
         self.tokens_sent = 0
         self.blocked_writes = 0  # tokens that waited in this process because the client didn't read
         self.lateness = Sketch()
+        del self.late_ns[:]
+
+    def settle(self) -> None:
+        """Count what waits in `late_ns`."""
+        self.lateness.add_gaps(self.late_ns)
+        self.tokens_sent += len(self.late_ns)
+        del self.late_ns[:]
 
     def arrive(self, in_flight: int) -> None:
         self.received += 1
@@ -73,6 +81,7 @@ class Truth:
             self._stamps_kept -= len(self.stamps.pop(next(iter(self.stamps)))[0]) // 8
 
     def totals(self, in_flight: int, slips: int) -> dict[str, object]:
+        self.settle()
         late = self.lateness
         p50, p99 = late.quantiles([0.5, 0.99])
         return {

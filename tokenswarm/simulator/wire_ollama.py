@@ -52,6 +52,9 @@ class OllamaWire:
             return self._line(b"", body, b'"done":false}')
         return self._line(body, b"", b'"done":false}')
 
+    def parts(self, _reasoning: bool) -> None:
+        """Each line has its time."""
+
     def end(self, completion_tokens: int, _reasoning_tokens: int, durations: Durations, finish: str) -> list[bytes]:
         return [self._line(b"", b"", self._final(finish, completion_tokens, durations))]
 

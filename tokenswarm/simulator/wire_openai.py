@@ -103,6 +103,12 @@ class OpenAIWire:
             closing = b'%b,"usage":%b}\n\n' % (closing[:-3], self._running_usage(count))
         return opening + body + closing
 
+    def parts(self, reasoning: bool) -> tuple[bytes, bytes] | None:
+        """What stands around the text of each token but the last; None: it is not always the same."""
+        if self.continuous_usage:
+            return None
+        return self._opening.get((0, reasoning)) or self._open(0, reasoning), self._closing
+
     def end(self, completion_tokens: int, reasoning_tokens: int, _durations: Durations, _finish: str) -> list[bytes]:
         """The events after the last token."""
         events = []

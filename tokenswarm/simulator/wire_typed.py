@@ -45,6 +45,9 @@ class _TypedWire:
         self._said.append(body)
         return turned + self.delta(body, reasoning)
 
+    def parts(self, _reasoning: bool) -> None:
+        """What opens and closes goes with tokens."""
+
     def _turn(self, reasoning: bool | None) -> bytes:
         """Close the open item, and open one for what comes now (None: nothing comes)."""
         closed = b"" if self._thinks is None else self.close(self._thinks, json.loads(b'"%b"' % b"".join(self._said)))
