@@ -25,6 +25,7 @@ from tokenswarm.telemetry.server import (
     LATENCIES,
     Covered,
     LevelBlock,
+    ReplicaBlock,
     RequestsCompared,
     RouterBlock,
     ServerBlock,
@@ -254,6 +255,18 @@ def _engine_block(part: Part, running: float) -> dict[str, Any]:
             server_good=round(34 * running), server_bad=round(running / 3) + 1, client_ok=34.5 * running,
             client_failed=running / 5, tolerance=running / 2,
         ),
+        replicas=[
+            ReplicaBlock(
+                url=f"http://gpu{n}:8000/metrics", kind="vllm", covered_s=20.5 + n,
+                running=LevelBlock(mean=running / (2 + n), max=running + n),
+                waiting=LevelBlock(mean=running / (7 + n), max=running / 3 + n),
+                kv_cache_usage=LevelBlock(mean=use / (1 + n), max=use), preemptions=round(running) + 3 + n,
+                prefix_cache_hit_ratio=running / (130 + n), prompt_tokens=round(501 * running) + n,
+                generation_tokens=round(1003 * running) + n, finished={"length": round(15 * running) + n},
+                ttft_s_mean=running / (1001 + n),
+            )
+            for n in range(2)
+        ],
         routers=[
             RouterBlock(
                 url="http://router:29000/metrics", kind="vllm_router", requests=round(35 * running),

@@ -16,6 +16,7 @@ from tokenswarm.telemetry.names import ENGINES, VLLM
 from tokenswarm.telemetry.server import (
     LATENCIES,
     Covered,
+    ReplicaBlock,
     RequestsCompared,
     RouterBlock,
     ServerBlock,
@@ -31,7 +32,7 @@ SELF_EXPLAINING = {
 
 
 def test_the_page_names_every_field() -> None:
-    own = (ServerBlock, Covered, TokensCompared, RequestsCompared, RouterBlock, KvBlock, Source)
+    own = (ServerBlock, Covered, TokensCompared, RequestsCompared, ReplicaBlock, RouterBlock, KvBlock, Source)
     structs = (*own, Gpu, CpuBlock, GpuBlock, Telemetry)
     fields = {name for struct in structs for name in struct.__struct_fields__} | set(LATENCIES)
     words = set(re.findall(r"\w+", PAGE))

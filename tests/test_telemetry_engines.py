@@ -221,6 +221,53 @@ def test_replicas_add_up_and_the_router_before_them_stands_by_itself() -> None:
     assert "ttft_s" in told["sources"][0]["missing"]
 
 
+def test_each_replica_stands_by_itself_too() -> None:
+    told = watched(
+        (vllm(0), vllm(60, error=5)), (vllm(0, running=4.0), vllm(40, running=4.0)), (router(1, 0), router(2, 0))
+    )
+    one, other = told["replicas"]
+    assert [(each["url"], each["kind"]) for each in (one, other)] == [
+        ("http://h:0/metrics", "vllm"), ("http://h:1/metrics", "vllm"),
+    ]  # fmt: skip
+    assert [each["running"]["mean"] for each in (one, other)] == [pytest.approx(2.0), pytest.approx(4.0)]
+    assert [(each["prompt_tokens"], each["generation_tokens"]) for each in (one, other)] == [(600, 1200), (400, 800)]
+    assert [each["finished"] for each in (one, other)] == [{"error": 5, "length": 60}, {"error": 0, "length": 40}]
+    assert watched((vllm(0), vllm(60)))["replicas"] == []
+
+
+BUCKETS = 'vllm:time_to_first_token_seconds_bucket{{le="{}"}} {}\n'
+
+
+def ttft(edge: str, n: int) -> bytes:
+    text = BUCKETS.format(edge, n) + BUCKETS.format("+Inf", n)
+    return (
+        f"{text}vllm:time_to_first_token_seconds_sum {n * 0.5}\nvllm:time_to_first_token_seconds_count {n}\n".encode()
+    )
+
+
+def test_two_replicas_that_disagree_give_no_number_that_neither_has() -> None:
+    """Of two versions: other buckets, a counter that one lacks; or of two programs."""
+    counted = b"vllm:num_preemptions_total %d\n"
+    told = watched(
+        (vllm(0) + ttft("1", 0) + counted % 0, vllm(60) + ttft("1", 60) + counted % 3),
+        (vllm(0) + ttft("2", 0), vllm(40) + ttft("2", 40)),
+    )
+    assert told["generation_tokens"] == 2000
+    assert "ttft_s" not in told["latency"]
+    assert [each["ttft_s_mean"] for each in told["replicas"]] == [0.5, 0.5]
+    assert [each["preemptions"] for each in told["replicas"]] == [3, None]
+    assert told["preemptions"] is None
+    llama = PAGES["sglang"][0].encode()
+    mixed = watched((vllm(0), vllm(60)), (llama, llama))
+    assert [each["kind"] for each in mixed["replicas"]] == ["vllm", "sglang"]
+    assert mixed["generation_tokens"] == 1200
+
+
+def test_names_that_are_new_to_us_change_nothing() -> None:
+    new = b"vllm:num_requests_running_by_class 7\nvllm:generation_tokens_total_v2 9\nvllm_future{a=b} x\n"
+    assert watched((vllm(0) + new, vllm(60) + new)) == watched((vllm(0), vllm(60)))
+
+
 def test_a_front_end_alone_tells_tokens_and_no_batch() -> None:
     page = PAGES["dynamo"][0]
     later = page.replace("11808", "12808").replace('status="success"} 492', 'status="success"} 592')

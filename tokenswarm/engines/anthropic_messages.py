@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
+from tokenswarm.engines import Delta, Sampling, Usage
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.counts import limit, tokens
 from tokenswarm.engines.failure import error_line
-from tokenswarm.engines.typed_events import MALFORMED, foreign, typed_error, without_object
+from tokenswarm.engines.typed_events import MALFORMED, foreign, reshaped, typed_error
 from tokenswarm.prompts import Prompt
 
 HEADERS = {"anthropic-version": "2023-06-01"}
@@ -86,7 +86,7 @@ def decode(data: bytes) -> Delta:
     try:
         event = _decode(data)
     except MALFORMED as reason:
-        found = _reshaped(data, reason)
+        found = reshaped(data, reason, _Event, _tidy)
         if isinstance(found, Delta):
             return found
         event = found
@@ -123,19 +123,12 @@ def _opened(block: _Piece) -> Delta:
     return Delta(block.text or whole, block.thinking or "", block.type == "tool_use")
 
 
-def _reshaped(data: bytes, reason: Exception) -> _Event | Delta:
-    """Read what the strict decoder could not: no object, or one whose fields are of other types. Raises NotAnEvent."""
-    if (known := without_object(data)) is not None:
-        return known
-    try:
-        event = msgspec.json.decode(data, type=dict[str, Any])
-        if error := typed_error(event):
-            return Delta(error=error)
-        if isinstance(event.get("type"), str) and event["type"] not in _TYPES:
-            return _special(data, _Event(type=event["type"]))
-        return msgspec.convert(event, _Event)
-    except MALFORMED:
-        raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}") from None
+def _tidy(event: dict[str, Any]) -> dict[str, Any] | Delta:
+    """An event of a type that is not known here says nothing that a field of ours could."""
+    kind = event.get("type")
+    return (
+        foreign(msgspec.json.encode(event), kind, "content") if isinstance(kind, str) and kind not in _TYPES else event
+    )
 
 
 def _usage(usage: object) -> Usage | None:

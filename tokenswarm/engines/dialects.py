@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -17,10 +18,8 @@ from tokenswarm.engines import (
     openai_responses,
 )
 
-_UNREAD_TYPED = ("sequence_number", "item_id", "obfuscation")
 _UNREAD = ("id", "created", "obfuscation")  # of the answer, of the second, of the event
 _SSE = ("text/event-stream",)
-_LAST_LINE = "its last line (`done: true`)"
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/json")  # proxies rename the first
 
 
@@ -82,134 +81,62 @@ def _by_name(models: dict[str, object], names: tuple[str, ...]) -> list[str] | N
     return [_name(one, names[:1]) or name for name, one in models.items()]
 
 
+_OPENAI = partial(
+    Dialect, kind="openai", models_path="/v1/models", models=openai_models, framing="sse", content_types=_SSE
+)
+_OLLAMA = partial(
+    Dialect, kind="ollama", models_path="/api/tags", models=ollama_models, knows_ignore_eos=False, ends_with_finish=True
+)
+_CHOICES = partial(_OPENAI, knows_ignore_eos=True, ends_with_finish=False, unread=_UNREAD)
+_LINES = partial(
+    _OLLAMA, framing="ndjson", content_types=_NDJSON, unread=("created_at",), end="its last line (`done: true`)"
+)
+_EVENTS = partial(_OLLAMA, framing="sse", content_types=_SSE)
+
+
+def _responses(server: Callable[..., Dialect], name: str, *, ollama: bool) -> Dialect:
+    return server(
+        name=name,
+        api="responses",
+        path="/v1/responses",
+        encode=partial(openai_responses.encode, ollama=ollama),
+        decode=openai_responses.decode,
+        unread=("sequence_number", "item_id", "obfuscation"),
+        knows_ignore_eos=not ollama,
+        ends_with_finish=True,
+        end="`response.completed`",
+    )
+
+
+def _messages(server: Callable[..., Dialect], name: str) -> Dialect:
+    return server(
+        name=name,
+        api="messages",
+        path="/v1/messages",
+        encode=anthropic_messages.encode,
+        decode=anthropic_messages.decode,
+        knows_ignore_eos=False,
+        ends_with_finish=True,
+        end="`message_stop`",
+        headers=anthropic_messages.HEADERS,
+    )
+
+
+_CHAT = partial(_CHOICES, name="openai-chat", api="chat", path="/v1/chat/completions")
+_COMPLETIONS = partial(_CHOICES, name="openai-completions", api="completions", path="/v1/completions")
+_NATIVE_CHAT = partial(_LINES, name="ollama-chat", api="chat", path="/api/chat")
+_GENERATE = partial(_LINES, name="ollama-generate", api="generate", path="/api/generate")
+
 DIALECTS: dict[tuple[str, str], Dialect] = {
     (row.kind, row.api): row
     for row in (
-        Dialect(
-            name="openai-chat",
-            kind="openai",
-            api="chat",
-            path="/v1/chat/completions",
-            models_path="/v1/models",
-            framing="sse",
-            content_types=_SSE,
-            encode=openai_chat.encode,
-            decode=openai_chat.decode,
-            unread=_UNREAD,
-            models=openai_models,
-            knows_ignore_eos=True,
-            ends_with_finish=False,
-        ),
-        Dialect(
-            name="openai-completions",
-            kind="openai",
-            api="completions",
-            path="/v1/completions",
-            models_path="/v1/models",
-            framing="sse",
-            content_types=_SSE,
-            encode=openai_completions.encode,
-            decode=openai_completions.decode,
-            unread=_UNREAD,
-            models=openai_models,
-            knows_ignore_eos=True,
-            ends_with_finish=False,
-        ),
-        Dialect(
-            name="openai-responses",
-            kind="openai",
-            api="responses",
-            path="/v1/responses",
-            models_path="/v1/models",
-            framing="sse",
-            content_types=_SSE,
-            encode=openai_responses.encode,
-            decode=openai_responses.decode,
-            unread=_UNREAD_TYPED,
-            models=openai_models,
-            knows_ignore_eos=True,
-            ends_with_finish=True,
-            end="`response.completed`",
-        ),
-        Dialect(
-            name="openai-messages",
-            kind="openai",
-            api="messages",
-            path="/v1/messages",
-            models_path="/v1/models",
-            framing="sse",
-            content_types=_SSE,
-            encode=anthropic_messages.encode,
-            decode=anthropic_messages.decode,
-            models=openai_models,
-            knows_ignore_eos=False,
-            ends_with_finish=True,
-            end="`message_stop`",
-            headers=anthropic_messages.HEADERS,
-        ),
-        Dialect(
-            name="ollama-chat",
-            kind="ollama",
-            api="chat",
-            path="/api/chat",
-            models_path="/api/tags",
-            framing="ndjson",
-            content_types=_NDJSON,
-            encode=ollama_chat.encode,
-            decode=ollama_chat.decode,
-            unread=("created_at",),
-            models=ollama_models,
-            knows_ignore_eos=False,
-            ends_with_finish=True,
-            end=_LAST_LINE,
-        ),
-        Dialect(
-            name="ollama-generate",
-            kind="ollama",
-            api="generate",
-            path="/api/generate",
-            models_path="/api/tags",
-            framing="ndjson",
-            content_types=_NDJSON,
-            encode=ollama_generate.encode,
-            decode=ollama_generate.decode,
-            unread=("created_at",),
-            models=ollama_models,
-            knows_ignore_eos=False,
-            ends_with_finish=True,
-            end=_LAST_LINE,
-        ),
-        Dialect(
-            name="ollama-responses",
-            kind="ollama",
-            api="responses",
-            path="/v1/responses",
-            models_path="/api/tags",
-            framing="sse",
-            content_types=_SSE,
-            encode=partial(openai_responses.encode, ollama=True),
-            decode=openai_responses.decode,
-            unread=_UNREAD_TYPED,
-            models=ollama_models,
-            knows_ignore_eos=False,
-            ends_with_finish=True,
-            end="`response.completed`",
-        ),
-        Dialect(
-            name="ollama-messages",
-            kind="ollama",
-            api="messages",
-            path="/v1/messages",
-            models_path="/api/tags",
-            framing="sse",
-            content_types=_SSE,
-            encode=anthropic_messages.encode,
-            decode=anthropic_messages.decode,
-            models=ollama_models,
-            knows_ignore_eos=False,
-            ends_with_finish=True,
-            end="`message_stop`",
-            headers=anthropic_messages.HEADERS,
-        ),
+        _CHAT(encode=openai_chat.encode, decode=openai_chat.decode),
+        _COMPLETIONS(encode=openai_completions.encode, decode=openai_completions.decode),
+        _responses(_OPENAI, "openai-responses", ollama=False),
+        _messages(_OPENAI, "openai-messages"),
+        _NATIVE_CHAT(encode=ollama_chat.encode, decode=ollama_chat.decode),
+        _GENERATE(encode=ollama_generate.encode, decode=ollama_generate.decode),
+        _responses(_EVENTS, "ollama-responses", ollama=True),
+        _messages(_EVENTS, "ollama-messages"),
     )
 }

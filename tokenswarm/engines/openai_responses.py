@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.engines import Delta, NotAnEvent, Sampling, Usage
+from tokenswarm.engines import Delta, Sampling, Usage
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.counts import limit, ms_as_ns, tokens
 from tokenswarm.engines.failure import error_line
-from tokenswarm.engines.typed_events import MALFORMED, foreign, typed_error, without_object
+from tokenswarm.engines.typed_events import MALFORMED, foreign, reshaped, typed_error
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -78,7 +78,7 @@ def decode(data: bytes) -> Delta:
     try:
         event = _decode(data)
     except MALFORMED as reason:
-        found = _reshaped(data, reason)
+        found = reshaped(data, reason, _Event, _tidy)
         if isinstance(found, Delta):
             return found
         event = found
@@ -108,21 +108,12 @@ def _special(data: bytes, event: _Event) -> Delta:
     return foreign(data, event.type, "output")
 
 
-def _reshaped(data: bytes, reason: Exception) -> _Event | Delta:
-    """Read what the strict decoder could not: no object, or one whose fields are of other types. Raises NotAnEvent."""
-    if (known := without_object(data)) is not None:
-        return known
-    try:
-        event = msgspec.json.decode(data, type=dict[str, Any])
-        if error := typed_error(event):
-            return Delta(error=error)
-        if isinstance(event.get("type"), str):  # what a type that adds nothing carries there is its own business
-            adds = event["type"] in _CONTENT | _REASONING | _TOOL
-            told = {"response": dict} | ({} if adds else {"delta": str})
-            event = {key: value for key, value in event.items() if isinstance(value, told.get(key, object))}
-        return msgspec.convert(event, _Event)
-    except MALFORMED:
-        raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}") from None
+def _tidy(event: dict[str, Any]) -> dict[str, Any]:
+    """Without what a type that adds nothing carries under our names: that is its own business."""
+    if not isinstance(event.get("type"), str):
+        return event
+    told = {"response": dict} | ({} if event["type"] in _CONTENT | _REASONING | _TOOL else {"delta": str})
+    return {key: value for key, value in event.items() if isinstance(value, told.get(key, object))}
 
 
 def _why(details: object) -> str:

@@ -6,7 +6,8 @@ Both may send types that nobody knows yet, keep-alives, errors in several shapes
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -50,7 +51,29 @@ def foreign(data: bytes, kind: str | None, whole: str) -> Delta:
     raise NotAnEvent(f"an event of {len(data)} bytes is of another API, and no error")
 
 
-def without_object(data: bytes) -> Delta | None:
+Event = TypeVar("Event", bound=msgspec.Struct)
+
+
+def reshaped(
+    data: bytes, reason: Exception, event: type[Event], tidy: Callable[[dict[str, Any]], dict[str, Any] | Delta]
+) -> Event | Delta:
+    """Read what a strict decoder of `event` could not: no object, or one whose fields are of other types.
+
+    `tidy` leaves out of an object what is of no matter here, or says what it tells. Raises NotAnEvent.
+    """
+    if (known := _without_object(data)) is not None:
+        return known
+    try:
+        value = msgspec.json.decode(data, type=dict[str, Any])
+        if error := typed_error(value):
+            return Delta(error=error)
+        told = tidy(value)
+        return told if isinstance(told, Delta) else msgspec.convert(told, event)
+    except MALFORMED:
+        raise NotAnEvent(f"an event of {len(data)} bytes is not of this API: {reason}") from None
+
+
+def _without_object(data: bytes) -> Delta | None:
     """Read an event that is no object, but known: the sentinel, or no data. None where it is anything else."""
     text = data.strip()
     if text == b"[DONE]":

@@ -101,6 +101,9 @@ def _server(
     kinds = {watch.newest.kind for watch in engines if watch.newest is not None}
     kind = kinds.pop() if len(kinds) == 1 else ""
     block = server.block(total, kind, len(engines), client)
+    for watch in engines if len(engines) > 1 else ():
+        kind = watch.newest.kind if watch.newest is not None else ""
+        block.replicas.append(server.replica(watch.url, kind, _total([watch], stages, now_ns)))
     for watch in routers:
         assert watch.newest is not None
         block.routers.append(server.router(watch.url, watch.newest.kind, _total([watch], stages, now_ns)))

@@ -68,6 +68,23 @@ class RouterBlock(msgspec.Struct, kw_only=True):
     held: LevelBlock  # requests that it passed on and has not ended
 
 
+class ReplicaBlock(msgspec.Struct, kw_only=True):
+    """What one of several engines told of the windows, by itself: whether they share the load, and which one lags."""
+
+    url: str
+    kind: str
+    covered_s: float
+    running: LevelBlock
+    waiting: LevelBlock
+    kv_cache_usage: LevelBlock
+    preemptions: int | None = None
+    prefix_cache_hit_ratio: float | None = None
+    prompt_tokens: int | None = None
+    generation_tokens: int | None = None
+    finished: dict[str, int] = {}
+    ttft_s_mean: float | None = None
+
+
 class Covered(msgspec.Struct, kw_only=True):
     """How much of the windows the readings cover, and what is missing."""
 
@@ -99,6 +116,7 @@ class ServerBlock(msgspec.Struct, kw_only=True):
     rejected: dict[str, int] = {}
     latency: dict[str, Split] = {}
     requests_compared: RequestsCompared | None = None
+    replicas: list[ReplicaBlock] = []  # where there are several engines
     routers: list[RouterBlock] = []
     models_loaded: LevelBlock | None = None  # Ollama
     vram_ratio_mean: float | None = None  # Ollama: share of the loaded models that is on the GPU
@@ -231,6 +249,25 @@ def _compare_requests(total: Totals, found: ServerBlock, client: Part) -> Reques
         client_ok=counts.ok * scale,
         client_failed=(counts.failed + counts.cancelled + counts.censored) * scale,
         tolerance=2 * in_flight + per_s * total.edges_ns / NS_PER_S + COUNTS_BASE * (counts.ok + counts.failed) + 2,
+    )
+
+
+def replica(url: str, kind: str, total: Totals) -> ReplicaBlock:
+    """The block of one engine of several."""
+    ttft = total.histograms.get("ttft_s")
+    return ReplicaBlock(
+        url=url,
+        kind=kind,
+        covered_s=total.covered_ns / NS_PER_S,
+        running=level(total, "running"),
+        waiting=level(total, "waiting"),
+        kv_cache_usage=level(total, "kv_cache_usage"),
+        preemptions=_count(total, "preemptions"),
+        prefix_cache_hit_ratio=_hit_ratio(total),
+        prompt_tokens=_prompt_tokens(total),
+        generation_tokens=_count(total, "generation_tokens"),
+        finished=_by_label(total, "finished"),
+        ttft_s_mean=ttft.sum / ttft.n if ttft is not None and ttft.n else None,
     )
 
 
