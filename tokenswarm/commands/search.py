@@ -19,7 +19,7 @@ def main(words: list[str]) -> int:
     parser = run.make_parser("search", HELP)
     options.refuse_secrets(words)
     given = vars(parser.parse_args(words))
-    for name in ("trace", "duration"):
+    for name in ("trace", "duration", "requests"):
         if given[name] is not None:
             raise ConfigError(f"--{name} is of `tokenswarm run`: a search chooses its loads itself")
     for name in ("rate", "users"):
