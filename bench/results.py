@@ -236,7 +236,7 @@ def _costs(found: dict[str, list[float]]) -> str:
         assert cost is not None
         rows.append([title, cost.show(2), verdict])
     return (
-        f"## Single calls\n\nµs: median (min..max) of repetitions. Goals: Recorder.add within "
+        "## Single calls\n\nµs: median (min..max) of repetitions. Goals: Recorder.add within "
         f"{goals.RECORDER_ADD_US:g} µs; a look within {goals.LOOK_US:g} µs of CPU; a row drawn within "
         f"{goals.REPORT_ROW_RATIO:g} times what its line takes to decode.\n\n" + table(("call", "µs", "met"), rows)
     )

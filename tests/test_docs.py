@@ -264,6 +264,16 @@ def test_link(page: str, link: str) -> None:
         assert anchor in {slug(heading) for heading in headings}, f"{name} has no heading {anchor}"
 
 
+def test_the_readme_leads_to_every_page_in_the_order_of_a_start() -> None:
+    readme = PAGES["README.md"]
+    for page in PAGES:
+        assert page == "README.md" or f"]({page})" in readme, f"README.md does not lead to {page}"
+    start = readme.partition("## Start here")[2]
+    order = ["docs/profile.md", "docs/report.md", "docs/compare.md", "docs/metrics.md", "docs/loads.md"]
+    places = [start.index(f"]({page})") for page in order]
+    assert places == sorted(places)
+
+
 def yaml_blocks(page: str) -> list[str]:
     return [text for kind, text in fences(page) if kind in ("yaml", "yml")]
 

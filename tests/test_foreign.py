@@ -54,6 +54,26 @@ def test_each_format_is_read_in_seconds(name: str, expected: dict[str, float | N
     assert set(run.values) == {metric.name for metric in metrics_of(run.tool)}
 
 
+MODELS: list[tuple[str, tuple[str, ...], Any]] = [
+    # where each tool's own writers put the name, by version
+    ("aiperf", ("input_config",), {"models": {"items": [{"name": "n"}], "strategy": "round_robin"}}),
+    ("aiperf", ("input_config",), {"endpoint": {"model_names": ["n"]}}),
+    ("aiperf", ("input_config",), {"model": "n"}),
+    ("guidellm", ("config",), {"backend": {"kind": "openai_http", "model": "n"}}),
+    ("guidellm", ("args",), {"model": "n"}),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "config"), MODELS)
+def test_the_model_is_found_where_each_version_has_it(
+    name: str, path: tuple[str, ...], config: Any, tmp_path: Path
+) -> None:
+    document = {key: value for key, value in sample(name).items() if key not in ("args", "config", "input_config")}
+    run = formats.read(put(tmp_path, "one.json", {**document, path[0]: config}) + ("#1" if name == "guidellm" else ""))
+    assert run is not None
+    assert run.about["model"] == {"engine.model": "n"}
+
+
 def test_each_tool_has_one_row_and_its_own_sample() -> None:
     assert set(formats.FORMATS) == set(TOOLS.values())
     for name in TOOLS:

@@ -69,6 +69,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "tokenswarm.commands.trend",
         {"trend FILE": "a history of runs over time: the latest against the usual, and when values changed for good"},
     ),
+    "plan": (
+        "tokenswarm.commands.plan",
+        {"plan MEASURED …": "how many replicas of each kind carry a rate or a trace, at what cost and energy"},
+    ),
 }
 """A row a command: the module whose `main(words) -> exit code` it is, imported when asked for since some take long; and
 what the help says of each way to use it."""

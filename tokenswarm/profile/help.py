@@ -40,6 +40,11 @@ ENDS: dict[str, tuple[str, str]] = {
         "            15 not comparable, 16 not written\n",
     ),
     "trend": ("tokenswarm trend history.jsonl --metric ttft_s.p50", CODES.format(more=", 16 not written")),
+    "plan": (
+        "tokenswarm plan results/h100,price=2.50 results/l40s,price=0.90 --trace trace.csv --slo chat-interactive",
+        "exit codes: 0 so many carry it, 12 they may, by too few requests to be sure, 10 no kind keeps the limits,\n"
+        "            15 a mistake in the command or its files\n",
+    ),
     "profiles": ("tokenswarm profiles smoke > mine.yaml", CODES.format(more="")),
     "locustfile": ("locust -f $(tokenswarm locustfile chat) --host http://127.0.0.1:8000", CODES.format(more="")),
     "completion": ("source <(tokenswarm completion bash)", CODES.format(more="")),

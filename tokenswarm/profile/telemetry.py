@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
 from tokenswarm.profile.engine import VARIABLE
@@ -47,5 +49,5 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"`telemetry.{name}` holds up to {INSTANCES_MAX} values of 1 to 128 characters")
         if not 0.1 <= self.interval <= 60:
             raise ValueError("`telemetry.interval` must lie between 100ms and 1m")
-        if (self.price_per_gpu_hour or 0.0) < 0 or (self.gpus is not None and self.gpus < 1):
-            raise ValueError("`telemetry.price_per_gpu_hour` must not be negative, `telemetry.gpus` 1 or more")
+        if not 0 <= (self.price_per_gpu_hour or 0.0) < inf or (self.gpus is not None and self.gpus < 1):
+            raise ValueError("`telemetry.price_per_gpu_hour` must be a number of 0 or more, `telemetry.gpus` 1 or more")

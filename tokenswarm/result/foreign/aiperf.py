@@ -26,7 +26,7 @@ def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
     values["output_tokens_per_s"] = number(at(part, "output_token_throughput", "avg"))
     places = (
         ("input_config", "endpoint", "model_names"),
-        ("input_config", "models", "names"),
+        ("input_config", "models", "items"),
         ("input_config", "model"),
     )
     cut = part.get("was_cancelled") is True or part.get("is_complete") is False

@@ -49,9 +49,11 @@ def number(value: Any, factor: float = 1.0) -> float | None:
 
 
 def text(value: Any) -> str | None:
-    """A text, or the only one of a list."""
+    """A text, or the only one of a list, or its name."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("name")
     return value if isinstance(value, str) and value else None
 
 
