@@ -59,13 +59,9 @@ FAULTS = {
     "blocks": Row("framing", 4096, "the body leaves in full blocks of param bytes, the rest at the end, as from nginx"),
     "cork": Row("framing", 0.2, "what is written waits param seconds for more, as in HAProxy"),
     "stored": Row("framing", 0, "everything leaves at the end, with a content-length, as from lighttpd"),
-    "one_segment": Row(
-        "framing", 0, "the last chunk, TLS's goodbye and the connection's end leave in one segment"
-    ),
+    "one_segment": Row("framing", 0, "the last chunk, TLS's goodbye and the connection's end leave in one segment"),
     "hyper": Row("framing", 0, "heads and chunks as of a front end in Rust (hyper, axum), not in Python (uvicorn)"),
-    "retried": Row(
-        "framing", 1, "a header says that a gateway asked param times more; the engine counts them"
-    ),
+    "retried": Row("framing", 1, "a header says that a gateway asked param times more; the engine counts them"),
     "no_last_chunk": Row("framing", 0, "a whole answer, but the connection closes without the last chunk"),
     "head_only": Row("raw", 0, "status 200, and the connection closes before a byte of the body"),
     "reset_mid": Row("mid", 2, "a TCP reset after param tokens"),
