@@ -21,6 +21,9 @@ from tokenswarm.errors import ExitCode
 from tokenswarm.profile.bars import Bars
 from tokenswarm.reports import history
 
+pytestmark = pytest.mark.timeout(600)  # a group is several runs, each with processes that start
+LONG_S = 300.0
+
 PROFILE = """
 name: short
 dataset: {path: %s, output_tokens: {fixed: 4}}
@@ -51,7 +54,7 @@ def pair(engine: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, F
     """Two runs a side, both of the same engine, with a history."""
     home = tmp_path_factory.mktemp("pair")
     words = ["--host", engine, "--against-host", f"{engine}/", "--against-name", "again <b>", "--repeat", "2"]
-    return home, run(tokenswarm("run", short(home), *words, "--history", "h.jsonl"), home)
+    return home, run(tokenswarm("run", short(home), *words, "--history", "h.jsonl"), home, LONG_S)
 
 
 def group_of(home: Path) -> Path:
@@ -115,7 +118,7 @@ def test_one_run_against_a_stored_group(pair: tuple[Path, Finished], engine: str
     """The folder of a side is a baseline; the comparison is all that is on stdout."""
     home, _ = pair
     words = ["--host", engine, "--baseline", str(group_of(home) / "a"), "--json", "--quiet", "--history", "h.jsonl"]
-    done = run(tokenswarm("run", short(tmp_path), *words), tmp_path)
+    done = run(tokenswarm("run", short(tmp_path), *words), tmp_path, LONG_S)
     assert done.code == ExitCode.CANT_TELL, done.out
     found = json.loads(done.out)
     assert len(found["b"]["runs"]) == 1
@@ -127,10 +130,10 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(engine: str, tmp_path: Path) -> N
         "run", short(tmp_path), "--host", engine, "--repeat", "3", "--set", "load.stages.0.duration=2s"
     )
     with program(command, tmp_path) as started:
-        started.await_output("run 1/3: (VALID|DEGRADED)", 180)
-        started.await_output(r"run 2/3: about [\s\S]*stage 1 steady", 180)
+        started.await_output("run 1/3: (VALID|DEGRADED)", LONG_S)
+        started.await_output(r"run 2/3: about [\s\S]*stage 1 steady", LONG_S)
         os.kill(started.process.pid, signal.SIGINT)
-        done = started.finish(180)
+        done = started.finish(LONG_S)
     assert done.code == ExitCode.INTERRUPTED, done.out
     assert "2 of 3 runs were made: interrupted; what is done is kept in results/group-" in done.out
     assert re.search(r"left out: run 2/3: .* is partial", done.out)
@@ -144,9 +147,9 @@ def test_a_server_that_goes_away_loses_no_other_run(tmp_path: Path) -> None:
     with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as server:
         command = tokenswarm("run", short(tmp_path), "--host", server.url, "--repeat", "2")
         with program(command, tmp_path) as started:
-            started.await_output("run 1/2: (VALID|DEGRADED)", 180)
+            started.await_output("run 1/2: (VALID|DEGRADED)", LONG_S)
             server.process.kill()
-            done = started.finish(180)
+            done = started.finish(LONG_S)
     assert done.code in (ExitCode.TARGET, ExitCode.INVALID), done.out
     assert "left out: run 2/2" in done.out
     assert "Traceback" not in done.out
@@ -155,14 +158,14 @@ def test_a_server_that_goes_away_loses_no_other_run(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_ends_it_at_once(tmp_path: Path) -> None:
     words = ["--host", "http://127.0.0.1:9", "--repeat", "5", "--set", "timeouts.ready=100ms"]
-    done = run(tokenswarm("run", short(tmp_path), *words), tmp_path)
+    done = run(tokenswarm("run", short(tmp_path), *words), tmp_path, LONG_S)
     assert done.code == ExitCode.TARGET, done.out
     assert "1 of 5 runs were made" in done.out
     assert "run 2/5" not in done.out
 
 
 def test_a_single_run_is_remembered(engine: str, tmp_path: Path) -> None:
-    done = run(tokenswarm("run", short(tmp_path), "--host", engine, "--history", "h.jsonl"), tmp_path)
+    done = run(tokenswarm("run", short(tmp_path), "--host", engine, "--history", "h.jsonl"), tmp_path, LONG_S)
     assert done.code == ExitCode.OK, done.out
     ((line,), problems) = history.read(tmp_path / "h.jsonl")
     assert not problems
