@@ -122,14 +122,6 @@ def live(pairs: int, folder: Path, say: Say) -> list[str]:
     return words
 
 
-def one_run(folder: Path) -> None:
-    """A run whose numbers the copies have, where there are no live pairs."""
-    with _engine(1.0) as a:
-        command = [sys.executable, "-m", "tokenswarm.cli", "run", str(folder / "profile.yaml"), "--host", a]
-        command += ["--results", str(folder), "--quiet"]
-        subprocess.run(command, capture_output=True, check=False, cwd=REPO, timeout=300)
-
-
 def cost(folder: Path, say: Say, rounds: int = 3, rows: int = ROWS) -> Cost:
     """What comparing ten runs of so many requests takes, with the page, beside a Python that does nothing."""
     sides = [folder / "cost" / side for side in "ab"]
@@ -179,8 +171,6 @@ def measured(pairs: int, say: Say) -> str:
     with tempfile.TemporaryDirectory() as name:
         say("live:")
         words = live(pairs, Path(name), say)
-        if not words:
-            one_run(Path(name))
         say("cost:")
         costs = cost(Path(name), say)
     return section(rows, words, costs, pairs, time.monotonic() - began_s)
@@ -194,12 +184,7 @@ def section(rows: list[Simulated], words: list[str], costs: Cost, pairs: int, to
         for row in rows
     ]
     red = max(row.worse for row in rows if not row.slower)
-    found = words.count("worse") / len(words) if words else 0.0
-    live_line = (
-        f"* Live, {pairs} pairs of {RUNS} runs of 4 s a side in turn, B {COMPARE_SLOWER:.0%} slower: worse in at "
-        f"least {COMPARE_FOUND:.0%}. {words.count('worse')} of {len(words)}: "
-        f"{met(Spread(found, found, found), COMPARE_FOUND, at_least=True)}."
-    )
+    found = words.count("worse") / len(words)
     cpu = spread(costs.compare_s)
     nothing = spread(costs.nothing_s)
     assert cpu is not None
@@ -215,7 +200,9 @@ def section(rows: list[Simulated], words: list[str], costs: Cost, pairs: int, to
             "",
             f"* Equal sides called worse: at most {COMPARE_FALSE_RED:.0%}. {red:.1%}: "
             f"{met(Spread(red, red, red), COMPARE_FALSE_RED)}.",
-            *([live_line] if words else []),
+            f"* Live, {pairs} pairs of {RUNS} runs of 4 s a side in turn, B {COMPARE_SLOWER:.0%} slower: worse in at "
+            f"least {COMPARE_FOUND:.0%}. {words.count('worse')} of {len(words)}: "
+            f"{met(Spread(found, found, found), COMPARE_FOUND, at_least=True)}.",
             f"* {costs.runs} runs of {costs.rows} requests compared, page and all: at most {COMPARE_CPU_S:g} s of CPU. "
             f"{cpu.show(2)} s, a Python that does nothing {nothing.show(2)}: {met(cpu, COMPARE_CPU_S)}.",
         ]
