@@ -21,7 +21,14 @@ from bench.goals import ACCURACY_MS, CLIENTS, FLOOR_RATIO, OURS, met, spread
 from bench.runs import DISTURBED, Run
 from tokenswarm.client.which_reader import reader_name
 
-OWN = ("## Do the bars", "## Arrivals", "## A server that stands still", "## Searches", "## What bars cost")
+OWN = (
+    "## Do the bars",
+    "## Arrivals",
+    "## A server that stands still",
+    "## Searches",
+    "## What bars cost",
+    "## Does a comparison",
+)
 PACKAGES = ("tokenswarm", "gevent", "httptools", "msgspec", "locust", "geventhttpclient", "aiohttp")
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from bench import sender
+from bench import comparison, sender
 from bench.clients.measure import quantiles
 from bench.experiments import QUICK, Climb
 from bench.goals import CLIENTS, Spread, met, spread
-from bench.results import missed_at, render
+from bench.results import OWN, missed_at, render
 from bench.runs import Run, run
 from bench.sender import Pace, Sender
 
@@ -245,3 +245,16 @@ def test_goals() -> None:
     assert met(Spread(1.1, 0.5, 1.2), 1.0) == "**no**"
     assert met(Spread(60.0, 55.0, 70.0), 50.0, at_least=True) == "yes"
     assert met(Spread(math.nan, math.nan, math.nan), 1.0) == "**no**"
+
+
+def test_the_section_on_comparisons_says_what_was_found() -> None:
+    equal, slower = (comparison.simulated(5, 5, share, times=60) for share in (0.0, 0.1))
+    assert equal.worse <= 0.05
+    assert slower.worse >= 0.9
+    words = ["worse"] * 9 + ["can't tell"]
+    costs = comparison.Cost([0.7, 0.8, 0.9], [0.02], rows=100_000, runs=10)
+    said = comparison.section([equal, slower], words, costs, 10, 60.0)
+    assert said.startswith(comparison.HEAD)
+    assert comparison.HEAD.startswith(OWN), "it is kept where the other sections are written anew"
+    assert "9 of 10: yes." in said
+    assert "0.80 (0.70..0.90) s" in said

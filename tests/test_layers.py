@@ -160,6 +160,7 @@ ENVIRONMENT = {
 WALL_CLOCK = {
     "tokenswarm/cluster/conclusion.py": "names the moment of a run",
     "tokenswarm/cluster/calibration.py": "names the moment of a calibration",
+    "tokenswarm/commands/repeat.py": "names the moment of a group of runs",
     "tokenswarm/simulator/routes.py": "plays a server that states dates",
 }
 

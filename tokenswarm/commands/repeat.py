@@ -24,6 +24,7 @@ from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.commands import compare, groups
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, UserError
 from tokenswarm.judge.ranksum import RUNS_MAX
+from tokenswarm.load import trace
 from tokenswarm.profile import options
 from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.plan import length_s, plan, time_text
@@ -118,6 +119,9 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     n = _times(given)
     asked = compare.Asked.of(given)
     profile = options.read_profile(given["profile"], given, options.of_run(given))
+    if profile.load.kind == "trace":
+        stage, _ = trace.planned(profile.load, trace.trace_of(profile.load), profile.phases.warmup)
+        profile = msgspec.structs.replace(profile, load=msgspec.structs.replace(profile.load, stages=(stage,)))
     if any(stage.duration >= ENDLESS_S for stage in profile.load.stages):
         raise ConfigError("a run until Ctrl-C can't be repeated: give its stages a duration")
     baseline = groups.read_group(Path(given["baseline"])) if given["baseline"] else None
@@ -129,13 +133,18 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     names = ["baseline", given["against_name"] or "new"] if len(hosts) > 1 else ["new" if baseline else "runs"]
     folders = [folder / letter for letter in "ab"] if len(hosts) > 1 else [folder]
     sides = [Made(harmless(name, 80), host, place) for name, host, place in zip(names, hosts, folders, strict=True)]
-    order = [side for i in range(n) for side in ((0, 1) if i % 2 == 0 else (1, 0))] if len(sides) > 1 else [0] * n
+    order = in_turn(n) if len(sides) > 1 else [0] * n
     each_s = length_s(profile) + START_S
-    group = Group(sides, order, baseline, asked, folder, _passed_on(words, given), given, each_s)
+    group = Group(sides, order, baseline, asked, folder, passed_on(words, given), given, each_s)
     _make(folders)
     if not given["quiet"]:
         _say_plan(group, profile)
     return group
+
+
+def in_turn(n: int) -> list[int]:
+    """The side of each of n pairs of runs: A B, B A, A B, …, so that a steady drift moves both sides alike."""
+    return [side for pair in range(n) for side in ((0, 1) if pair % 2 == 0 else (1, 0))]
 
 
 def _times(given: dict[str, Any]) -> int:
@@ -147,7 +156,7 @@ def _times(given: dict[str, Any]) -> int:
     return int(text)
 
 
-def _passed_on(words: list[str], given: dict[str, Any]) -> list[str]:
+def passed_on(words: list[str], given: dict[str, Any]) -> list[str]:
     """The words of one run: without those of the group, and without the target and the place of the results."""
     kept, skip = [], False
     for word in words:

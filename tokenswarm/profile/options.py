@@ -253,6 +253,7 @@ class _Parser(argparse.ArgumentParser):
 _GIVEN = {option[2:].replace("-", "_") for option in OPTIONS}
 _GIVEN |= {option[2:] for option in (RATE[0], *STAGE_OPTIONS)}
 _OURS = frozenset({*_GIVEN, "profile", "run_profile", "host", "workers", "bind", "slo", "results", "master_host", "to"})
+_OURS |= {"repeat", "against_host", "against_name", "baseline", "history", "save", "markdown", "file"}
 
 
 def refuse_empty(given: Mapping[str, Any]) -> None:

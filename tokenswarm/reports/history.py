@@ -25,6 +25,7 @@ from tokenswarm.result.summary import Summary
 
 LINE_BYTES_MAX = 1 << 20
 PROBLEMS_TOLD = 20
+BLANK_MAX = 100  # lines before the first that says something
 TEXT_MAX = 200
 
 
@@ -82,14 +83,16 @@ def _text(value: object) -> str:
 
 def check(path: Path) -> None:
     """Can lines be appended here? Raises ConfigError where the file is something else, ResultsError where not."""
+    if not path.exists() and path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK):
+        return  # the first line makes it
     try:
         with path.open("ab"):
             pass
         with path.open("rb") as file:
-            first = file.readline(LINE_BYTES_MAX)
+            first = next((line for _ in range(BLANK_MAX) if (line := file.readline(LINE_BYTES_MAX)).strip()), b"")
     except OSError as error:
         raise ResultsError(f"--history {path}: can't be written: {error.strerror}") from None
-    if first.strip() and isinstance(_decoded(first), str):
+    if first and isinstance(_decoded(first), str):
         raise ConfigError(f"--history {path}: its first line is of no history ({_decoded(first)}); name another file")
 
 

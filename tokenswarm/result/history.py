@@ -10,6 +10,7 @@ import msgspec
 SCHEMA_VERSION = 1
 
 Value = Annotated[float, msgspec.Meta(gt=0, lt=1e18)]
+End = Annotated[float, msgspec.Meta(ge=0, lt=1e18)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -36,7 +37,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: str = ""
     partial: bool = False
     values: dict[str, Value | None] = {}
-    bars: dict[str, tuple[Value, Value | None]] = {}  # what the instrument leaves open of a value
+    bars: dict[str, tuple[End, Value | None]] = {}  # what the instrument leaves open of a value
     setup: dict[str, str] = {}
     word: str = ""  # of a comparison
     a: tuple[str, ...] = ()  # its runs

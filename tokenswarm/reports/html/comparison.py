@@ -69,8 +69,8 @@ def _rows(runs: Sequence[Run]) -> list[Sampled]:
 
 def _legend(data: pair.Pair) -> str:
     items = "".join(
-        f'<li class="{style}"><i></i>{escape(name)}: {len(runs)} run{"s" * (len(runs) != 1)}</li>'
-        for style, name, runs in zip(pair.STYLES, data.names, data.runs, strict=True)
+        f'<li class="{style}"><i></i>{letter}, {escape(name)}: {len(runs)} run{"s" * (len(runs) != 1)}</li>'
+        for letter, style, name, runs in zip(pair.LETTERS, pair.STYLES, data.names, data.runs, strict=True)
     )
     return f'<ul class="legend" aria-label="sides">{items}</ul>'
 

@@ -35,7 +35,7 @@ from tokenswarm.reports.html.svg import (
 from tokenswarm.reports.numbers import of_metric
 from tokenswarm.result.comparison import Comparison, Finding, Open, Run
 
-STYLES = ("side-a", "side-b")
+LETTERS, STYLES = ("A", "B"), ("side-a", "side-b")
 WORD_STYLES = {"better": "word-better", "same": "word-same", "worse": "word-worse", "can't tell": "word-cant"}
 APART_PX = 5.0  # of the two sides' marks at one percentile
 
@@ -157,7 +157,7 @@ def _percentiles(pair: Pair, field: str, title: str) -> Figure:
         ends = [end for side in spans for which in shown for end in side[which][1:] if end is not None]
         y = logarithmic(f"{title}, logarithmic", ends, plot_height(height), seconds)
         ticks = tuple((float(index), PERCENTILE_NAMES[which]) for index, which in enumerate(shown))
-        f = frame(width, height, Axis("percentile", -0.5, len(shown) - 0.5, ticks), y, pair.names)
+        f = frame(width, height, Axis("percentile", -0.5, len(shown) - 0.5, ticks), y, LETTERS)
         marks, labels = [], []
         for side, (style, by_name, named) in enumerate(zip(STYLES, spans, pair.names, strict=True)):
             aside = APART_PX * (2 * side - 1)
@@ -168,7 +168,7 @@ def _percentiles(pair: Pair, field: str, title: str) -> Figure:
                     marks.append(whisker(f, index, low, high, style, aside))
                     told += f", from {seconds(low)} to {seconds(high)}"
                 marks.append(dot(f, index, value, told, style, 3.6, aside))
-            labels.append((len(shown) - 1.0, by_name[shown[-1]][0], named[:20], style))
+            labels.append((len(shown) - 1.0, by_name[shown[-1]][0], LETTERS[side], style))
         return f, [*marks, end_labels(f, labels)]
 
     caption = (

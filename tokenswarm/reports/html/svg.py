@@ -169,7 +169,7 @@ def frame(width: float, height: float, x: Axis, y: Axis, ends: Sequence[str] = (
 
 def text_px(text: str) -> float:
     """At most about how wide a text is."""
-    return sum(_WIDE_PX if letter in "%mMW" else _LETTER_PX for letter in text)
+    return sum(_WIDE_PX if letter in "%mMW+−" else _LETTER_PX for letter in text)
 
 
 def svg(f: Frame, marks: Iterable[str], label: str, variant: str) -> str:
@@ -265,8 +265,8 @@ def dot(f: Frame, x: float, y: float, title: str, style: str, radius: float = 4.
 
 
 def whisker(f: Frame, x: float, low: float, high: float, style: str, shift_px: float = 0.0) -> str:
-    """An upright bar from `low` to `high` at x, with a cap at each end."""
-    at, bottom, top = f.px(x) + shift_px, f.py(low), f.py(high)
+    """An upright bar from `low` to `high` at x, with a cap at each end; it ends with the plot area."""
+    at, bottom, top = f.px(x) + shift_px, min(f.py(low), f.bottom), max(f.py(high), f.top)
     return (
         f'<path class="whisker {style}" d="M{_n(at)} {_n(bottom)}V{_n(top)}M{_n(at - 3)} {_n(bottom)}h6'
         f'M{_n(at - 3)} {_n(top)}h6" data-low="{low!r}" data-high="{high!r}"/>'
