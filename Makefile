@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo observe test check check-native format bench mutants lock clean
+.PHONY: help demo observe test check check-native format bench long mutants lock clean
 
 help:
 	@echo "make demo    replay the bundled conversations against the embedded engine: table, verdict, results folder"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   lint, types, layers"
 	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
+	@echo "make long    ten million requests of a day in virtual time: nothing may grow by more than 20 MiB"
 	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
 	@echo "make lock    renew requirements.lock and requirements-dev.lock"
 
@@ -55,6 +56,9 @@ check-native: $(VENV)/dev
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench
+
+long: $(VENV)/dev
+	@$(BIN)/python -m bench.soak
 
 mutants: $(VENV)/dev
 	@$(BIN)/python tests/mutants/run.py

@@ -48,6 +48,9 @@ VLLM_HISTOGRAMS = {
 }
 """Name after `vllm:` → versions that have it (0.33 is the newest read, 0.26 the one in docker-compose.yml)."""
 
+PROCESS = {"process_start_time_seconds", "process_resident_memory_bytes"}
+"""What prometheus_client tells of the process that serves a page: vLLM's, and the simulator's."""
+
 PROMETHEUS = {"up", "ALERTS"}
 """What Prometheus makes itself."""
 
@@ -81,7 +84,7 @@ def engines() -> set[str]:
 
 def names() -> set[str]:
     """All of them."""
-    return ours() | recorded() | engines() | PROMETHEUS
+    return ours() | recorded() | engines() | PROCESS | PROMETHEUS
 
 
 _WORDS = frozenset(

@@ -209,12 +209,17 @@ def _resources() -> list[Builder]:
             "Memory",
             "bytes",
             About(
-                "Resident memory of the engine and of the workers.",
-                "tokenswarm_process_resident_memory_bytes, tokenswarm_worker_resident_memory_bytes",
+                "Resident memory of the engine (all its processes, and what its own page tells) and of the workers.",
+                "tokenswarm_process_resident_memory_bytes, tokenswarm_worker_resident_memory_bytes, "
+                "process_resident_memory_bytes",
                 "a saw-tooth: restarts. A ramp: a leak.",
                 NO_RUN,
             ),
-            lines((f"sum({engine})", "engine"), (f"max by (worker) ({worker})", "worker {{worker}}")),
+            lines(
+                (f"sum({engine})", "engine"),
+                (f"max by (instance) (process_resident_memory_bytes{{{ENGINE}}})", "{{instance}} of itself"),
+                (f"max by (worker) ({worker})", "worker {{worker}}"),
+            ),
         ),
         timeseries(
             "Open files and threads of the engine",
@@ -235,12 +240,17 @@ def _resources() -> list[Builder]:
             "short",
             About(
                 "Times the engine came back as another process, connections that died, preemptions in the last hour.",
-                "tokenswarm_process_restarts_total, tokenswarm_reconnects_total, vllm:num_preemptions_total, over 1h",
+                "tokenswarm_process_restarts_total, changes of process_start_time_seconds, "
+                "tokenswarm_reconnects_total, vllm:num_preemptions_total, over 1h",
                 "any restart. Many reconnects: the server closes idle connections.",
                 PROCESS,
             ),
             lines(
                 (f'sum(increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h]))', "restarts"),
+                (
+                    f"max by (instance) (changes(process_start_time_seconds{{{ENGINE}}}[1h]))",
+                    "restarts of {{instance}}",
+                ),
                 (f"sum(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
                 (f"sum(increase(vllm:num_preemptions_total{{{ENGINE}}}[1h]))", "preemptions"),
             ),

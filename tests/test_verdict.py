@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ExitCode
 from tokenswarm.judge import rules
-from tokenswarm.judge.rules import contamination, telemetry
+from tokenswarm.judge.rules import contamination, soak, telemetry
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, UsersSeen
 from tokenswarm.judge.verdict import RULES, exit_code, judge
 from tokenswarm.measure import snapshot
@@ -290,6 +290,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "somebody edited the users": ("users-changed", "invalid", known(changed={0: (12, 24)})),
     "a worker was told to go": ("worker-left", "invalid", known(left={LOST: "was ended by a signal (SIGTERM)"})),
     "the master died": ("never-ended", "invalid", both(not_final, known(recovered="7 rows are there.", rows=7))),
+    "the run goes on": ("goes-on", "degraded", both(not_final, known(goes_on="These are its numbers so far."))),
     "a worker never came": ("worker-missing", "invalid", known(expected_workers=3)),
     "a worker fell silent": ("final-report-missing", "invalid", not_final),
     "a stranger knocked": (
@@ -449,7 +450,8 @@ def test_without_a_success_the_only_reason_is_that() -> None:
 
 def test_every_rule_has_a_fault() -> None:
     tripped = {code for code, _, _ in FAULTS.values()} | {"no-success"}
-    assert len(RULES) == len(tripped) + len(telemetry.RULES) + len(contamination.RULES)  # those have their own
+    others = (telemetry, contamination, soak)  # those have tests of their own
+    assert len(RULES) == len(tripped) + sum(len(other.RULES) for other in others)
 
 
 def test_every_rule_that_is_written_is_asked() -> None:

@@ -27,6 +27,7 @@ from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.cluster.run_end import RunEnd
+from tokenswarm.cluster.soak import SoakWatch
 from tokenswarm.cluster.stages import Searching
 from tokenswarm.cluster.watchers import Watcher
 from tokenswarm.engines.failure import hide_in, secret_words
@@ -35,6 +36,7 @@ from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import of_stage
 from tokenswarm.load import schedule, trace
+from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
@@ -98,6 +100,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     now = datetime.now(UTC)
     folder = ResultsFolder.create(Path(results), new_run_id(now, secrets.token_hex(2)))
+    folder.rotate_bytes = profile.soak.rotate_bytes
     manifest = manifests.build(
         run_id=folder.run_id,
         started=now,
@@ -148,10 +151,14 @@ class Company:
         self._run = run
         self._poller = poller.of_run(run.profile, run.manifest, say)
         self._push = push.of_run(run.profile, run.manifest, members, say, self._poller)
+        pages = self._poller.pages
+        self._soak = SoakWatch(
+            run.folder, run.profile.soak.window_s, lambda: [page.watch for page in pages], run.progress.note
+        )
 
     @property
     def watchers(self) -> list[Watcher]:
-        return [self._run.progress, self._push, self._poller]
+        return [self._run.progress, self._push, self._poller, self._soak]
 
     def accompany(self, go: Callable[[], RunEnd]) -> ExitCode:
         """Be there while `go` runs, then conclude. Raises UserError where no load could be sent."""
@@ -159,13 +166,18 @@ class Company:
             self._run.neighbour.begin()
             with self._run.progress:
                 end = go()
-            code, summary = conclude(self._run, end, self._poller.finish)
+            code, summary = conclude(self._run, end, self._add)
             self._push.finish(end.merged, summary.verdict)
         self.summary = summary
         return code
 
+    def _add(self, summary: Summary, merged: Merged) -> None:
+        """What was watched beside the requests."""
+        self._poller.finish(summary)
+        summary.soak = self._soak.finish(merged)
 
-def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) -> tuple[ExitCode, Summary]:
+
+def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> tuple[ExitCode, Summary]:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
     plan = [
         msgspec.structs.replace(plan_of(number, stage), arrivals=run.arrivals)
@@ -174,7 +186,7 @@ def conclude(run: Run, end: RunEnd, add_telemetry: Callable[[Summary], None]) ->
     evidence = _evidence(run, end)
     cut_short, bars = end.interrupted or bool(evidence.left or end.aborted), run.profile.bars
     summary = summarize(end.merged, plan=plan, partial=cut_short, bars=bars)
-    add_telemetry(summary)
+    add(summary, end.merged)
     if run.search is None:
         summary.gates = gates.evaluate(run.profile.slo, summary, end.merged, bars)
         summary.verdict = verdict.judge(evidence, summary)

@@ -132,7 +132,7 @@ class Controller:
         for trouble in strangers.troubles:
             self._watchers.remark(trouble)
         return RunEnd(
-            merged=self._intake.merged(),
+            merged=self._intake.settled(),
             stages=tuple(self._stages_begun),
             members=members,
             strangers=strangers,

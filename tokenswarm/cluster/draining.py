@@ -22,9 +22,12 @@ def drain(
         if member.here:
             cluster.send(member, ToWorker.DRAIN, {"bound_s": bound_s})
     deadline_ns = monotonic_ns() + int((bound_s + HAND_OVER_S) * NS_PER_S)
-    looked_ns = monotonic_ns()
+    looked_ns, rows = monotonic_ns(), 0
     while any(m.here and not m.done for m in ready) and monotonic_ns() < deadline_ns:
         gevent.sleep(0.05)
+        if sum(m.rows for m in ready) > rows:  # as long as rows come, they may: those of a day take a while
+            rows = sum(m.rows for m in ready)
+            deadline_ns = max(deadline_ns, monotonic_ns() + int(HAND_OVER_S * NS_PER_S))
         if monotonic_ns() - looked_ns > NS_PER_S:
             looked_ns = monotonic_ns()
             look_after()

@@ -1,4 +1,8 @@
-"""A worker's rows: where they are kept, and after the load to the master, some blocks ahead of its acknowledgements."""
+"""A worker's rows: where they are kept, and to the master, some blocks ahead of its acknowledgements.
+
+After the load, all at once. In a long run (`soak.rotate_mib`) part by part while it goes on, without haste: packed in a
+thread, a pause after each block, so that no stream is read later for it.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,19 @@ from gevent.event import Event
 
 from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster
 from tokenswarm.errors import ResultsError
-from tokenswarm.reports.spool import Owner, Spool
+from tokenswarm.reports.spool import Owner, Spool, blocks_of
 
 ROWS_BYTES = 512 * 1024  # rows handed over in one message
 ROWS_AHEAD = 4  # messages under way before the first is acknowledged
+BESIDE_BYTES, BESIDE_S = 128 * 1024, 0.02  # of a block beside the load, and the pause after it
 
 
-def open_spool(folder: str | None, owner: Owner) -> Spool:
+def open_spool(folder: str | None, owner: Owner, *, parts: bool = False) -> Spool:
     """In the results folder where it is of this machine, else in a folder of its own below TMPDIR."""
     if folder is not None and Path(folder).is_dir():
-        return Spool(Path(folder), owner)
+        return Spool(Path(folder), owner, parts=parts)
     try:
-        return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner)
+        return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner, parts=parts)
     except OSError as error:
         raise ResultsError(f"{error.filename}: rows can't be written: {error.strerror}") from None
 
@@ -34,24 +39,50 @@ class HandOver:
 
     def __init__(self, spool: Spool, tell: Callable[[ToMaster, Any], None], gone: Event) -> None:
         self._spool, self._tell, self._gone = spool, tell, gone
-        self._acks = 0
+        self._acks = self._sent = 0
         self._acked = Event()
+        self._beside: gevent.Greenlet | None = None
+        self._over = Event()
         self.written = True  # by the master, as far as it said
 
     def run(self) -> bool:
         """Hand all rows over. False where not all are in the master's file: then they stay on this disk."""
         self._spool.close()
-        sent = 0
+        self._over.set()
+        if self._beside is not None:
+            self._beside.join()  # the part that it is at
         for data in self._spool.blocks(ROWS_BYTES):
-            sent += 1
-            self._tell(ToMaster.ROWS, {"seq": sent, "data": zlib.compress(data, 1)})
-            self._await(sent - ROWS_AHEAD)
+            self._send(zlib.compress(data, 1))
             gevent.sleep(0)
-        self._tell(ToMaster.DONE, {"rows": self._spool.rows - self._spool.lost, "seq": sent + 1})
-        if not self._await(sent + 1) or not self.written:
+        self._tell(ToMaster.DONE, {"rows": self._spool.rows - self._spool.lost, "seq": self._sent + 1})
+        if not self._await(self._sent + 1) or not self.written:
             return False
         self._spool.remove()
         return True
+
+    def begin(self) -> None:
+        """Hand over what is closed while the load runs."""
+        self._beside = gevent.spawn(self._run_beside)
+
+    def _run_beside(self) -> None:
+        """Part after part. One that is not in the master's file for certain stays on this disk, as do all after it."""
+        while not self._gone.is_set() and self.written:
+            path = self._spool.take()
+            if path is None:
+                if self._over.is_set():
+                    return
+                self._over.wait(1.0)
+                continue
+            for data in blocks_of(path, BESIDE_BYTES):
+                self._send(gevent.get_hub().threadpool.apply(zlib.compress, (data, 1)))
+                self._over.wait(BESIDE_S)
+            if self._await(self._sent) and self.written:
+                path.unlink(missing_ok=True)
+
+    def _send(self, packed: bytes) -> None:
+        self._sent += 1
+        self._tell(ToMaster.ROWS, {"seq": self._sent, "data": packed})
+        self._await(self._sent - ROWS_AHEAD)
 
     def on_ack(self, data: dict[str, Any]) -> None:
         self._acks = max(self._acks, int(data["seq"]))

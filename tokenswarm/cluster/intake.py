@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import gevent
+
 from tokenswarm.cluster.hand_over import inflate
 from tokenswarm.cluster.members import Cluster, Member
 from tokenswarm.cluster.messages import ToMaster, ToWorker
@@ -12,6 +14,7 @@ from tokenswarm.errors import ConfigError, ExitCode, ResultsError, TargetError, 
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
 from tokenswarm.reports.folder import ResultsFolder
+from tokenswarm.reports.rows import compress
 
 _ERRORS: dict[int, type[UserError]] = {
     ExitCode.TARGET: TargetError,
@@ -30,6 +33,8 @@ class Intake:
         self._inbox = Inbox(folder.run_id)
         self._failed: UserError | None = None
         self.rows = 0  # written
+        self._packing: gevent.Greenlet | None = None
+        self._unpacked = ""  # why full files stay uncompressed
         self.unwritten: list[str] = []  # where rows could not be written, in sentences
         cluster.on(ToMaster.PREPARED, self._on_prepared)
         cluster.on(ToMaster.PROGRESS, self._on_progress)
@@ -84,9 +89,29 @@ class Intake:
             self._folder.append_rows(rows)
         except ResultsError as error:
             self._rows_unwritten(str(error))
+        if self._folder.closed and self._packing is None:
+            self._packing = gevent.spawn(self._pack)
         member.rows += rows.count(b"\n")
         self.rows += rows.count(b"\n") if self._folder.failure is None else 0
         self._cluster.send(member, ToWorker.ACK, {"seq": data["seq"], "written": self._folder.failure is None})
+
+    def _pack(self) -> None:
+        """Compress full files, in a thread. Where the disk is full they stay as they are, which is said once."""
+        while self._folder.closed:
+            path = self._folder.closed.pop(0)
+            try:
+                gevent.get_hub().threadpool.apply(compress, (path,))
+            except ResultsError as error:
+                if not self._unpacked:
+                    self._watchers.note(str(error))
+                self._unpacked = str(error)
+        self._packing = None
+
+    def settled(self) -> Merged:
+        """All reports, added up, once full files are compressed: the run is over."""
+        if self._packing is not None:
+            self._packing.join()
+        return self.merged()
 
     def _on_done(self, member: Member, data: dict[str, Any]) -> None:
         member.done = True

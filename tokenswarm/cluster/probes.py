@@ -90,6 +90,13 @@ class Probes:
         self._instrument.gc_pause_ns_max = max(self._instrument.gc_pause_ns_max, pause_ns)
 
 
+def resident_bytes() -> int:
+    """Memory of this process; 0 where it can't be read."""
+    with contextlib.suppress(OSError, psutil.Error):
+        return int(psutil.Process().memory_info().rss)
+    return 0
+
+
 def cpu_stats(membership: str, root: Path = CGROUPS) -> list[Path]:
     """The cpu.stat of each group that limits this process, its own first: /proc/self/cgroup names them, v1 and v2.
 

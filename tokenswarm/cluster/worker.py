@@ -142,8 +142,11 @@ class Worker:
         self._spool = open_spool(
             data.get("spool"),
             Owner(run_id=data["run_id"], worker=self.index, workers=count, host=socket.gethostname(), pid=os.getpid()),
+            parts=profile.soak.rotate_bytes is not None,
         )
         self._hand_over = HandOver(self._spool, self._tell, self.gone)
+        if profile.soak.rotate_bytes is not None:
+            self._hand_over.begin()
         self._told = False
         calm_garbage_collection()
         self._probes.start()

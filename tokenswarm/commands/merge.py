@@ -24,12 +24,13 @@ from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown
-from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder
+from tokenswarm.reports.folder import ResultsFolder
+from tokenswarm.reports.rows import ROWS_NAME, Lines, missing_files, row_files
 from tokenswarm.reports.saved import read_summary, write_page
 from tokenswarm.reports.spool import Owner
+from tokenswarm.reports.windows import read_soak
 from tokenswarm.result.summary import Summary, plan_of, summarize, to_json
 
-LINE_BYTES_MAX = 16 << 20  # as the report reads
 MANIFEST = "manifest.json"
 
 
@@ -44,6 +45,7 @@ class Rows(msgspec.Struct):
     added: int = 0
     total: int = 0
     torn: int = 0
+    problems: list[str] = []  # files that could not be read to their end, in sentences
 
 
 def merge(folders: Sequence[Path]) -> tuple[Path, Summary, str]:
@@ -120,43 +122,70 @@ def _lives(owner: Owner) -> bool:
 
 
 def _add_rows(home: Path, owners: Sequence[Owner]) -> Rows:
-    """requests.jsonl with the rows of the spools that it lacks; written whole, or left as it was."""
-    path, new = home / ROWS_NAME, home / f"{ROWS_NAME}.part"
-    numbers, rows = {owner.worker for owner in owners}, Rows()
-    known: set[tuple[int, str]] = set()
-    try:
-        with new.open("wb") as file:
-            sources = [path, *(home / ".spool" / f"worker-{owner.worker}.jsonl" for owner in owners)]
-            for source in sources:
-                for line, key in _lines(source, rows):
-                    if key[0] in numbers:
-                        if key in known:
-                            continue
-                        known.add(key)
-                    file.write(line)
-                    rows.total += 1
-                    rows.added += source != path
-        if rows.added:
-            new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    """requests.jsonl with the rows of the spools that no file of rows has; written whole, or left as it was.
+
+    Kept in memory are keys of rows in the spools: in a long run those that were not handed over yet.
+    """
+    newest, new = home / ROWS_NAME, home / f"{ROWS_NAME}.part"
+    left = [path for owner in owners for path in _left_by(home, owner)]
+    rows = Rows()
+    lacking = {key for path in left for _, key in _lines(path, Rows())}
+    files = row_files(home)
+    if missing := missing_files(files):
+        rows.problems.append(f"{home}/{missing}")
+    for path in files:
+        for _, key in _lines(path, rows):
+            lacking.discard(key)
+            rows.total += 1
+    if lacking:
+        try:
+            with new.open("wb") as file:
+                if newest.exists():
+                    file.writelines(line for line, _ in _lines(newest, Rows()))
+                for path in left:
+                    for line, key in _lines(path, rows):
+                        if key in lacking:
+                            lacking.discard(key)
+                            file.write(line)
+                            rows.total += 1
+                            rows.added += 1
+            new.replace(newest)
+        finally:
+            new.unlink(missing_ok=True)
+    else:
+        rows.torn += sum(_torn(path) for path in left)
     return rows
+
+
+def _left_by(home: Path, owner: Owner) -> list[Path]:
+    """The files of a worker's rows in the spool, oldest first."""
+    spool = home / ".spool"
+    return [*sorted(spool.glob(f"worker-{owner.worker}.[0-9]*.jsonl")), spool / f"worker-{owner.worker}.jsonl"]
+
+
+def _torn(path: Path) -> int:
+    rows = Rows()
+    for _ in _lines(path, rows):
+        pass
+    return rows.torn
 
 
 def _lines(path: Path, rows: Rows) -> Iterator[tuple[bytes, tuple[int, str]]]:
     """Whole rows with (worker, id); lines that are none, such as the last one of a killed process, are counted."""
     if not path.exists():
         return
-    with path.open("rb") as file:
-        while line := file.readline(LINE_BYTES_MAX):
-            try:
-                row = msgspec.json.decode(line, type=_Row) if line.endswith(b"\n") else None
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                row = None
-            if row is None:
-                rows.torn += 1
-            else:
-                yield line, (row.worker, row.id)
+    lines = Lines(path)
+    for line in lines:
+        try:
+            row = msgspec.json.decode(line, type=_Row) if line.endswith(b"\n") else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            row = None
+        if row is None:
+            rows.torn += 1
+        else:
+            yield line, (row.worker, row.id)
+    if lines.problem:
+        rows.problems.append(f"{path.parent}/{lines.problem}")
 
 
 def _was_rebuilt(home: Path) -> bool:
@@ -170,6 +199,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
     last = max((block.stage for block in merged.blocks), default=-1)
     plan = [plan_of(n, s) for n, s in enumerate(profile.load.stages) if n <= last]
     summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
+    summary.soak = read_soak(home, profile.soak.window_s)
     evidence = Evidence(
         merged=merged,
         expected_workers=max(owner.workers for owner in owners),
@@ -220,12 +250,15 @@ def _merged(home: Path, run_id: str) -> Merged:
 
 def _told(owners: Sequence[Owner], rows: Rows) -> str:
     if not owners:
-        return "Nothing was left to bring back: every worker had handed its rows over."
+        whole = "Nothing was left to bring back: every worker had handed its rows over."
+        return " ".join([whole, *(f"{problem}." for problem in rows.problems)])
     count = max(owner.workers for owner in owners)
     absent = [str(n) for n in range(count) if n not in {owner.worker for owner in owners}]
     told = f"{rows.total} rows are there, what {len(owners)} of {count} workers left included"
     if rows.torn:
         told += f"; {rows.torn} line(s) were torn and are left out"
+    if rows.problems:
+        told += f"; {'; '.join(rows.problems)}"
     if absent:
         told += f"; nothing of worker {', '.join(absent)} is here: name the folder that it left, if it did"
     return told + "."

@@ -1,4 +1,4 @@
-"""`tokenswarm report DIR`: print the tables of a finished run again, and write its report.html again.
+"""`tokenswarm report DIR`: print a run's tables again, and write its report.html again; of one that goes on, so far.
 
 `--merge` first brings back what dead workers, or a dead master, left on disk.
 """
@@ -36,9 +36,13 @@ def main(words: list[str]) -> int:
         raise ConfigError("report takes one folder; --merge takes several")
     else:
         home = folders[0]
-        summary = read_summary(home)
+        from tokenswarm.commands import running
+
+        live = running.goes_on(home)
+        summary = running.partial(home) if live else read_summary(home)
         if home.is_dir():
-            write_page(home, summary)
+            for problem in write_page(home, summary, running.rows(home) if live else ()):
+                print(f"tokenswarm: {problem}", file=sys.stderr)
     form = output.form_of(vars(given))
     if form != "tables":
         print(output.written_as(form, summary, str(home)), end="")

@@ -23,6 +23,7 @@ from tokenswarm.judge.rules import (
     path,
     sample,
     server,
+    soak,
     telemetry,
 )
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule
@@ -32,7 +33,7 @@ __all__ = ["RULES", "Evidence", "exit_code", "judge"]
 
 RULES: tuple[Rule, ...] = (
     *accounting.RULES, *load.RULES, *arrivals.RULES, *answers.RULES, *server.RULES, *ollama.RULES, *path.RULES,
-    *bars.RULES, *instrument.RULES, *sample.RULES, *telemetry.RULES, *contamination.RULES,
+    *bars.RULES, *instrument.RULES, *sample.RULES, *soak.RULES, *telemetry.RULES, *contamination.RULES,
 )  # fmt: skip
 
 MEANT_BY_SMOKE = frozenset({"short-run", "dataset-wrapped", "few-samples"})

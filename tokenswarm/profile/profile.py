@@ -23,6 +23,7 @@ from tokenswarm.profile.load import ENDLESS_S, Load
 from tokenswarm.profile.phases import Phases, Timeouts
 from tokenswarm.profile.search import Search
 from tokenswarm.profile.slo import Slo
+from tokenswarm.profile.soak import Soak
 from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.profile.telemetry import Telemetry
 from tokenswarm.profile.typed_yaml import Seconds, shown
@@ -43,6 +44,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slo: Slo = Slo()
     bars: Bars = Bars()
     search: Search = Search()
+    soak: Soak = Soak()
     telemetry: Telemetry = Telemetry()
     save_text: bool = False
     workers: int = 1
@@ -57,6 +59,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not 1 <= self.workers <= 1024:
             raise ValueError("`workers` must be between 1 and 1024")
         self._check_arrivals()
+        self._check_windows()
         if self.event_bytes_max < 1024:
             raise ValueError("`event_bytes_max` must be 1024 or more")
 
@@ -70,6 +73,17 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.load.max_in_flight is not None and self.load.max_in_flight < self.workers:
             raise ValueError(
                 f"`load.max_in_flight: {self.load.max_in_flight}` must be at least 1 for each of {self.workers} workers"
+            )
+
+    def _check_windows(self) -> None:
+        """A window that no stage is long enough for would never close. A trace's and a search's are not known yet."""
+        if self.soak.window is None or self.load.kind == "trace" or self.search.rate or self.search.users:
+            return
+        longest = max(stage.duration for stage in self.load.stages)
+        if self.soak.window > longest:
+            raise ValueError(
+                f"`soak.window: {self.soak.window:g}` is longer than the longest stage, {longest:g} s, so no window "
+                "would ever close: lower it, or lengthen the stage"
             )
 
 

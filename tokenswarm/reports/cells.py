@@ -187,3 +187,23 @@ def errors(counts: Requests) -> list[tuple[int, str]]:
         plain = said.lower().startswith(kind.lower())  # "http 422" and "HTTP 422: …" need not both be told
         found.append((n, kind if not said else said if plain else f"{kind}: {said}"))
     return found
+
+
+def soak_lines(summary: Summary) -> list[str]:
+    """What a long run says in a line or two: its windows, what drifts or grows, restarts. [] of a short run."""
+    soak = summary.soak
+    if soak is None:
+        return []
+    drifts = [f"{one.metric} {one.change:+.1%}" for one in soak.drift if one.drifts]
+    grows = [f"{one.what} {one.change / 2**20:+.0f} MiB" for one in soak.memory if one.grows]
+    untested = "too few windows to test for a drift" if not soak.drift else "no drift"
+    parts = [
+        f"{len(soak.windows)} windows of {duration(soak.window_s)}",
+        f"drift: {', '.join(drifts)}" if drifts else untested,
+        f"memory grows: {', '.join(grows)}" if grows else "no memory grows" if soak.memory else "memory untested",
+    ]
+    lines = [f"soak: {'; '.join(parts)}"]
+    if soak.restarts:
+        times = f"{len(soak.restarts)} restart{'s' * (len(soak.restarts) != 1)} of the engine"
+        lines.append(f"{times}, {soak.failed_in_restarts} requests failed in it")
+    return lines

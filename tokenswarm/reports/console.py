@@ -61,6 +61,7 @@ def report(summary: Summary, path: str, *, written: bool = True) -> RenderableTy
     if summary.search:
         parts += [Text(""), _Table(rows.SEARCH_HEAD, rows.search_rows(summary), ())]
         parts += [Text(f" {rows.search_line(summary)}", style="bold")]
+    parts += [Text(f" {line}") for line in rows.soak_lines(summary)]
     parts += _gates(summary)
     parts += _verdict(summary)
     parts.append(Text.assemble(" results: ", (harmless(path, 4_000), "bold"), overflow="fold"))

@@ -6,6 +6,7 @@ whole row, and no file is empty because the disk was full.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -13,8 +14,11 @@ from datetime import datetime
 from pathlib import Path
 
 from tokenswarm.errors import ResultsError
+from tokenswarm.reports.rows import ROWS_NAME, closed_name
 
-ROWS_NAME = "requests.jsonl"
+LIVE_NAME = "live.part"
+"""In the spool, while the run goes on: the newest sums of all workers."""
+
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _DOCUMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -35,6 +39,9 @@ class ResultsFolder:
         self.failure: ResultsError | None = None
         self._rows: io.FileIO | None = None
         self._good = 0  # bytes of whole rows
+        self.rotate_bytes: int | None = None  # rows of a file before the next one begins
+        self.closed: list[Path] = []  # full files that nobody has compressed yet
+        self._number = 0  # of full files
 
     @classmethod
     def create(cls, base: Path, run_id: str) -> ResultsFolder:
@@ -73,6 +80,19 @@ class ResultsFolder:
             self.failure = ResultsError(f"{self.path / ROWS_NAME}: rows could not be written: {error.strerror}")
             self._cut_torn_row()
             raise self.failure from None
+        if self.rotate_bytes is not None and self._good >= self.rotate_bytes:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """The file is full: it gets its number, and `closed` has it. Where that fails, rows go on into the same one."""
+        assert self._rows is not None
+        full = self.path / closed_name(self._number + 1)
+        with contextlib.suppress(OSError):
+            (self.path / ROWS_NAME).rename(full)
+            self._number += 1
+            self.closed.append(full)
+            rows, self._rows, self._good = self._rows, None, 0
+            rows.close()
 
     def _cut_torn_row(self) -> None:
         if self._rows is None:
@@ -95,10 +115,37 @@ class ResultsFolder:
                 self.failure = self.failure or ResultsError(
                     f"{self.path / ROWS_NAME}: could not be written: {error.strerror}"
                 )
+        (self.spool / LIVE_NAME).unlink(missing_ok=True)
         if self.spool.is_dir() and not any(self.spool.iterdir()):
             self.spool.rmdir()
         if self.failure is not None:
             raise self.failure
+
+    def append_line(self, name: str, line: bytes) -> None:
+        """Append one line, or whole lines, to a file of few. Raises ResultsError; what was cut off is taken back."""
+        path = self.path / name
+        try:
+            with path.open("ab") as file:
+                good = file.seek(0, os.SEEK_END)
+                try:
+                    file.write(line)
+                    file.flush()
+                except OSError:
+                    file.truncate(good)
+                    raise
+        except OSError as error:
+            raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
+
+    def write_live(self, data: bytes) -> None:
+        """Keep the newest sums, for whoever asks while the run goes on; not waited for. Raises ResultsError."""
+        path = self.spool / LIVE_NAME
+        temporary = path.with_suffix(".new")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
 
     def write_json(self, name: str, data: bytes) -> None:
         """Write a document under `name`, whole or not at all. Raises ResultsError."""

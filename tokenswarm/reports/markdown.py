@@ -32,6 +32,7 @@ def render(summary: Summary, manifest: Mapping[str, Any]) -> str:
     lines = [f"## {_MARKS.get(status, '')} tokenswarm: {status}{partial}".replace("  ", " "), ""]
     about = [f"run {summary.run_id}", *([f"model {model}"] if model else []), rows.facts(summary)]
     lines += [escape(" · ".join(about)), ""]
+    lines += [line for told in rows.soak_lines(summary) for line in (escape(told), "")]
     if summary.search:
         lines += ["### Search", "", rows.search_line(summary), ""]
         lines += [*table(rows.SEARCH_HEAD, rows.search_rows(summary)), ""]

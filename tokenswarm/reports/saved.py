@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.reports.folder import ROWS_NAME, ResultsFolder
+from tokenswarm.reports.folder import ResultsFolder
+from tokenswarm.reports.rows import row_files
 from tokenswarm.result.summary import SCHEMA_VERSION, Summary, from_json
 
 
@@ -46,11 +48,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_page(folder: Path, summary: Summary) -> None:
-    """report.html again, from the files of the run. Raises ConfigError, ResultsError."""
+def write_page(folder: Path, summary: Summary, more: Sequence[Path] = ()) -> list[str]:
+    """report.html again, from the files of the run; `more`: further rows. What of the rows could not be read, in
+    sentences. Raises ConfigError, ResultsError."""
     from tokenswarm.reports.html import page  # here: reading a summary shouldn't wait for it
 
     manifest = read_manifest(folder)
-    rows = folder / ROWS_NAME
-    text = page.render(summary, manifest, rows if rows.exists() else None)
+    rows, problems = [*row_files(folder), *more], list[str]()
+    text = page.render(summary, manifest, rows or None, problems)
     ResultsFolder(folder).write_text("report.html", text)
+    return [f"{folder}/{problem}" for problem in problems]

@@ -4,6 +4,7 @@ Rows are written each second, and beside them the newest report, and whose all o
 
     worker-3.json           Owner: run, worker, host, process
     worker-3.jsonl          rows of requests.jsonl
+    worker-3.0001.jsonl     rows that were closed to be handed over while the load runs (`soak.rotate_mib`)
     worker-3.live-0.part    the newest report, or the one before it (live-1): Snapshots with what changed lately
     worker-3.0-steady.part  the newest report that still held this block
 
@@ -12,6 +13,7 @@ A disk that fails costs rows, never the load: `failure` keeps the first error, l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from tokenswarm.errors import ResultsError
 from tokenswarm.measure.snapshot import Snapshot
 
 PENDING_BYTES_MAX = 256 * 1024  # rows in memory; more are written before the second is over
+PART_BYTES = 1 << 20  # rows of a part that is handed over while the load runs
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +45,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 class Spool:
     """The files of one worker of one run. `rows` were given; `lost` of them could not be written."""
 
-    def __init__(self, folder: Path, owner: Owner) -> None:
-        """Begin empty files in `folder`. Raises ResultsError."""
+    def __init__(self, folder: Path, owner: Owner, *, parts: bool = False) -> None:
+        """Begin empty files in `folder`; `parts`: rows are closed in parts, see `take`. Raises ResultsError."""
         self.path = folder / f"worker-{owner.worker}.jsonl"
         self.failure: ResultsError | None = None
         self.rows = self.lost = 0
@@ -51,13 +54,19 @@ class Spool:
         self._pending_bytes = self._good = 0
         self._live: set[str] = set()  # blocks of the newest report
         self._turn = 0
+        self._part_bytes = PART_BYTES if parts else None
+        self._parts: list[Path] = []  # closed, oldest first
+        self._part = 0
         try:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+            self._file = self._open()
             self.path.with_suffix(".json").write_bytes(msgspec.json.encode(owner))
             for turn in (0, 1):
                 self._live_path(turn).touch()
         except OSError as error:
             raise ResultsError(f"{self.path}: rows can't be written: {error.strerror}") from None
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
 
     def write(self, row: bytes) -> None:
         """Keep one row; it is on disk within the second."""
@@ -83,6 +92,27 @@ class Spool:
                 os.truncate(self._file, self._good)
                 self.lost += len(rows)
                 self._fail(error)
+            if self._part_bytes is not None and self._good >= self._part_bytes:
+                self._close_part()
+
+    def _close_part(self) -> None:
+        """The rows so far are a part. Where the disk refuses a new file, rows go on into the same one."""
+        path = self.path.with_suffix(f".{self._part + 1:04d}.jsonl")
+        try:
+            self.path.rename(path)
+            fresh = self._open()
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.rename(self.path)
+            return
+        os.close(self._file)
+        self._file, self._good = fresh, 0
+        self._part += 1
+        self._parts.append(path)
+
+    def take(self) -> Path | None:
+        """The oldest part that was closed; it is the taker's to remove."""
+        return self._parts.pop(0) if self._parts else None
 
     def keep(self, report: Snapshot, encoded: bytes) -> None:
         """Keep the newest report. A block that it lacks did not change any more: the one before has its last state.
@@ -119,12 +149,18 @@ class Spool:
         os.close(self._file)
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """The rows on disk in blocks of whole ones, `size` bytes and a little more each."""
-        with self.path.open("rb") as rows:
-            while data := rows.read(size):
-                yield data + rows.readline()
+        """The rows that nobody took, in blocks of whole ones, `size` bytes and a little more each."""
+        for path in (*self._parts, self.path):
+            yield from blocks_of(path, size)
 
     def remove(self) -> None:
         """They are in better hands."""
         for path in self.path.parent.glob(f"{self.path.stem}.*"):
             path.unlink(missing_ok=True)
+
+
+def blocks_of(path: Path, size: int) -> Iterator[bytes]:
+    """The rows of a file in blocks of whole ones, `size` bytes and a little more each."""
+    with path.open("rb") as rows:
+        while data := rows.read(size):
+            yield data + rows.readline()

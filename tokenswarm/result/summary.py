@@ -18,6 +18,7 @@ from tokenswarm.measure.instrument import InstrumentReport, instrument
 from tokenswarm.measure.snapshot import LATENCIES, Block, Merged, total
 from tokenswarm.profile import load
 from tokenswarm.profile.bars import Bars
+from tokenswarm.result.soak import Soak
 from tokenswarm.result.stat import PERCENTILES as PERCENTILES
 from tokenswarm.result.stat import RHO_OF as RHO_OF
 from tokenswarm.result.stat import Stat, latency, stamp_error_s, stat
@@ -198,6 +199,7 @@ class Summary(Part, kw_only=True):
     duration_s: float
     stages: list[Stage] = []
     search: dict[str, Any] = {}  # of `tokenswarm search`: the interval, and every try
+    soak: Soak | None = None  # of a run of two windows (`soak.window`) or more, or in which an engine restarted
     server: dict[str, Any] = {}
     gpu: dict[str, Any] = {}
     instrument: InstrumentReport

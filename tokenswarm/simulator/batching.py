@@ -119,6 +119,9 @@ class Engine(Protocol):
     slips: int
     cold: Cold
 
+    def slow_down(self, factor: float) -> None:
+        """From now on all takes so many times as long as it did at first."""
+
     @property
     def next_ns(self) -> int | None: ...
     @property
@@ -141,6 +144,7 @@ class BatchingEngine:
         self.cold = cold or Cold()
         self.limits = limits
         self.speed = speed
+        self._first_speed = speed
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.free_blocks = limits.num_blocks
@@ -205,6 +209,9 @@ class BatchingEngine:
             end_ns = now_ns
         self._start_step(end_ns)
         return Advance(produced, size)
+
+    def slow_down(self, factor: float) -> None:
+        self.speed = self._first_speed / factor
 
     def _start_step(self, start_ns: int) -> None:
         self._batch = batch = self._schedule(start_ns)
@@ -308,6 +315,7 @@ class PacedEngine:
         self.cold = cold or Cold()
         self.ttft_ns = ttft_ns
         self.itl_ns = itl_ns
+        self._first = (ttft_ns, itl_ns)
         self.preemptions = 0
         self.slips = 0
         # All gaps are alike, so sequences come up again in the order in which they came up: a line costs less than a
@@ -316,6 +324,9 @@ class PacedEngine:
         self._due: list[tuple[int, int, Sequence]] = []
         self._serial = 0  # ties go to whoever waited longer
         self._live = 0
+
+    def slow_down(self, factor: float) -> None:
+        self.ttft_ns, self.itl_ns = (int(first * factor) for first in self._first)
 
     @property
     def next_ns(self) -> int | None:

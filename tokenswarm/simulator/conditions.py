@@ -28,6 +28,8 @@ class Row:
 CONDITIONS = {
     "prefix_cache": Row(0, "a prompt that was seen before is read from the cache, but for its last token"),
     "cold": Row(0.5, "the first batch of each size (to a power of two) takes param s longer; again after 10 requests"),
+    "ageing": Row(0.1, "each step takes this share longer for each hour that the server has run"),
+    "leak": Row(8, "its memory grows by param MiB a minute"),
     "tenant": Row(4, "param requests of somebody else run all the time"),
 }
 
@@ -70,3 +72,16 @@ class Tenant:
     def ask(self, now_ns: int) -> Sequence:
         """Its next request."""
         return Sequence(FOREIGN_PROMPT, FOREIGN_OUTPUT, arrived_ns=now_ns)
+
+
+class Leak:
+    """Memory that is held and never used again."""
+
+    def __init__(self, mib_per_minute: float) -> None:
+        self._per_s = mib_per_minute / 60
+        self._held: list[bytearray] = []
+
+    def grow(self, age_s: float) -> None:
+        """Hold what a server of this age has leaked."""
+        while len(self._held) < int(age_s * self._per_s):
+            self._held.append(bytearray(b"x") * (1 << 20))

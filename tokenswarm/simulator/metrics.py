@@ -100,8 +100,15 @@ class Metrics:
         self.generation_tokens += len(self.gaps_ns)
         del self.gaps_ns[:]
 
-    def render(self, model: str, gauges: dict[str, float], preemptions: int, cache_config: dict[str, object]) -> bytes:
-        """The text exposition format 0.0.4."""
+    def render(
+        self,
+        model: str,
+        gauges: dict[str, float],
+        preemptions: int,
+        cache_config: dict[str, object],
+        process: dict[str, float] | None = None,
+    ) -> bytes:
+        """The text exposition format 0.0.4. `process`: what prometheus_client tells of any process."""
         self.settle()
         labels = f'engine="0",model_name="{_label(model)}"'
         lines: list[str] = []
@@ -130,6 +137,8 @@ class Metrics:
             f'{key}="{_label(str(value))}"' for key, value in sorted({**cache_config, "engine": 0}.items())
         )
         _family(lines, "cache_config_info", "Information of the LLMEngine CacheConfig", "gauge", [(config, 1)])
+        for name, value in (process or {}).items():
+            lines += [f"# TYPE {name} gauge", f"{name} {float(value)!r}"]
         return ("\n".join(lines) + "\n").encode()
 
 

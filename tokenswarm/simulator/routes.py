@@ -16,6 +16,7 @@ from aiohttp import web
 from tokenswarm import __version__
 from tokenswarm.simulator import asks, asks_typed
 from tokenswarm.simulator.presets import hardware, limits
+from tokenswarm.simulator.process import process_metrics
 from tokenswarm.simulator.server import BODY_BYTES_MAX, Simulator, generate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -151,7 +152,7 @@ def _metrics(sim: Simulator) -> Handler:
             "num_requests_waiting": engine.num_waiting,
             "kv_cache_usage_perc": engine.kv_usage,
         }
-        body = sim.metrics.render(sim.settings.model, gauges, engine.preemptions, config)
+        body = sim.metrics.render(sim.settings.model, gauges, engine.preemptions, config, process_metrics(sim.born_s))
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     return handle

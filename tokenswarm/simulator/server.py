@@ -25,7 +25,7 @@ from tokenswarm.simulator import asks, asks_typed, conditions, faults
 from tokenswarm.simulator.answer import Answer, Arrival
 from tokenswarm.simulator.asks import ApiError, Ask, Target
 from tokenswarm.simulator.batching import Engine, Sequence
-from tokenswarm.simulator.conditions import Seen, Tenant
+from tokenswarm.simulator.conditions import Leak, Seen, Tenant
 from tokenswarm.simulator.faults import Fault, Lottery
 from tokenswarm.simulator.holding import Holding
 from tokenswarm.simulator.metrics import Metrics
@@ -94,6 +94,10 @@ class Simulator:
         self.lottery = Lottery(list(settings.faults), settings.seed)
         self.in_flight = 0
         self.started_s = int(time.time())
+        self.born_s, self._born_ns = time.time(), time.monotonic_ns()
+        self._ageing = self.conditions.get("ageing", 0.0)
+        self._leak = Leak(self.conditions.get("leak", 0.0))
+        self._ages = bool(self._ageing or self.conditions.get("leak"))
         self._pacer = pacer
         pacer.pump = self.pump
         self._serial = itertools.count(1)
@@ -105,6 +109,8 @@ class Simulator:
         """Send what is due now, and tell the pacer when to come again. True: the event loop may have something to
         do."""
         woke = False
+        if self._ages:
+            self._age(now_ns)
         wall_ns = time.time_ns() - time.monotonic_ns()
         advance = self.engine.advance(now_ns)
         for seq in advance.produced:
@@ -117,6 +123,12 @@ class Simulator:
             self.metrics.settle()
         self._pacer.due_ns = self.engine.next_ns
         return woke
+
+    def _age(self, now_ns: int) -> None:
+        age_s = (now_ns - self._born_ns) / 1e9
+        if self._ageing:
+            self.engine.slow_down(1 + self._ageing * age_s / 3600)
+        self._leak.grow(age_s)
 
     def _serve(self, tenant: Tenant) -> None:
         """A request of somebody else."""

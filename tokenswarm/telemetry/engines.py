@@ -7,11 +7,11 @@ import re
 from tokenswarm.telemetry import exposition, names
 from tokenswarm.telemetry.exposition import PageError, Scanner, Series
 from tokenswarm.telemetry.names import ENGINES
-from tokenswarm.telemetry.quantities import CACHE_INFO, STARTED, Quantities
+from tokenswarm.telemetry.quantities import CACHE_INFO, RESIDENT, STARTED, Quantities
 from tokenswarm.telemetry.reading import Reading
 
 WANTED = frozenset(part for engine in ENGINES.values() for row in engine.rows for part in names.parts(row)) | {
-    CACHE_INFO, STARTED,
+    CACHE_INFO, STARTED, RESIDENT,
 }  # fmt: skip
 
 _TYPE = re.compile(rb"^# TYPE (\S+) ", re.MULTILINE)

@@ -24,6 +24,7 @@ PIECES = "priority"
 CACHE_INFO = "vllm:cache_config_info"
 CACHE_FACTS = ("num_gpu_blocks", "block_size", "cache_dtype", "kv_cache_size_tokens", "kv_cache_memory_bytes")
 STARTED = "process_start_time_seconds"
+RESIDENT = "process_resident_memory_bytes"
 
 Page = Mapping[str, Mapping[Labels, int]]
 """The place of each sample in the values, by name and labels."""
@@ -69,6 +70,7 @@ class Quantities:
         self._facts = ({"old_names": ", ".join(old)} if old else {}) | _cache_facts(page)
         self._shape = frozenset(one for one in series if one[0] != CACHE_INFO)
         self._started = picker(list(page.get(STARTED, {}).values()))
+        self._resident = picker(list(page.get(RESIDENT, {}).values()))
         growing = _growing(engine.rows, page)
         self._growing, self._grown = tuple(growing), picker(list(growing.values()))
 
@@ -107,13 +109,16 @@ class Quantities:
         for ours, parts in self._counts:
             if ours.partition(".")[0] not in unknown and ours not in unknown:
                 counters[ours] = counters.get(ours, 0.0) + sum(parts(values))
+        levels = {
+            one.ours: sum(max(alike(values)) for alike in one.whole) / one.share
+            for one in self._levels
+            if one.ours not in unknown
+        }
+        if resident := [size for size in self._resident(values) if not math.isnan(size)]:
+            levels["resident_bytes"] = sum(resident)  # of the processes that share the page
         return Reading(
             kind=self._kind,
-            levels={
-                one.ours: sum(max(alike(values)) for alike in one.whole) / one.share
-                for one in self._levels
-                if one.ours not in unknown
-            },
+            levels=levels,
             counters=counters,
             histograms={ours: places.read(values) for ours, places in self._times if ours not in unknown},
             started_s=max((at for at in self._started(values) if not math.isnan(at)), default=None),

@@ -23,6 +23,16 @@ SEVERAL = (
 )
 
 
+class Return(msgspec.Struct, frozen=True):
+    """An engine came back as another process: it had answered for the last time at `gone_ns`."""
+
+    gone_ns: int
+    back_ns: int
+
+
+RETURNS_MAX = 1000  # an engine that restarts each minute of a day has told enough
+
+
 class Watch:
     """What both have: counts of looks, the newest problem."""
 
@@ -74,7 +84,10 @@ class EngineWatch(Watch):
         self.newest: Reading | None = None
         self.by_stage: dict[int, Window] = {}
         self._read = read
+        self.returns: list[Return] = []
         self._short: frozenset[object] | None = None  # the shape of a page that had fewer series than the one before
+        self._good_ns = 0  # when the newest reading was taken
+        self._refused = False  # nobody listened there since
         self._processes = Processes()
 
     def windows(self) -> list[Window]:
@@ -92,6 +105,7 @@ class EngineWatch(Watch):
         """A look that brought nothing."""
         if reason not in ("incomplete", "several_processes"):  # these did bring a page
             self._processes.missed()
+        self._refused = self._refused or reason == "connect"
         super().gap(reason, sentence, at_ns)
 
     def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
@@ -107,10 +121,19 @@ class EngineWatch(Watch):
             self.gap(error.reason, str(error), at_ns)
             return error.reason
         self._came()
+        self._note_return(reading, at_ns)
         self.newest = reading
         for window in self.windows():
             window.offer(Sample(at_ns, slack_ns, reading))
         return None
+
+    def _note_return(self, reading: Reading, at_ns: int) -> None:
+        """Another process answers. A page that counts nothing (Ollama) tells it by nobody having listened between."""
+        before, silent = self.newest, reading.started_s is None and not reading.counts.keys and not reading.counters
+        if before is not None and (reading.fell(before) or (silent and self._refused)):
+            self.returns.append(Return(self._good_ns, at_ns))
+            del self.returns[RETURNS_MAX:]
+        self._good_ns, self._refused = at_ns, False
 
     def _whole(self, reading: Reading) -> Reading:
         """Series that vanish tell of half a page, unless they are gone twice in a row: then the server changed."""
@@ -126,6 +149,7 @@ class EngineWatch(Watch):
         """Raises PageError once it is known that several processes answer: all that was read is of any of them."""
         self._processes.take(reading)
         if self._processes.several:
+            self.returns.clear()
             for window in self.windows():
                 window.void()
             self.newest = Reading(kind=reading.kind, facts=reading.facts)  # what is shown live must not stand still

@@ -88,9 +88,15 @@ def never_ended(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
+def goes_on(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    if not evidence.goes_on:
+        return None
+    return doubt("goes-on", "degraded", f"The run has not ended. {evidence.goes_on} Ask again once it is over.")
+
+
 def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
     here = len(evidence.merged.workers)
-    if here + len(evidence.lost) >= evidence.expected_workers or evidence.recovered:
+    if here + len(evidence.lost) >= evidence.expected_workers or evidence.recovered or evidence.goes_on:
         return None
     return doubt(
         "worker-missing",
@@ -104,7 +110,7 @@ def worker_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
 
 def final_report_missing(evidence: Evidence, _summary: Summary) -> Doubt | None:
     silent = [worker.worker for worker in evidence.merged.workers if not worker.final]
-    if len(silent) <= len(evidence.lost) or evidence.recovered:
+    if len(silent) <= len(evidence.lost) or evidence.recovered or evidence.goes_on:
         return None
     return doubt(
         "final-report-missing",
@@ -300,6 +306,7 @@ RULES: tuple[Rule, ...] = (
     worker_lost,
     worker_left,
     never_ended,
+    goes_on,
     worker_missing,
     final_report_missing,
     worker_refused,

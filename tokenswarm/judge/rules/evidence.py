@@ -62,6 +62,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: bool = False  # a signal ended the run
     changed: dict[int, tuple[int, int]] = {}  # stage -> (its users, how many somebody made of them in its window)
     recovered: str = ""  # the run had no end: what was brought back from its workers' disks, and what is missing
+    goes_on: str = ""  # the run has not ended: how long ago its newest sums were written, and what they lack
     remarks: tuple[str, ...] = ()  # what went wrong on the way, in sentences
     marks: dict[str, str] = {}  # headers of the first answer in which proxies and gateways give themselves away
     beside: Beside | None = None  # None: the engine is elsewhere, or nobody may see what it uses

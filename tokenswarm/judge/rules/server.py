@@ -8,9 +8,11 @@ from tokenswarm.judge.rules.accounting import FAILED_SHARE_MAX, error_kinds
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
 from tokenswarm.measure.periods import Outage
 from tokenswarm.measure.prompt_cut import BEYOND
+from tokenswarm.measure.windows import Restart
 from tokenswarm.result.summary import Doubt, Summary
 
 FAILED_SHARE = 0.01  # of the requests, above which the rest is no longer what users get
+AROUND_S = 5.0  # a restart, in which requests fail too
 OUTAGE = (5, 5)  # seconds, and failures, from which on it has a name
 ONE_AGE_N, ONE_AGE_S = 5, 2.0  # broken answers, and their age, that may show a time-out
 ONE_AGE_WIDTH, ONE_AGE_WIDTH_S = 0.02, 0.25  # what timers and a round trip add
@@ -24,7 +26,11 @@ def failures(evidence: Evidence, summary: Summary) -> Doubt | None:
     failed, finished = counts.failed - truncated, counts.ok + counts.failed
     if not counts.ok or not failed or counts.failed > FAILED_SHARE_MAX * finished:
         return None
+    if summary.soak is not None and summary.soak.failed_in_restarts:  # `engine-restarted` tells of those
+        failed = max(0, failed - summary.soak.failed_in_restarts)
     outage = _outage(evidence)
+    if outage is not None and summary.soak is not None and _in_a_restart(outage, summary.soak.restarts):
+        outage = None
     if outage is None and failed <= FAILED_SHARE * (counts.ok + failed):
         return None
     outcomes = {name: n for name, n in counts.by_outcome.items() if name not in ("ok", "censored", "cancelled")}
@@ -53,6 +59,15 @@ def _outage(evidence: Evidence) -> Outage | None:
     if found is None or found.failed < OUTAGE[1] or found.ended >= sum(block.periods.ended.values()):
         return None
     return found if found.end_s - found.start_s >= max(OUTAGE[0], block.periods.width_s) else None
+
+
+def _in_a_restart(outage: Outage, restarts: list[Restart]) -> bool:
+    """Whether an engine was away then, give or take what a request takes to fail and what a bin is wide."""
+    return any(
+        outage.start_s < one.back_s + AROUND_S and one.gone_s - AROUND_S < outage.end_s
+        and outage.end_s - outage.start_s <= one.back_s - one.gone_s + 2 * AROUND_S
+        for one in restarts
+    )  # fmt: skip
 
 
 def path_timeout(evidence: Evidence, _summary: Summary) -> Doubt | None:

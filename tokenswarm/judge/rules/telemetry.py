@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from tokenswarm.judge.rules import contamination
 from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt
 from tokenswarm.result.summary import Doubt, Summary
@@ -79,16 +81,31 @@ def _missing(
 
 
 def engine_restarted(_evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Counters that began again in a window, or a process that came back: named, with what failed in it."""
     metrics = summary.server.get("metrics")
     resets = metrics["coverage"]["resets"] if metrics else 0
-    if not resets:
+    restarts = summary.soak.restarts if summary.soak is not None else []
+    if not resets and not restarts:
         return None
+    if not restarts:
+        return doubt(
+            "engine-restarted",
+            "degraded",
+            f"The engine's counters began again {resets} time{'s' * (resets != 1)} inside a steady window: it "
+            f"restarted, or its metrics changed. Its numbers are those of the longest piece; read its log.",
+            resets=resets,
+        )
+    times = ", ".join(f"{one.url} at {one.gone_s:.0f} s, for {one.back_s - one.gone_s:.3g} s" for one in restarts[:3])
+    more = f" and {len(restarts) - 3} more" if len(restarts) > 3 else ""
+    failed = summary.soak.failed_in_restarts if summary.soak is not None else 0
     return doubt(
         "engine-restarted",
         "degraded",
-        f"The engine's counters began again {resets} time{'s' * (resets != 1)} inside a steady window: it restarted, "
-        f"or its metrics changed. Its numbers are those of the longest piece; read its log.",
+        f"The engine restarted {len(restarts)} time{'s' * (len(restarts) != 1)} ({times}{more}): {failed} requests "
+        f"failed in it, and the run went on. Its own numbers are those of the longest piece; read its log.",
         resets=resets,
+        restarts=[msgspec.to_builtins(one) for one in restarts[:20]],
+        failed=failed,
     )
 
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenswarm.reports import comparison as told
-from tokenswarm.reports.folder import ROWS_NAME
 from tokenswarm.reports.html import pair, tables
 from tokenswarm.reports.html.figure import Figure
 from tokenswarm.reports.html.page import charts, document, section
 from tokenswarm.reports.html.samples import Sampled, sample
 from tokenswarm.reports.html.svg import escape
 from tokenswarm.reports.numbers import MISSING
+from tokenswarm.reports.rows import row_files
 from tokenswarm.result.comparison import Comparison, Finding, Run
 
 _SIGNS = {"better": "✓", "same": "✓", "worse": "✗", "can't tell": "?"}
@@ -64,7 +64,7 @@ def render(found: Comparison, a: Sequence[Run], b: Sequence[Run]) -> str:
 
 
 def _rows(runs: Sequence[Run]) -> list[Sampled]:
-    return [sample(Path(run.folder) / ROWS_NAME, run.run_id) for run in runs if run.folder is not None]
+    return [sample(row_files(Path(run.folder)), run.run_id) for run in runs if run.folder is not None]
 
 
 def _legend(data: pair.Pair) -> str:

@@ -7,16 +7,15 @@ well-formed XML, too, so that strict parsers can check it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from tokenswarm.reports import cells
-from tokenswarm.reports.html import engine, gpu, kv_cache, run, sources, sweep, tables, telemetry
+from tokenswarm.reports.html import engine, gpu, kv_cache, run, soak, sources, sweep, tables, telemetry
 from tokenswarm.reports.html.figure import PERCENTILE_NAMES, Data, Figure, best_percentile, load_name, load_of
 from tokenswarm.reports.html.figure import render as render_figure
-from tokenswarm.reports.html.requests import read
+from tokenswarm.reports.html.requests import Rows, read
 from tokenswarm.reports.html.svg import escape
 from tokenswarm.reports.numbers import MISSING, duration, quantity, ratio
 from tokenswarm.result.summary import Part, Summary
@@ -26,14 +25,20 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _SIGNS = {"VALID": "✓", "DEGRADED": "!", "INVALID": "✗"}
 
 
-def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Iterable[Mapping[str, Any]] | None) -> str:
-    """The page. `manifest` as of `manifest.finish`; `requests`: the path of requests.jsonl, or its rows as dicts."""
+def render(summary: Summary, manifest: Mapping[str, Any], requests: Rows, problems: list[str] | None = None) -> str:
+    """The page. `manifest` as of `manifest.finish`; `requests`: files of rows, or rows as dicts.
+
+    What could not be read of them is told in the page, and added to `problems`.
+    """
     data = Data(summary, read(requests, summary.duration_s))
+    if problems is not None:
+        problems += data.rows.problems
     parts = [
         ("sweep", "The sweep", sweep.figures(data)),
         ("telemetry", "Engine and GPUs over the sweep", telemetry.figures(data)),
         ("distributions", "How latencies are distributed", run.distributions(data)),
         ("time", "Over the run", run.times(data)),
+        ("windows", "Windows of a long run", soak.figures(data)),
     ]
     parts.sort(key=lambda part: all(figure.draw is None for figure in part[2]))  # pictures before absent ones
     body = [
@@ -44,6 +49,7 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Path | Itera
         section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
         section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>"),
         section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),
+        section("soak", "Drift, memory, restarts", soak.tables(summary)),
         section("stages", "Stages", tables.stages(summary)),
         section("latency", "Latency", _latency(summary)),
         section("engine", "What the engine reports", engine.engine_tables(summary)),
@@ -177,5 +183,6 @@ def _definitions(data: Data) -> str:
     damaged = ""
     if data.rows.unreadable:
         damaged = f'<p class="absent">{data.rows.unreadable} lines of requests.jsonl are no rows and are not drawn.</p>'
+    damaged += "".join(f'<p class="absent">{escape(problem)}.</p>' for problem in data.rows.problems)
     more = "<p>Field names as in summary.json; docs/metrics.md gives each its formula and what bad looks like.</p>"
     return tables.definitions() + more + damaged

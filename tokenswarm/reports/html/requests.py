@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from math import log, log1p
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.reports.folder import ROWS_NAME
+from tokenswarm.reports.rows import LINE_BYTES_MAX, ROWS_NAME, Lines, missing_files
 
 BINS_MAX = 600
 BIN_S = (0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
@@ -27,7 +27,7 @@ POINTS_MAX = 2_000
 POINTS_PER_STAGE_MAX = 250
 FAILURES_MAX = 250
 BLOCK_BYTES = 256 << 10  # read at a time, about 250 rows: more is no quicker
-LINE_BYTES_MAX = 16 << 20  # rows with text hold an answer; more is no row of ours
+BLOCK_LINES = 250  # of a compressed file
 
 METRICS = ("ttft_s", "itl_mean_s", "tpot_s", "e2e_s")
 
@@ -149,6 +149,7 @@ class Drawn:
 
     def __init__(self, duration_s: float) -> None:
         self.reason = ""
+        self.problems: list[str] = []  # files that could not be read to their end, in sentences
         self.n = self.unreadable = 0
         self.duration_s = duration_s if duration_s > 0 else 1.0
         self.bin_s = _bin_s(self.duration_s)
@@ -204,19 +205,48 @@ def _ended_s(row: ChartRow, else_s: float) -> float:
     return row.done_s if row.done_s is not None else row.last_s if row.last_s is not None else else_s
 
 
-def read(rows: Path | Iterable[Mapping[str, Any]] | None, duration_s: float) -> Drawn:
-    """One pass over requests.jsonl (or over rows as dicts). Never raises for a file that is missing or damaged."""
-    drawn = Drawn(duration_s)
-    try:
-        for found in _blocks(rows) if isinstance(rows, Path) else _dicts(rows or ()):
-            good = [row for row in found if row is not None]
-            drawn.unreadable += len(found) - len(good)
-            drawn.add(good)
-    except OSError as error:
-        drawn.reason = f"{ROWS_NAME} can't be read ({error.strerror})"
-    if not drawn.n and not drawn.reason:
-        drawn.reason = f"{ROWS_NAME} holds no request" if rows is not None else f"{ROWS_NAME} was not given"
+Rows = Path | Sequence[Path] | Iterable[Mapping[str, Any]] | None
+"""The file of requests.jsonl, the files of a run in order, rows as dicts, or nothing."""
+
+
+def read(rows: Rows, duration_s: float) -> Drawn:
+    """One pass over the rows. Never raises for a file that is missing or damaged: what can't be read is told."""
+    drawn, paths = Drawn(duration_s), _paths(rows)
+    drawn.problems = [missing] if (missing := missing_files(paths)) else []
+    for found in _files(paths, drawn.problems) if paths or rows is None else _dicts(rows):  # type: ignore[arg-type]
+        good = [row for row in found if row is not None]
+        drawn.unreadable += len(found) - len(good)
+        drawn.add(good)
+    if not drawn.n:
+        drawn.reason = drawn.problems[0] if drawn.problems else f"{ROWS_NAME} holds no request"
+        if rows is None:
+            drawn.reason = f"{ROWS_NAME} was not given"
     return drawn
+
+
+def _paths(rows: Rows) -> list[Path]:
+    if isinstance(rows, Path):
+        return [rows]
+    return [row for row in rows if isinstance(row, Path)] if isinstance(rows, Sequence) else []
+
+
+def _files(paths: Sequence[Path], problems: list[str]) -> Iterator[Sequence[ChartRow | None]]:
+    """The rows of all files, some at a time; what of a file can't be read goes to `problems`."""
+    for path in paths:
+        lines = Lines(path)
+        try:
+            yield from _packed(lines) if path.suffix == ".gz" else _blocks(path)
+        except OSError as error:
+            problems.append(f"{path.name} can't be read ({error.strerror})")
+        if lines.problem:
+            problems.append(lines.problem)
+
+
+def _packed(lines: Lines) -> Iterator[Sequence[ChartRow | None]]:
+    """The rows of a compressed file, up to where it is damaged."""
+    decoder, each = msgspec.json.Decoder(ChartRow), iter(lines)
+    while block := b"".join(islice(each, BLOCK_LINES)):
+        yield _decoded(decoder, memoryview(block))
 
 
 def _blocks(path: Path) -> Iterator[Sequence[ChartRow | None]]:

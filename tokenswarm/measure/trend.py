@@ -1,0 +1,144 @@
+"""Does a series of equal times drift, or is it chance? Mann–Kendall's test, Sen's slope, medians of blocks.
+
+H. B. Mann, Econometrica 13 (1945); M. G. Kendall, Rank Correlation Methods (1975): S, its variance with ties, its exact
+distribution; P. K. Sen, JASA 63 (1968): the slope; K. H. Hamed and A. R. Rao, Journal of Hydrology 204 (1998): the
+variance of S where values depend on those before. Their correlation is of the ranks *without the trend*, else a trend
+would shrink the sample that convicts it; with so few blocks single lags are noise, so that of an AR(1) process is
+taken, its first lag corrected for its bias (Kendall, and Marriott and Pope, Biometrika 41, 1954).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations
+from math import asin, erfc, pi, sqrt
+
+import msgspec
+
+from tokenswarm.measure.statistics import lag1_rank_correlation
+
+ALPHA = 0.01  # of all series that are tested together: Holm
+CHANGE_MIN = 0.03  # of the middle of the series, from its begin to its end; less is no matter
+BLOCKS, BLOCK_MAX = 24, 12  # blocks that a series is cut into; windows of a block, an hour of five minutes each
+VALUES_MIN = 8  # below it, no order of values is rare enough for ALPHA and ten series
+EXACT_MAX = 10  # values up to which, without ties and dependence, the exact distribution is used
+RHO_MAX = 0.95  # of blocks; beyond it nothing could be told
+
+
+class Trend(msgspec.Struct, frozen=True, kw_only=True):
+    """`change` is Sen's slope times the length of the series, in its own unit; `p` is two-sided."""
+
+    n: int  # blocks
+    p: float
+    middle: float  # median
+    change: float
+    rho: float  # of blocks, without the trend
+
+    @property
+    def relative(self) -> float | None:
+        return self.change / self.middle if self.middle else None
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median; of an even number, the mean of the two in the middle. ValueError of nothing."""
+    if not values:
+        raise ValueError("no median of nothing")
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def blocks(values: Sequence[float]) -> list[float]:
+    """Medians of as many successive values as leave BLOCKS of them, but of BLOCK_MAX at most; odd first ones left out.
+
+    Neighbours that depend on each other count as one, and a window that stands out alone is not heard.
+    """
+    size = min(BLOCK_MAX, max(1, len(values) // BLOCKS))
+    first = len(values) % size
+    return [middle(values[at : at + size]) for at in range(first, len(values), size)]
+
+
+def sen_slope(values: Sequence[float]) -> float:
+    """The median of the slopes of all pairs, a step. 0 below two values."""
+    pairs = combinations(enumerate(values), 2)
+    slopes = [(after - before) / (j - i) for (i, before), (j, after) in pairs]
+    return middle(slopes) if slopes else 0.0
+
+
+def kendall_s(values: Sequence[float]) -> int:
+    """S: pairs that rise minus pairs that fall."""
+    return sum((after > before) - (after < before) for before, after in combinations(values, 2))
+
+
+def variance_of_s(values: Sequence[float]) -> float:
+    """Of S where nothing drifts, ties taken off: [n(n−1)(2n+5) − Σ t(t−1)(2t+5)] / 18."""
+    sizes = (len(values), *(-t for t in Counter(values).values()))
+    return sum((1 if t > 0 else -1) * abs(t) * (abs(t) - 1) * (2 * abs(t) + 5) for t in sizes) / 18
+
+
+@lru_cache(maxsize=EXACT_MAX)
+def _orders(n: int) -> tuple[int, ...]:
+    """How many orders of n values have 0, 1, … inversions."""
+    counts = [1]
+    for size in range(2, n + 1):
+        longer = [0] * (len(counts) + size - 1)
+        for inversions, count in enumerate(counts):
+            for more in range(size):
+                longer[inversions + more] += count
+        counts = longer
+    return tuple(counts)
+
+
+def exact_p(s: int, n: int) -> float:
+    """P(|S| ≥ |s|) of n values without ties, all orders alike."""
+    counts, pairs = _orders(n), n * (n - 1) // 2
+    return sum(count for inversions, count in enumerate(counts) if abs(pairs - 2 * inversions) >= abs(s)) / sum(counts)
+
+
+def dependence(values: Sequence[float]) -> float:
+    """ρ of neighbours, 0 … RHO_MAX: of the ranks without the trend, r = ρ − (2 + 4ρ)/n taken back."""
+    slope, n = sen_slope(values), len(values)
+    r = lag1_rank_correlation([value - slope * at for at, value in enumerate(values)])
+    return min(max((n * r + 2) / (n - 4), 0.0), RHO_MAX)
+
+
+def inflation(n: int, rho: float) -> float:
+    """By how much the variance of S grows: 1 + 2/(n(n−1)(n−2)) · Σ (n−k)(n−k−1)(n−k−2) · ρ_S(k), never less than 1.
+
+    ρ_S(k) = 6/π · asin(ρ^k / 2): the correlation of the ranks of an AR(1) process at lag k.
+    """
+    if rho <= 0 or n < 4:
+        return 1.0
+    lags = sum((n - k) * (n - k - 1) * (n - k - 2) * 6 / pi * asin(rho**k / 2) for k in range(1, n - 2))
+    return max(1.0, 1 + 2 * lags / (n * (n - 1) * (n - 2)))
+
+
+def mann_kendall(values: Sequence[float], rho: float = 0.0) -> float:
+    """Two-sided p that values whose neighbours depend by ρ rise or fall so steadily by chance; 1: all are alike."""
+    n, s, variance = len(values), kendall_s(values), variance_of_s(values)
+    if not s or variance <= 0:
+        return 1.0
+    if n <= EXACT_MAX and rho <= 0 and len(set(values)) == n:
+        return exact_p(s, n)
+    return erfc((abs(s) - 1) / sqrt(2 * variance * inflation(n, rho)))
+
+
+def trend(values: Sequence[float]) -> Trend | None:
+    """The trend of a series of windows, by its blocks; None where there are too few to tell one."""
+    cut = blocks(values)
+    if len(cut) < VALUES_MIN:
+        return None
+    rho = dependence(cut)
+    change = sen_slope(cut) * (len(cut) - 1)
+    return Trend(n=len(cut), p=mann_kendall(cut, rho), middle=middle(cut), change=change, rho=rho)
+
+
+def holm(ps: Sequence[float], alpha: float = ALPHA) -> list[bool]:
+    """Which of the hypotheses fall so that any falls by chance in `alpha` of cases at most (Holm 1979)."""
+    fall, order = [False] * len(ps), sorted(range(len(ps)), key=ps.__getitem__)
+    for place, at in enumerate(order):
+        if ps[at] >= alpha / (len(ps) - place):
+            break
+        fall[at] = True
+    return fall
