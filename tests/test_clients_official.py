@@ -174,6 +174,78 @@ def test_anthropic_errors(claude):
         )
 
 
+# Tools may be offered, and are never called here: a model that has none to call answers in words.
+NAMED = {"name": "get_weather", "description": "x"}
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+FUNCTION = {**NAMED, "parameters": SCHEMA}
+
+
+@pytest.mark.parametrize(
+    "choice", ["auto", "none", "required", {"type": "function", "function": {"name": "get_weather"}}]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai_chat_with_tools(client, choice, stream):
+    def ask():
+        return client.chat.completions.create(
+            model="sim", messages=HELLO, max_tokens=9, stream=stream,
+            tools=[{"type": "function", "function": FUNCTION}], tool_choice=choice,
+        )  # fmt: skip
+
+    if choice not in ("auto", "none"):  # it can't be made to call one, and says so
+        with pytest.raises(openai.BadRequestError, match="tool_choice"):
+            ask()
+    elif stream:
+        chunks = list(ask())
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert not any(chunk.choices[0].delta.tool_calls for chunk in chunks)
+    else:
+        assert (ask().choices[0].message.tool_calls or [], ask().choices[0].finish_reason) == ([], "length")
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_openai_responses_with_tools(client, choice):
+    def ask(**more):
+        tools = [{"type": "function", "strict": False, **FUNCTION}]
+        return client.responses.create(
+            model="sim", input="hi", max_output_tokens=9, tools=tools, tool_choice=choice, **more
+        )
+
+    if choice == "required":
+        with pytest.raises(openai.BadRequestError, match="tool_choice"):
+            ask()
+    else:
+        assert {item.type for item in ask().output} == {"reasoning", "message"}
+        assert list(ask(stream=True))[-1].type == "response.incomplete"
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "any", "tool"])
+def test_anthropic_with_tools(claude, choice):
+    asked = {
+        "model": "sim", "messages": HELLO, "max_tokens": 9, "tools": [{**NAMED, "input_schema": SCHEMA}],
+        "tool_choice": {"type": choice} | ({"name": "get_weather"} if choice == "tool" else {}),
+    }  # fmt: skip
+    if choice in ("any", "tool"):
+        with pytest.raises(anthropic.BadRequestError, match="tool_choice"):
+            claude.messages.create(**asked)
+    else:
+        assert {block.type for block in claude.messages.create(**asked).content} == {"thinking", "text"}
+        with claude.messages.stream(**asked) as stream:
+            assert stream.get_final_message().stop_reason == "max_tokens"
+
+
+def test_openai_completions_errors(client):
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="nope", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="echo"):
+        client.completions.create(model="sim", prompt="x", echo=True)
+    with pytest.raises(openai.RateLimitError):
+        client.completions.create(model="sim", prompt="x", extra_headers={"x-sim-fault": "http_429"})
+    with pytest.raises(openai.APIError):
+        list(client.completions.create(
+            model="sim", prompt="x", max_tokens=9, stream=True, extra_headers={"x-sim-fault": "error_mid:4"}
+        ))  # fmt: skip
+
+
 def test_ollama_chat_stream(native):
     lines = list(native.chat("sim", messages=HELLO, stream=True, options={"num_predict": 6}))
     assert [line.done for line in lines] == [False] * 6 + [True]

@@ -212,6 +212,10 @@ def test_the_first_values_are_slow_only_where_they_are_of_another_kind() -> None
     assert slow_first(usual) == slow_first([0.3, *usual]) == slow_first([0.001 * n for n in range(40)]) == []
     assert slow_first([*usual, 1.0]) == slow_first([1.0, *usual, 0.9, 1.2]) == []  # no start
     assert slow_first([1.0, *usual, 0.4]) == []  # a tail
+    spell = [2.0, 1.8, 1.5, 1.3, 1.0, 0.7]  # they came one after another while something was made ready
+    assert slow_first([*usual[:2], *spell, 0.4, 0.2, *usual]) == spell
+    assert slow_first([*spell[1:], 0.4, 0.2, *usual]) == slow_first([*spell, 0.4, *usual, 0.7]) == []
+    assert slow_first([*(0.6 + 0.01 * n for n in range(6)), 0.4, *usual]) == []  # of one kind with the rest
     assert slow_first([5.0] * 9 + usual[:19]) == slow_first([9.0]) == []
 
 

@@ -32,7 +32,7 @@ from load_run import SyntheticRun, post
 from prometheus_server import Prometheus, natives_only, serving, tool, version
 from simulator_process import simulator
 
-pytestmark = pytest.mark.timeout(300)  # the first test waits for all of the runs
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all of the runs
 REPO = Path(__file__).resolve().parent.parent
 RULES = REPO / "configs" / "prometheus" / "rules"
 OTHER = "20261101-000000-0000"
@@ -159,7 +159,7 @@ def _run(folder: Path, engine: str, exporter: str, *options: str) -> dict[str, A
     command += ["--set", f"telemetry.model_config={folder}"]
     for setting in ("phases={warmup: 1s, settle: 500ms, drain: 10s}", "slo={ttft_s: {p99: 5}, tpot_s: {p99: 1}}"):
         command += ["--set", setting]
-    told = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=90, check=False)
+    told = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=180, check=False)
     assert told.returncode in (0, 11, 12), told.stdout + told.stderr
     summary: dict[str, Any] = json.loads((folder / "latest" / "summary.json").read_text())
     return summary

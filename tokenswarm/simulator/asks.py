@@ -123,7 +123,7 @@ UNSUPPORTED: dict[str, Callable[[object], bool]] = {
     "use_beam_search": bool,
     "response_format": lambda value: not (isinstance(value, dict) and value.get("type") == "text"),
     "structured_outputs": bool,
-    "tool_choice": lambda value: value not in ("auto", "none"),
+    "tool_choice": lambda value: value not in ("auto", "none", {"type": "auto"}, {"type": "none"}),  # Messages: objects
 }
 
 
