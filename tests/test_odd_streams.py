@@ -264,3 +264,10 @@ def test_durations_that_can_not_be_are_not_stated(setup: Setup) -> None:
     metrics = {"time_to_first_token_ms": day_ms, "queue_time_ms": 0, "generation_time_ms": 0}
     got = answer(setup, content("A"), content("B"), STOP, event({"choices": [], "metrics": metrics}), DONE)
     assert got.engine == EngineTimes(queue_ns=0)
+
+
+@pytest.mark.parametrize("body", [b'{"done":false}{"done":true}\n', b'{\n"a": 1\n}\n{\n"b": 2\n}\n'])
+def test_what_is_no_stream_is_not_blamed_on_its_content_type(setup: Setup, body: bytes) -> None:
+    got = one(setup, head("application/x-ndjson"), chunk(body), LAST_CHUNK, kind=("ollama", "chat"))
+    assert got.outcome is Outcome.PROTOCOL
+    assert got.error == "the answer is no stream of this API, although its content type is application/x-ndjson"

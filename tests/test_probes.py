@@ -234,6 +234,7 @@ def test_a_quota_of_a_tenth_of_a_core_is_noticed() -> None:
     try:
         (group / "cpu.cfs_period_us").write_text("100000")
         (group / "cpu.cfs_quota_us").write_text("10000")
+        (group / "cpu.shares").write_text("262144")  # who gets less than his quota on a busy machine is not held back
         started = subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.stdin.read()\n{HELD_BACK}"],
             stdin=subprocess.PIPE,
@@ -245,7 +246,7 @@ def test_a_quota_of_a_tenth_of_a_core_is_noticed() -> None:
     finally:
         group.rmdir()
     throttled, cpu = said.split()
-    assert int(throttled) > 0.05 * NS_PER_S  # the busier the machine, the less there is to hold back
+    assert int(throttled) > 0.2 * NS_PER_S
     assert float(cpu) < 0.5
 
 

@@ -105,6 +105,17 @@ def test_failed_requests_enter_no_latency_and_no_token_count() -> None:
     assert got.conventions.tpot_to_end.n == 0
 
 
+def test_of_what_was_broken_off_age_and_silence_are_kept() -> None:
+    recorder = new()
+    recorder.open_window(0, START_NS)
+    recorder.add(answer(tail_ms=3000, outcome=Outcome.RESET))
+    recorder.add(answer(stamps_ms=(), tail_ms=3000, outcome=Outcome.HTTP_5XX, headers_ns=START_NS + 500 * MS))
+    recorder.add(answer(tail_ms=3000, outcome=Outcome.STALLED))
+    got = block(recorder)
+    assert (got.broken_e2e.n, got.broken_e2e.low, got.broken_e2e.high) == (2, 3.0, 3.14)
+    assert (got.broken_silence.n, got.broken_silence.low, got.broken_silence.high) == (2, 2.5, 3.0)
+
+
 def test_a_request_that_never_connected_counts_without_times() -> None:
     recorder = new()
     recorder.open_window(0, START_NS)

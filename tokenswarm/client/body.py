@@ -163,6 +163,8 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
         return Outcome.EMPTY, f"HTTP {response.status} without a body", Outcome.EMPTY.value
     got, wanted = response.content_type.split(";")[0][:40] or "none", dialect.content_types[0]
     sentence = f"the answer's content type is {got}, not {wanted}"
+    if dialect.accepts(response.content_type):
+        sentence = f"the answer is no stream of this API, although its content type is {got}"
     with contextlib.suppress(*_MALFORMED):
         value = msgspec.json.decode(body)
         if message := error_text(value):
