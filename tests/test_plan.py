@@ -309,7 +309,22 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "rate NaN": (lambda t: [str(measured(t / "x")), "--rate", "nan"], "--rate nan: must be a number above 0"),
     "headroom": (lambda t: [str(measured(t / "x")), "--rate", "1", "--headroom", "100%"], "--headroom 100%: must be a"),
     "window": (
-        lambda t: [str(measured(t / "x")), "--trace", trace(t, "1,40,9\n"), "--window", "0s"], "--window 0s: must be"
+        lambda t: [str(measured(t / "x")), "--trace", trace(t, "1,4,9\n"), "--window", "0.1s"], "0.1s: must be 1s"
+    ),
+    "rate 1e300": (lambda t: [str(measured(t / "x")), "--rate", "1e300"], "--rate 1e300: .*below 1e9"),
+    "more than there are": (lambda t: [f"{measured(t / 'x')},gpus=90000", "--rate", "9e8"], "more than 10000000 GPUs"),
+    "said twice": (lambda t: [f"{measured(t / 'x')},price=1,price=2", "--rate", "1"], "says one thing twice"),
+    "tries that are none": (
+        lambda t: [str(measured(t / "x", search={"of": "rate", "probes": [{"stage": 0}]})), "--rate", "1"],
+        "summary.json: `search.probes` is no list of tries",
+    ),
+    "a manifest that is none": (lambda t: [manifest(t, "[]"), "--rate", "1"], "manifest.json: is no manifest of a run"),
+    "limits that are none": (
+        lambda t: [manifest(t, '{"profile": {"slo": {"ttft_s": 3}}}'), "--rate", "1"], "`profile.slo` is none"
+    ),
+    "GPUs that are none": (
+        lambda t: [manifest(t, '{"profile": {"slo": {"failed_ratio": 1}, "telemetry": {"gpus": "b"}}}'), "--rate", "1"],
+        "gpus= b: must be a whole number",
     ),
     "other model": (
         lambda t: [str(measured(t / "x")), str(measured(t / "y", model="n")), "--rate", "1"],
@@ -362,6 +377,11 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 def trace(folder: Path, text: str, head: str = "timestamp,input_tokens,output_tokens\n") -> str:
     (folder / "t.csv").write_text(head + text, "utf-8")
     return str(folder / "t.csv")
+
+
+def manifest(folder: Path, text: str) -> str:
+    (measured(folder / "x") / "manifest.json").write_text(text, "utf-8")
+    return str(folder / "x")
 
 
 def slo(folder: Path, text: str) -> str:
