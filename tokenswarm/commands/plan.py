@@ -12,6 +12,7 @@ import msgspec
 
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.judge import fleet
+from tokenswarm.judge.search import Probe
 from tokenswarm.load.trace import Trace, read_trace
 from tokenswarm.profile import bundled, options
 from tokenswarm.profile import profile as profiles
@@ -20,10 +21,13 @@ from tokenswarm.profile.typed_yaml import suggestion
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.saved import read_manifest, read_summary
 from tokenswarm.result.fleet import Demand, Kind, Plan
+from tokenswarm.result.foreign.found import at
 from tokenswarm.result.summary import Summary
 
 KEYS = ("name", "price", "currency", "gpus", "power")
 RUNS_MAX = 50
+GPUS_MAX = 10_000_000
+NUMBER_MAX = 1e9  # of a rate, a price, a power
 HELP = (
     "MEASURED is the results folder of a sweep or a search against one replica, or a folder of several; behind it, "
     "after commas, what the results don't know: name=H100,price=2.50 (of a GPU-hour),currency=USD,gpus=8 (of a replica)"
@@ -68,12 +72,12 @@ def make(given: Mapping[str, Any]) -> Plan:
         raise ConfigError(f"--differ {given['differ'][:40]}: only `model` may differ; lengths: --adjust-lengths")
     measured = [Measured(word) for word in given["measured"]]
     slo = _limits(given["slo"], measured)
-    kinds = [one.kind(slo, own=given["slo"] is None) for one in measured]
+    kinds = [one.kind(slo) for one in measured]
     _check(kinds, given)
     trace = None if given["trace"] is None else _trace(given)
     window_s, adjust = profiles.seconds(given["window"], "--window"), given["adjust_lengths"]
-    if not window_s > 0:
-        raise ConfigError(f"--window {given['window']}: must be longer than nothing, for example 1m")
+    if not window_s >= 1:
+        raise ConfigError(f"--window {given['window']}: must be 1s or longer, or it counts single requests")
     found = []
     for kind in kinds:
         if trace is None:
@@ -84,6 +88,10 @@ def make(given: Mapping[str, Any]) -> Plan:
             demand = fleet.of_trace(*trace, window_s, kind, adjust=adjust)
         _alike(demand, kind, given)
         found.append(fleet.fleet(kind, demand, headroom))
+        if (found[-1].gpus or 0) > GPUS_MAX:
+            raise ConfigError(
+                f"{kind.name}: {demand.peak:.4g} requests/s take more than {GPUS_MAX} GPUs; is that meant?"
+            )
     return Plan(fleets=tuple(fleet.ranked(found)), limits=fleet.limits_of(slo), headroom=headroom)
 
 
@@ -91,69 +99,74 @@ class Measured:
     """One word of the command: a folder, and what was said of it."""
 
     def __init__(self, word: str) -> None:
-        parts = re.split(rf",(?=(?:{'|'.join(KEYS)})=)", word)
-        self.folder, self.said = Path(parts[0]), dict(part.split("=", 1) for part in parts[1:])
-        odd = re.search(r",([A-Za-z_]+)=", parts[0])
+        name, *pairs = re.split(rf",(?=(?:{'|'.join(KEYS)})=)", word)
+        self.folder, self.said = Path(name), dict(pair.split("=", 1) for pair in pairs)
+        odd = re.search(r",([A-Za-z_]+)=", name)
         if odd and not self.folder.exists():
             raise ConfigError(f"{word[:80]}: there is no key `{odd[1]}`{suggestion(odd[1], list(KEYS))}")
+        if len(self.said) < len(pairs):
+            raise ConfigError(f"{word[:80]}: says one thing twice")
         self.runs = [_read(folder) for folder in _folders(self.folder)]
+        self.slos = [_slo_of(folder, manifest) for folder, _, manifest in self.runs]
 
-    @property
-    def slos(self) -> list[Slo]:
-        """The limits of its runs."""
-        found = []
-        for folder, _, manifest in self.runs:
-            told = (manifest.get("profile") or {}).get("slo") or {}
-            try:
-                found.append(msgspec.convert(told, Slo, strict=False))
-            except msgspec.ValidationError as error:
-                raise ConfigError(f"{folder / 'manifest.json'}: `profile.slo` is none: {error}") from None
-        return found
-
-    def kind(self, slo: Slo, *, own: bool) -> Kind:
-        """What it was measured to do. `own`: `slo` is that of the runs."""
+    def kind(self, slo: Slo) -> Kind:
+        """What it was measured to do, held to `slo`."""
         if slo.goodput_ratio is not None and any(_strict(known) != _strict(slo) for known in self.slos):
             raise ConfigError(f"{self.folder}: its goodput was counted under other limits; leave out `goodput_ratio`")
         limits = fleet.limits_of(slo)
-        levels = [level for _, summary, _ in self.runs for level in fleet.levels_of(summary, limits, own=own)]
+        levels = [
+            level
+            for (_, summary, _), own in zip(self.runs, self.slos, strict=True)
+            for level in fleet.levels_of(summary, limits, own=own == slo)
+        ]
         if not levels:
             raise ConfigError(f"{self.folder}: holds no load that was measured; name a sweep, or a search")
-        told: dict[str, Any] = {"gpus": 1, "price_per_gpu_hour": None, "currency": "USD"} | self._telemetry()
-        notes = [f"{name} is a limit of a whole run, and left out" for name in fleet.left_out(slo)]
-        if told.pop("assumed", False) and "gpus" not in self.said:
-            notes.append("taken for one GPU a replica; gpus=N says how many")
-        gpus = _whole(self._key("gpus"), self.said["gpus"]) if "gpus" in self.said else told["gpus"]
-        if "price" in self.said:
-            told["price_per_gpu_hour"] = _positive(self._key("price"), self.said["price"])
+        gpus, price, currency, notes = self._paid()
         if "power" in self.said:
             power_w = _positive(self._key("power"), self.said["power"]) * gpus
             levels = [msgspec.structs.replace(level, power_w=power_w) for level in levels]
-        name = harmless(self.said.get("name") or self.folder.name or self.folder.resolve().name, 40)
-        model = {str((manifest.get("engine") or {}).get("model")) for _, _, manifest in self.runs}
-        if len(model) > 1:
-            raise ConfigError(f"{self.folder}: holds runs of several models: {', '.join(sorted(model))[:200]}")
+        models = sorted({str(at(manifest, "engine", "model")) for _, _, manifest in self.runs})
+        if len(models) > 1:
+            raise ConfigError(f"{self.folder}: holds runs of several models: {', '.join(models)[:200]}")
+        summaries = [summary for _, summary, _ in self.runs]
         return Kind(
-            name=name, model=model.pop(), levels=tuple(levels), gpus=gpus, notes=tuple(notes),
-            input_tokens=_mean([summary for _, summary, _ in self.runs], "input_length"),
-            output_tokens=_mean([summary for _, summary, _ in self.runs], "output_length"),
-            price_per_gpu_hour=told["price_per_gpu_hour"],
-            currency=harmless(self.said.get("currency") or told["currency"], 12),
+            name=harmless(self.said.get("name") or self.folder.resolve().name, 40), model=models[0],
+            levels=tuple(levels), gpus=gpus, price_per_gpu_hour=price, currency=currency,
+            input_tokens=_mean(summaries, "input_length"), output_tokens=_mean(summaries, "output_length"),
+            notes=(*(f"{name} is a limit of a whole run, and left out" for name in fleet.left_out(slo)), *notes,
+                   *(f"{summary.run_id} is DEGRADED ({_codes(summary, 'degraded')})" for summary in summaries
+                     if summary.verdict.status == "DEGRADED")),
         )  # fmt: skip
 
-    def _telemetry(self) -> dict[str, Any]:
-        """GPUs of a replica, price and currency as the runs have them."""
+    def _paid(self) -> tuple[int, float | None, str, list[str]]:
+        """GPUs of a replica, price of a GPU-hour, currency: as said, else as the runs have them; and a note."""
         _, summary, manifest = self.runs[0]
-        known = (manifest.get("profile") or {}).get("telemetry") or {}
-        gpus, price = known.get("gpus") or summary.gpu.get("count"), known.get("price_per_gpu_hour")
-        found: dict[str, Any] = {"assumed": not gpus}
-        if gpus:
-            found["gpus"] = int(gpus)
-        if price:
-            found["price_per_gpu_hour"] = _positive(f"{self.folder}: `telemetry.price_per_gpu_hour`", str(price))
-        return found | ({"currency": str(known["currency"])} if known.get("currency") else {})
+        gpus, price, currency = (
+            at(manifest, "profile", "telemetry", name) for name in ("gpus", "price_per_gpu_hour", "currency")
+        )
+        notes = []
+        told = self.said.get("gpus") or gpus or summary.gpu.get("count")
+        if not told:
+            notes.append("taken for one GPU a replica; gpus=N says how many")
+        said = self._key("price") if "price" in self.said else f"{self.folder}: `telemetry.price_per_gpu_hour`"
+        price = self.said.get("price", str(price) if price else None)
+        price_per_hour = None if price is None else _positive(said, price)
+        currency = harmless(str(self.said.get("currency") or currency or "USD"), 12)
+        return _whole(self._key("gpus"), str(self.said.get("gpus", told or 1))), price_per_hour, currency, notes
 
     def _key(self, name: str) -> str:
         return f"{self.folder}: {name}="
+
+
+def _slo_of(folder: Path, manifest: Mapping[str, Any]) -> Slo:
+    try:
+        return msgspec.convert(at(manifest, "profile", "slo") or {}, Slo, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{folder / 'manifest.json'}: `profile.slo` is none: {error}") from None
+
+
+def _codes(summary: Summary, severity: str) -> str:
+    return ", ".join(doubt.code for doubt in summary.verdict.doubts if doubt.severity == severity)
 
 
 def _strict(slo: Slo) -> Slo:
@@ -181,11 +194,16 @@ def _read(folder: Path) -> tuple[Path, Summary, dict[str, Any]]:
     if summary.partial:
         raise ConfigError(f"{folder}: is partial: the run was interrupted; run it again")
     if summary.verdict.status == "INVALID":
-        codes = ", ".join(doubt.code for doubt in summary.verdict.doubts if doubt.severity == "invalid")
-        raise ConfigError(f"{folder}: is INVALID ({codes}): its numbers can't be believed; run it again")
+        raise ConfigError(
+            f"{folder}: is INVALID ({_codes(summary, 'invalid')}): its numbers can't be believed; run it again"
+        )
     manifest = read_manifest(folder)
     if not manifest:
         raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run; run it again")
+    try:
+        msgspec.convert(summary.search.get("probes", []), list[Probe])
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{folder / 'summary.json'}: `search.probes` is no list of tries: {error}") from None
     return folder, summary, manifest
 
 
@@ -273,8 +291,8 @@ def _positive(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} {text[:40]}: must be a number above 0")
+    if not 1 / NUMBER_MAX < value < NUMBER_MAX:
+        raise ConfigError(f"{name} {text[:40]}: must be a number above 0" + (", and below 1e9" if value > 1 else ""))
     return value
 
 

@@ -84,9 +84,9 @@ def _of_probe(probe: Mapping[str, object]) -> tuple[Word, str]:
 
 def _power(stage: Stage) -> float | None:
     """Watts of all its GPUs; None where they were not watched, or a record was played back."""
-    gpus = stage.gpu.get("gpus") or []
-    power: object = stage.gpu.get("power_w_mean")
-    if not isinstance(power, int | float) or any(gpu.get("backend") == "replay" for gpu in gpus):
+    gpus, power = stage.gpu.get("gpus"), stage.gpu.get("power_w_mean")
+    known = [gpu for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
+    if not isinstance(power, int | float) or any(gpu.get("backend") == "replay" for gpu in known):
         return None
     return float(power) if isfinite(power) and power > 0 else None
 

@@ -33,7 +33,7 @@ def row(fleet: Fleet) -> list[str]:
     return [
         fleet.name,
         f"{rate(found.best)}{span(rate(found.low), rate(found.high), rate(found.best))}/s",
-        found.limit or "not reached",
+        harmless(found.limit, 40) or "not reached",
         f"{fleet.replicas}{span(count(fleet.replicas_low), count(fleet.replicas_high), str(fleet.replicas))}",
         str(fleet.gpus),
         ratio(fleet.used),
@@ -75,7 +75,7 @@ def answer(plan: Plan) -> str:
 
 
 def until(found: Capacity) -> str:
-    return f"{found.limit} is what ends it" if found.limit else "no limit was reached"
+    return f"{harmless(found.limit)} is what ends it" if found.limit else "no limit was reached"
 
 
 def told(plan: Plan) -> list[str]:
@@ -119,7 +119,7 @@ def line(plan: Plan) -> str:
         "carries": found and found.best, "peak": best.demand.peak, "cost_per_hour": best.cost_per_hour,
         "cost_per_million_output_tokens": best.cost_per_million_output_tokens,
         "kwh_per_million_output_tokens": best.kwh_per_million_output_tokens,
-        "limit": (found and found.limit) or None,
+        "limit": (found and harmless(found.limit).replace(" ", "_")) or None,
     }  # fmt: skip
     words = (
         f"{name}={'none' if value is None else f'{value:.6g}' if isinstance(value, float) else value}"

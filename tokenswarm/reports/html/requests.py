@@ -27,7 +27,7 @@ POINTS_MAX = 2_000
 POINTS_PER_STAGE_MAX = 250
 FAILURES_MAX = 250
 BLOCK_BYTES = 256 << 10  # read at a time, about 250 rows: more is no quicker
-BLOCK_LINES = 250  # of a compressed file
+BLOCK_LINES = 250  # of a compressed file, or of rows that are none
 
 METRICS = ("ttft_s", "itl_mean_s", "tpot_s", "e2e_s")
 
@@ -285,11 +285,16 @@ def _row(decoder: msgspec.json.Decoder[ChartRow], line: bytes) -> ChartRow | Non
 
 
 def _dicts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[ChartRow | None]]:
-    for row in rows:
-        try:
-            yield [msgspec.convert(row, ChartRow)]
-        except msgspec.ValidationError:
-            yield [None]
+    given = iter(rows)
+    while some := list(islice(given, BLOCK_LINES)):
+        yield [_converted(row) for row in some]
+
+
+def _converted(row: Mapping[str, Any]) -> ChartRow | None:
+    try:
+        return msgspec.convert(row, ChartRow)
+    except msgspec.ValidationError:
+        return None
 
 
 def _bin_s(duration_s: float) -> float:
