@@ -90,7 +90,7 @@ class Group(msgspec.Struct):
     folder: Path
     words: list[str]
     given: dict[str, Any]
-    each_s: float  # planned, then as seen
+    each_s: float  # planned, then as seen; 0: not known yet
     spent_s: float = 0.0
     interrupts: int = 0
     stopped: str = ""  # why the rest of the runs is not made
@@ -122,7 +122,8 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     if profile.load.kind == "trace":
         stage, _ = trace.planned(profile.load, trace.trace_of(profile.load), profile.phases.warmup)
         profile = msgspec.structs.replace(profile, load=msgspec.structs.replace(profile.load, stages=(stage,)))
-    if any(stage.duration >= ENDLESS_S for stage in profile.load.stages):
+    endless = any(stage.duration >= ENDLESS_S for stage in profile.load.stages)
+    if endless and profile.load.requests is None:
         raise ConfigError("a run until Ctrl-C can't be repeated: give its stages a duration")
     baseline = groups.read_group(Path(given["baseline"])) if given["baseline"] else None
     if given["history"]:
@@ -134,7 +135,7 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     folders = [folder / letter for letter in "ab"] if len(hosts) > 1 else [folder]
     sides = [Made(harmless(name, 80), host, place) for name, host, place in zip(names, hosts, folders, strict=True)]
     order = in_turn(n) if len(sides) > 1 else [0] * n
-    each_s = length_s(profile) + START_S
+    each_s = 0.0 if endless else length_s(profile) + START_S
     group = Group(sides, order, baseline, asked, folder, passed_on(words, given), given, each_s)
     _make(folders)
     if not given["quiet"]:
@@ -184,7 +185,10 @@ def _say_plan(group: Group, profile: Profile) -> None:
     whole, most = n * group.each_s, n * (group.each_s + profile.phases.drain)
     one = plan(profile).removeprefix("plan: ")
     turns = f", in turn ({' '.join('AB'[side] for side in group.order[:8])}{' …' if n > 8 else ''})" if many > 1 else ""
-    _say(f"plan: {n} run{'s' * (n != 1)}{turns}, each: {one}; about {time_text(whole)}, {time_text(most)} at most")
+    long = (
+        f"about {time_text(whole)}, {time_text(most)} at most" if group.each_s else "the first shows how long it takes"
+    )
+    _say(f"plan: {n} run{'s' * (n != 1)}{turns}, each: {one}; {long}")
     hosts = [side.host or ", ".join(profile.target) for side in group.sides]
     if many > 1:
         _say(f"A is {hosts[0]} ({group.sides[0].name}), B is {hosts[1]} ({group.sides[1].name})")
@@ -201,7 +205,7 @@ def _one(group: Group, place: int) -> None:
     here = f"run {place + 1}/{len(group.order)}" + (f", {'AB'[number]}" if len(group.sides) > 1 else "")
     if not group.given["quiet"]:
         left = time_text((len(group.order) - place) * group.each_s)
-        _say(f"{here}: about {left} left")
+        _say(f"{here}: about {left} left" if group.each_s else here)
     began_ns = monotonic_ns()
     code, run_id = _process(group, side)
     group.spent_s += (monotonic_ns() - began_ns) / NS_PER_S
