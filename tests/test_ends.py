@@ -145,7 +145,8 @@ def test_a_signal_does_not_wait_for_long_answers_and_counts_them(engine: Server,
 
 
 def test_a_signal_in_the_drain_shortens_it(engine: Server, tmp_path: Path) -> None:
-    more = (*LONG, "--set", "load.stages.0.duration=1s")
+    rate = ("--set", "load.kind=constant", "--set", "load.stages=[{rate: 4, duration: 1s}]", "--warmup", "0s")
+    more = (*LONG, *rate)  # of users the window would go on until one begins another request in it
     with program(words(tmp_path, engine, *more), tmp_path) as started:
         started.await_output("drain")
         started.process.send_signal(signal.SIGTERM)

@@ -84,13 +84,15 @@ def test_two_runs_from_the_web_ui(tmp_path: Path) -> None:
             page = get(f"http://127.0.0.1:{port}/")
             counts = []
             for _ in range(2):
+                before = len(started.output)
                 assert post(f"http://127.0.0.1:{port}/swarm", user_count="5", spawn_rate="5", host=engine.url)[
                     "success"
                 ]
-                time.sleep(4)
+                assert eventually(lambda: "steady, 5 users" in started.output[before:], 90), started.output  # noqa: B023
+                time.sleep(3)
                 stats = json.loads(get(f"http://127.0.0.1:{port}/stats/requests"))
                 post(f"http://127.0.0.1:{port}/stop")
-                assert eventually(lambda: started.output.count("verdict: ") > len(counts), 30)
+                assert eventually(lambda: "verdict: " in started.output[before:], 90), started.output  # noqa: B023
                 time.sleep(2.5)  # Locust keeps this answer for 2 s
                 counts.append(
                     int(json.loads(get(f"http://127.0.0.1:{port}/stats/requests"))["stats"][-1]["num_requests"])
