@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -78,6 +78,7 @@ STEADY = page(
 
 @given(st.lists(st.sets(st.sampled_from(CHANGES), max_size=3), min_size=1, max_size=6))
 @example([set(), *({change} for change in CHANGES)])
+@settings(deadline=None, max_examples=40)
 def test_a_later_look_says_what_a_first_one_would(looks: list[set[tuple[bytes, bytes]]]) -> None:
     """What is known of the lines before changes no number: whatever stands there now is read."""
     reader = engines.Reader()
