@@ -373,7 +373,7 @@ def test_stamps_are_the_kernels_to_the_nanosecond(
     for number, step in enumerate([head(), *[chunk(content("a"))] * 30]):
         playing._peer.sendall(step)
         playing.arrived()
-        stamps = playing.connection.sock._sock.recvmsg(1, 64, socket.MSG_PEEK)[1]
+        stamps = playing.connection.sock.recvmsg(1, 64, socket.MSG_PEEK)[1]
         seconds, ns = struct.unpack("qq", stamps[0][2])
         playing.read()
         playing.decode()

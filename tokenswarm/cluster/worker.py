@@ -34,7 +34,7 @@ from tokenswarm.cluster.locust_event import fire_request
 from tokenswarm.cluster.material import load_library, traced
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import FirstAnswers, StepBack
-from tokenswarm.cluster.probes import Probes, calm_garbage_collection
+from tokenswarm.cluster.probes import Probes, calm_garbage_collection, forget_spawners
 from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.errors import ExitCode, UserError
@@ -149,6 +149,7 @@ class Worker:
             self._hand_over.begin()
         self._told = False
         calm_garbage_collection()
+        forget_spawners()
         self._probes.start()
         self._reporter = gevent.spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})

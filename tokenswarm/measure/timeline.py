@@ -125,7 +125,7 @@ class Timeline:
         self._usage: Usage | None = None
         self._times: EngineTimes | None = None
         self._error = ""
-        self._uncounted: dict[int, int] = {}  # tokens of events that had no text yet (UTF-8 cut in two), by choice
+        self._uncounted: dict[int, int] | None = None  # by choice: tokens of events without text yet (UTF-8 cut in two)
         self._counted = 0  # continuous usage: output tokens up to the newest content event
         self._contiguous = True  # ... and every content event so far carried one
         self._told = 0  # content events with token ids
@@ -189,7 +189,8 @@ class Timeline:
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
             choice = delta.choice if self._choices != 1 else 0
-            self._uncounted[choice] = self._uncounted.get(choice, 0) + delta.tokens
+            uncounted = self._uncounted = self._uncounted or {}
+            uncounted[choice] = uncounted.get(choice, 0) + delta.tokens
 
     def _detail(self, delta: Delta) -> None:
         """Note what belongs to a content event besides its stamp."""
@@ -215,7 +216,7 @@ class Timeline:
         usage = delta.usage
         if usage is None or usage.output_tokens is None:
             self._contiguous = False
-        waiting = self._uncounted.pop(choice, 0)
+        waiting = self._uncounted.pop(choice, 0) if self._uncounted else 0
         if delta.tokens is not None:
             self._told += 1
             return delta.tokens + waiting or 1
