@@ -21,6 +21,7 @@ PATH_MARKS = frozenset(
 PATH_PREFIXES = (b"x-envoy-", b"x-litellm-", b"x-portkey-", b"x-kong-")
 """... and the beginnings of such."""
 RETRY_MARKS = ("x-litellm-attempted-retries", "x-portkey-retry-attempt-count")
+CHUNKED = ((b"transfer-encoding", b"chunked"),)
 MARKS_MAX, MARK_CHARS = 16, 120
 
 
@@ -94,6 +95,8 @@ class Response:
     def release(self) -> None:
         """The head is parsed, and somebody else unframes the body: a parser and its callbacks are 1 kB a stream."""
         self.parser = self.on_body = None
+        if self.framing == CHUNKED:
+            self.framing = CHUNKED  # one for all
 
     def resume(self) -> None:
         """Parse on after `release`, where a chunk begins. The head is told again, as far as it matters."""

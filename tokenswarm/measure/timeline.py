@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
@@ -19,6 +20,7 @@ from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
+NOT_FINISHED: Mapping[int, str] = {}
 
 
 class Timeline:
@@ -118,7 +120,7 @@ class Timeline:
         self._parts: list[str] | None = [] if keep_text else None
         self._answer_ns = 0
         self._started = False  # an event without content has come
-        self._finished: dict[int, str] = {}
+        self._finished: Mapping[int, str] = NOT_FINISHED
         self._reason = ""  # why it will end, where that was told beforehand
         self._hidden_after: int | None = None  # content events before the last event without a model's name
         self._thoughts = 0  # content events before the first word of the answer
@@ -231,7 +233,7 @@ class Timeline:
 
     def _rare(self, recv_ns: int, delta: Delta) -> None:
         for choice, reason in delta.finished:
-            self._finished[choice if self._choices != 1 else 0] = self._reason or reason
+            self._finished = {**self._finished, choice if self._choices != 1 else 0: self._reason or reason}
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
