@@ -11,7 +11,7 @@ help:
 	@echo "make observe the demo with Prometheus and the exporters around it, until Ctrl-C"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   lint, types, layers"
-	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams"
+	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams; instructions an event of both readers"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
 	@echo "make long    ten million requests of a day in virtual time: nothing may grow by more than 20 MiB"
 	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
@@ -53,6 +53,7 @@ format: $(VENV)/dev
 
 check-native: $(VENV)/dev
 	@$(BIN)/python tests/native/check.py
+	@$(BIN)/python tests/native/instructions.py
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench

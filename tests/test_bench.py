@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bench.clients.measure import quantiles
 from bench.experiments import QUICK, Climb
 from bench.goals import CLIENTS, Spread, met, spread
 from bench.results import OWN, missed_at, render
-from bench.runs import Run, run
+from bench.runs import REPO, Run, run
 from bench.sender import Pace, Sender
 
 needs_sender = pytest.mark.skipif(
@@ -208,6 +209,15 @@ def test_report_gives_ratios_of_the_same_round() -> None:
     assert "| aiohttp | 10000 | 10 | 10.0 | 1.00 | – |" in text
     text = render(QUICK, {"accuracy": accuracy_of(made_up("tokenswarm", 400, cpu_s=0.11))}, [], 1.0)
     assert "| tokenswarm | 10000 | 11 | 11.0 | 1.10 | yes | 1 of 1 |" in text
+
+
+def test_more_instructions_an_event_than_were_written_down_are_told() -> None:
+    held = runpy.run_path(str(REPO / "tests" / "native" / "instructions.py"))["held"]
+    written = {"native": 20_000, "python": 80_000}
+    assert held({"native": 20_999, "python": 60_000}, written) == {}
+    assert held({"native": 21_001, "python": 83_999}, written) == {
+        "native": "the native reader takes 21001 instructions an event, more than 20000 + 5 %"
+    }
 
 
 def test_report_gives_instructions_or_says_that_there_are_none() -> None:
