@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--memory", metavar="SIZE", help="memory for the KV-cache: 40GiB, 40e9; of all GPUs together")
     parser.add_argument("--dtype", metavar="NAME", help="of the KV-cache, where it is not the model's: fp8, int8, q8_0")
     given = parser.parse_args(words)
-    from tokenswarm.cluster.poller import read_shape  # after the words: it takes the half of a help's time
+    from tokenswarm.telemetry.kv import read_shape  # after the words: it takes the half of a help's time
 
     shape = read_shape(given.config, given.dtype)
     assert shape is not None  # a path was given
