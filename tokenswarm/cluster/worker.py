@@ -23,9 +23,9 @@ from tokenswarm.client.from_profile import make_client, sampling_of
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.client.preflight import make_checked_target
+from tokenswarm.client.resolving import resolve
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.sending import Request
-from tokenswarm.client.transport import resolve
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.hand_over import HandOver, open_spool
