@@ -4,16 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo observe test check check-native format bench long mutants lock clean
+.PHONY: help demo observe test check check-native format bench bench-peers long mutants lock clean
 
 help:
 	@echo "make demo    replay the bundled conversations against the embedded engine: table, verdict, results folder"
 	@echo "make observe the demo with Prometheus and the exporters around it, until Ctrl-C"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   lint, types, layers"
-	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams"
+	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams; instructions an event of both readers"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
 	@echo "make long    ten million requests of a day in virtual time: nothing may grow by more than 20 MiB"
+	@echo "make bench-peers  other load generators beside this one, true or not, each installed by itself: bench/PEERS.md"
 	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
 	@echo "make lock    renew requirements.lock and requirements-dev.lock"
 
@@ -53,12 +54,16 @@ format: $(VENV)/dev
 
 check-native: $(VENV)/dev
 	@$(BIN)/python tests/native/check.py
+	@$(BIN)/python tests/native/instructions.py
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench
 
 long: $(VENV)/dev
 	@$(BIN)/python -m bench.soak
+
+bench-peers: $(VENV)/dev
+	@$(BIN)/python -m bench.peers
 
 mutants: $(VENV)/dev
 	@$(BIN)/python tests/mutants/run.py

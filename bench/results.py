@@ -66,7 +66,7 @@ def _sections(text: str) -> list[str]:
 def _heading(plan: Plan, took_s: float) -> str:
     rows = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {took_s:.0f} s",
-        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "load average before the end": ", ".join(f"{load:.1f}" for load in os.getloadavg()) + " (1, 5, 15 min)",
         "reader of `tokenswarm`": reader_name(),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -79,6 +79,10 @@ def _heading(plan: Plan, took_s: float) -> str:
     if plan.name == "quick":
         text += "**A quick run: it shows that everything works. Its figures rest on too little to be quoted.**\n\n"
     return text + table(("", ""), rows.items())
+
+
+def machine() -> str:
+    return f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
 def _cpu_model() -> str:

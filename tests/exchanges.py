@@ -15,8 +15,9 @@ from raw_server import DONE, RawServer, Step, content, raw_server, usage
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.resolving import resolve
 from tokenswarm.client.sending import Client, Request
-from tokenswarm.client.transport import make_target, resolve
+from tokenswarm.client.transport import make_target
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS

@@ -6,22 +6,25 @@ import http.client
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import comparison, sender
+from bench import comparison, peers, sender
 from bench.clients.measure import quantiles
 from bench.experiments import QUICK, Climb
 from bench.goals import CLIENTS, Spread, met, spread
 from bench.results import OWN, missed_at, render
-from bench.runs import Run, run
+from bench.runs import REPO, Run, run
 from bench.sender import Pace, Sender
+from tokenswarm import __version__
 
 needs_sender = pytest.mark.skipif(
     not sys.platform.startswith("linux") or sender.compiler() is None,
@@ -208,6 +211,37 @@ def test_report_gives_ratios_of_the_same_round() -> None:
     assert "| aiohttp | 10000 | 10 | 10.0 | 1.00 | – |" in text
     text = render(QUICK, {"accuracy": accuracy_of(made_up("tokenswarm", 400, cpu_s=0.11))}, [], 1.0)
     assert "| tokenswarm | 10000 | 11 | 11.0 | 1.10 | yes | 1 of 1 |" in text
+
+
+@needs_sender
+def test_a_peer_is_held_against_the_sender_and_one_that_cant_be_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Our own client is a peer as the others are."""
+
+    def refuse(*_: object) -> None:
+        raise sender.BenchError("there is no such wheel")
+
+    for name, value in {"PAGE": tmp_path / "PEERS.md", "STREAMS": (2,), "TOKENS": 5, "PACE": FAST, "WAVES": 1}.items():
+        monkeypatch.setattr(peers, name, value)
+    monkeypatch.setattr(peers, "WRONG", {"clean end": "truncate:1:2"})
+    monkeypatch.setattr(peers, "PEERS", (peers.OURS._replace(name="other", install=refuse),))
+    monkeypatch.setattr(sys, "argv", ["peers", "--cache", str(tmp_path)])
+    monkeypatch.setattr(peers, "PACE", FAST._replace(tokens=5))
+    assert peers.main() == 0
+    text = (tmp_path / "PEERS.md").read_text(encoding="utf-8")
+    assert "| 2 of 2 |" in text
+    assert "| tokenswarm (a worker's client) | F |" in text
+    assert f"other {__version__}: there is no such wheel" in text
+
+
+def test_more_instructions_an_event_than_were_written_down_are_told() -> None:
+    held = runpy.run_path(str(REPO / "tests" / "native" / "instructions.py"))["held"]
+    written = {"native": 20_000, "python": 80_000}
+    assert held({"native": 20_999, "python": 60_000}, written) == {}
+    assert held({"native": 21_001, "python": 83_999}, written) == {
+        "native": "the native reader takes 21001 instructions an event, more than 20000 + 5 %"
+    }
 
 
 def test_report_gives_instructions_or_says_that_there_are_none() -> None:

@@ -19,6 +19,7 @@ from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, conte
 from tokenswarm.client.response import Response, TransportError
 from tokenswarm.client.transport import PAUSE_BYTES
 from tokenswarm.clock import monotonic_ns
+from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import BROKEN_OUTCOMES, Outcome, TokenSource
 
@@ -505,7 +506,7 @@ def test_the_other_dialects(setup: Setup, kind: tuple[str, str], body: bytes) ->
 def test_many_streams_at_once_lose_nothing(setup: Setup) -> None:
     script = (head(), *(step for _ in range(20) for step in (chunk(content("a")), 0.01)), chunk(content("z", "stop")))
     with raw_server((*script, LAST_CHUNK)) as server:
-        client = setup.client(server)
+        client = setup.client(server, timeouts=Timeouts())  # 60 threads of a server on a busy machine take their time
         tasks = [gevent.spawn(ask, client, n) for n in range(60)]
         gevent.joinall(tasks, timeout=60)
 

@@ -132,10 +132,12 @@ def test_help_names_the_defaults_of_the_profile(capsys: pytest.CaptureFixture[st
     assert "None" not in text
 
 
-HEAVY = ("gevent", "locust", "aiohttp", "tokenswarm.reports.html.page")
+HEAVY = ("gevent", "locust", "aiohttp", "rich", "tokenswarm.reports.html.page", "tokenswarm.judge.path")
 
 
 MISTAKES = [
+    "kv missing --batch 1",
+    "path --via http://127.0.0.1:1 --upstream-port 1 --accept nope",
     "run missing.yaml",
     "run smoke --sett",
     "report missing",

@@ -119,6 +119,12 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
     "no number": (head("text/event-stream", "content-length: +3", chunked=False), b"abc"),
     "HTTP/1.0": (head(chunked=False).replace(b"1.1", b"1.0"), *[content("a")] * 5, END, CLOSE),
     "connection: close": (head("text/event-stream", "connection: close"), chunk(content("a")), chunk(END), LAST_CHUNK),
+    "connection: close, then a chunk of its own kind": (
+        head("text/event-stream", "connection: close"),
+        *[chunk(content("a"))] * 5,
+        b"%x;a=b\r\n%s\r\n" % (len(END), END),
+        LAST_CHUNK,
+    ),
     "continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + head(), *[chunk(content("a"))] * 5, chunk(END), LAST_CHUNK),
     "no more than a head": (head()[:-1],),
     "the head and all in one read": (head() + chunk(content("a") * 3) + chunk(END) + LAST_CHUNK,),
@@ -373,7 +379,7 @@ def test_stamps_are_the_kernels_to_the_nanosecond(
     for number, step in enumerate([head(), *[chunk(content("a"))] * 30]):
         playing._peer.sendall(step)
         playing.arrived()
-        stamps = playing.connection.sock._sock.recvmsg(1, 64, socket.MSG_PEEK)[1]
+        stamps = playing.connection.sock.recvmsg(1, 64, socket.MSG_PEEK)[1]
         seconds, ns = struct.unpack("qq", stamps[0][2])
         playing.read()
         playing.decode()

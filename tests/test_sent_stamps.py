@@ -170,7 +170,8 @@ def test_a_kernel_that_refuses_is_asked_no_more(
     def make(connection: Connection, *arguments: Any) -> None:
         made(connection, *arguments)
         if where == "send":
-            connection._sendmsg = refuse
+            connection.sock = type("Refusing", (socket.socket,), {"sendmsg": refuse})(fileno=connection.sock.detach())
+            connection._recvmsg = connection.sock.recvmsg
 
     monkeypatch.setattr(Connection, "__init__", make)
     if where == "option":

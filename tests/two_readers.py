@@ -55,7 +55,7 @@ class Play:
 
     def arrived(self) -> None:
         """Wait for what was sent: on a busy machine even loopback hands it over a moment later."""
-        sock = self.connection.sock._sock
+        sock = self.connection.sock
         assert sock.fileno() < 0 or select.select([sock], [], [], 10)[0]
 
     def read(self) -> None:

@@ -18,7 +18,7 @@ from tokenswarm.client.pool import Pool
 from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.transport import make_target
 from tokenswarm.clock import monotonic_ns, realtime_ns
-from tokenswarm.cluster.probes import Probes, calm_garbage_collection
+from tokenswarm.cluster.probes import Probes, calm_garbage_collection, forget_spawners
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.measure import snapshot
@@ -47,6 +47,7 @@ def main() -> None:
     decoder = Decoder(lambda: print("the decoder crashed", file=sys.stderr), native)
     pool = Pool(make_target(f"http://127.0.0.1:{chosen.port}", Tls()), 5.0, fresh=False)
     calm_garbage_collection()
+    forget_spawners()
     probes.start()
     tally = Tally(chosen)
     tally.extra["merged_events"] = 0
@@ -71,7 +72,9 @@ def main() -> None:
         ticker, reporter = gevent.spawn(_tick, tally, recorder), gevent.spawn(_report, recorder, probes)
         if profiler:
             profiler.enable()
-        gevent.joinall([gevent.spawn(_user, number, chosen, tally, client) for number in range(chosen.streams)])
+        sampling = Sampling(model="bench", max_tokens=chosen.tokens)
+        users = [gevent.spawn(_user, number, chosen, tally, client, sampling) for number in range(chosen.streams)]
+        gevent.joinall(users)
         if profiler:
             profiler.disable()
     gevent.killall([ticker, reporter])
@@ -86,9 +89,8 @@ def main() -> None:
         profiler.dump_stats(chosen.profile)
 
 
-def _user(number: int, chosen: Options, tally: Tally, client: Client) -> None:
+def _user(number: int, chosen: Options, tally: Tally, client: Client, sampling: Sampling) -> None:
     gevent.sleep(chosen.start_s(number))
-    sampling = Sampling(model="bench", max_tokens=chosen.tokens)
     sent = 0
     while tally.more(sent):
         prompt = Prompt(str(number), (Message("user", "hello"),), "hello", str(number), sent)

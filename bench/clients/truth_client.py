@@ -24,7 +24,7 @@ from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.stamps import ClockPair, take_sent_stamps
 from tokenswarm.client.transport import Connection, make_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
-from tokenswarm.cluster.probes import Probes, calm_garbage_collection
+from tokenswarm.cluster.probes import Probes, calm_garbage_collection, forget_spawners
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.measure.recorder import Recorder
@@ -65,6 +65,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     probes = Probes(recorder.instrument)
     calm_garbage_collection()
+    forget_spawners()
     probes.start()
     recorder.open_window(0, monotonic_ns())
     if chosen.step_ms:

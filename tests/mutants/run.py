@@ -27,6 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
 LEFT_OUT = (".git", ".venv*", "__pycache__", "results", ".*_cache", "node_modules")
+READER, BUILDER = "tokenswarm/client/_reader.c", ".ci/build_reader.py"  # what is compiled, and by what
 TEST_S = 300.0  # one mutant; a test that hangs because of it has noticed
 
 
@@ -85,10 +86,12 @@ def fault(mutant: Mutant, root: Path = REPO) -> str:
         return f"there is no {mutant.file}"
     if (count := text.count(mutant.old)) != 1:
         return f"{mutant.file} has the line {count} times, not once: {mutant.old!r}"
-    try:
-        before, after = ast.dump(ast.parse(text)), ast.dump(ast.parse(text.replace(mutant.old, mutant.new)))
-    except SyntaxError as error:
-        return f"{mutant.file} is no Python then: {error}"
+    before, after = text, text.replace(mutant.old, mutant.new)
+    if path.suffix == ".py":
+        try:
+            before, after = ast.dump(ast.parse(before)), ast.dump(ast.parse(after))
+        except SyntaxError as error:
+            return f"{mutant.file} is no Python then: {error}"
     if before == after:
         return f"{mutant.file} is the same program then"
     for test in mutant.tests:
@@ -122,6 +125,14 @@ def copy_tree(into: Path, root: Path = REPO) -> Path:
                 target.write_bytes(b"#!" + str(home / "bin" / "python").encode() + b"\n" + rest)
                 target.chmod(0o755)
     return home / "bin" / "python"
+
+
+def built(python: Path, root: Path, file: str) -> str:
+    """Build the copy's reader anew where its source was changed; why it could not be, or ""."""
+    if file != READER:
+        return ""
+    done = subprocess.run([str(python), BUILDER], cwd=root, capture_output=True, text=True, check=False, timeout=TEST_S)
+    return f"it is not built: {done.stderr.strip()[-200:]}" if done.returncode else ""
 
 
 def passes(python: Path, root: Path, tests: Sequence[str], bound_s: float = TEST_S) -> bool | str:
@@ -176,9 +187,10 @@ def work(mutants: Sequence[Mutant], jobs: int, bound_s: float) -> Iterator[tuple
         text = path.read_text("utf-8")
         path.write_text(text.replace(item.old, item.new), "utf-8")
         try:
-            found = passes(python, root, item.tests, min(TEST_S, left_s))
+            found = built(python, root, item.file) or passes(python, root, item.tests, min(TEST_S, left_s))
         finally:
             path.write_text(text, "utf-8")
+            built(python, root, item.file)
         return "" if found is False else "SURVIVED" if found is True else found
 
     def worker(folder: Path) -> None:

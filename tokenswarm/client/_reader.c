@@ -160,7 +160,7 @@ static const char *fits(PyObject *shape, const char *p, const char *end) {
 
 static int add_stamp(Stream *s, int64_t ns) {
     int64_t *stamps = s->stamps;
-    if (s->events == s->room && !(stamps = grown(stamps, &s->room, s->events + 1, 32, sizeof *stamps)))
+    if (s->events == s->room && !(stamps = grown(stamps, &s->room, s->events + 1, 16, sizeof *stamps)))
         return -1;
     s->stamps = stamps;
     s->stamps[s->events++] = ns;

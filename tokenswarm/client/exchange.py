@@ -14,8 +14,9 @@ from gevent.hub import Waiter, get_hub
 
 from tokenswarm.client import silent_end
 from tokenswarm.client.body import Document, Encoding, Opening, judge_document, judge_refusal, words_of
+from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.native import NativeReader
-from tokenswarm.client.reading import Pieces, PythonReading, Reading, Reads
+from tokenswarm.client.reading import NOTHING, Pieces, PythonReading, Reading, Reads
 from tokenswarm.client.response import Response, TransportError
 from tokenswarm.client.shape import Shapes
 from tokenswarm.client.transport import Connection
@@ -51,6 +52,7 @@ class Exchange:
     """One answer while it arrives: reads wait in `reading`, `decode` moves them into the timeline in slices."""
 
     __slots__ = (
+        "_decoder",
         "_dialect",
         "_encoding",
         "_framer",
@@ -80,12 +82,13 @@ class Exchange:
         self._recorder = client.recorder
         self._words = ""  # what the server wrote where an event was due
         self._tail: bytes | None = b""  # the last bytes of a stream that may end without a word; None of others
-        self._reads: Reads = []
-        self._pieces: Pieces = []
+        self._reads: Reads
+        self._pieces: Pieces
+        self._reads, self._pieces = NOTHING
         self._next_read = self._next_piece = 0
         self._waiter = Waiter(get_hub())
         self.response = Response()
-        self._encoding = Encoding(self.response)
+        self._encoding: Encoding | None = None  # of a body that has one
         self._shapes = client.shapes if timeline.plain and not silent_end.may_come(client.dialect) else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
@@ -100,6 +103,18 @@ class Exchange:
         self.left_ns = 0  # the end of an answer that was whole although its body had no end
         self.ended = False
         self.queued = False
+
+    def start(self, decoder: Decoder) -> None:
+        """Read from now on; `decoder` decodes what comes."""
+        self._decoder = decoder
+        self.reading.start(self._on_end, self._on_full)
+
+    def _on_end(self) -> None:
+        self.ended = True
+        self._decoder.queue(self)
+
+    def _on_full(self) -> None:
+        self._decoder.queue(self)
 
     def wait(self) -> None:
         """Block this greenlet until the answer has ended and is decoded."""
@@ -180,6 +195,7 @@ class Exchange:
             self._recorder.live_tokens(timeline.events - events_before)
         if end < len(self._reads):
             return False
+        self._reads, self._pieces, self._next_read, self._next_piece = *NOTHING, 0, 0
         if fresh and self.reading.can_split:
             self._teach()
         return fresh  # else more may have come while it was decoded in slices
@@ -233,6 +249,8 @@ class Exchange:
             self._seen = piece, event, delta
 
     def _plain(self, piece: bytes) -> bytes:
+        if self._encoding is None:
+            self._encoding = Encoding(self.response)
         try:
             return self._encoding.plain(piece)
         except TransportError as error:
@@ -278,7 +296,7 @@ class Exchange:
     def _finish_stream(self) -> None:
         """The end of the body, or of what came of it."""
         whole = self.failure is None and self.response.complete
-        if whole and self._encoding.cut:
+        if whole and self._encoding is not None and self._encoding.cut:
             self.failure = TransportError(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")
             return
         self._flush(whole)

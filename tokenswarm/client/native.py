@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from gevent.hub import get_hub
 
-from tokenswarm.client.reading import Pieces, Reads
+from tokenswarm.client.reading import NOTHING, Pieces, Read, Reads
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
 from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken, client_bug
@@ -98,10 +98,9 @@ class NativeReading:
         "_native",
         "_over",
         "_paused",
-        "_pieces",
         "_reader",
-        "_reads",
         "_response",
+        "_waiting",
         "bytes_received",
         "can_split",
         "lag_ns_max",
@@ -130,8 +129,7 @@ class NativeReading:
         self._full: Callable[[], None] | None = None
         self._paused = self._over = False
         self._eager = EAGER
-        self._reads: Reads = []
-        self._pieces: Pieces = []
+        self._waiting: tuple[list[Read], list[bytes | array[int]]] | None = None  # reads and pieces to be drained
         self.reads = self.bytes_received = self.lag_ns_max = 0
         self.shape: Shape | None = None
         self.can_split = self.splitting = False  # not before a body whose framing is plain
@@ -146,10 +144,8 @@ class NativeReading:
             if self._paused and not self._over:
                 self._paused = False
                 self._reader.watch(self._fd, True)
-        reads, pieces = self._reads, self._pieces
-        if reads:
-            self._reads, self._pieces = [], []
-        return reads, pieces
+        waiting, self._waiting = self._waiting, None
+        return waiting or NOTHING
 
     def split(self, shape: Shape) -> None:
         self._reader.split(self._fd, shape.pattern, shape.breaks)
@@ -179,18 +175,20 @@ class NativeReading:
             for recv_ns, piece in pieces:
                 self._add(recv_ns, piece)
         if response.reads:
-            before = len(self._pieces)
             raw, plain = response.drain()
-            self._pieces += plain
-            self._reads += [(recv_ns, 0, before + upto) for recv_ns, _, upto in raw]
+            reads_so_far, pieces_so_far = self._waiting = self._waiting or ([], [])
+            before = len(pieces_so_far)
+            pieces_so_far += plain
+            reads_so_far += [(recv_ns, 0, before + upto) for recv_ns, _, upto in raw]
 
     def unsure(self, low_ns: int, at_ns: int) -> None:
         """The read stamped `at_ns` may have come as early as `low_ns`."""
-        self._response.unsure.append((low_ns, at_ns))
+        self._response.unsure += ((low_ns, at_ns),)
 
     def _add(self, recv_ns: int, piece: bytes | array[int]) -> None:
-        self._pieces.append(piece)
-        self._reads.append((recv_ns, 0, len(self._pieces)))
+        reads, pieces = self._waiting = self._waiting or ([], [])
+        pieces.append(piece)
+        reads.append((recv_ns, 0, len(pieces)))
 
     def _add_events(self, stamps: array[int], odd: list[tuple[int, bytes]] | tuple[()]) -> None:
         at = 0
@@ -255,6 +253,7 @@ class NativeReading:
         if length is None:  # more heads to come, or a body that only llhttp may judge
             return news & ~HEAD_CAME | RAW_CAME
         response.keep_alive = response.parser.should_keep_alive()
+        response.release()
         self.can_split = True
         if self._expected is not None and 200 <= response.status < 300 and not response.content_encoding:
             self.split(self._expected)
@@ -278,6 +277,8 @@ class NativeReading:
     def _on_raw(self, news: int, recv_ns: int) -> None:
         response = self._response
         data = self._reader.fetch(self._fd, True)
+        if response.parser is None:
+            response.resume()
         if news & CHUNK_BROKEN:  # llhttp, which saw no body, is told of a chunk whose end is what came
             response.parser.feed_data(b"1\r\nx")
             response.pieces.pop()

@@ -12,8 +12,9 @@ import gevent
 from gevent import socket
 
 from tokenswarm import descriptors
+from tokenswarm.client.resolving import resolve
 from tokenswarm.client.response import TransportError
-from tokenswarm.client.transport import NO_DESCRIPTORS, READ_BYTES, Address, Connection, Target, resolve
+from tokenswarm.client.transport import NO_DESCRIPTORS, READ_BYTES, Address, Connection, Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.record import Outcome
 

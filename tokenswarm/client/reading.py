@@ -7,7 +7,7 @@ in Python reads what C does not: TLS, single pages, and everything where C is no
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tokenswarm.client.response import Response
@@ -16,11 +16,14 @@ from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure.snapshot import Instrument
 
-Reads = list[tuple[int, int, int]]
-"""(stamp, lag, pieces so far) of each read, ns."""
+Read = tuple[int, int, int]
+"""(stamp, lag, pieces so far), ns."""
 
-Pieces = list["bytes | array[int]"]
+Reads = Sequence[Read]
+Pieces = Sequence["bytes | array[int]"]
 """Bytes of the body; or the stamps of events that have the stream's shape, which nobody needs to look at."""
+
+NOTHING: tuple[Reads, Pieces] = ((), ())  # what most streams have to drain most of the time
 
 
 class Reading(Protocol):
@@ -84,7 +87,7 @@ class PythonReading:
             self.lag_ns_max = max(self.lag_ns_max, max(reads, key=_lag)[1])
             instrument.rx_lag_ns_max = max(instrument.rx_lag_ns_max, self.lag_ns_max)
             self.reads += len(reads)
-        return reads, pieces  # type: ignore[return-value]  # a list of bytes is one of bytes or stamps: nobody adds any
+        return reads, pieces
 
     def split(self, shape: Shape) -> None:
         raise NotImplementedError("Python's reader takes no shapes")

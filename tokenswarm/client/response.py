@@ -6,6 +6,10 @@ says is whole; a broken connection (RESET) where content-length or chunks promis
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import httptools
 
 from tokenswarm.record import Outcome
@@ -17,6 +21,7 @@ PATH_MARKS = frozenset(
 PATH_PREFIXES = (b"x-envoy-", b"x-litellm-", b"x-portkey-", b"x-kong-")
 """... and the beginnings of such."""
 RETRY_MARKS = ("x-litellm-attempted-retries", "x-portkey-retry-attempt-count")
+CHUNKED = ((b"transfer-encoding", b"chunked"),)
 MARKS_MAX, MARK_CHARS = 16, 120
 
 
@@ -64,7 +69,7 @@ class Response:
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
-        self.on_body = self.pieces.append  # llhttp calls list.append itself: no Python frame a chunk
+        self.on_body: Callable[[bytes], None] | None = self.pieces.append  # llhttp calls it: no Python frame a chunk
         self.reads: list[tuple[int, int, int]] = []
         self.pending_bytes = 0
         self._drained_bytes = 0
@@ -72,12 +77,12 @@ class Response:
         self.headers_ns = 0
         self.last_read_ns = 0  # no later stamp lies before it; whoever sends puts the moment of sending here
         self.first_low_ns = 0  # no byte of the first read came before; 0: not known
-        self.unsure: list[tuple[int, int]] = []  # reads whose moment is not known: (no earlier than, their stamp)
+        self.unsure: tuple[tuple[int, int], ...] = ()  # reads whose moment is not known: (no earlier than, their stamp)
         self.status = 0
         self.content_type = ""
         self.content_encoding = ""
         self.retry_after = ""
-        self.framing: list[tuple[bytes, bytes]] = []  # the lines transfer-encoding and content-length, as they came
+        self.framing: tuple[tuple[bytes, bytes], ...] = ()  # the lines of transfer-encoding and content-length
         self.marks: dict[str, str] = {}  # of PATH_MARKS: what stands between leaves its name there
         self.head_done = False
         self.complete = False
@@ -85,7 +90,21 @@ class Response:
         self.keep_alive = False
         self.trailing = False  # bytes behind the end of the answer: the connection can't be used again
         self.error: TransportError | None = None
+        self.parser: Any = httptools.HttpResponseParser(self)
+
+    def release(self) -> None:
+        """The head is parsed, and somebody else unframes the body: a parser and its callbacks are 1 kB a stream."""
+        self.parser = self.on_body = None
+        if self.framing == CHUNKED:
+            self.framing = CHUNKED  # one for all
+
+    def resume(self) -> None:
+        """Parse on after `release`, where a chunk begins. The head is told again, as far as it matters."""
+        self.on_body = self.pieces.append
         self.parser = httptools.HttpResponseParser(self)
+        self.framing = ()
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        self.parser.feed_data(b"HTTP/1.1 %d -\r\ntransfer-encoding: chunked\r\n%s\r\n" % (self.status, close))
 
     @property
     def unsure_reads(self) -> int:
@@ -109,13 +128,13 @@ class Response:
             return
         key = name.lower()
         if key == b"content-type":
-            self.content_type = value.decode("latin-1").lower()
+            self.content_type = sys.intern(value.decode("latin-1").lower())
         elif key == b"content-encoding":
             self.content_encoding = value.decode("latin-1").strip().lower()
         elif key == b"retry-after":
             self.retry_after = value.decode("latin-1")[:40]
         elif key in (b"transfer-encoding", b"content-length"):
-            self.framing.append((key, value))
+            self.framing += ((key, value),)
         elif key in PATH_MARKS or key.startswith(PATH_PREFIXES):
             self._mark(key, value)
 
@@ -146,7 +165,7 @@ class Response:
         if self.complete:
             return
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self.framing.clear()
+            self.framing = ()
             return
         self.complete = True
         self._own_pieces = len(self.pieces)

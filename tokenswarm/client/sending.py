@@ -92,12 +92,10 @@ class Client:
             ignore_eos=sampling.ignore_eos and self.dialect.knows_ignore_eos,
         )
         timeline.intended_ns = request.intended_ns
-        body = self.dialect.encode(request.prompt, sampling)
-        lengths = b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (request.id.encode("ascii"), len(body))
         outcome, sentence, kind = Outcome.CANCELLED, "the run was stopped", "cancelled"
         self.recorder.started(request.stage, request.phase)
         try:
-            outcome, sentence, kind = self._attempt(self._head + lengths + body, timeline)
+            outcome, sentence, kind = self._attempt(request, sampling, timeline)
         finally:
             if not timeline.done_ns:
                 timeline.done_ns = monotonic_ns()
@@ -115,13 +113,18 @@ class Client:
             self._on_record(record)
         return record
 
-    def _attempt(self, data: bytes, timeline: Timeline) -> tuple[Outcome, str, str]:
+    def _wire(self, request: Request, sampling: Sampling) -> bytes:
+        body = self.dialect.encode(request.prompt, sampling)
+        lengths = b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (request.id.encode("ascii"), len(body))
+        return self._head + lengths + body
+
+    def _attempt(self, request: Request, sampling: Sampling, timeline: Timeline) -> tuple[Outcome, str, str]:
         try:
             connection = self.pool.take()
         except TransportError as error:
             return error.outcome, error.sentence, error.kind
         kept = connection.used
-        result, exchange = self._run(connection, data, timeline)
+        result, exchange = self._run(connection, self._wire(request, sampling), timeline)
         if not kept or result[0] is not Outcome.RESET or exchange.reading.bytes_received:
             return result
         timeline.reconnected = True
@@ -129,7 +132,7 @@ class Client:
             connection = self.pool.open()
         except TransportError as error:
             return error.outcome, error.sentence, error.kind
-        return self._run(connection, data, timeline)[0]
+        return self._run(connection, self._wire(request, sampling), timeline)[0]
 
     def _run(
         self, connection: Connection, data: bytes, timeline: Timeline
@@ -140,9 +143,10 @@ class Client:
         try:
             timeline.sent_ns = exchange.response.last_read_ns = monotonic_ns()
             connection.send(data, self.timeouts.first_token)
+            del data  # a long prompt is not kept while its answer streams
             self.decoder.open(exchange)
             timeline.sent_ns = connection.sent.at_ns
-            exchange.reading.start(lambda: self._ended(exchange), lambda: self.decoder.queue(exchange))
+            exchange.start(self.decoder)
             exchange.wait()
         except TransportError as error:
             exchange.failure = error
@@ -170,7 +174,3 @@ class Client:
         else:
             self.pool.give_back(connection, response)
         return result, exchange
-
-    def _ended(self, exchange: Exchange) -> None:
-        exchange.ended = True
-        self.decoder.queue(exchange)

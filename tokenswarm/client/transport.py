@@ -9,7 +9,7 @@ microsecond a chunk.
 
 from __future__ import annotations
 
-import errno
+import _socket
 import socket as stdlib_socket
 import ssl
 import traceback
@@ -33,7 +33,7 @@ from tokenswarm.client.stamps import (
     take_sent_stamps,
     unpack_timespec,
 )
-from tokenswarm.clock import monotonic_ns, realtime_ns
+from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.profile.target import Tls, check_url
 from tokenswarm.record import Outcome
 
@@ -99,17 +99,6 @@ def make_target(url: str, tls: Tls) -> Target:
     return Target(url=url, host=parts.hostname or "", port=port, base_path=parts.path.rstrip("/"), tls=context)
 
 
-def resolve(target: Target) -> None:
-    """Look the name up once, outside of every measured time. Raises TransportError (DNS, or CONNECT)."""
-    try:
-        target.addresses = socket.getaddrinfo(target.host, target.port, 0, stdlib_socket.SOCK_STREAM)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise TransportError(Outcome.CONNECT, NO_DESCRIPTORS, "no descriptors") from None
-        sentence = f"the host name {target.host} has no address ({error.strerror or error})"
-        raise TransportError(Outcome.DNS, sentence, "dns") from None
-
-
 class Connection:
     """One open connection. `send`, then `receive` until it calls back; then it may be used again if `reusable`."""
 
@@ -123,7 +112,6 @@ class Connection:
         "_recvmsg",
         "_response",
         "_segments",
-        "_sendmsg",
         "_stamp_owed",
         "_tls",
         "connect_ns",
@@ -138,11 +126,13 @@ class Connection:
     polled_ns = 0  # what a read finds came after this moment: the loop has looked since (set by the probes' timer)
 
     def __init__(self, sock: Any, tls: ssl.SSLObject | None, bio: tuple[Any, Any], connect_ns: int) -> None:
-        self.sock = sock
+        # gevent's own socket has watchers for each direction; nobody here needs them once it is connected.
+        self.sock = _socket.socket(fileno=sock.detach())
+        self.sock.setblocking(False)
         self._tls = tls
         self._in, self._out = bio
-        self._io = get_hub().loop.io(sock.fileno(), READABLE)
-        self._recvmsg, self._sendmsg = sock._sock.recvmsg, sock._sock.sendmsg
+        self._io: Any = None  # of whoever reads here: not of the reader in C
+        self._recvmsg = self.sock.recvmsg
         self._segments: int | None = None  # with data that had come before the request was sent
         self._stamp_owed = False
         self.sent = Sent(0, 0, 0)  # when the last request left; may become surer until its answer has ended
@@ -152,27 +142,26 @@ class Connection:
         self._paused = False
         self.connect_ns = connect_ns
         self.used = False
-        self.stamp = "kernel" if ask_for_stamps(sock) else "user"
-        self.stamps_sends = self.stamp == "kernel" and ask_for_sent_stamps(sock)
+        self.stamp = "kernel" if ask_for_stamps(self.sock) else "user"
+        self.stamps_sends = self.stamp == "kernel" and ask_for_sent_stamps(self.sock)
 
     def send(self, data: bytes, timeout_s: float) -> None:
         """Write all bytes; `sent` says when the last one left. Raises TransportError."""
         self.used, self.sent = True, Sent(0, 0, 0)
         try:
-            self.sock.settimeout(timeout_s)
             if self._tls is not None:
                 self._tls.write(data)
                 data = self._out.read()
             if self.stamps_sends:
-                self._segments = segments_in(self.sock._sock)
+                self._segments = segments_in(self.sock)
             cut = len(data) - TAIL_BYTES if self.stamps_sends and len(data) > WHOLE_BYTES else 0
             if cut:
-                self.sock.sendall(data[:cut])
+                self._send_all(data[:cut], timeout_s)
                 data = data[cut:]
             before_ns = monotonic_ns()
             self._stamp_owed = self.stamps_sends and self._send_stamped(data, timeout_s)
             if not self._stamp_owed:
-                self.sock.sendall(data)
+                self._send_all(data, timeout_s)
             self.sent = Sent(before_ns, before_ns, monotonic_ns())
         except OSError as error:
             raise broken(error, "sending the request") from None
@@ -182,10 +171,10 @@ class Connection:
         """Send all of `data` so that the kernel stamps its last byte. False: it went out without, or must yet."""
         try:
             try:
-                done = self._sendmsg([data], STAMP_THIS)
+                done = self.sock.sendmsg([data], STAMP_THIS)
             except BlockingIOError:  # full of what went before; nothing of ours can be in the error queue yet
                 socket.wait_write(self.sock.fileno(), timeout=timeout_s)
-                done = self._sendmsg([data], STAMP_THIS)
+                done = self.sock.sendmsg([data], STAMP_THIS)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -197,8 +186,19 @@ class Connection:
             return True
         take_sent_stamps(self._recvmsg)  # of a part; left there it would keep whoever waits for the socket spinning
         self.stamps_sends = False  # a connection so narrow would do it again
-        self.sock.sendall(data[done:])
+        self._send_all(data[done:], timeout_s)
         return True
+
+    def _send_all(self, data: bytes, timeout_s: float) -> None:
+        rest, until_ns = memoryview(data), monotonic_ns() + int(timeout_s * NS_PER_S)
+        while rest:
+            try:
+                rest = rest[self.sock.send(rest) :]
+            except BlockingIOError:
+                left_s = (until_ns - monotonic_ns()) / NS_PER_S
+                if left_s <= 0:
+                    raise TimeoutError("timed out") from None
+                socket.wait_write(self.sock.fileno(), timeout=left_s)
 
     def _take_stamp(self, latest_ns: int) -> None:
         """Read when the request was sent, if the kernel has said so by now; the error queue is empty afterwards."""
@@ -215,6 +215,8 @@ class Connection:
         """Read into `response` from the hub. There `done()` is called once when it has ended, and `full()` each time
         that reading pauses until `resume`, because too much waits to be drained."""
         self._response, self._done, self._full = response, done, full
+        if self._io is None:
+            self._io = get_hub().loop.io(self.sock.fileno(), READABLE)
         self._io.start(self._on_first)
 
     def resume(self) -> None:
@@ -225,14 +227,16 @@ class Connection:
 
     def stop(self) -> None:
         """Read no more for this exchange."""
-        self._io.stop()
+        if self._io is not None:
+            self._io.stop()
         self._response = self._done = self._full = None
         self._paused = False
 
     def close(self) -> None:
         self.stop()
-        self._io.close()
-        del self._recvmsg, self._sendmsg  # they would keep the descriptor open
+        if self._io is not None:
+            self._io.close()
+        del self._recvmsg  # it would keep the descriptor open
         self.sock.close()
 
     @property
@@ -243,7 +247,7 @@ class Connection:
     def idle_alive(self) -> bool:
         """Nothing to read and not closed: a kept connection that may be used again."""
         try:
-            data = self.sock._sock.recv(READ_BYTES, stdlib_socket.MSG_DONTWAIT)
+            data = self.sock.recv(READ_BYTES, stdlib_socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
@@ -271,7 +275,7 @@ class Connection:
 
     def first_low_ns(self, first_ns: int) -> int:
         """No byte of the first read of an answer, just made and stamped `first_ns`, came before this."""
-        one = self._segments is not None and segments_in(self.sock._sock) == self._segments + 1
+        one = self._segments is not None and segments_in(self.sock) == self._segments + 1
         return first_ns if one else min(first_ns, max(self.sent.low_ns, self.polled_ns))
 
     def on_nothing(self) -> None:
@@ -287,7 +291,7 @@ class Connection:
         self._take_stamp(monotonic_ns())
         if self._segments is None:
             return False
-        segments = segments_in(self.sock._sock)
+        segments = segments_in(self.sock)
         return segments is not None and segments - self._segments == reads
 
     def _on_readable(self) -> None:
@@ -310,9 +314,9 @@ class Connection:
                 ):
                     recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
                     if not sure:
-                        response.unsure.append((response.last_read_ns, now_ns))
+                        response.unsure += ((response.last_read_ns, now_ns),)
             elif 0 < self.polled_ns < now_ns - STALL_NS:  # user space, and the loop stood still: it came meanwhile
-                response.unsure.append((max(self.polled_ns, response.last_read_ns), now_ns))
+                response.unsure += ((max(self.polled_ns, response.last_read_ns), now_ns),)
             if self._tls is not None:
                 self._on_records(response, data, recv_ns, now_ns)
             elif not data:

@@ -8,7 +8,6 @@ those are the kernel's. `finish` puts what was seen into the summary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -17,7 +16,6 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from tokenswarm import kv_cache
 from tokenswarm.client import preflight
 from tokenswarm.client.page import Page as Answer
 from tokenswarm.client.page import request
@@ -28,7 +26,6 @@ from tokenswarm.engines.failure import clean_line, hide, secret_words
 from tokenswarm.kv_cache import KvShape
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Merged
-from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.environment import gpu_headers, secret_headers
 from tokenswarm.profile.load import Stage
 from tokenswarm.profile.profile import Profile
@@ -256,7 +253,7 @@ def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], N
     price = None
     if told.price_per_gpu_hour is not None:
         price = Price(told.price_per_gpu_hour, told.currency, told.gpus)
-    return Poller(pages, say, price, read_shape(told.model_config, told.kv_dtype), instances(profile))
+    return Poller(pages, say, price, kv.read_shape(told.model_config, told.kv_dtype), instances(profile))
 
 
 def instances(profile: Profile) -> dict[str, list[str]]:
@@ -273,14 +270,6 @@ def instances(profile: Profile) -> dict[str, list[str]]:
 def _address(url: str) -> str:
     _, host, port = _origin(url)
     return f"[{host}]:{port}" if host and ":" in host else f"{host}:{port}"
-
-
-def read_shape(path: str | None, kv_dtype: str | None) -> KvShape | None:
-    """The KV shape of a config.json, or of the folder that has one; None without a path. Raises ConfigError."""
-    if path is None:
-        return None
-    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    return kv_cache.read_config(profiles.read_text(file), str(file), kv_dtype)
 
 
 def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:

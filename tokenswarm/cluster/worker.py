@@ -23,9 +23,9 @@ from tokenswarm.client.from_profile import make_client, sampling_of
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.client.preflight import make_checked_target
+from tokenswarm.client.resolving import resolve
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.sending import Request
-from tokenswarm.client.transport import resolve
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.hand_over import HandOver, open_spool
@@ -34,7 +34,7 @@ from tokenswarm.cluster.locust_event import fire_request
 from tokenswarm.cluster.material import load_library, traced
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.cluster.patience import FirstAnswers, StepBack
-from tokenswarm.cluster.probes import Probes, calm_garbage_collection
+from tokenswarm.cluster.probes import Probes, calm_garbage_collection, forget_spawners
 from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.errors import ExitCode, UserError
@@ -149,6 +149,7 @@ class Worker:
             self._hand_over.begin()
         self._told = False
         calm_garbage_collection()
+        forget_spawners()
         self._probes.start()
         self._reporter = gevent.spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})

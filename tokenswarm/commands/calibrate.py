@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.profile import options
 from tokenswarm.profile import profile as profiles
 from tokenswarm.reports.numbers import MISSING, duration, quantity
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tokenswarm.cluster.calibration import Calibration, Rung
 
 LADDER = (25, 50, 100, 200, 400, 800)
@@ -29,8 +27,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seconds", metavar="S", help=f"of each rung ({SECONDS:g})")
     given = parser.parse_args(words)
     ladder, seconds = _ladder(given.streams), _seconds(given.seconds)
+    from rich.console import Console  # after the words: these take a while, gevent above all
+
+    from tokenswarm.cluster import calibration
+
     console = Console(soft_wrap=True)
-    from tokenswarm.cluster import calibration  # after the words: gevent takes a while
 
     def say(rung: Rung) -> None:
         where = "beside busy neighbours" if rung.busy else "alone"
@@ -78,6 +79,9 @@ def advice(found: Calibration) -> str:
 
 
 def _table(found: Calibration) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, title=f"against the {found.sender}")
     heads = ("streams", "neighbours", "events/s", "CPU", "waited", "TTFT p50 off", "p99 off", "± TTFT p50", "± ITL p99")
     for head in heads:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from typing import TYPE_CHECKING, Any
 
 from tokenswarm.commands.fetch import KNOWN, fetch, licence_note
 from tokenswarm.errors import DatasetError, ExitCode
-from tokenswarm.profile import options, typed_yaml
-from tokenswarm.profile.dataset import Dataset
-from tokenswarm.profile.environment import cache_folder
-from tokenswarm.prompts.from_profile import data_settings
-from tokenswarm.prompts.info import DataInfo, info_text
-from tokenswarm.prompts.library import open_library
+from tokenswarm.profile import options
+
+if TYPE_CHECKING:
+    from tokenswarm.prompts.info import DataInfo
 
 
 def main(words: list[str]) -> int:
@@ -36,6 +30,16 @@ def main(words: list[str]) -> int:
 
 
 def _fetch(given: Any) -> int:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     console = Console(stderr=True)
     note = licence_note(given.name)
     if note:
@@ -65,6 +69,13 @@ def _destination(text: str) -> Path:
 
 
 def _info(given: Any) -> int:
+    from tokenswarm.profile import typed_yaml
+    from tokenswarm.profile.dataset import Dataset
+    from tokenswarm.profile.environment import cache_folder
+    from tokenswarm.prompts.from_profile import data_settings
+    from tokenswarm.prompts.info import info_text
+    from tokenswarm.prompts.library import open_library
+
     root = typed_yaml.parse("{}", "command line")
     typed_yaml.set_value(root, "path", typed_yaml.literal(given.file, "FILE"))
     for key, node in options.given({"set": given.set}):
@@ -76,4 +87,6 @@ def _info(given: Any) -> int:
 
 
 def _json(info: DataInfo) -> str:
+    import msgspec
+
     return msgspec.json.format(msgspec.json.encode(info), indent=2).decode()

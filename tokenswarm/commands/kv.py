@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from tokenswarm import kv_cache
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.kv_cache import KvShape
 from tokenswarm.profile import options
 from tokenswarm.reports.numbers import harmless
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 UNIT_FROM = 1 << 20  # a plain number below it is no memory that anybody means
@@ -30,7 +29,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--memory", metavar="SIZE", help="memory for the KV-cache: 40GiB, 40e9; of all GPUs together")
     parser.add_argument("--dtype", metavar="NAME", help="of the KV-cache, where it is not the model's: fp8, int8, q8_0")
     given = parser.parse_args(words)
-    from tokenswarm.cluster.poller import read_shape  # after the words: it takes the half of a help's time
+    from tokenswarm.telemetry.kv import read_shape  # after the words: it takes the half of a help's time
 
     shape = read_shape(given.config, given.dtype)
     assert shape is not None  # a path was given
@@ -39,6 +38,8 @@ def main(words: list[str]) -> int:
     memory = None if given.memory is None else size("--memory", given.memory)
     if context is None and (batch or memory):
         raise ConfigError(f"{given.config}: names no `max_position_embeddings`; say --context")
+    from rich.console import Console
+
     Console(soft_wrap=True).print(_table(shape, batch, context, memory))
     return int(ExitCode.OK)
 
@@ -72,6 +73,10 @@ def size(option: str, text: str) -> float:
 
 
 def _table(shape: KvShape, batch: int | None, context: int | None, memory: float | None) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     rows: list[tuple[str, str]] = [("model", harmless(shape.model_type) or "–"), ("attention", _attention(shape))]
     rows.append(("layers", _layers(shape)))

@@ -111,11 +111,11 @@ class _Sse:
         self._comment = b""
         self._failed: bytes | None = None  # the value of a field `error`
         self._told = b""  # data that came out before the event's blank line
-        self._stray = bytearray()
+        self._stray = b""
 
     @property
     def stray(self) -> bytes:
-        return bytes(self._stray).strip()
+        return self._stray.strip()
 
     @property
     def between(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
@@ -19,6 +20,7 @@ from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
+NOT_FINISHED: Mapping[int, str] = {}
 
 
 class Timeline:
@@ -118,14 +120,14 @@ class Timeline:
         self._parts: list[str] | None = [] if keep_text else None
         self._answer_ns = 0
         self._started = False  # an event without content has come
-        self._finished: dict[int, str] = {}
+        self._finished: Mapping[int, str] = NOT_FINISHED
         self._reason = ""  # why it will end, where that was told beforehand
         self._hidden_after: int | None = None  # content events before the last event without a model's name
         self._thoughts = 0  # content events before the first word of the answer
         self._usage: Usage | None = None
         self._times: EngineTimes | None = None
         self._error = ""
-        self._uncounted: dict[int, int] = {}  # tokens of events that had no text yet (UTF-8 cut in two), by choice
+        self._uncounted: dict[int, int] | None = None  # by choice: tokens of events without text yet (UTF-8 cut in two)
         self._counted = 0  # continuous usage: output tokens up to the newest content event
         self._contiguous = True  # ... and every content event so far carried one
         self._told = 0  # content events with token ids
@@ -189,7 +191,8 @@ class Timeline:
                 self.last_event_ns = recv_ns
         if delta.tokens is not None:
             choice = delta.choice if self._choices != 1 else 0
-            self._uncounted[choice] = self._uncounted.get(choice, 0) + delta.tokens
+            uncounted = self._uncounted = self._uncounted or {}
+            uncounted[choice] = uncounted.get(choice, 0) + delta.tokens
 
     def _detail(self, delta: Delta) -> None:
         """Note what belongs to a content event besides its stamp."""
@@ -215,7 +218,7 @@ class Timeline:
         usage = delta.usage
         if usage is None or usage.output_tokens is None:
             self._contiguous = False
-        waiting = self._uncounted.pop(choice, 0)
+        waiting = self._uncounted.pop(choice, 0) if self._uncounted else 0
         if delta.tokens is not None:
             self._told += 1
             return delta.tokens + waiting or 1
@@ -230,7 +233,7 @@ class Timeline:
 
     def _rare(self, recv_ns: int, delta: Delta) -> None:
         for choice, reason in delta.finished:
-            self._finished[choice if self._choices != 1 else 0] = self._reason or reason
+            self._finished = {**self._finished, choice if self._choices != 1 else 0: self._reason or reason}
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
         if delta.usage is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from tokenswarm import kv_cache
 from tokenswarm.kv_cache import KvShape
+from tokenswarm.profile import profile as profiles
 from tokenswarm.telemetry.server import LevelBlock
 from tokenswarm.telemetry.watch import EngineWatch
 
@@ -120,3 +122,11 @@ def _predict(found: KvBlock, seen: Seen, shape: KvShape) -> None:
     if mean and end and found.capacity_bytes:
         found.batch_at_full = kv_cache.capacity(shape, found.capacity_bytes, mean).batch
         found.batch_at_full_end = kv_cache.capacity(shape, found.capacity_bytes, end).batch
+
+
+def read_shape(path: str | None, kv_dtype: str | None) -> KvShape | None:
+    """The KV shape of a config.json, or of the folder that has one; None without a path. Raises ConfigError."""
+    if path is None:
+        return None
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    return kv_cache.read_config(profiles.read_text(file), str(file), kv_dtype)

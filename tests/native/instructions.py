@@ -1,0 +1,61 @@
+"""Instructions of an event in the replayed hot path, held to what is written down: `make check-native` runs it.
+
+`instructions.py [--write]`. They do not depend on what else the machine does, but on the interpreter's build and the
+compiler, so each has figures of its own in instructions.json; where there are none, or no valgrind, that is said and
+nothing is judged. `--write` puts down what was counted. Exit code 1 where an event takes more than 5 % more.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+WRITTEN = Path(__file__).with_name("instructions.json")
+MORE = 1.05
+READERS = ("native", "python")
+
+
+def build() -> str:
+    """What the figures belong to."""
+    return f"CPython {platform.python_version()}, {platform.python_compiler()}, {platform.machine()}"
+
+
+def held(counted: Mapping[str, float], written: Mapping[str, float]) -> dict[str, str]:
+    """A sentence for each reader that takes more than was written down."""
+    found = {}
+    for reader, before in written.items():
+        now = counted[reader]
+        if now > before * MORE:
+            found[reader] = f"the {reader} reader takes {now:.0f} instructions an event, more than {before:.0f} + 5 %"
+    return found
+
+
+def main(words: list[str]) -> int:
+    from bench import replay
+    from tokenswarm.client.which_reader import reader_name
+
+    if shutil.which("valgrind") is None:
+        print("check-native: no instructions are counted, there is no valgrind")
+        return 0
+    readers = READERS if reader_name() == "native" else READERS[1:]
+    counted = {reader: round(replay.instructions(reader)) for reader in readers}
+    every = json.loads(WRITTEN.read_text("utf-8")) if WRITTEN.exists() else {}
+    print(f"check-native: instructions an event: {counted}")
+    if "--write" in words:
+        WRITTEN.write_text(json.dumps({**every, build(): counted}, indent=2, sort_keys=True) + "\n", "utf-8")
+    elif build() not in every:
+        print(f"check-native: nothing is written down for {build()}; `instructions.py --write` does it")
+    else:
+        wrong = held(counted, {name: n for name, n in every[build()].items() if name in counted})
+        print("\n".join(f"check-native: {line}" for line in wrong.values()) or "check-native: that is held")
+        return int(bool(wrong))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+    sys.exit(main(sys.argv[1:]))
