@@ -116,33 +116,6 @@ def test_without_a_profile_options_must_say_where_and_what() -> None:
         options.read_profile(None, {"dataset": "x", "engine": "vllm"}, host)
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("--rate 10 --requests 50", 5.0),
-        ("--rate 0.5 --requests 1", 2.0),
-        ("--rate 10 --requests 50 --duration 5s", "--requests and --duration both say how long"),
-        ("--users 3 --requests 50", "--requests goes with --rate: users send until the time is over"),
-        ("--requests 50", "--requests goes with --rate"),
-        ("--rate [5,80] --requests 50", "--requests takes one rate, and not --rate [5,80]: give --duration"),
-        ("--rate 0 --requests 50", "--requests takes one rate"),
-        ("--rate=-3 --requests 50", "--requests takes one rate"),
-        ("--rate nan --requests 50", "--requests takes one rate"),
-        ("--rate 10 --requests 0", "--requests 0: must be a whole number of 1 or more"),
-        ("--rate 10 --requests 1e3", "--requests 1e3: must be a whole number of 1 or more"),
-    ],
-)
-def test_a_number_of_requests_is_a_duration_at_a_rate(words: str, expected: float | str) -> None:
-    given_words = vars(make_parser("run").parse_args([*words.split(), "--host", "http://a", "--dataset", "p.json"]))
-    pairs = options.given({"set": ["target=http://a"]})
-    if isinstance(expected, str):
-        with pytest.raises(ConfigError) as told:
-            options.read_profile(None, given_words, pairs)
-        assert expected in str(told.value)
-    else:
-        assert options.read_profile(None, given_words, pairs).load.stages[0].duration == expected
-
-
 @pytest.mark.parametrize("locust", [False, True])
 def test_options_name_real_keys_and_hold_no_default(locust: bool) -> None:
     class Parser(argparse.ArgumentParser):

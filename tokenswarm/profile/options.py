@@ -64,7 +64,6 @@ STAGE_OPTIONS: dict[str, tuple[str, str]] = {
     # (metavar, help); plain locust has --users and --run-time of its own
     "--users": ("N", "a closed loop: so many users, each with one request at a time"),
     "--duration": ("TIME", "length of the measured window, with --rate or --users (30s)"),
-    "--requests": ("N", "in place of --duration, with --rate: as long as so many requests take to come"),
 }
 
 
@@ -135,7 +134,7 @@ def _need_a_start(keys: set[str]) -> None:
 
 def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> list[tuple[str, Node]]:
     """One stage of --rate, or of --users, in place of the profile's. Raises ConfigError."""
-    rate, users, duration = options.get("rate"), options.get("users"), _duration(options)
+    rate, users, duration = (options.get(name) for name in ("rate", "users", "duration"))
     if options.get("trace") is not None:
         if rate is not None or users is not None or options.get("arrivals") is not None:
             raise ConfigError("--trace says when requests come: leave out --rate, --users and --arrivals")
@@ -154,30 +153,6 @@ def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> li
         found.append(("load.kind", typed_yaml.literal(RATE_KINDS[0], "--rate")))
     word = "rate" if rate is not None else "users"
     return found + one_stage(word, str(rate if rate is not None else users), f"--{word}", duration)
-
-
-def _duration(options: Mapping[str, Any]) -> str | None:
-    """--duration, or how long --requests take at --rate. Raises ConfigError."""
-    wanted, rate = options.get("requests"), str(options.get("rate") or "")
-    if wanted is None:
-        return options.get("duration")
-    if options.get("duration") is not None:
-        raise ConfigError("--requests and --duration both say how long: give one of them")
-    if not rate:
-        raise ConfigError(
-            "--requests goes with --rate: users send until the time is over, since the last of N answers would run "
-            "alone; give --duration"
-        )
-    digits = str(wanted)
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits)):
-        raise ConfigError(f"--requests {digits[:40]}: must be a whole number of 1 or more")
-    try:
-        per_s = float(rate)
-    except ValueError:
-        per_s = 0.0
-    if not 1e-6 < per_s < 1e6:
-        raise ConfigError(f"--requests takes one rate, and not --rate {rate[:40]}: give --duration")
-    return f"{int(digits) / per_s:.9f}s"
 
 
 def one_stage(word: str, value: str, origin: str, duration: str | None) -> list[tuple[str, Node]]:
