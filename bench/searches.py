@@ -33,7 +33,7 @@ RESOLUTION = 0.05
 BOUNDS = {"users": (2, 128), "rate": (8, 256)}
 LIMITS = {"rate": {"ttft_intended_s": {"p50": 0.3}}, "users": {"ttft_s": {"p90": 0.12}}}
 OVERLOAD = 150  # requests a second
-USERS = range(14, 29)
+USERS = range(15, 27)
 STEP_S = 8.0
 SETTLE_S, SHORTEST_S, LONGEST_S = 2.0, 4.0, 15.0
 SEARCH_S = 400.0
@@ -100,7 +100,7 @@ def _known(of: str) -> float:
     ((metric, limits),) = LIMITS[of].items()
     ((which, limit_s),) = limits.items()
     kept = [(stage["latency"][metric][which] or math.inf) <= limit_s for stage in summary["stages"]]
-    return USERS[kept.index(False)] - 1.0 if False in kept else math.inf
+    return USERS[0] + sum(kept) - 1.0  # one that the machine spoiled moves it by one
 
 
 def _one(of: str, known: float) -> Found:
@@ -165,7 +165,7 @@ def section(found: list[Found]) -> str:
 
 `python -m bench --searches {len(found)}`, load average {os.getloadavg()[1]:.1f}. The embedded engine with {SLOTS}
 slots, steps of 25 ms and {TOKENS} tokens. Of a rate the limit is a TTFT p50 of 0.3 s as due, and known is what it
-answers a second where {OVERLOAD} come; of users it is a TTFT p90 of 0.12 s, and known is the most that keep it in a run
+answers a second where {OVERLOAD} come; of users it is a TTFT p90 of 0.12 s, and known is how many keep it in a run
 of {USERS[0]} to {USERS[-1]}. The resolution is {RESOLUTION:.0%}, the bounds are {bounds}. A sweep: a stage for each
 load between them, as long as the tries that passed. Times of searches hold the start and the end of the program.
 
