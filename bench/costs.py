@@ -46,17 +46,17 @@ def timed(calls: int, function: Callable[[], object]) -> list[float]:
     return found
 
 
-def a_record() -> RequestRecord:
-    """An answer of 128 tokens, 20 ms apart and no two gaps alike."""
+def a_record(tokens: int = TOKENS) -> RequestRecord:
+    """An answer of so many tokens, 20 ms apart and no two gaps alike."""
     timeline = Timeline()
     timeline.intended_ns = timeline.sent_ns = START_NS
     now_ns = START_NS + 100_000_000
-    for token in range(TOKENS):
+    for token in range(tokens):
         now_ns += 16_000_000 + token * 7_919 % 8_000 * 1000
         timeline.mark(now_ns, Delta("a"))
-    timeline.mark(now_ns, Delta(finished=((0, "length"),), usage=Usage(prompt_tokens=16, output_tokens=TOKENS)))
+    timeline.mark(now_ns, Delta(finished=((0, "length"),), usage=Usage(prompt_tokens=16, output_tokens=tokens)))
     timeline.done_ns = now_ns
-    timeline.reads, timeline.stamp, timeline.status = TOKENS, "kernel", 200
+    timeline.reads, timeline.stamp, timeline.status = tokens, "kernel", 200
     outcome, _ = timeline.judge()
     return timeline.finish(outcome, id="0-0", stage=0, phase="steady", conversation="0", turn=0)
 

@@ -6,6 +6,7 @@ against the rows: who was due meanwhile, who was dropped, and whether so many we
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -95,17 +96,20 @@ def _one(most: int | None) -> Stalled:
         (path,) = Path(folder).glob("2*/requests.jsonl")
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         summary = json.loads((path.parent / "summary.json").read_bytes())
-    return told(most, rows, summary["requests"])
+    arrivals = schedule("poisson", Rate(RATE, RATE), seed=1, stage=0)
+    until = itertools.takewhile(lambda one: one.at_s < LEAD_S + WINDOW_S, arrivals)
+    return told(most, {one.number: one.at_s for one in until}, rows, summary["requests"])
 
 
-def told(most: int | None, rows: list[dict[str, Any]], counts: dict[str, Any]) -> Stalled:
-    """What the rows say: the stall is the longest time without a first token."""
+def told(
+    most: int | None,
+    plan: dict[int, float],
+    rows: list[dict[str, Any]],
+    counts: dict[str, Any],
+    edge_s: float = AT_THE_EDGE_S,
+) -> Stalled:
+    """What the rows say, beside when each arrival was due: the stall is the longest time without a first token."""
     by_number = {int(row["id"].rpartition(".")[2]): row for row in rows}
-    plan = {}
-    for arrival in schedule("poisson", Rate(RATE, RATE), seed=1, stage=0):
-        if arrival.at_s >= LEAD_S + WINDOW_S:
-            break
-        plan[arrival.number] = arrival.at_s
     begin_s = next(row["intended_s"] - plan[number] for number, row in by_number.items())
     missing = [plan[number] + begin_s for number in plan.keys() - by_number.keys()]
     ok = [row for row in rows if row["ttft_s"] is not None]
@@ -116,7 +120,7 @@ def told(most: int | None, rows: list[dict[str, Any]], counts: dict[str, Any]) -
         most,
         {name: counts[name] for name in ("intended", "sent", "dropped", "ok", "failed", "censored")},
         len(missing),
-        _explained(missing, rows, most),
+        _explained(missing, rows, most, edge_s),
         len(inside),
         [row["ttft_intended_s"] for row in inside],
         [row["ttft_s"] for row in inside],
@@ -125,13 +129,13 @@ def told(most: int | None, rows: list[dict[str, Any]], counts: dict[str, Any]) -
     )
 
 
-def _explained(missing: list[float], rows: list[dict[str, Any]], most: int | None) -> int:
+def _explained(missing: list[float], rows: list[dict[str, Any]], most: int | None, edge_s: float) -> int:
     """How many arrivals that were not sent found as many under way as may be."""
     begun = sorted(row["intended_s"] for row in rows)
     ended = sorted(row["intended_s"] + row["e2e_intended_s"] for row in rows if row["e2e_intended_s"] is not None)
     found = 0
     for at_s in missing:
-        under_way = bisect_right(begun, at_s) - bisect_left(ended, at_s - AT_THE_EDGE_S)
+        under_way = bisect_right(begun, at_s) - bisect_left(ended, at_s - edge_s)
         found += most is not None and under_way >= most
     return found
 

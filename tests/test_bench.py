@@ -21,7 +21,7 @@ from bench import comparison, peers, sender
 from bench.clients.measure import quantiles
 from bench.experiments import QUICK, Climb
 from bench.goals import CLIENTS, Spread, met, spread
-from bench.results import OWN, missed_at, render
+from bench.results import OWN, missed_at, own_sections, render, with_section
 from bench.runs import REPO, Run, run
 from bench.sender import Pace, Sender
 from tokenswarm import __version__
@@ -163,6 +163,13 @@ def test_single_stamps_are_compared_with_the_time_that_each_token_carries() -> N
     done = run("tokenswarm", Pace(tokens=TOKENS), 20, 1.0, "--stamps")
     assert done.result["error_ns"]["n"] == done.truth["tokens"]
     assert 0 < done.result["error_ns"]["p50"] < done.truth["itl_ns"]["p50"]
+
+
+def test_a_section_that_is_made_by_itself_takes_its_own_place_and_survives_the_others() -> None:
+    text = with_section(with_section("# Title\n\n## Truth\n\na\n", "## Searches\n\nold\n"), "## Arrivals at 5\n\nb\n")
+    text = with_section(text, "## Searches\n\nnew\n")
+    assert text == "# Title\n\n## Truth\n\na\n\n## Searches\n\nnew\n\n## Arrivals at 5\n\nb\n"
+    assert own_sections(text) == "## Searches\n\nnew\n\n## Arrivals at 5\n\nb\n"
 
 
 # -- the report, from made-up rounds ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from running import LOCUST, REPO, SAMPLES, Finished, eventually, free_port, locu
 from simulator_process import Server, simulator
 from test_web_ui import post, reached
 
+from bench.stall import told
 from tokenswarm.load.rate import Rate
 from tokenswarm.load.schedule import schedule
 
@@ -104,19 +105,31 @@ def test_what_finds_too_many_under_way_is_dropped_and_counted(tmp_path: Path) ->
     assert numbers(finished) == [0, 1, 2, 3, 4]
 
 
-def test_a_server_that_stands_still_is_seen_by_every_request_that_was_due(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [None, 20])
+def test_a_server_that_stands_still_is_seen_by_every_request_that_was_due(tmp_path: Path, most: int | None) -> None:
+    """Whoever was due waited to its end, from the send as well: the kernel takes the bytes. Or it was dropped."""
     with simulator("--preset", "paced", "--ttft-ms", "40", "--itl-ms", "5") as server:
         words = ("--host", server.url, "--rate", "40", "--arrivals", "constant", *SHORT)
-        with program(tokenswarm("run", *words), tmp_path) as started:
+        with program(tokenswarm("run", *words, *(["--max-in-flight", str(most)] if most else [])), tmp_path) as started:
             started.await_output("steady, 40/s")
+            time.sleep(0.5)
             os.kill(server.process.pid, signal.SIGSTOP)
             time.sleep(1.5)
             os.kill(server.process.pid, signal.SIGCONT)
             finished = started.finish()
-    late = [row["ttft_intended_s"] for row in finished.rows if row["ttft_intended_s"] > 0.3]
-    assert len(late) > 20  # 48 where the line above is seen at once; a closed loop would have sent its users' alone
-    assert len(finished.rows) == 160
-    assert finished.summary["requests"]["dropped"] == 0
+    plan, counts = planned(40.0, kind="constant"), finished.summary["requests"]
+    stalled = told(most, plan, finished.rows, counts, edge_s=1.0)  # ends are counted late on a busy machine
+    assert counts["intended"] == len(plan) == 160
+    assert counts["dropped"] == stalled.dropped == stalled.explained == 160 - len(finished.rows)
+    assert max(stalled.as_due_s) > 1.4
+    assert max(stalled.from_sent_s) > 1.0
+    if most:
+        assert stalled.due <= most
+        assert stalled.dropped > 0
+        assert "dropped-arrivals" in finished.doubts()
+    else:
+        assert stalled.dropped == 0
+        assert stalled.due > 40  # a closed loop would have sent no more than its users
 
 
 def test_a_server_slower_than_the_rate_ends_on_time_and_is_named(tmp_path: Path) -> None:

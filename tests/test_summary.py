@@ -8,6 +8,7 @@ import math
 import msgspec
 import pytest
 import sample_runs
+from load_run import SyntheticRun
 
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import Sketch
@@ -15,7 +16,7 @@ from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Inbox, Instrument, Merged, Snapshot
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
 from tokenswarm.reports.cells import latency_rows, with_bar
-from tokenswarm.result.stat import Stat
+from tokenswarm.result.stat import USER_STALL_S, Stat, stamp_error_s
 from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, from_json, stat, summarize, to_json
 
 MS, S = 1_000_000, 1_000_000_000
@@ -303,3 +304,15 @@ def test_results_of_the_schema_before_bars_still_load() -> None:
 def test_a_bar_is_shown_from_one_percent_on() -> None:
     for high, shown in ((0.1008, "100ms"), (0.105, "100ms ±3.00ms"), (None, "100ms")):
         assert with_bar(Stat(p50=0.1, low={"p50": 0.099}, high={"p50": high}), "p50") == shown
+
+
+@pytest.mark.parametrize(("stall_s", "error_s"), [(0.03, 0.03), (0.3, USER_STALL_S)])
+def test_stamps_of_user_space_are_off_by_stalls_that_are_too_short_to_be_told_one_by_one(
+    stall_s: float, error_s: float
+) -> None:
+    (worker,) = SyntheticRun(workers=1).play().workers
+    worker.instrument.loop_lag = Sketch([0.0] * 995 + [stall_s] * 5)
+    worker.instrument.kernel_stamped, worker.instrument.user_stamped = 2, 1
+    assert stamp_error_s([worker]) < 0.001
+    worker.instrument.user_stamped = 3
+    assert stamp_error_s([worker]) == pytest.approx(error_s, rel=0.02)

@@ -36,6 +36,7 @@ class Options(NamedTuple):
     core: int | None
     stamps: bool
     profile: str | None
+    without_bars: bool
 
     @property
     def ramp_s(self) -> float:
@@ -63,6 +64,7 @@ def options() -> Options:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--core", type=int)
     parser.add_argument("--stamps", action="store_true", help="keep each stamp and its content: error of single stamps")
+    parser.add_argument("--without-bars", action="store_true", help="no stamps of sends, no budgets: what they cost")
     parser.add_argument("--profile", help="write a cProfile here")
     chosen = Options(**vars(parser.parse_args()))
     if chosen.core is not None:

@@ -12,6 +12,7 @@ import tempfile
 import gevent
 
 from bench.clients.measure import TICK_S, Options, Tally, options
+from tokenswarm.client import transport
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
@@ -21,7 +22,7 @@ from tokenswarm.clock import monotonic_ns, realtime_ns
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection, forget_spawners
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.measure import snapshot
+from tokenswarm.measure import budget, snapshot
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls
@@ -40,6 +41,9 @@ APIS = {
 
 def main() -> None:
     chosen = options()
+    if chosen.without_bars:
+        transport.ask_for_sent_stamps = lambda _sock: False
+        budget.add = lambda _budget, _record: None
     profiler = cProfile.Profile() if chosen.profile else None
     recorder = Recorder("bench", 0, start_ns=monotonic_ns())
     probes = Probes(recorder.instrument)
