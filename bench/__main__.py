@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import arrivals, comparison, searches, stall, truth
+from bench import arrivals, clean, comparison, engine, searches, stall, truth
 from bench.experiments import EXPERIMENTS, FULL, QUICK, profile
 from bench.results import missed_at, own_sections, render, with_section
 from bench.runs import two_cores
@@ -19,7 +19,15 @@ from tokenswarm import descriptors
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PROFILES_MAX = 2
-OWN_SECTIONS = {"truth": truth, "arrivals": arrivals, "stall": stall, "searches": searches, "compare": comparison}
+OWN_SECTIONS = {
+    "truth": truth,
+    "arrivals": arrivals,
+    "stall": stall,
+    "searches": searches,
+    "compare": comparison,
+    "clean": clean,
+    "engine": engine,
+}
 """By option: a module whose `measured(rounds, say)` is a section of RESULTS.md, made by itself."""
 
 

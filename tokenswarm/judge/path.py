@@ -206,12 +206,14 @@ def faults(pair: Pair) -> list[Finding]:
     return found
 
 
-def of_closing(pair: Pair) -> list[Finding]:
-    """A healthy question behind all the failures."""
+def with_closing(findings: list[Finding], pair: Pair) -> list[Finding]:
+    """And what a healthy question behind all the failures tells. Words of a closed way are not of those before it."""
+    said = pair.via.seen.sentence
     if pair.via.seen.ok or not pair.direct.seen.ok:
-        return []
-    text = f"After these failures the path asks no more, though the engine is well again: {pair.via.seen.sentence}."
-    return [_finding("circuit-open", "alters", text)]
+        return findings
+    text = f"After these failures the path asks no more, though the engine is well again: {said}."
+    kept = [one for one in findings if one.code != "error-text-lost" or said not in one.message]
+    return [*kept, _finding("circuit-open", "alters", text)]
 
 
 def _words(sentence: str) -> str:
