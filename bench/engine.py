@@ -172,7 +172,8 @@ def section(found: list[Cost], took_s: float) -> str:
     rounds = len(found) // (2 * len(names))
     command = (f"BENCH_AGAINST={names[1]} " if len(names) > 1 else "") + f"python -m bench --engine {rounds}"
     return (
-        f"## What a token costs the embedded engine\n\n`{command}`, {took_s:.0f} s, load average {os.getloadavg()[1]:.1f}. {TOKENS} tokens a "
+        f"## What a token costs the embedded engine\n\n`{command}`, {took_s:.0f} s, load average "
+        f"{os.getloadavg()[1]:.1f}. {TOKENS} tokens a "
         f"stream, {STREAMS} streams of {1000 / ITL_MS:.0f} tokens/s and 24 of 50, engines in turn; "
         "CPU of the process from the first request to the last token.\n\n"
         + "\n".join(kept)

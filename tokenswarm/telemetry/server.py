@@ -210,8 +210,9 @@ def _latencies(total: Totals) -> dict[str, Split]:
 
 
 def _compare(total: Totals, kind: str, server_per_s: float | None, client: Part) -> TokensCompared | None:
-    """The tolerance: 1 %, the time between edges and readings, and between the edges of both, requests whose tokens the client does not count, and the
-    requests that are half counted at both edges: one step's tokens each, or whole answers (llama.cpp)."""
+    """The tolerance: 1 %, the time between edges and readings and between the edges of both, requests whose tokens the
+    client does not count, and the requests that are half counted at both edges: one step's tokens each, or whole
+    answers (llama.cpp)."""
     client_per_s = client.throughput.output_tokens_per_s
     if server_per_s is None or not client_per_s or client.tokens.source != "server":
         return None
