@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 SPIN = "while True: pass"
 TIMEOUT_S = 180.0
 SIGNS_PERCENT = 1.0  # of a worker's instructions: what rules may add
-APIS = ("openai-chat", "openai-completions", "openai-responses", "anthropic-messages", "ollama-chat", "ollama-generate")
+APIS = ("openai-chat", "openai-completions", "openai-responses", "openai-messages", "ollama-chat", "ollama-generate")
 THE_MACHINES = frozenset({
     "clock-step", "cpu-saturated", "cpu-throttled", "loop-stall", "merged-events", "receive-lag", "send-lag",
     "user-stamps", "error-bar", "worker-silent", "reports-missing",

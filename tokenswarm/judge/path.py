@@ -335,7 +335,8 @@ def of_gzip(plain: Answer, packed: Answer) -> list[Finding]:
         return [
             _finding("answers-lost", "loses", f"A client that asks for gzip gets no answer: {packed.seen.sentence}.")
         ]
-    if packed.seen.packed and packed.seen.merged_ratio > plain.seen.merged_ratio + 2 * HELD_RATIO:
+    held = packed.seen.merged_ratio > plain.seen.merged_ratio + 2 * HELD_RATIO
+    if packed.seen.packed and (held or _waited(packed) > _waited(plain) + 2 * HELD_RATIO):
         text = (
             f"A client that asks for gzip gets its tokens in bursts: {packed.seen.merged_ratio:.0%} share a read, "
             f"{plain.seen.merged_ratio:.0%} without. No compression for this type."
@@ -346,6 +347,12 @@ def of_gzip(plain: Answer, packed: Answer) -> list[Finding]:
             _finding("gzip-packed", "transparent", "Answers are packed for clients that ask for gzip, event by event.")
         ]
     return []
+
+
+def _waited(answer: Answer) -> float:
+    """How much of the time until the last token went by before the first."""
+    stamps, sent_ns = answer.seen.stamps_ns, answer.captured.sent_ns
+    return (stamps[0] - sent_ns) / (stamps[-1] - sent_ns) if stamps and stamps[-1] > sent_ns else 0.0
 
 
 def of_silence(what: str, seconds: float, answer: Answer) -> list[Finding]:
