@@ -25,6 +25,9 @@ from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import Connection, make_target
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.measure.held import Held
+from tokenswarm.measure.loads import Loads
+from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -106,8 +109,16 @@ class Replay:
         peer.close()
 
 
+def without_signs() -> None:
+    """Leave out what a worker does for rules alone."""
+    for kind, name in ((Held, "add"), (Periods, "add"), (Loads, "count")):
+        setattr(kind, name, lambda *_, **__: None)
+
+
 def main() -> None:
     reader, answers = sys.argv[1], int(sys.argv[2])
+    if "--no-signs" in sys.argv:
+        without_signs()
     replay = Replay(reader)
     scripts = [answer(number) for number in range(answers + 2)]
     for script in scripts[:2]:
@@ -121,18 +132,19 @@ def main() -> None:
         subprocess.run(["callgrind_control", "-i", "off", str(os.getpid())], check=True, capture_output=True)
 
 
-def instructions(reader: str) -> float:
+def instructions(reader: str, *, signs: bool = True) -> float:
     """Instructions an event, in user space: what more answers take, so that starting the count costs nothing."""
     few, many = 20, 60
-    return (counted(reader, many) - counted(reader, few)) / (many - few) / TOKENS
+    return (counted(reader, many, signs) - counted(reader, few, signs)) / (many - few) / TOKENS
 
 
-def counted(reader: str, answers: int) -> int:
+def counted(reader: str, answers: int, signs: bool = True) -> int:
     """Instructions of so many answers. Raises BenchError."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
         command += [sys.executable, "-m", "bench.replay", reader, str(answers)]
+        command += [] if signs else ["--no-signs"]
         environ = {**os.environ, "BENCH_CALLGRIND": "1", "PYTHONHASHSEED": "0"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, env=environ, timeout=600)
         if done.returncode:

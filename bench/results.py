@@ -28,6 +28,8 @@ OWN = (
     "## Searches",
     "## What bars cost",
     "## Does a comparison",
+    "## Does a rule cry wolf",
+    "## What a token costs the embedded engine",
 )
 PACKAGES = ("tokenswarm", "gevent", "httptools", "msgspec", "locust", "geventhttpclient", "aiohttp")
 

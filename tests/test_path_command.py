@@ -222,6 +222,16 @@ def test_a_path_that_leads_elsewhere_is_told_apart_and_the_engine_ended(tmp_path
             socket.create_connection(("127.0.0.1", ports[name]), 1)
 
 
+def test_a_path_that_dies_in_the_middle_is_told_and_the_engine_ended(tmp_path: Path) -> None:
+    port = free_port()
+    with gateway("shuts", ("127.0.0.1", port)) as stood:
+        found = measure(stood.url, port, tmp_path)
+    assert (found.code, found.out, "Traceback" in found.err) == (14, "", False), found.err
+    assert f"{stood.url} led to the engine, and died in the middle: can't connect" in found.err
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
 def test_another_engine_that_answers_is_no_path_to_ours(tmp_path: Path) -> None:
     with simulator("--preset", "instant", "--model", "sim") as other:
         found = measure(other.url, free_port(), tmp_path, "--wait", "1")

@@ -87,11 +87,21 @@ class Bench:
     def ask(self, target: Target, calls: Sequence[Callable[[], Captured]], idents: Sequence[str]) -> list[Answer]:
         """Make the calls at once; the answers with their rows."""
         captured = together(calls)
+        if target is self.ways.via and all(one.end == "none" for one in captured):
+            self._check_there()
         rows = self.truth(() if target is self.ways.via else idents)
         return [
             Answer(one, seen(one, self.ways.dialect), tuple(rows.get(ident, ())))
             for one, ident in zip(captured, idents, strict=True)
         ]
+
+    def _check_there(self) -> None:
+        """Raises TargetError where nobody listens any more."""
+        for turn in range(3):
+            pause(0.3)
+            if (again := self.send(self.ways.via, f"there-{turn}", tokens=2)).end != "none":
+                return
+        raise TargetError(f"{self.ways.via.url} led to the engine, and died in the middle: {again.said}")
 
     def both(self, idents: Sequence[str], fault: str = "", *, past: Target | None = None, **more: Any) -> list[Pair]:
         """Each question past the path (`past`: by which way), then through it."""

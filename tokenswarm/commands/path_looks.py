@@ -58,7 +58,7 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
         outcomes = f"{pair.direct.seen.outcome.value} past the path, {pair.via.seen.outcome.value} through it"
         checks.append((f"engine: {fault}", outcomes))
     (after,) = bench.both([f"{run}-after"])
-    findings += judge.of_closing(after)
+    findings = judge.with_closing(findings, after)
     return _report(bench, findings, levels, first, checks)
 
 

@@ -206,12 +206,14 @@ def faults(pair: Pair) -> list[Finding]:
     return found
 
 
-def of_closing(pair: Pair) -> list[Finding]:
-    """A healthy question behind all the failures."""
+def with_closing(findings: list[Finding], pair: Pair) -> list[Finding]:
+    """And what a healthy question behind all the failures tells. Words of a closed way are not of those before it."""
+    said = pair.via.seen.sentence
     if pair.via.seen.ok or not pair.direct.seen.ok:
-        return []
-    text = f"After these failures the path asks no more, though the engine is well again: {pair.via.seen.sentence}."
-    return [_finding("circuit-open", "alters", text)]
+        return findings
+    text = f"After these failures the path asks no more, though the engine is well again: {said}."
+    kept = [one for one in findings if one.code != "error-text-lost" or said not in one.message]
+    return [*kept, _finding("circuit-open", "alters", text)]
 
 
 def _words(sentence: str) -> str:
@@ -333,7 +335,8 @@ def of_gzip(plain: Answer, packed: Answer) -> list[Finding]:
         return [
             _finding("answers-lost", "loses", f"A client that asks for gzip gets no answer: {packed.seen.sentence}.")
         ]
-    if packed.seen.packed and packed.seen.merged_ratio > plain.seen.merged_ratio + 2 * HELD_RATIO:
+    held = packed.seen.merged_ratio > plain.seen.merged_ratio + 2 * HELD_RATIO
+    if packed.seen.packed and (held or _waited(packed) > _waited(plain) + 2 * HELD_RATIO):
         text = (
             f"A client that asks for gzip gets its tokens in bursts: {packed.seen.merged_ratio:.0%} share a read, "
             f"{plain.seen.merged_ratio:.0%} without. No compression for this type."
@@ -344,6 +347,12 @@ def of_gzip(plain: Answer, packed: Answer) -> list[Finding]:
             _finding("gzip-packed", "transparent", "Answers are packed for clients that ask for gzip, event by event.")
         ]
     return []
+
+
+def _waited(answer: Answer) -> float:
+    """How much of the time until the last token went by before the first."""
+    stamps, sent_ns = answer.seen.stamps_ns, answer.captured.sent_ns
+    return (stamps[0] - sent_ns) / (stamps[-1] - sent_ns) if stamps and stamps[-1] > sent_ns else 0.0
 
 
 def of_silence(what: str, seconds: float, answer: Answer) -> list[Finding]:
