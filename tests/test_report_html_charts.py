@@ -29,7 +29,8 @@ SPANS = st.lists(
 def test_bins_hold_the_integral(spans: list[tuple[float, float, float]], width: float) -> None:
     bins = Bins(width, 8)
     for start, end, rate in spans:
-        bins.add(start, end, rate)
+        bins.step([start], rate)
+        bins.step([end], -rate)
     for i, mean in enumerate(bins.means()):
         covered = sum(r * max(0.0, min(end, (i + 1) * width) - max(start, i * width)) for start, end, r in spans)
         assert mean * width == pytest.approx(covered, rel=1e-9, abs=1e-7)
@@ -53,8 +54,8 @@ def test_a_sample_is_bounded_and_fair() -> None:
     counts = [0] * 40
     for seed in range(400):
         sample: Sample[int] = Sample(10, seed)
-        for i in range(40):
-            sample.offer(i)
+        for i in range(0, 40, 1 + seed % 7):
+            sample.offer(range(i, min(40, i + 1 + seed % 7)))
         assert len(set(sample.items)) == 10
         assert sample.n == 40
         for i in sample.items:
@@ -66,11 +67,11 @@ def test_a_sample_is_bounded_and_fair() -> None:
 def test_no_row_breaks_the_page(first: float, last: float, duration_s: float, tokens: int) -> None:
     drawn = Drawn(duration_s)
     for stage in (0, 99):
-        drawn.add(
+        drawn.add([
             ChartRow(stage=stage, phase="steady", outcome="ok", intended_s=first, sent_s=first, first_s=last,
                      last_s=last, done_s=last, ttft_s=last, tpot_s=first, e2e_s=last, itl_mean_s=last,
                      output_tokens=tokens)
-        )  # fmt: skip
+        ])  # fmt: skip
     assert all(math.isfinite(value) for value in (*drawn.tokens.means(), *drawn.in_flight.means()))
     data = figure.Data(sample_runs.summary(Merged(run_id="x")), drawn)
     for chart in itertools.chain(run.times(data), run.distributions(data)):
