@@ -13,7 +13,7 @@ help:
 	@echo "make check   lint, types, layers"
 	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams; instructions an event of both readers"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
-	@echo "make long    ten million requests of a day in virtual time: nothing may grow by more than 20 MiB"
+	@echo "make long    what takes hours: ten million requests in virtual time, other random examples in all tests"
 	@echo "make bench-peers  other load generators beside this one, true or not, each installed by itself: bench/PEERS.md"
 	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
 	@echo "make lock    renew requirements.lock and requirements-dev.lock"
@@ -61,6 +61,8 @@ bench: $(VENV)/dev
 
 long: $(VENV)/dev
 	@$(BIN)/python -m bench.soak
+	@.ci/packages
+	@TOKENSWARM_LONG=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
 
 bench-peers: $(VENV)/dev
 	@$(BIN)/python -m bench.peers
