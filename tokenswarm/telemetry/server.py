@@ -19,9 +19,6 @@ from tokenswarm.telemetry.window import Totals
 TOKENS_BASE = 0.01
 """Token counts that agree this well agree: streams cut at the edges, rounding of the client's share of a stream."""
 
-OPENING_S = 0.025
-"""A window opens, and closes, at a worker and at the poller so far apart: each hears of it by a message."""
-
 COUNTS_BASE = 0.01
 """Counts of requests that agree this well agree."""
 
@@ -210,9 +207,8 @@ def _latencies(total: Totals) -> dict[str, Split]:
 
 
 def _compare(total: Totals, kind: str, server_per_s: float | None, client: Part) -> TokensCompared | None:
-    """The tolerance: 1 %, the time between edges and readings and between the edges of both, requests whose tokens the
-    client does not count, and the requests that are half counted at both edges: one step's tokens each, or whole
-    answers (llama.cpp)."""
+    """The tolerance: 1 %, the time between edges and readings, requests whose tokens the client does not count, and the
+    requests that are half counted at both edges: one step's tokens each, or whole answers (llama.cpp)."""
     client_per_s = client.throughput.output_tokens_per_s
     if server_per_s is None or not client_per_s or client.tokens.source != "server":
         return None
@@ -222,8 +218,7 @@ def _compare(total: Totals, kind: str, server_per_s: float | None, client: Part)
     at_the_end = kind in ENGINES and ENGINES[kind].at_the_end
     answer = (client.tokens.output_length.mean or 1.0) if at_the_end else 1.0
     torn = 2 * (client.batch_mean or 0.0) * answer / (client_per_s * seconds)
-    edges = total.edges_ns / total.covered_ns + 2 * OPENING_S / seconds
-    tolerance = TOKENS_BASE + edges + uncounted + torn
+    tolerance = TOKENS_BASE + total.edges_ns / total.covered_ns + uncounted + torn
     difference = server_per_s / client_per_s - 1
     return TokensCompared(
         server_per_s=server_per_s,
