@@ -440,6 +440,16 @@ def test_late_edges_widen_the_tolerance() -> None:
     assert other["tolerance_ratio"] - one["tolerance_ratio"] == pytest.approx(1.0 / 100)
 
 
+def test_windows_of_master_and_workers_that_are_not_alike_widen_it() -> None:
+    """The master's last a tenth of a second longer in an open loop, in which nothing more is sent."""
+    summary, longer = run(), run()
+    longer.steady_window.length_s -= 1.5
+    for one in (summary, longer):
+        join.fill(one, [watched(72.0)], [], now_ns=s(200))
+    one, other = (x.server["metrics"]["output_tokens_compared"] for x in (summary, longer))
+    assert other["tolerance_ratio"] - one["tolerance_ratio"] == pytest.approx(2 * 1.5 / 100)
+
+
 def test_stages_have_their_own_numbers_and_the_run_those_of_all_windows() -> None:
     summary = run(stages=2)
     join.fill(summary, [watched(72.0, stages=2)], [], now_ns=s(300))

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.rules import contamination
 from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt
 from tokenswarm.result.summary import Doubt, Summary
@@ -116,8 +115,6 @@ def tokens_disagree(evidence: Evidence, summary: Summary) -> Doubt | None:
     if not compared or compared["agree"]:
         return None
     difference = compared["difference_ratio"]
-    if abs(difference) <= compared["tolerance_ratio"] + _late_ratio(evidence, metrics["coverage"]["window_s"]):
-        return None
     more = difference > 0
     why = contamination.foreign_load if more else contamination.requests_elsewhere
     if why(evidence, summary) is not None:
@@ -130,12 +127,6 @@ def tokens_disagree(evidence: Evidence, summary: Summary) -> Doubt | None:
         + ("See whether it serves somebody else, too." if more else "See whether it is one of several replicas."),
         **compared,
     )
-
-
-def _late_ratio(evidence: Evidence, window_s: float) -> float:
-    """How much of the windows a worker may have opened and closed late, by what its loop stood still for."""
-    late_ns = max((worker.instrument.loop_lag_ns_max for worker in evidence.merged.workers), default=0)
-    return 2 * late_ns / NS_PER_S / window_s if window_s else 0.0
 
 
 def gpu_lost(_evidence: Evidence, summary: Summary) -> Doubt | None:
