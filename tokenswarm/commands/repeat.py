@@ -70,7 +70,7 @@ def wanted(given: dict[str, Any]) -> bool:
 
 
 class Made(msgspec.Struct):
-    """A side while it grows. `codes`: of its runs, in order; `words`: what `tokenswarm run` is told, but the target."""
+    """A side while it grows. `codes`: of its runs, in order; `left_out`: a sentence for each that does not count."""
 
     name: str
     host: str | None  # None: the profile's own
@@ -81,7 +81,7 @@ class Made(msgspec.Struct):
 
 
 class Group(msgspec.Struct):
-    """All that is asked for, and what is there by now."""
+    """All that is asked for, and what is there by now. `words`: what each run is told, but its target."""
 
     sides: list[Made]
     order: list[int]  # the side of each run
