@@ -30,7 +30,7 @@ from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.plan import length_s, plan, time_text
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.numbers import harmless
-from tokenswarm.reports.output import as_comparison_json
+from tokenswarm.reports.output import as_document
 from tokenswarm.result.comparison import Run, Side
 
 REPEAT = 5  # where --against-host comes alone
@@ -353,7 +353,7 @@ def _named(side: Side, name: str) -> Side:
 def _tell_group(group: Group, runs: list[Run]) -> None:
     """How much the runs of one thing vary."""
     if group.given["json"]:
-        print(as_comparison_json(msgspec.json.decode(groups.encoded(runs))))
+        print(as_document(msgspec.json.decode(groups.encoded(runs))))
         return
     from rich.console import Console
 
