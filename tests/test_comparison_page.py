@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,16 @@ def test_all_files_of_a_long_run_are_read_and_a_cut_one_is_named(tmp_path: Path)
     seen = samples.sample(files, "r")
     assert seen.rows == 40
     assert "requests.0002.jsonl.gz of r can't be read" in seen.reason
+    assert "requests.0001.jsonl.gz: no such file" in samples.sample(files[1:], "r").reason
+
+
+def test_a_page_names_the_rows_that_it_could_not_draw(sides: tuple[list[Run], list[Run]], tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(str(sides[1][0].folder), folder)
+    (folder / "requests.0001.jsonl.gz").write_bytes(gzip.compress((folder / "requests.jsonl").read_bytes())[:-12])
+    new = [msgspec.structs.replace(sides[1][0], folder=str(folder)), *sides[1][1:]]
+    text = "".join(parse(comparison.render(compare(*sides), sides[0], new)).itertext())
+    assert f"requests.0001.jsonl.gz of {new[0].run_id} can't be read" in text
 
 
 def test_documents_beside_each_other(

@@ -132,6 +132,9 @@ def _distribution(pair: Pair, field: str, title: str) -> Figure:
     caption = "Thick: all requests of a side together. Faint: each run, whose spread is what a difference is held to."
     if parted:
         caption += f" Of large runs, about {parted[0].rows} evenly spaced requests are drawn."
+    lacking = [one.reason for side in pair.rows for one in side if one.reason]
+    if lacking:
+        caption += f" Not all of it is here: {'; '.join(lacking)}."
     return Figure(name=name, title=f"{title}: share of requests within", caption=caption, draw=draw)
 
 
