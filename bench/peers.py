@@ -291,12 +291,13 @@ def wrong(peer: Peer, cache: Path, cores: Cores) -> list[str]:
     return row
 
 
-def page(truths: list[list[str]], wrongs: list[list[str]], missing: list[str], took_s: float) -> str:
+def page(tried: list[Peer], truths: list[list[str]], wrongs: list[list[str]], missing: list[str], took_s: float) -> str:
+    """PEERS.md. `missing`: a sentence for each peer of `tried` that could not be run to its end."""
     about = [
         f"date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {took_s:.0f} s",
         f"machine: {machine()}",
         f"load average before the end: {', '.join(f'{load:.1f}' for load in os.getloadavg())}",
-        "versions: " + ", ".join(f"{peer.name} {peer.version}" for peer in (OURS, *PEERS)),
+        "versions: " + ", ".join(f"{peer.name} {peer.version}" for peer in tried),
         f"streams: {TOKENS} tokens, first after 100 ms, a gap of 20 ms ± 20%; {WAVES} waves that begin at once",
     ]
     head = ["client", "streams", "TTFT off by, p50 / p99, ms", "ITL off by, p50 / p99, ms", "CPU an event, µs", "ok"]
@@ -324,10 +325,11 @@ def main() -> int:
     descriptors.raise_limit()
     cores, began_s = two_cores(), time.monotonic()
     build()
+    tried = [
+        peer for peer in (OURS, *PEERS) if peer is OURS or chosen.only is None or peer.name.split()[0] in chosen.only
+    ]
     truths, wrongs, missing = [], [], []
-    for peer in (OURS, *PEERS):
-        if chosen.only is not None and peer is not OURS and peer.name.split()[0] not in chosen.only:
-            continue
+    for peer in tried:
         try:
             installed(peer, chosen.cache)
             for streams in STREAMS:
@@ -338,7 +340,7 @@ def main() -> int:
         except BenchError as error:
             missing.append(f"{peer.name} {peer.version}: {error}")
             print(missing[-1], file=sys.stderr, flush=True)
-    PAGE.write_text(page(truths, wrongs, missing, time.monotonic() - began_s), encoding="utf-8")
+    PAGE.write_text(page(tried, truths, wrongs, missing, time.monotonic() - began_s), encoding="utf-8")
     return 0
 
 

@@ -233,13 +233,16 @@ def test_a_peer_is_held_against_the_sender_and_one_that_cant_be_installed_is_nam
         monkeypatch.setattr(peers, name, value)
     monkeypatch.setattr(peers, "WRONG", {"clean end": "truncate:1:2"})
     monkeypatch.setattr(peers, "PEERS", (peers.OURS._replace(name="other", install=refuse),))
-    monkeypatch.setattr(sys, "argv", ["peers", "--cache", str(tmp_path)])
+    left_out = peers.OURS._replace(name="third", install=refuse)
+    monkeypatch.setattr(peers, "PEERS", (*peers.PEERS, left_out))
+    monkeypatch.setattr(sys, "argv", ["peers", "--cache", str(tmp_path), "--only", "other"])
     monkeypatch.setattr(peers, "PACE", FAST._replace(tokens=5))
     assert peers.main() == 0
     text = (tmp_path / "PEERS.md").read_text(encoding="utf-8")
     assert "| 2 of 2 |" in text
     assert "| tokenswarm (a worker's client) | F |" in text
     assert f"other {__version__}: there is no such wheel" in text
+    assert "third" not in text, "it was not asked for"
 
 
 def test_more_instructions_an_event_than_were_written_down_are_told() -> None:

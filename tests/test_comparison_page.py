@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -154,7 +156,7 @@ def test_large_files_are_read_in_parts_that_stand_for_the_whole(tmp_path: Path) 
             row = {"phase": "steady", "outcome": "ok", "ttft_s": (i * 7919 % n + 1) / n, "pad": pad}
             file.write(json.dumps(row) + "\n")
     assert path.stat().st_size > samples.BYTES_MAX
-    seen = samples.sample(path, "r")
+    seen = samples.sample([path], "r")
     assert not seen.whole
     assert not seen.unreadable
     assert samples.BYTES_MAX // 500 < seen.rows < n
@@ -165,9 +167,32 @@ def test_large_files_are_read_in_parts_that_stand_for_the_whole(tmp_path: Path) 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"phase": 1}\n', b"\xff\xfe\n" * 5])
 def test_damaged_rows_are_none_and_no_error(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "requests.jsonl").write_bytes(data)
-    seen = samples.sample(tmp_path / "requests.jsonl", "r")
+    seen = samples.sample([tmp_path / "requests.jsonl"], "r")
     assert seen.rows == 0
     assert "holds no request" in seen.reason
+
+
+def test_all_files_of_a_long_run_are_read_and_a_cut_one_is_named(tmp_path: Path) -> None:
+    row = b'{"phase": "steady", "outcome": "ok", "ttft_s": 0.1}\n'
+    files = [tmp_path / name for name in ("requests.0001.jsonl.gz", "requests.0002.jsonl.gz", "requests.jsonl")]
+    for path, n in zip(files, (30, 20, 10), strict=True):
+        path.write_bytes(gzip.compress(row * n) if path.suffix == ".gz" else row * n)
+    seen = samples.sample(files, "r")
+    assert (seen.rows, seen.sketches["ttft_s"].n, seen.whole, seen.reason) == (60, 60, True, "")
+    files[1].write_bytes(files[1].read_bytes()[:-12])
+    seen = samples.sample(files, "r")
+    assert seen.rows == 40
+    assert "requests.0002.jsonl.gz of r can't be read" in seen.reason
+    assert "requests.0001.jsonl.gz: no such file" in samples.sample(files[1:], "r").reason
+
+
+def test_a_page_names_the_rows_that_it_could_not_draw(sides: tuple[list[Run], list[Run]], tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(str(sides[1][0].folder), folder)
+    (folder / "requests.0001.jsonl.gz").write_bytes(gzip.compress((folder / "requests.jsonl").read_bytes())[:-12])
+    new = [msgspec.structs.replace(sides[1][0], folder=str(folder)), *sides[1][1:]]
+    text = "".join(parse(comparison.render(compare(*sides), sides[0], new)).itertext())
+    assert f"requests.0001.jsonl.gz of {new[0].run_id} can't be read" in text
 
 
 def test_documents_beside_each_other(

@@ -172,6 +172,20 @@ def test_a_single_run_is_remembered(engine: str, tmp_path: Path) -> None:
     assert (line.run_id, line.host, line.status) == (done.summary["run_id"], engine, done.summary["verdict"]["status"])
 
 
+def test_a_run_that_left_no_summary_is_16_and_no_line(engine: str, tmp_path: Path) -> None:
+    """It is no mistake in the command: that would be 15, before any load."""
+    words = tokenswarm("run", short(tmp_path), "--host", engine, "--history", "h.jsonl")
+    with program(words, tmp_path) as started:
+        started.await_output("stage 1")
+        (folder,) = (tmp_path / "results").glob("2*")
+        (folder / "summary.json").mkdir()  # in its way, for root as well
+        done = started.finish(LONG_S)
+    assert done.code == ExitCode.RESULTS, done.out
+    assert "Traceback" not in done.out
+    assert "h.jsonl has no line of it" in done.out
+    assert not (tmp_path / "h.jsonl").exists()
+
+
 # ---- before any load
 
 

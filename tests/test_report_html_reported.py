@@ -169,6 +169,19 @@ def test_the_engines_tables_by_value(page: ElementTree.Element) -> None:
     assert tokens["32 users"]["difference engine − client"] == ["+2.88%", "DIFFER: up to ±2.03% is nothing"]
 
 
+def test_each_of_several_engines_by_value(page: ElementTree.Element) -> None:
+    """The second of two while 16 users ran."""
+    assert table(page, "engine", "Each engine by itself")["16 users"] == {
+        "": ["16 users"], "engine": ["http://gpu1:8000/metrics", "vllm, 21.5s read"],
+        "in the batch mean": ["4.80", "max 15.4"], "waiting mean": ["1.80", "max 5.8"],
+        "KV-cache in use mean": ["14.4%", "max 28.8%"], "preemptions": ["18"], "ended by reason": ["length 217"],
+    }  # fmt: skip
+    assert table(page, "engine", "Tokens of each engine")["16 users"] == {
+        "": ["16 users"], "engine": ["http://gpu1:8000/metrics"], "output tokens of all": ["14.4k", "50.0%"],
+        "prompt tokens": ["7215"], "from the prefix cache of prompt tokens": ["11.0%"], "TTFT mean": ["14.4ms"],
+    }  # fmt: skip
+
+
 def test_latencies_are_given_as_far_as_the_buckets_know_them(page: ElementTree.Element, summary: Summary) -> None:
     first = table(page, "engine", "Until the first token, engine beside client")["16 users"]
     assert first["queue"] == ["72.0ms", "p99 > 216ms"]

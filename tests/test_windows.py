@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from sample_runs import MS, RUN_ID, failure, lognormal, profile, request
 
@@ -159,6 +161,27 @@ def test_a_day_without_a_drift_is_no_doubt() -> None:
 )
 def test_what_grows_or_drifts_is_told_and_nothing_else(shape: Shape, codes: dict[str, str]) -> None:
     assert judged(series(288, shape))[1] == codes
+
+
+def test_what_drifts_or_grows_in_several_stages_is_told_of_each() -> None:
+    first, second = (
+        series(48, lambda at, by=by: {"ttft_s": 0.1 + by * at, "bytes": 100e6 + 1e7 * by / 0.002 * at})  # type: ignore[misc]
+        for by in (0.001, 0.002)
+    )
+    later = [
+        msgspec.structs.replace(one, stage=1, start_s=one.start_s + 14_400, end_s=one.end_s + 14_400) for one in second
+    ]
+    summary = summarize(Merged(run_id=RUN_ID))
+    summary.soak = soak([*first, *later], (), 300.0)
+    evidence = Evidence(merged=Merged(run_id=RUN_ID), expected_workers=0, profile=profile())
+    drift, grows = rules.drift(evidence, summary), rules.client_memory(evidence, summary)
+    assert drift is not None
+    assert grows is not None
+    for stage in (1, 2):
+        assert re.search(rf"TTFT p50 in stage {stage} \+\d+\.\d%", drift.message)
+        assert re.search(rf"worker 0 in stage {stage} by \d+ MiB", grows.message)
+    assert {one["stage"] for one in drift.evidence["drifts"] if one["metric"] == "ttft_s.p50"} == {0, 1}
+    assert [one["stage"] for one in grows.evidence["grows"]] == [1, 0], "the most first"
 
 
 def test_failures_of_restarts_stand_apart_in_their_windows_and_are_no_drift() -> None:

@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     "report": (
         "tokenswarm.commands.report",
         {
-            "report DIR": "print the tables of a finished run again, and write its report.html again",
+            "report DIR": "print a run's tables and write its report.html again; of one that goes on, so far",
             "report --merge": "DIR...: first bring back what dead workers, or a dead master, left on disk",
         },
     ),

@@ -16,7 +16,7 @@ from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, metrics_
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import github_summary, in_github
 from tokenswarm.profile.typed_yaml import suggestion
-from tokenswarm.reports.output import as_comparison_json
+from tokenswarm.reports.output import as_document
 from tokenswarm.result.comparison import Comparison, Kind, Run
 from tokenswarm.result.foreign import formats
 
@@ -133,7 +133,7 @@ def remember(path: Path, found: Comparison, runs: Sequence[Run]) -> None:
 def tell(found: Comparison, *, as_json: bool) -> None:
     """Print it, and tell GitHub's runner where this is a step of a workflow."""
     if as_json:
-        print(as_comparison_json(found))
+        print(as_document(found))
     else:
         from rich.console import Console
 

@@ -35,7 +35,8 @@ CODES = {
 }
 APIS = {"-".join(key): key for key in DIALECTS}
 EPILOG = """\
-exit codes: 0 transparent (or --accept'ed), 30 delays, 31 alters, 32 loses, 14 the path does not lead to the engine
+exit codes: 0 transparent (or --accept'ed), 30 delays, 31 alters, 32 loses, 14 the path does not lead to the engine,
+            15 a mistake in the command, 16 not written
 example:    tokenswarm path --via http://127.0.0.1:8080 --upstream-port 8800
 """
 

@@ -322,9 +322,10 @@ def _code(plan: Plan) -> ExitCode:
 
 def _print(plan: Plan, given: Mapping[str, Any]) -> None:
     from tokenswarm.reports import fleet as told  # after the words, as rich takes a while
+    from tokenswarm.reports import output
 
     if given["json"]:
-        print(msgspec.json.format(msgspec.json.encode(plan)).decode().replace("::", ":\\u003a"))
+        print(output.as_document(plan))
     elif given["quiet"]:
         print(told.line(plan))
     else:

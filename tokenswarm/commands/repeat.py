@@ -30,7 +30,7 @@ from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.plan import length_s, plan, time_text
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.numbers import harmless
-from tokenswarm.reports.output import as_comparison_json
+from tokenswarm.reports.output import as_document
 from tokenswarm.result.comparison import Run, Side
 
 REPEAT = 5  # where --against-host comes alone
@@ -70,7 +70,7 @@ def wanted(given: dict[str, Any]) -> bool:
 
 
 class Made(msgspec.Struct):
-    """A side while it grows. `codes`: of its runs, in order; `words`: what `tokenswarm run` is told, but the target."""
+    """A side while it grows. `codes`: of its runs, in order; `left_out`: a sentence for each that does not count."""
 
     name: str
     host: str | None  # None: the profile's own
@@ -81,7 +81,7 @@ class Made(msgspec.Struct):
 
 
 class Group(msgspec.Struct):
-    """All that is asked for, and what is there by now."""
+    """All that is asked for, and what is there by now. `words`: what each run is told, but its target."""
 
     sides: list[Made]
     order: list[int]  # the side of each run
@@ -353,7 +353,7 @@ def _named(side: Side, name: str) -> Side:
 def _tell_group(group: Group, runs: list[Run]) -> None:
     """How much the runs of one thing vary."""
     if group.given["json"]:
-        print(as_comparison_json(msgspec.json.decode(groups.encoded(runs))))
+        print(as_document(msgspec.json.decode(groups.encoded(runs))))
         return
     from rich.console import Console
 

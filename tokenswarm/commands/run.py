@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenswarm.commands import groups, repeat
-from tokenswarm.errors import ExitCode
+from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
 from tokenswarm.profile.bundled import configs
 
@@ -67,5 +67,8 @@ def start(given: dict[str, Any]) -> int:
         print("tokenswarm: interrupted before the load began: none was sent", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)
     if history and folders:
-        groups.remember_run(history, folders[0])
+        try:
+            groups.remember_run(history, folders[0])
+        except ConfigError as error:  # the disk took no summary: no mistake in the command, which 15 would say
+            raise ResultsError(f"{error}; {history} has no line of it") from None
     return code

@@ -87,7 +87,7 @@ def changes(metric: str, points: Sequence[Line], margin: float, higher_is_better
 
 
 def _best(values: Sequence[float], begin: int, at: int, margin: float) -> int | None:
-    """The moment at or within LEAST after `at` that parts the values best, where `at` parts them; else None."""
+    """The moment at or within WINDOW after `at` that parts the values best, where `at` parts them; else None."""
     if not _parts(values, begin, at, margin):
         return None
     near = [spot for spot in range(at, at + WINDOW) if _parts(values, begin, spot, margin)]

@@ -15,6 +15,7 @@ import msgspec
 
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.result.comparison import Comparison
+from tokenswarm.result.fleet import Plan
 from tokenswarm.result.summary import PERCENTILES, Part, Stage, Summary, to_json
 
 Form = Literal["tables", "json", "csv", "quiet"]
@@ -39,8 +40,8 @@ def as_json(summary: Summary) -> str:
     return to_json(summary).decode().replace("::", ":\\u003a")
 
 
-def as_comparison_json(found: Comparison | Mapping[str, Any]) -> str:
-    """A comparison, or a group, in full, with `::` written so that it is the same JSON."""
+def as_document(found: Comparison | Plan | Mapping[str, Any]) -> str:
+    """A comparison, a plan or a group, in full, with `::` written so that it is the same JSON."""
     return msgspec.json.format(msgspec.json.encode(found)).decode().replace("::", ":\\u003a")
 
 

@@ -92,6 +92,8 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Soak(msgspec.Struct, kw_only=True):
+    """What a long run told, window by window, and what the tests say of it."""
+
     window_s: float
     windows: list[WindowTold] = []
     drift: list[Drift] = []
@@ -99,6 +101,10 @@ class Soak(msgspec.Struct, kw_only=True):
     restarts: list[Restart] = []
     failed_in_restarts: int = 0
     note: str = ""  # what of the windows could not be kept, or read back
+
+    def where(self, one: Drift | Growth) -> str:
+        """` in stage 2`; "" in a run whose windows are all of one stage."""
+        return f" in stage {one.stage + 1}" if len({window.stage for window in self.windows}) > 1 else ""
 
 
 def told(window: Window) -> WindowTold:

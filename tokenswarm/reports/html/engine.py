@@ -42,7 +42,7 @@ def engine_tables(summary: Summary) -> str:
         none = f"<p>No engine metrics. {escape(asked)}. {escape(HOW_TO_GET, 1_000)}</p>"
         return none + _with_answers(summary) + _tokens_with_answers(summary)
     own = _batch(summary), _tokens(summary), *_by_stage(summary)
-    between = path.replicas(summary), path.requests(summary), path.routers(summary)
+    between = *path.replicas(summary), path.requests(summary), path.routers(summary)
     tables = joined(*own, *between, missing="Not reported by the engine")
     return tables + _distributions(summary, block) + _with_answers(summary) + _tokens_with_answers(summary)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.reports.cells import LATENCY_NAMES
 from tokenswarm.reports.html.figure import PERCENTILE_NAMES, Drawing, Figure, left_out
 from tokenswarm.reports.html.requests import cdf
 from tokenswarm.reports.html.samples import Sampled
@@ -39,7 +40,7 @@ LETTERS, STYLES = ("A", "B"), ("side-a", "side-b")
 WORD_STYLES = {"better": "word-better", "same": "word-same", "worse": "word-worse", "can't tell": "word-cant"}
 APART_PX = 5.0  # of the two sides' marks at one percentile
 
-LATENCY_NAMES = {"ttft_s": "TTFT", "itl_s": "ITL", "tpot_s": "TPOT", "e2e_s": "E2E"}
+SHOWN = ("ttft_s", "itl_s", "tpot_s", "e2e_s")  # latencies whose percentiles are drawn
 ROW_NAMES = {"ttft_s": "TTFT", "itl_mean_s": "Mean ITL of a request", "tpot_s": "TPOT", "e2e_s": "E2E"}
 OTHER_NAMES = {"output_tokens_per_s": "tokens/s", "requests_per_s": "requests/s"}
 
@@ -131,6 +132,9 @@ def _distribution(pair: Pair, field: str, title: str) -> Figure:
     caption = "Thick: all requests of a side together. Faint: each run, whose spread is what a difference is held to."
     if parted:
         caption += f" Of large runs, about {parted[0].rows} evenly spaced requests are drawn."
+    lacking = [one.reason for side in pair.rows for one in side if one.reason]
+    if lacking:
+        caption += f" Not all of it is here: {'; '.join(lacking)}."
     return Figure(name=name, title=f"{title}: share of requests within", caption=caption, draw=draw)
 
 
@@ -143,7 +147,7 @@ def _merged(sketches: Sequence[Sketch]) -> Sketch:
 
 def percentiles(pair: Pair) -> list[Figure]:
     """Each percentile of both sides, with a bar over all that its runs and the instrument leave open."""
-    return [_percentiles(pair, field, title) for field, title in LATENCY_NAMES.items()]
+    return [_percentiles(pair, field, LATENCY_NAMES[field]) for field in SHOWN]
 
 
 def _percentiles(pair: Pair, field: str, title: str) -> Figure:

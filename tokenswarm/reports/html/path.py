@@ -19,7 +19,10 @@ _REQUESTS_HEAD: tuple[Cell, ...] = (
 )  # fmt: skip
 _REPLICAS_HEAD: tuple[Cell, ...] = (
     "", "engine", ("in the batch", "mean"), ("waiting", "mean"), ("KV-cache in use", "mean"), "preemptions",
-    ("from the prefix cache", "of prompt tokens"), "prompt tokens", ("output tokens", "of all"), ("ended", "by reason"),
+    ("ended", "by reason"),
+)  # fmt: skip
+_SHARES_HEAD: tuple[Cell, ...] = (
+    "", "engine", ("output tokens", "of all"), "prompt tokens", ("from the prefix cache", "of prompt tokens"),
     ("TTFT", "mean"),
 )  # fmt: skip
 _ROUTERS_HEAD: tuple[Cell, ...] = (
@@ -44,32 +47,48 @@ def requests(summary: Summary) -> Filled:
     return titled("Requests, engine beside client", filled(_REQUESTS_HEAD, lines), note) if lines else ("", [])
 
 
-def replicas(summary: Summary) -> Filled:
-    """By stage and engine, where there are several."""
-    lines: list[list[Cell]] = []
+def replicas(summary: Summary) -> tuple[Filled, Filled]:
+    """By stage and engine, where there are several: what each did, and its share of the tokens."""
+    did: list[list[Cell]] = []
+    shares: list[list[Cell]] = []
     for name, _, block in by_stage(summary, engine):
-        told = [one.generation_tokens for one in block.replicas if one.generation_tokens is not None]
-        everything = sum(told)
+        everything = sum(one.generation_tokens or 0 for one in block.replicas)
         for one in block.replicas:
-            tokens = one.generation_tokens
-            share = ratio(tokens / everything) if tokens is not None and everything else ""
-            lines.append(
+            read = f"{one.kind}, {duration(one.covered_s)} read" if one.kind else "did not answer"
+            did.append(
                 [
                     name,
-                    (one.url, f"{one.kind}, {duration(one.covered_s)} read" if one.kind else "did not answer"),
+                    (one.url, read),
                     _level(one.running),
                     _level(one.waiting),
                     _level(one.kv_cache_usage, ratio, ratio),
                     MISSING if one.preemptions is None else count(one.preemptions),
-                    ratio(one.prefix_cache_hit_ratio),
-                    MISSING if one.prompt_tokens is None else count(one.prompt_tokens),
-                    MISSING if tokens is None else (count(tokens), share),
                     counts(one.finished) or MISSING,
+                ]
+            )
+            shares.append(
+                [
+                    name,
+                    one.url,
+                    _share(one.generation_tokens, everything),
+                    MISSING if one.prompt_tokens is None else count(one.prompt_tokens),
+                    ratio(one.prefix_cache_hit_ratio),
                     duration(one.ttft_s_mean),
                 ]
             )
-    note = "Each engine by itself. Unlike shares of the output: what hands the requests out does not share them evenly."
-    return titled("Replicas", filled(_REPLICAS_HEAD, lines, (0, 1, 9)), note) if lines else ("", [])
+    if not did:
+        return ("", []), ("", [])
+    note = "Unlike shares of the output: what hands the requests out does not share them evenly."
+    return (
+        titled("Each engine by itself", filled(_REPLICAS_HEAD, did, (0, 1, 6))),
+        titled("Tokens of each engine", filled(_SHARES_HEAD, shares, (0, 1)), note),
+    )
+
+
+def _share(tokens: int | None, everything: int) -> Cell:
+    if tokens is None:
+        return MISSING
+    return count(tokens), ratio(tokens / everything) if everything else ""
 
 
 def _level(found: LevelBlock, mean: Show = quantity, most: Show = top) -> Cell:

@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.reports.rows import ROWS_NAME
+from tokenswarm.reports.rows import ROWS_NAME, missing_files
 
 METRICS = ("ttft_s", "itl_mean_s", "tpot_s", "e2e_s")
 PART_BYTES = 1 << 16
@@ -42,7 +42,7 @@ class Sampled(msgspec.Struct):
     rows: int = 0  # that were read
     unreadable: int = 0
     whole: bool = True
-    reason: str = ""  # why there is nothing
+    reason: str = ""  # why there is nothing, or a file less
 
 
 def sample(paths: Sequence[Path], run_id: str) -> Sampled:
@@ -50,6 +50,8 @@ def sample(paths: Sequence[Path], run_id: str) -> Sampled:
     found = Sampled(run_id, {name: Sketch() for name in METRICS})
     values: dict[str, list[float]] = {name: [] for name in METRICS}
     decode = msgspec.json.Decoder(_Row).decode
+    if missing := missing_files(paths):
+        found.reason = f"{run_id}: {missing}"
     parts_max = max(2, PARTS_MAX // max(1, len(paths)))
     for path in paths:
         for lines in _read(path, parts_max, found):

@@ -158,10 +158,9 @@ def tables(summary: Summary) -> str:
     soak = summary.soak
     if soak is None:
         return ""
-    stages = len(summary.stages) > 1
     tests: list[list[Cell]] = [
         [
-            name_of(one.metric) + (f", stage {one.stage + 1}" if stages else ""),
+            name_of(one.metric) + soak.where(one),
             "drifts" if one.drifts else "no",
             ratio(one.middle) if one.metric == "failed_ratio" else _value(one.metric, one.middle),
             f"{one.change:+.2%}",
@@ -173,7 +172,7 @@ def tables(summary: Summary) -> str:
     ]
     sizes: list[list[Cell]] = [
         [
-            one.what,
+            one.what + soak.where(one),
             "grows" if one.grows else "no",
             _mib(one.middle),
             _mib(one.change),
