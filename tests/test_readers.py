@@ -26,6 +26,7 @@ from tokenswarm.client.native import NativeReading
 from tokenswarm.client.sending import Client
 from tokenswarm.client.shape import Shape
 from tokenswarm.client.transport import Connection
+from tokenswarm.record import Outcome
 
 pytestmark = pytest.mark.skipif(not BUILT, reason="the reader in C is not built here: one reader has nobody to equal")
 
@@ -64,6 +65,7 @@ def shaped(client: Client) -> Shape | None:
 
 # -- every script that the tests of the client have ---------------------------------------------------------------
 
+OLD = content("a") * 5 + END
 SCRIPTS: dict[str, tuple[Step, ...]] = {
     **FRAMINGS,
     **{name: script for name, (_, script) in FAILURES.items()},
@@ -118,6 +120,25 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
     "length and chunks": (head("text/event-stream", "content-length: 3"), chunk(content("a")), LAST_CHUNK),
     "no number": (head("text/event-stream", "content-length: +3", chunked=False), b"abc"),
     "HTTP/1.0": (head(chunked=False).replace(b"1.1", b"1.0"), *[content("a")] * 5, END, CLOSE),
+    **{
+        f"HTTP/1.0, {name}": (
+            head("text/event-stream", *lines, chunked=False).replace(b"1.1", b"1.0"),
+            *([chunk(content("a"))] * 5 + [chunk(END), LAST_CHUNK] if "length" not in name else [OLD[:9], OLD[9:]]),
+        )
+        for name, lines in {
+            "chunks": ["transfer-encoding: chunked"],
+            "chunks, kept": ["transfer-encoding: chunked", "connection: keep-alive"],
+            "a length": [f"content-length: {len(OLD)}"],
+            "a length, kept": [f"content-length: {len(OLD)}", "connection: keep-alive"],
+        }.items()
+    },
+    "chunks, and a coding behind them": (
+        head("text/event-stream", "transfer-encoding: chunked", "transfer-encoding: gzip", chunked=False),
+        *[chunk(content("a"))] * 5,
+        chunk(END),
+        LAST_CHUNK,
+        CLOSE,
+    ),
     "connection: close": (head("text/event-stream", "connection: close"), chunk(content("a")), chunk(END), LAST_CHUNK),
     "connection: close, then a chunk of its own kind": (
         head("text/event-stream", "connection: close"),
@@ -152,6 +173,15 @@ def test_both_tell_the_same(setups: list[Setup], name: str, lazily: bool) -> Non
     same(pair, [head(), *[chunk(content("a"))] * 3, chunk(END), LAST_CHUNK])  # from now on the shape is expected
     assert shaped(pair[1])
     same(pair, SCRIPTS[name], lazily=lazily)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("chunks", False), ("chunks, kept", True), ("a length", False), ("a length, kept", True)],
+)
+def test_an_older_version_has_the_framing_that_its_head_says(setups: list[Setup], name: str, kept: bool) -> None:
+    got = same(clients(setups), SCRIPTS[f"HTTP/1.0, {name}"])
+    assert (got["outcome"], got["counts"][0], got["kept"]) == (Outcome.OK, 5, kept)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -295,6 +325,24 @@ def test_an_event_that_differs_anywhere_says_what_it_says(setups: list[Setup], n
         same(pair, [b"".join(steps[:3]), b"".join(steps[3:])])
         same(pair, steps, keep_text=True)
     assert shaped(pair[1]) is not None
+
+
+def test_words_that_stand_elsewhere_too_are_the_slot_where_they_are_read(setups: list[Setup]) -> None:
+    """What the text says is also the event's type, before it: another type with that text is no word of the answer."""
+    pair = clients(setups, kind=("openai", "responses"))
+    text = "response.output_text.delta"
+
+    def typed(kind: str, delta: str = text) -> bytes:
+        return chunk(event({"type": kind, "delta": delta}))
+
+    end = chunk(event({"type": "response.completed", "response": {"status": "completed"}}))
+    steps = [head(), *[typed(text)] * 4, typed("response.output_text.done"), typed(text, "w"), end, LAST_CHUNK]
+    for script in (steps, [b"".join(steps)], steps):
+        got = same(pair, script)
+        assert (got["outcome"], got["counts"][0]) == (Outcome.OK, 5)
+    shape = shaped(pair[1])
+    assert shape is not None
+    assert b'"type": "response.output_text.delta"' in shape.pattern
 
 
 @pytest.mark.parametrize("name", [*CAPTURES])

@@ -268,7 +268,7 @@ class NativeReading:
         if not response.framing:
             return _UNTIL_CLOSE
         (name, value), *more = response.framing
-        if more or response.parser.get_http_version() != "1.1":
+        if more:
             return None
         if name == b"transfer-encoding":
             return _CHUNKED if value.strip().lower() == b"chunked" else None
