@@ -63,6 +63,26 @@ def test_several_processes_at_one_address_are_one_doubt_that_says_what_to_give()
     assert "`telemetry.engine_metrics` the address of each engine" in found.message
 
 
+@pytest.mark.parametrize(
+    ("window_s", "batch", "apart", "told"),
+    [
+        (2.0, 1.76, -0.059, False),  # 9 answers at 6/s, measured
+        (3.0, 1.71, 0.032, False),  # 17
+        (1.0, 2.35, -0.063, False),  # 6
+        (2.0, 1.76, -0.5, True),
+        (2.0, 400.0, -0.059, True),  # thousands of answers: no chance
+        (60.0, 1.76, -0.059, True),
+    ],
+)
+def test_a_window_of_few_answers_is_not_compared(window_s: float, batch: float, apart: float, told: bool) -> None:
+    """Of runs against the embedded engine with nothing else on it: what is under way at the edges is chance."""
+    case = Case()
+    case.summary.batch_mean = batch
+    case.metrics["coverage"].update(window_s=window_s, covered_s=window_s)
+    case.metrics["output_tokens_compared"].update(difference_ratio=apart, tolerance_ratio=0.015, agree=False)
+    assert [doubt.code for doubt in case.doubts()] == ["server-tokens-disagree"] * told
+
+
 def test_a_run_that_was_not_watched_has_none_either() -> None:
     case = Case()
     case.summary.server, case.summary.gpu = {}, {}

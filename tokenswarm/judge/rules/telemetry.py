@@ -6,6 +6,7 @@ do not depend on telemetry, so nothing here makes a run INVALID: what can't be k
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import msgspec
@@ -18,6 +19,9 @@ from tokenswarm.telemetry.window import HOLE_INTERVALS
 
 UNCOVERED_SHARE = 0.1  # one hole of this share of the windows: means are those of another time
 TOKENS_DIFFER = 0.05  # beyond the tolerance: counts that differ by more are of another load
+OPENING_S = 0.025  # at each edge of a window: a worker and the poller hear of it by a message each
+SPREAD = 3.0  # √mean each: by how much what is in flight at a moment may be beyond its mean (Poisson)
+BATCH_LEAST = 0.1  # in flight on average, below which a window of any length is nearly empty
 THROTTLED_SHARE = 0.01  # of the time; less is a blip at the start of a stage
 AT_WORK = 0.5  # share of the time in which a kernel ran
 CLOCK_SHARE = 0.85  # of the card's highest clock; boards at work run at 0.9 of it and more
@@ -116,7 +120,8 @@ def tokens_disagree(evidence: Evidence, summary: Summary) -> Doubt | None:
     if not compared or compared["agree"]:
         return None
     difference = compared["difference_ratio"]
-    if abs(difference) <= compared["tolerance_ratio"] + _late_ratio(evidence, metrics["coverage"]["window_s"]):
+    edges = _edges_ratio(evidence, summary, metrics["coverage"]["window_s"])
+    if abs(difference) <= compared["tolerance_ratio"] + edges:
         return None
     more = difference > 0
     why = contamination.foreign_load if more else contamination.requests_elsewhere
@@ -132,10 +137,17 @@ def tokens_disagree(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def _late_ratio(evidence: Evidence, window_s: float) -> float:
-    """How much of the windows a worker may have opened and closed late, by what its loop stood still for."""
+def _edges_ratio(evidence: Evidence, summary: Summary, window_s: float) -> float:
+    """How much of the tokens only one of the two may have counted, since each has edges of its own.
+
+    A worker may open and close late, by what its loop stood still for. And in a window of few answers as many may be
+    under way at its edges as chance has it, not as there are on average.
+    """
+    if not window_s:
+        return 0.0
     late_ns = max((worker.instrument.loop_lag_ns_max for worker in evidence.merged.workers), default=0)
-    return 2 * late_ns / NS_PER_S / window_s if window_s else 0.0
+    crowd = 1 + SPREAD / sqrt(max(summary.batch_mean or 0.0, BATCH_LEAST))
+    return 2 * (late_ns / NS_PER_S + OPENING_S * crowd * max(1, len(summary.stages))) / window_s
 
 
 def gpu_lost(_evidence: Evidence, summary: Summary) -> Doubt | None:
