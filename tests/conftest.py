@@ -16,8 +16,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` ignores i
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# The same examples each time, however long this machine takes for one: a test that fails, fails for everybody.
-settings.register_profile("even")
+# The same examples each time, however long this machine takes for one: a test that fails, fails for everybody. `make
+# long` draws others.
+settings.register_profile("even", derandomize=not os.environ.get("TOKENSWARM_LONG"), deadline=None)
 settings.load_profile("even")
 
 

@@ -251,6 +251,24 @@ def test_off_a_terminal_there_is_a_line_a_phase_and_one_every_five_seconds() -> 
     assert "\x1b" not in screen.file.getvalue()
 
 
+def test_what_has_no_length_shows_none() -> None:
+    """Before the first stage nothing is under way, and a warm-up of no time is over before it could be read."""
+    screen = Screen(terminal=False, stages=1)
+    for _ in range(6):
+        screen.clock.advance(1.0)
+        screen.progress.tick(sample_runs.run(50))
+    assert [line.split(":")[0] for line in screen.lines] == ["starting"]
+    screen.progress.phase(0, "warmup", Stage(), 0.0)
+    screen.progress.phase(0, "steady", Stage(), 60.0)
+    assert [line.split(":")[0] for line in screen.lines] == ["starting", "stage 1 steady, 0/60 s"]
+    screen.progress.phase(0, "warmup", Stage(users=8), 0.0)  # and its users take a while to be there
+    for _ in range(6):
+        screen.clock.advance(1.0)
+        screen.progress.tick(sample_runs.run(50))
+    assert screen.lines[-1].startswith("stage 1 warmup, 8 users, ")
+    assert "/0 s" not in screen.file.getvalue()
+
+
 def test_rates_are_those_of_the_last_seconds() -> None:
     screen = Screen(terminal=False)
     screen.progress.phase(0, "steady", Stage(users=8), 60.0)

@@ -35,6 +35,7 @@ from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
 from tokenswarm.profile.typed_yaml import Seconds
 from tokenswarm.record import Outcome, TokenSource
+from tokenswarm.result.soak import Drift, Soak
 from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, plan_of, summarize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
@@ -521,6 +522,37 @@ def test_a_queue_that_grows_is_not_steady() -> None:
     assert verdict.status == "INVALID"
     assert [doubt.code for doubt in verdict.doubts] == ["not-steady"]
     assert "Stage 1" in verdict.doubts[0].message
+
+
+@pytest.mark.parametrize(
+    ("trend", "kept", "codes"),
+    [
+        (None, 1, [("not-steady", "invalid")]),
+        ({"stage": 1, "drifts": False}, 1, [("not-steady", "invalid")]),  # another stage's
+        ({"drifts": False}, 1, [("not-steady", "degraded")]),  # a wave, say: its windows tell when
+        ({"drifts": True}, 1, [("drift", "degraded")]),
+        ({"drifts": True, "worse": False}, 1, [("not-steady", "degraded"), ("drift", "note")]),
+        ({"drifts": False}, 20, [("not-steady", "note")]),  # the order of a 20th of the requests is known
+        ({"drifts": True}, 20, [("drift", "degraded")]),
+    ],
+)
+def test_where_windows_are_tested_for_a_trend_halves_lose_no_run(
+    trend: dict[str, Any] | None, kept: int, codes: list[tuple[str, str]]
+) -> None:
+    """The requests of the second half take half as long again; a longer run's sketch holds more than the halves do."""
+    case = Case()
+    drift(1.5)(case)
+    block = case.merged.block(0)
+    block.mser_n["ttft"] = block.ttft.n // kept
+    block.mser_cut["ttft"] = 0
+    evidence = Evidence(merged=case.merged, **case.evidence)
+    summary = summarize(case.merged, plan=plan_of_all(evidence))
+    if trend is not None:
+        told = {"metric": "ttft_s.p50", "stage": 0, "worse": True, **trend}
+        numbers = {"windows": 288, "blocks": 48, "middle": 0.1, "change": 0.4, "p": 1e-9, "rho": 0.0}
+        summary.soak = Soak(window_s=300.0, drift=[Drift(**told, **numbers)])
+    doubts = [(doubt.code, doubt.severity) for doubt in judge(evidence, summary).doubts]
+    assert doubts == codes
 
 
 def test_the_drift_of_a_smoke_test_is_only_noted() -> None:

@@ -69,7 +69,8 @@ class Progress:
         self._phase = (number, phase, stage, seconds)
         self._began_ns = self._clock()
         self._load_began_ns = self._load_began_ns or self._began_ns
-        self._show(now=True)
+        if seconds > 0:
+            self._show(now=True)
 
     def tick(self, merged: Merged) -> None:
         """What is known by now; about once a second."""
@@ -101,14 +102,16 @@ class Progress:
 
     def _head(self, *, bar: bool) -> Text:
         number, phase, stage, seconds = self._phase
+        if not phase:
+            return Text("starting", style="bold")
         elapsed_s = (self._clock() - self._began_ns) / NS_PER_S
         of = f"/{self._stages}" if self._stages and self._stages > 1 else ""
         name = self._draining() if phase == "drain" else f"stage {number + 1}{of} {phase}"
         asked = f", {stage.told}" if stage is not None and stage.told else ""
-        endless = not math.isfinite(seconds) or seconds >= ENDLESS_S
+        endless = not math.isfinite(seconds) or not 0 < seconds < ENDLESS_S
         time = f"{elapsed_s:.0f} s" if endless else f"{min(elapsed_s, seconds):.0f}/{seconds:.0f} s"
         text = Text.assemble((name, "bold"), asked)
-        if bar and not endless and seconds > 0:
+        if bar and not endless:
             done = round(BAR_CELLS * min(1.0, elapsed_s / seconds))
             text.append("  ").append("━" * done, "cyan").append("─" * (BAR_CELLS - done), "dim")
         time += self._left() if phase != "drain" else ""

@@ -9,6 +9,7 @@ from tokenswarm.measure.series import SERIES
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.measure.statistics import effective_n, enough, samples_needed
+from tokenswarm.result.soak import Drift
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
 
 SHORT_S = 60.0  # a smoke test; MLPerf asks for 600 s
@@ -82,13 +83,15 @@ def censored(evidence: Evidence, summary: Summary) -> Doubt | None:
 def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
     """The medians of a window's halves differ, by more than chance; or MSER-5 finds no steady part.
 
-    A note in a short run, which `short-run` doubts already.
+    A note in a short run, which `short-run` doubts already. Where the windows were tested for a trend, see `_beside`.
     """
     found: list[tuple[Severity, float, str, Block]] = []
+    tested = {(one.stage, one.metric): one for one in summary.soak.drift} if summary.soak is not None else {}
     ramps = {stage.stage for stage in summary.stages if stage.rate_end is not None}  # not meant to be steady
     for block in (block for block in evidence.merged.blocks if block.stage not in ramps):
         for metric in SERIES if block.phase == "steady" else ():
             severity, change = _drift(block, metric)
+            severity = _beside(tested.get((block.stage, f"{metric}_s.p50")), severity, block, metric)
             if severity is not None:
                 found.append((severity, change, metric, block))
     if not found:
@@ -105,6 +108,20 @@ def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
         change=change,
         transient_ratio=cut,
     )
+
+
+def _beside(trend: Drift | None, severity: Severity | None, block: Block, metric: str) -> Severity | None:
+    """What the halves may still say beside a test for a trend, which has looked at all of the window.
+
+    A trend for the worse is told by `drift`, once. Whatever else moved (a wave, a trend for the better) costs no whole
+    run: the windows show when it was so. And halves of the first requests alone (series.py) are none of the window.
+    """
+    if trend is None or severity is None:
+        return severity
+    if trend.drifts and trend.worse:
+        return None
+    whole = block.mser_n.get(metric, 0) >= getattr(block, metric).n
+    return min(severity, "degraded" if whole else "note", key=SEVERITIES.index)
 
 
 def _how(metric: str, change: float, cut: float) -> list[str]:
