@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -18,7 +18,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` ignores i
 
 # The same examples each time, however long this machine takes for one: a test that fails, fails for everybody. `make
 # long` draws others.
-settings.register_profile("even", derandomize=not os.environ.get("TOKENSWARM_LONG"), deadline=None)
+settings.register_profile(
+    "even",
+    derandomize=not os.environ.get("TOKENSWARM_LONG"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("even")
 
 
