@@ -1,19 +1,20 @@
 """Does a series of equal times drift, or is it chance? Mann–Kendall's test, Sen's slope, medians of blocks.
 
-H. B. Mann, Econometrica 13 (1945); M. G. Kendall, Rank Correlation Methods (1975): S, its variance with ties, its exact
-distribution; P. K. Sen, JASA 63 (1968): the slope; K. H. Hamed and A. R. Rao, Journal of Hydrology 204 (1998): the
-variance of S where values depend on those before. Their correlation is of the ranks *without the trend*, else a trend
-would shrink the sample that convicts it; with so few blocks single lags are noise, so that of an AR(1) process is
-taken, its first lag corrected for its bias (Kendall, and Marriott and Pope, Biometrika 41, 1954).
+H. B. Mann, Econometrica 13 (1945); M. G. Kendall, Rank Correlation Methods (1975): S, its variance with ties; P. K.
+Sen, JASA 63 (1968): the slope; K. H. Hamed and A. R. Rao, Journal of Hydrology 204 (1998): the variance of S where
+values depend on those before. Their correlation is of the ranks *without the trend*, else a trend would shrink the
+sample that convicts it; with so few blocks single lags are noise, so that of an AR(1) process is taken, its first lag
+corrected for its bias (Kendall, and Marriott and Pope, Biometrika 41, 1954). It is known the worse the fewer
+independent values the blocks are worth, so Student's t of as many stands for the normal distribution (by the
+approximation of D. L. Wallace, Annals of Mathematical Statistics 30, 1959).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import combinations
-from math import asin, erfc, pi, sqrt
+from math import asin, erfc, log1p, pi, sqrt
 
 import msgspec
 
@@ -21,9 +22,8 @@ from tokenswarm.measure.statistics import lag1_rank_correlation
 
 ALPHA = 0.01  # of all series that are tested together: Holm
 CHANGE_MIN = 0.03  # of the middle of the series, from its begin to its end; less is no matter
-BLOCKS, BLOCK_MAX = 24, 12  # blocks that a series is cut into; windows of a block, an hour of five minutes each
-VALUES_MIN = 8  # below it, no order of values is rare enough for ALPHA and ten series
-EXACT_MAX = 10  # values up to which, without ties and dependence, the exact distribution is used
+WINDOWS_MIN = 40  # below it, how much they depend on each other can't be told from a drift: docs/soak.md
+BLOCKS, BLOCK_MAX = 48, 12  # blocks that a longer series is cut into; windows of a block, an hour of five minutes each
 RHO_MAX = 0.95  # of blocks; beyond it nothing could be told
 
 
@@ -77,25 +77,6 @@ def variance_of_s(values: Sequence[float]) -> float:
     return sum((1 if t > 0 else -1) * abs(t) * (abs(t) - 1) * (2 * abs(t) + 5) for t in sizes) / 18
 
 
-@lru_cache(maxsize=EXACT_MAX)
-def _orders(n: int) -> tuple[int, ...]:
-    """How many orders of n values have 0, 1, … inversions."""
-    counts = [1]
-    for size in range(2, n + 1):
-        longer = [0] * (len(counts) + size - 1)
-        for inversions, count in enumerate(counts):
-            for more in range(size):
-                longer[inversions + more] += count
-        counts = longer
-    return tuple(counts)
-
-
-def exact_p(s: int, n: int) -> float:
-    """P(|S| ≥ |s|) of n values without ties, all orders alike."""
-    counts, pairs = _orders(n), n * (n - 1) // 2
-    return sum(count for inversions, count in enumerate(counts) if abs(pairs - 2 * inversions) >= abs(s)) / sum(counts)
-
-
 def dependence(values: Sequence[float]) -> float:
     """ρ of neighbours, 0 … RHO_MAX: of the ranks without the trend, r = ρ − (2 + 4ρ)/n taken back."""
     slope, n = sen_slope(values), len(values)
@@ -119,16 +100,21 @@ def mann_kendall(values: Sequence[float], rho: float = 0.0) -> float:
     n, s, variance = len(values), kendall_s(values), variance_of_s(values)
     if not s or variance <= 0:
         return 1.0
-    if n <= EXACT_MAX and rho <= 0 and len(set(values)) == n:
-        return exact_p(s, n)
-    return erfc((abs(s) - 1) / sqrt(2 * variance * inflation(n, rho)))
+    grown = inflation(n, rho)
+    return student_p((abs(s) - 1) / sqrt(variance * grown), n / grown - 2)
+
+
+def student_p(t: float, freedom: float) -> float:
+    """Two-sided p of Student's t ≥ 0, to 3 % from ten degrees of freedom on; below three, too large."""
+    freedom = max(freedom, 1.0)
+    return erfc((8 * freedom + 1) / (8 * freedom + 3) * sqrt(freedom * log1p(t * t / freedom) / 2))
 
 
 def trend(values: Sequence[float]) -> Trend | None:
     """The trend of a series of windows, by its blocks; None where there are too few to tell one."""
-    cut = blocks(values)
-    if len(cut) < VALUES_MIN:
+    if len(values) < WINDOWS_MIN:
         return None
+    cut = blocks(values)
     rho = dependence(cut)
     change = sen_slope(cut) * (len(cut) - 1)
     return Trend(n=len(cut), p=mann_kendall(cut, rho), middle=middle(cut), change=change, rho=rho)

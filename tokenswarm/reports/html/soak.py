@@ -150,7 +150,7 @@ def _said(soak: Soak, field: str) -> str:
     drifts = [f"{one.metric.partition('.')[2]} by {one.change:+.1%}" for one in own if one.drifts]
     if not own:
         return "Too few windows to test for a drift."
-    return f"It drifts: {', '.join(drifts)} from begin to end." if drifts else "It does not drift."
+    return f"It drifts: {', '.join(drifts)} from begin to end." if drifts else "No drift is found."
 
 
 def tables(summary: Summary) -> str:
