@@ -223,6 +223,25 @@ def test_kinds_stand_in_one_table_the_cheapest_first(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_is_cut_on_a_narrow_terminal(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intervals stand below their values there; then columns go, the least telling first."""
+    telemetry = Telemetry(price_per_gpu_hour=3.0, currency="EUR", gpus=2)
+    folder = measured(tmp_path / "a", telemetry=telemetry, power_w=(300.0, 350.0, 650.0, 700.0))
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["plan", str(folder), "--rate", "100"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = lines[: next(number for number, line in enumerate(lines) if line.startswith(" plan:"))]
+    text = "\n".join(rows)
+    assert max(map(len, rows)) <= width
+    for cell in ("kind", "one carries", "40.0", "(40.0…80.0)", "replicas", "(2…3)", "1M tokens", "5.56 EUR"):
+        assert cell in text, text
+    assert ("kWh/1M" in text) == (width == 120)
+    assert ("40.0 (40.0…80.0)/s" in text) == (width == 120)
+
+
 def test_a_trace_with_a_peak_takes_what_the_peak_takes(a: Path, tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     at_s = [float(i) for i in range(300)] + [300 + i / 100 for i in range(1000)] + [310.0 + i for i in range(300)]

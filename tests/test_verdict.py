@@ -648,7 +648,7 @@ def test_stamps_of_user_space_are_as_late_as_the_loop() -> None:
     ("cause", "target", "says"),
     [
         (instrument(run_delay_ns=13 * NS_PER_S), "http://127.0.0.1:8000", r"Something on this machine kept worker 1 "
-         r"waiting for 12 % of the time. If it is the engine, give it one less .*num_thread.*another machine"),
+         r"waiting for 12 % of the time. If it is the engine, give it one core less .*num_thread.*another machine"),
         (instrument(run_delay_ns=13 * NS_PER_S), "http://gpu:8000", r"Something else on its machine kept worker 1"),
         (instrument(throttled_ns=13 * NS_PER_S), "http://gpu:8000", r"CPU limit held worker 1 back for 1[12]"),
         (instrument(gc_pause_ns_max=40 * MS), "http://gpu:8000", r"garbage collector stopped worker 1 for up to 40 ms"),

@@ -39,7 +39,7 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
     if not first.via.seen.ok:
         return _report(bench, findings, levels, first, [("all else", "not tried: no healthy answer comes through")])
     for streams in given.streams:
-        say(f"{streams} streams at a time …")
+        say(f"{streams} stream{'s' * (streams != 1)} at a time …")
         level, found = at_once(bench, run, streams)
         levels.append(level)
         findings += found

@@ -204,7 +204,7 @@ def _one(group: Group, place: int) -> None:
     side = group.sides[number]
     here = f"run {place + 1}/{len(group.order)}" + (f", {'AB'[number]}" if len(group.sides) > 1 else "")
     if not group.given["quiet"]:
-        left = time_text((len(group.order) - place) * group.each_s)
+        left = time_text(float(round((len(group.order) - place) * group.each_s)))
         _say(f"{here}: about {left} left" if group.each_s else here)
     began_ns = monotonic_ns()
     code, run_id = _process(group, side)

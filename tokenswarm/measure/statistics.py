@@ -190,12 +190,3 @@ def median(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("no median of nothing")
     return sorted(values)[(len(values) - 1) // 2]
-
-
-def halves_change(values: Sequence[float]) -> float | None:
-    """median(second half)/median(first half) − 1, in arrival order; None below 2 values or where the first is 0."""
-    if len(values) < 2:
-        return None
-    middle = len(values) // 2
-    first = median(values[:middle])
-    return median(values[middle:]) / first - 1.0 if first else None

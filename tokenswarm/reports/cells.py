@@ -200,7 +200,7 @@ def soak_lines(summary: Summary) -> list[str]:
     parts = [
         f"{len(soak.windows)} windows of {duration(soak.window_s)}",
         f"drift: {', '.join(drifts)}" if drifts else untested,
-        f"memory grows: {', '.join(grows)}" if grows else "no memory grows" if soak.memory else "memory untested",
+        f"memory grows: {', '.join(grows)}" if grows else "memory does not grow" if soak.memory else "memory untested",
     ]
     lines = [f"soak: {'; '.join(parts)}"]
     if soak.restarts:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Literal
+
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -14,15 +19,43 @@ from tokenswarm.result.fleet import Capacity, Demand, Fleet, Plan
 HEAD = ("kind", "one carries", "until", "replicas", "GPUs", "used", "an hour", "1M tokens", "kWh/1M")
 
 
+LEAST_TELLING = ("used", "kWh/1M", "an hour", "until", "GPUs")
+_SPAN = re.compile(r" (\([^)]*\))(/s|)$")
+
+
 def report(plan: Plan) -> RenderableType:
     """The table, then what was asked for, and what to know of each kind."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="bold")
-    for name in HEAD:
-        shown.add_column(name, justify="left" if name in ("kind", "until") else "right", no_wrap=True)
-    for fleet in plan.fleets:
-        shown.add_row(*map(Text, row(fleet)))
     notes = [Padding(Text(harmless(text, 1_000), style="dim"), (0, 1, 0, 3)) for text in told(plan)]
-    return Group(Text(""), shown, Text(""), Text(f" {answer(plan)}"), *notes, Text(""))
+    return Group(Text(""), _Kinds(plan.fleets), Text(""), Text(f" {answer(plan)}"), *notes, Text(""))
+
+
+class _Kinds:
+    """A row a kind. Where the terminal is narrow intervals stand below their values; then columns go, by LEAST_TELLING.
+
+    A number that lost its last digits would be another number.
+    """
+
+    def __init__(self, fleets: Sequence[Fleet]) -> None:
+        self._rows = [row(fleet) for fleet in fleets]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._draw(self._rows, ())
+        for gone in range(len(LEAST_TELLING) + 1):
+            if Measurement.get(console, options.update(max_width=1_000), table).maximum <= options.max_width:
+                break
+            below = [[name, *(_SPAN.sub(r"\2\n\1", cell) for cell in cells)] for name, *cells in self._rows]
+            table = self._draw(below, LEAST_TELLING[:gone])
+        yield table
+
+    def _draw(self, rows: Sequence[Sequence[str]], gone: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="bold")
+        kept = [number for number, name in enumerate(HEAD) if name not in gone]
+        for number in kept:
+            justify: Literal["left", "right"] = "left" if HEAD[number] in ("kind", "until") else "right"
+            table.add_column(HEAD[number], justify=justify, no_wrap=True)
+        for cells in rows:
+            table.add_row(*(Text(cells[number]) for number in kept))
+        return table
 
 
 def row(fleet: Fleet) -> list[str]:

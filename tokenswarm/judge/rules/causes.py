@@ -23,7 +23,7 @@ ENGINE_SHARE = 0.5  # of the cores: an engine that used so much is what others h
 CAUSES_MAX = 2
 
 MEND_ENGINE = (
-    "give it one less (`engine.num_thread` for Ollama, `--threads` in llama.cpp, a CPU set), or test from another "
+    "give it one core less (`engine.num_thread` for Ollama, `--threads` in llama.cpp, a CPU set), or test from another "
     "machine"
 )
 
