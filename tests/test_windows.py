@@ -23,12 +23,13 @@ from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch
 from tokenswarm.measure.snapshot import Block, Inbox, Merged
 from tokenswarm.measure.windows import Cutter, Restart, Window, difference
+from tokenswarm.profile.load import Stage
 from tokenswarm.record import Outcome
 from tokenswarm.reports import markdown
 from tokenswarm.reports.html import page as html
 from tokenswarm.reports.windows import WINDOWS_NAME, encode, read_soak
 from tokenswarm.result.soak import Soak, WindowTold, soak, told
-from tokenswarm.result.summary import Summary, summarize
+from tokenswarm.result.summary import Summary, changing, plan_of, summarize
 
 REPO = Path(__file__).resolve().parent.parent
 Shape = Callable[[int], dict[str, float]]
@@ -127,11 +128,13 @@ def series(n: int, shape: Shape) -> list[WindowTold]:
     return windows
 
 
-def judged(windows: list[WindowTold], restarts: tuple[Restart, ...] = ()) -> tuple[Soak, dict[str, str]]:
+def judged(
+    windows: list[WindowTold], restarts: tuple[Restart, ...] = (), changing: frozenset[int] = frozenset()
+) -> tuple[Soak, dict[str, str]]:
     """(the section, severity of each doubt of the rules here by code)."""
     merged = Merged(run_id=RUN_ID)
     summary = summarize(merged)
-    summary.soak = soak(windows, restarts, 300.0)
+    summary.soak = soak(windows, restarts, 300.0, changing=changing)
     assert summary.soak is not None
     evidence = Evidence(merged=merged, expected_workers=0, profile=profile())
     found = [rule(evidence, summary) for rule in rules.RULES]
@@ -182,6 +185,21 @@ def test_what_drifts_or_grows_in_several_stages_is_told_of_each() -> None:
         assert re.search(rf"worker 0 in stage {stage} by \d+ MiB", grows.message)
     assert {one["stage"] for one in drift.evidence["drifts"] if one["metric"] == "ttft_s.p50"} == {0, 1}
     assert [one["stage"] for one in grows.evidence["grows"]] == [1, 0], "the most first"
+
+
+def test_a_load_that_changes_by_itself_is_no_drift_of_the_engine() -> None:
+    """A ramp, or a trace: latency follows the load. Memory is tested all the same."""
+    windows = series(288, lambda at: {"ttft_s": 0.1 + 0.05 * at / 287, "bytes": 100e6 + 60e6 * at / 287})
+    assert {one.metric for one in judged(windows)[0].drift if one.drifts} >= {"ttft_s.p50"}
+    section, doubts = judged(windows, changing=frozenset({0}))
+    assert (section.drift, doubts) == ([], {"client-memory-grows": "degraded"})
+    assert judged(windows, changing=frozenset({1}))[1].keys() == {"drift", "client-memory-grows"}
+
+    stages = [Stage(users=8), Stage(rate=(5.0,)), Stage(rate=(5.0, 80.0)), Stage()]
+    plan = [plan_of(number, stage) for number, stage in enumerate(stages)]
+    blocks = [Block(stage=number, phase="steady", ok=1) for number in range(len(stages))]
+    summary = summarize(Merged(run_id=RUN_ID, blocks=blocks), plan=plan)
+    assert changing(summary) == {2, 3}
 
 
 def test_failures_of_restarts_stand_apart_in_their_windows_and_are_no_drift() -> None:
