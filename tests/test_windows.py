@@ -16,6 +16,7 @@ from sample_runs import MS, RUN_ID, failure, lognormal, profile, request
 
 from bench.soak import Day
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.cluster.soak import SoakWatch
 from tokenswarm.judge import verdict
 from tokenswarm.judge.rules import soak as rules
 from tokenswarm.judge.rules.evidence import Evidence
@@ -26,6 +27,7 @@ from tokenswarm.measure.windows import Cutter, Restart, Window, difference
 from tokenswarm.profile.load import Stage
 from tokenswarm.record import Outcome
 from tokenswarm.reports import markdown
+from tokenswarm.reports.folder import ResultsFolder
 from tokenswarm.reports.html import page as html
 from tokenswarm.reports.windows import WINDOWS_NAME, encode, read_soak
 from tokenswarm.result.soak import Soak, WindowTold, soak, told
@@ -243,6 +245,26 @@ def test_a_run_of_few_windows_is_not_tested() -> None:
     section, doubts = judged(series(5, lambda at: {"ttft_s": 0.1 * (1 + at)}))
     assert (section.drift, doubts) == ([], {})
     assert len(section.windows) == 5
+
+
+def test_stages_shorter_than_a_window_have_a_line_each_and_one_alone_has_none(tmp_path: Path) -> None:
+    for stages in (1, 3):
+        folder = ResultsFolder.create(tmp_path, f"{RUN_ID}-{stages}")
+        watch = SoakWatch(folder, 10.0, list, str)
+        blocks = [
+            Block(
+                stage=number, phase="steady", window_ns=6 * NS_PER_S, window_start_ns=number * 10 * NS_PER_S, ok=number
+            )
+            for number in range(stages)
+        ]
+        for number in range(stages):
+            watch.tick(Merged(run_id=RUN_ID, blocks=blocks[: number + 1]))
+            watch.phase(number, "drain", None, 1.0)
+        told_ = watch.finish(Merged(run_id=RUN_ID, blocks=blocks))
+        kept = read_soak(folder.path, 10.0)
+        assert (told_ is None) == (kept is None) == (stages == 1)
+        if told_ is not None and kept is not None:
+            assert [window.ok for window in kept.windows] == [window.ok for window in told_.windows] == [0, 1, 2]
 
 
 def test_windows_come_back_from_their_file_and_damage_is_told_with_its_line(tmp_path: Path) -> None:

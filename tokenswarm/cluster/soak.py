@@ -48,6 +48,7 @@ class SoakWatch:
         self._windows: list[WindowTold] = []
         self._restarts: list[Restart] = []
         self._fresh: list[Restart] = []  # not in a window yet
+        self._held = b""  # a line that is written once there is another one
         self._told: dict[str, int] = {}  # by url: how many of a watch's returns are in `_restarts`
         self._failed: deque[tuple[int, Counts]] = deque(maxlen=LOOKS_MAX)  # (when, failures by outcome so far)
         self._began_ns, self._live_ns = 1 << 62, 0
@@ -90,9 +91,10 @@ class SoakWatch:
         fresh, self._fresh = tuple(self._fresh), []
         window = msgspec.structs.replace(window, memory_bytes=self._memory(), restarts=fresh)
         self._windows.append(told(window))
+        line, self._held = self._held + encode(window), b""
         if len(self._windows) == 1 and over:
-            return  # a short run: it is its only window
-        line = encode(window)
+            self._held = line  # of a short run it is the only window, and tells nothing more
+            return
         self._keep(lambda: self._folder.append_line(WINDOWS_NAME, line))
         self._write_live()
 
