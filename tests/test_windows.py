@@ -16,6 +16,7 @@ from sample_runs import MS, RUN_ID, failure, lognormal, profile, request
 
 from bench.soak import Day
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.cluster.soak import SoakWatch
 from tokenswarm.judge import verdict
 from tokenswarm.judge.rules import soak as rules
 from tokenswarm.judge.rules.evidence import Evidence
@@ -23,12 +24,14 @@ from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch
 from tokenswarm.measure.snapshot import Block, Inbox, Merged
 from tokenswarm.measure.windows import Cutter, Restart, Window, difference
+from tokenswarm.profile.load import Stage
 from tokenswarm.record import Outcome
 from tokenswarm.reports import markdown
+from tokenswarm.reports.folder import ResultsFolder
 from tokenswarm.reports.html import page as html
 from tokenswarm.reports.windows import WINDOWS_NAME, encode, read_soak
 from tokenswarm.result.soak import Soak, WindowTold, soak, told
-from tokenswarm.result.summary import Summary, summarize
+from tokenswarm.result.summary import Summary, changing, plan_of, summarize
 
 REPO = Path(__file__).resolve().parent.parent
 Shape = Callable[[int], dict[str, float]]
@@ -127,11 +130,13 @@ def series(n: int, shape: Shape) -> list[WindowTold]:
     return windows
 
 
-def judged(windows: list[WindowTold], restarts: tuple[Restart, ...] = ()) -> tuple[Soak, dict[str, str]]:
+def judged(
+    windows: list[WindowTold], restarts: tuple[Restart, ...] = (), changing: frozenset[int] = frozenset()
+) -> tuple[Soak, dict[str, str]]:
     """(the section, severity of each doubt of the rules here by code)."""
     merged = Merged(run_id=RUN_ID)
     summary = summarize(merged)
-    summary.soak = soak(windows, restarts, 300.0)
+    summary.soak = soak(windows, restarts, 300.0, changing=changing)
     assert summary.soak is not None
     evidence = Evidence(merged=merged, expected_workers=0, profile=profile())
     found = [rule(evidence, summary) for rule in rules.RULES]
@@ -184,6 +189,21 @@ def test_what_drifts_or_grows_in_several_stages_is_told_of_each() -> None:
     assert [one["stage"] for one in grows.evidence["grows"]] == [1, 0], "the most first"
 
 
+def test_a_load_that_changes_by_itself_is_no_drift_of_the_engine() -> None:
+    """A ramp, or a trace: latency follows the load. Memory is tested all the same."""
+    windows = series(288, lambda at: {"ttft_s": 0.1 + 0.05 * at / 287, "bytes": 100e6 + 60e6 * at / 287})
+    assert {one.metric for one in judged(windows)[0].drift if one.drifts} >= {"ttft_s.p50"}
+    section, doubts = judged(windows, changing=frozenset({0}))
+    assert (section.drift, doubts) == ([], {"client-memory-grows": "degraded"})
+    assert judged(windows, changing=frozenset({1}))[1].keys() == {"drift", "client-memory-grows"}
+
+    stages = [Stage(users=8), Stage(rate=(5.0,)), Stage(rate=(5.0, 80.0)), Stage()]
+    plan = [plan_of(number, stage) for number, stage in enumerate(stages)]
+    blocks = [Block(stage=number, phase="steady", ok=1) for number in range(len(stages))]
+    summary = summarize(Merged(run_id=RUN_ID, blocks=blocks), plan=plan)
+    assert changing(summary) == {2, 3}
+
+
 def test_failures_of_restarts_stand_apart_in_their_windows_and_are_no_drift() -> None:
     """An engine that restarts more and more often: that has a name of its own."""
     restarts = tuple(
@@ -225,6 +245,26 @@ def test_a_run_of_few_windows_is_not_tested() -> None:
     section, doubts = judged(series(5, lambda at: {"ttft_s": 0.1 * (1 + at)}))
     assert (section.drift, doubts) == ([], {})
     assert len(section.windows) == 5
+
+
+def test_stages_shorter_than_a_window_have_a_line_each_and_one_alone_has_none(tmp_path: Path) -> None:
+    for stages in (1, 3):
+        folder = ResultsFolder.create(tmp_path, f"{RUN_ID}-{stages}")
+        watch = SoakWatch(folder, 10.0, list, str)
+        blocks = [
+            Block(
+                stage=number, phase="steady", window_ns=6 * NS_PER_S, window_start_ns=number * 10 * NS_PER_S, ok=number
+            )
+            for number in range(stages)
+        ]
+        for number in range(stages):
+            watch.tick(Merged(run_id=RUN_ID, blocks=blocks[: number + 1]))
+            watch.phase(number, "drain", None, 1.0)
+        told_ = watch.finish(Merged(run_id=RUN_ID, blocks=blocks))
+        kept = read_soak(folder.path, 10.0)
+        assert (told_ is None) == (kept is None) == (stages == 1)
+        if told_ is not None and kept is not None:
+            assert [window.ok for window in kept.windows] == [window.ok for window in told_.windows] == [0, 1, 2]
 
 
 def test_windows_come_back_from_their_file_and_damage_is_told_with_its_line(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown, output
 from tokenswarm.reports.folder import ResultsFolder, new_run_id
 from tokenswarm.reports.pipelines import github, gitlab, junit
-from tokenswarm.result.summary import Summary, plan_of, summarize, to_json
+from tokenswarm.result.summary import Summary, changing, plan_of, summarize, to_json
 
 PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
 
@@ -174,7 +174,7 @@ class Company:
     def _add(self, summary: Summary, merged: Merged) -> None:
         """What was watched beside the requests."""
         self._poller.finish(summary)
-        summary.soak = self._soak.finish(merged)
+        summary.soak = self._soak.finish(merged, changing(summary))
 
 
 def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> tuple[ExitCode, Summary]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 import msgspec
@@ -48,6 +48,7 @@ class SoakWatch:
         self._windows: list[WindowTold] = []
         self._restarts: list[Restart] = []
         self._fresh: list[Restart] = []  # not in a window yet
+        self._held = b""  # a line that is written once there is another one
         self._told: dict[str, int] = {}  # by url: how many of a watch's returns are in `_restarts`
         self._failed: deque[tuple[int, Counts]] = deque(maxlen=LOOKS_MAX)  # (when, failures by outcome so far)
         self._began_ns, self._live_ns = 1 << 62, 0
@@ -76,11 +77,11 @@ class SoakWatch:
 
     # The run.
 
-    def finish(self, merged: Merged) -> Soak | None:
-        """`soak` of the summary. The load is over."""
+    def finish(self, merged: Merged, changing: Collection[int] = ()) -> Soak | None:
+        """`soak` of the summary. The load is over; `changing`: stages in which it was not meant to be even."""
         self._merged = merged
         self._look_at_restarts(monotonic_ns(), over=True)
-        return soak(self._windows, self._restarts, self._window_s, self._note)
+        return soak(self._windows, self._restarts, self._window_s, self._note, changing)
 
     def _cut(self, *, over: bool) -> None:
         steady = [block for block in self._merged.blocks if block.phase == "steady" and block.window_ns]
@@ -88,15 +89,12 @@ class SoakWatch:
         if window is None:
             return
         fresh, self._fresh = tuple(self._fresh), []
-        window = msgspec.structs.replace(
-            window,
-            memory_bytes=self._memory(),
-            restarts=fresh,
-        )
+        window = msgspec.structs.replace(window, memory_bytes=self._memory(), restarts=fresh)
         self._windows.append(told(window))
+        line, self._held = self._held + encode(window), b""
         if len(self._windows) == 1 and over:
-            return  # a short run: it is its only window
-        line = encode(window)
+            self._held = line  # of a short run it is the only window, and tells nothing more
+            return
         self._keep(lambda: self._folder.append_line(WINDOWS_NAME, line))
         self._write_live()
 

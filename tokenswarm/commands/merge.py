@@ -29,7 +29,7 @@ from tokenswarm.reports.rows import ROWS_NAME, Lines, missing_files, row_files
 from tokenswarm.reports.saved import read_summary, write_page
 from tokenswarm.reports.spool import Owner
 from tokenswarm.reports.windows import read_soak
-from tokenswarm.result.summary import Summary, plan_of, summarize, to_json
+from tokenswarm.result.summary import Summary, changing, plan_of, summarize, to_json
 
 MANIFEST = "manifest.json"
 
@@ -199,7 +199,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
     last = max((block.stage for block in merged.blocks), default=-1)
     plan = [plan_of(n, s) for n, s in enumerate(profile.load.stages) if n <= last]
     summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
-    summary.soak = read_soak(home, profile.soak.window_s)
+    summary.soak = read_soak(home, profile.soak.window_s, changing(summary))
     evidence = Evidence(
         merged=merged,
         expected_workers=max(owner.workers for owner in owners),

@@ -22,7 +22,7 @@ from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports.folder import LIVE_NAME
 from tokenswarm.reports.saved import read_manifest
 from tokenswarm.reports.windows import read_soak
-from tokenswarm.result.summary import Summary, plan_of, summarize
+from tokenswarm.result.summary import Summary, changing, plan_of, summarize
 
 STALE_S = 60.0  # sums that are older are those of a master that died
 
@@ -65,7 +65,7 @@ def _summary(home: Path, merged: Merged, profile: Profile, manifest: dict[str, A
     last = max((block.stage for block in merged.blocks), default=-1)
     plan = [plan_of(number, stage) for number, stage in enumerate(profile.load.stages) if number <= last]
     summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
-    summary.soak = read_soak(home, profile.soak.window_s)
+    summary.soak = read_soak(home, profile.soak.window_s, changing(summary))
     evidence = Evidence(
         merged=merged,
         expected_workers=len(merged.workers),

@@ -196,7 +196,7 @@ def soak_lines(summary: Summary) -> list[str]:
         return []
     drifts = [f"{one.metric}{soak.where(one)} {one.change:+.1%}" for one in soak.drift if one.drifts]
     grows = [f"{one.what}{soak.where(one)} {one.change / 2**20:+.0f} MiB" for one in soak.memory if one.grows]
-    untested = "too few windows to test for a drift" if not soak.drift else "no drift found"
+    untested = "not tested for a drift" if not soak.drift else "no drift found"
     parts = [
         f"{len(soak.windows)} windows of {duration(soak.window_s)}",
         f"drift: {', '.join(drifts)}" if drifts else untested,

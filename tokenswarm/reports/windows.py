@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,11 @@ def encode(window: Window) -> bytes:
     return _ENCODER.encode(window) + b"\n"
 
 
-def read_soak(folder: Path, window_s: float) -> Soak | None:
-    """`soak` of the summary from the windows that are on disk. A line that is none is told in its note."""
+def read_soak(folder: Path, window_s: float, changing: Collection[int] = ()) -> Soak | None:
+    """`soak` of the summary from the windows that are on disk. A line that is none is told in its note.
+
+    `changing`: stages in which the load was not meant to be even.
+    """
     windows: list[WindowTold] = []
     restarts: list[Restart] = []
     note, path = "", folder / WINDOWS_NAME
@@ -41,4 +45,4 @@ def read_soak(folder: Path, window_s: float) -> Soak | None:
         return None
     except OSError as error:
         note = f"{path}: can't be read: {error.strerror}"
-    return soak(windows, restarts, window_s, note)
+    return soak(windows, restarts, window_s, note, changing)

@@ -6,7 +6,7 @@ alarm is that of the run (measure/trend.py). `change` is what Sen's line gains f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -130,8 +130,17 @@ def _quantiles(sketch: Sketch) -> Quantiles:
     return Quantiles(n=sketch.n, p50=p50 if enough[0] else None, p99=p99 if enough[1] else None)
 
 
-def soak(windows: Sequence[WindowTold], restarts: Iterable[Restart], window_s: float, note: str = "") -> Soak | None:
-    """The section; None where there is nothing to tell: a run of less than two windows, without a restart."""
+def soak(
+    windows: Sequence[WindowTold],
+    restarts: Iterable[Restart],
+    window_s: float,
+    note: str = "",
+    changing: Collection[int] = (),
+) -> Soak | None:
+    """The section; None where there is nothing to tell: a run of less than two windows, without a restart.
+
+    `changing`: stages whose load changes by itself, so that what changes with it is no drift.
+    """
     came_back = list(restarts)
     if len(windows) < 2 and not came_back:
         return None
@@ -139,7 +148,7 @@ def soak(windows: Sequence[WindowTold], restarts: Iterable[Restart], window_s: f
     return Soak(
         window_s=window_s,
         windows=list(windows),
-        drift=_drifts(windows),
+        drift=_drifts([window for window in windows if window.stage not in changing]),
         memory=_growths(windows),
         restarts=came_back,
         failed_in_restarts=sum(restart.failed for restart in came_back),

@@ -165,6 +165,13 @@ class Stage(Part, kw_only=True):
     gpu: dict[str, Any] = {}
 
 
+def changing(summary: Summary) -> frozenset[int]:
+    """Stages whose load is not meant to be even: ramps, and traces, which have neither users nor a rate."""
+    return frozenset(
+        one.stage for one in summary.stages if one.rate_end is not None or one.rate is one.concurrency is None
+    )
+
+
 class Doubt(msgspec.Struct, kw_only=True):
     """A reason not to believe the run, and what to do about it. A note alone leaves the run VALID."""
 

@@ -149,7 +149,7 @@ def _said(soak: Soak, field: str) -> str:
     own = [one for one in soak.drift if one.metric.startswith(f"{field}.")]
     drifts = [f"{one.metric.partition('.')[2]} by {one.change:+.1%}" for one in own if one.drifts]
     if not own:
-        return "Too few windows to test for a drift."
+        return "Not tested for a drift: too few windows have it, or the load was not meant to be even."
     return f"It drifts: {', '.join(drifts)} from begin to end." if drifts else "No drift is found."
 
 
