@@ -1,4 +1,4 @@
-"""comparison.html and trend.html: what is drawn is what was compared, foreign text stays text, Chromium has room."""
+"""comparison.html, trend.html, a path's page: what is drawn is what was compared, foreign text stays text, all fits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from tokenswarm.commands import groups
 from tokenswarm.errors import ExitCode
 from tokenswarm.judge import trend
 from tokenswarm.judge.compare import METRICS, compare
+from tokenswarm.reports import between
 from tokenswarm.reports.html import comparison, samples
 from tokenswarm.reports.html import trend as trend_page
 from tokenswarm.result.comparison import Comparison, Run
 from tokenswarm.result.history import SCHEMA_VERSION, Line
+from tokenswarm.result.path import Finding, Level, PathReport, Side, Trace
 
 NINE = [metric.name for metric in METRICS]
 
@@ -247,12 +249,26 @@ def test_a_trend_draws_the_values_the_change_the_hole_and_what_is_invalid() -> N
     assert "<script>" not in trend_html(history())
 
 
+def path_html() -> str:
+    """Of a proxy with a long address, which holds tokens."""
+    side = Side(ok=64, added_ttft_s=-0.00123, added_e2e_s=0.0123, gap_p50_s=0.02, gap_p99_s=0.123, merged_ratio=0.123)
+    return between.page(
+        PathReport(
+            via=f"http://{'proxy.' * 20}example:8080", upstream="http://127.0.0.1:8800", api="openai-chat",
+            verdict="delays", findings=(Finding(code="tokens-held-back", word="delays", message=", ".join(CORPUS)),),
+            levels=tuple(Level(streams=n, answers=64, direct=side, via=side) for n in (1, 16, 64)),
+            trace=Trace(sent_s=(0.1, 0.12, 0.14), seen_s=(0.1, 0.15, 0.15)),
+            checks=(("engine: error_mid:4", "error_object past the path and through it"), ("gzip", CORPUS[0])),
+        )
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("width", "theme"), [(1280, 1), (390, 0)], ids=["desk, light", "phone, dark"])
-@pytest.mark.parametrize("which", ["comparison", "trend"])
+@pytest.mark.parametrize("which", ["comparison", "trend", "path"])
 def test_the_pages_fit_and_are_silent(
     which: str, width: int, theme: int, sides: tuple[list[Run], list[Run]], tmp_path: Path
 ) -> None:
-    page = evil(sides) if which == "comparison" else trend_html(history())
+    page = {"comparison": lambda: evil(sides), "trend": lambda: trend_html(history()), "path": path_html}[which]()
     script = MEASURE.replace(
         "bad, texts, scrolled}", "bad, texts, scrolled, colour: getComputedStyle(document.body).backgroundColor}"
     )
@@ -265,5 +281,5 @@ def test_the_pages_fit_and_are_silent(
     assert title is not None
     result: dict[str, Any] = json.loads(title[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
     assert result["bad"] == []
-    assert result["texts"] > 60
+    assert result["texts"] > (5 if which == "path" else 60)
     assert (int(re.findall(r"\d+", result["colour"])[0]) > 128) == bool(theme)

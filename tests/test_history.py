@@ -215,6 +215,34 @@ def test_each_kind_of_run_is_a_series_of_its_own() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        ({"stages": [{"users": 4}]}, "4 users"),
+        ({"stages": [{"users": 1, "rate": None}, {"users": 8}]}, "1, 8 users"),
+        ({"kind": "poisson", "stages": [{"users": None, "rate": [20.0]}]}, "20/s"),
+        ({"kind": "constant", "stages": [{"rate": [5.0, 80.5]}, {"rate": 9}]}, "5–80.5, 9/s"),
+        ({"kind": "trace", "trace": {"path": "/data/azure.csv"}, "stages": [{"rate": [1.0]}]}, "azure.csv"),
+        ({"stages": "none"}, ""), ({"stages": [{"rate": ["x"]}]}, ""), ([], ""), (None, ""),
+    ],
+)  # fmt: skip
+def test_runs_of_another_load_are_another_series(load: object, told: str, tmp_path: Path) -> None:
+    """Options alone make runs of one name, whatever their load; compare refuses to hold these against each other."""
+    first, second = write(tmp_path, "a"), write(tmp_path, "b")
+    manifest = json.loads((second / "manifest.json").read_text("utf-8"))
+    manifest["profile"]["load"] = load
+    (second / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    path = tmp_path / "h.jsonl"
+    for folder in (first, second):
+        groups.remember_run(str(path), folder)
+    lines, problems = history.read(path)
+    assert not problems
+    assert lines[1].load == told
+    apart = trend.series([msgspec.structs.replace(lines[0], load="3 users"), lines[1]])
+    assert len(apart) == 2
+    assert (f" · {told} · " in "".join(one.name for one in apart)) == bool(told)
+
+
 # ---- the command
 
 

@@ -37,9 +37,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Series(msgspec.Struct):
-    """The runs of one profile, model and target, by time. `left_out`: those whose numbers can't be believed."""
+    """The runs of one profile, load, model and target, by time. `left_out`: those whose numbers can't be believed."""
 
     profile: str
+    load: str
     model: str
     host: str
     points: list[Line]
@@ -48,14 +49,14 @@ class Series(msgspec.Struct):
 
     @property
     def name(self) -> str:
-        return " · ".join(part for part in (self.profile, self.model, self.host) if part) or "unnamed"
+        return " · ".join(part for part in (self.profile, self.load, self.model, self.host) if part) or "unnamed"
 
 
 def series(lines: Sequence[Line]) -> list[Series]:
     """Each thing that was measured, the one with the latest run first."""
-    found: dict[tuple[str, str, str], Series] = {}
+    found: dict[tuple[str, str, str, str], Series] = {}
     for line in sorted((one for one in lines if one.kind == "run" and one.at is not None), key=_at):
-        key = (line.profile, line.model, line.host)
+        key = (line.profile, line.load, line.model, line.host)
         one = found.setdefault(key, Series(*key, [], [], []))
         (one.left_out if line.partial or line.status == "INVALID" else one.points).append(line)
     for one in found.values():

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from tokenswarm.reports.html.figure import Drawing, Figure
 from tokenswarm.reports.html.figure import render as render_figure
-from tokenswarm.reports.html.page import document
+from tokenswarm.reports.html.page import document, section
 from tokenswarm.reports.html.svg import escape, frame, line, linear, number, plot_height, time
+from tokenswarm.reports.html.tables import table
 from tokenswarm.reports.numbers import MISSING, duration, ratio
 from tokenswarm.result.path import Level, PathReport, Side
 
@@ -33,12 +34,12 @@ def _cells(side: Side) -> tuple[str, ...]:
 
 def console(report: PathReport) -> RenderableType:
     """The table, the findings, the verdict."""
-    table = Table(box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)
     for name in HEAD:
-        table.add_column(name, justify="left" if name == "way" else "right")
+        shown.add_column(name, justify="left" if name == "way" else "right")
     for cells in rows(report.levels):
-        table.add_row(*map(Text, cells))
-    lines: list[RenderableType] = [Text(""), table, Text("")]
+        shown.add_row(*map(Text, cells))
+    lines: list[RenderableType] = [Text(""), shown, Text("")]
     lines += [Text(f"{what}: {came}") for what, came in report.checks]
     if report.marks:
         lines.append(Text("headers of the path: " + ", ".join(f"{k}: {v}" for k, v in list(report.marks.items())[:6])))
@@ -49,24 +50,17 @@ def console(report: PathReport) -> RenderableType:
 
 def page(report: PathReport) -> str:
     """report.html: the verdict, the two timelines of one stream, the tables."""
-    found = "".join(
-        f"<tr><td>{escape(f.word)}</td><td>{escape(f.code)}</td><td>{escape(f.message)}</td></tr>"
-        for f in report.findings
-    )
-    checks = "".join(f"<tr><td>{escape(what)}</td><td>{escape(came)}</td></tr>" for what, came in report.checks)
     body = (
         f'<header class="verdict {"valid" if report.verdict == "transparent" else "degraded"}">'
         f'<p class="brand">tokenswarm path</p><h1>{escape(report.verdict)}</h1>'
         f'<p class="about">{escape(report.via)} to {escape(report.upstream)}, {escape(report.api)}</p></header>'
     )
-    body += _section("timelines", "One stream on both sides", render_figure(_timelines(report)))
-    body += _section("findings", "What it did", f"<table>{found}</table>" if found else "<p>Nothing.</p>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
-    cells = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(report.levels)
-    )
-    body += _section("levels", "By streams at a time", f"<table><tr>{head}</tr>{cells}</table>")
-    body += _section("checks", "What was tried", f"<table>{checks}</table>")
+    body += section("timelines", "One stream on both sides", render_figure(_timelines(report)))
+    found = [(finding.word, finding.code, finding.message) for finding in report.findings]
+    told = table(("word", "finding", "what it did"), found, (0, 1, 2)) if found else "<p>Nothing.</p>"
+    body += section("findings", "What it did", told)
+    body += section("levels", "By streams at a time", table(HEAD, rows(report.levels), (1,)))
+    body += section("checks", "What was tried", table(("tried", "what came of it"), report.checks, (0, 1)))
     return document(f"tokenswarm path: {report.via}", body)
 
 
@@ -86,7 +80,3 @@ def _timelines(report: PathReport) -> Figure:
         "(dashed). The distance to the right is what the path adds; steps are reads that hold several tokens."
     )
     return Figure(name="timelines", title="One stream", caption=caption, draw=draw, wide=True)
-
-
-def _section(name: str, title: str, inside: str) -> str:
-    return f'<section id="{name}"><h2>{escape(title)}</h2>{inside}</section>'

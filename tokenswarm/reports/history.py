@@ -50,6 +50,7 @@ def of_run(
         at=_moment(manifest.get("started")),
         run_id=summary.run_id,
         profile=_text(profile.get("name")) if isinstance(profile, Mapping) else "",
+        load=_load(profile.get("load")) if isinstance(profile, Mapping) else "",
         model=_text(engine.get("model")) if isinstance(engine, Mapping) else "",
         host=_text(setup.get("target")),
         status=summary.verdict.status or "not judged",
@@ -75,6 +76,37 @@ def _moment(text: object) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _load(load: object) -> str:
+    """`1, 8 users`, `20/s`, a trace's name; "" where the manifest tells none."""
+    try:
+        known = msgspec.convert(load, _Load)
+    except msgspec.ValidationError:
+        return ""
+    if known.trace is not None:
+        return _text(Path(known.trace.path).name)
+    rates = [stage.rate if isinstance(stage.rate, list) else [stage.rate] for stage in known.stages if stage.rate]
+    users = [stage.users for stage in known.stages if stage.users is not None]
+    if rates:
+        return _text(f"{', '.join('–'.join(f'{end:g}' for end in rate) for rate in rates)}/s")
+    return _text(f"{', '.join(map(str, users))} user{'s' * (users != [1])}") if users else ""
+
+
+class _Stage(msgspec.Struct):
+    users: int | None = None
+    rate: float | list[float] | None = None
+
+
+class _Trace(msgspec.Struct):
+    path: str
+
+
+class _Load(msgspec.Struct):
+    """What of `profile.load` in a manifest names it."""
+
+    stages: list[_Stage] = []
+    trace: _Trace | None = None
 
 
 def _text(value: object) -> str:

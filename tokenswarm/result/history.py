@@ -32,6 +32,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: Moment | None = None  # when the run began; of a comparison, when its last run did
     run_id: str = ""
     profile: str = ""
+    load: str = ""  # `4 users`, `20/s`: runs of another one are no measure of this
     model: str = ""
     host: str = ""  # the target
     status: str = ""
