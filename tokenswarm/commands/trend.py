@@ -22,12 +22,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--metric", metavar="NAME", action="append", default=[], help="only these (may be repeated)")
     given = parser.parse_args(words)
     from tokenswarm.judge import trend  # after the words: the tables and the page take a while
+    from tokenswarm.judge.compare import METRICS
     from tokenswarm.reports import history
     from tokenswarm.reports import trend as told
     from tokenswarm.reports.html import trend as page
     from tokenswarm.reports.numbers import harmless
 
-    metrics = _metrics(given.metric, list(trend.kinds()))
+    metrics = _metrics(given.metric, [metric.name for metric in METRICS])
     path = Path(given.file)
     lines, problems = history.read(path)
     for problem in problems[: history.PROBLEMS_TOLD]:

@@ -7,7 +7,7 @@ the fewest that can show a change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from math import exp, fsum, log, sqrt
@@ -17,7 +17,6 @@ import msgspec
 
 from tokenswarm.judge import ranksum
 from tokenswarm.judge.compare import MARGINS, METRICS
-from tokenswarm.result.comparison import Kind
 from tokenswarm.result.history import Line
 
 WINDOW = 10
@@ -116,11 +115,6 @@ def gap_s(points: Sequence[Line]) -> float:
     times = [_at(line).timestamp() for line in points]
     apart = [later - earlier for earlier, later in pairwise(times) if later > earlier]
     return GAP * median(apart) if len(apart) >= 3 else float("inf")
-
-
-def kinds() -> Mapping[str, Kind]:
-    """The kind of each metric."""
-    return {metric.name: metric.kind for metric in METRICS}
 
 
 def _at(line: Line) -> datetime:

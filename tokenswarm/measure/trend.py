@@ -95,13 +95,16 @@ def inflation(n: int, rho: float) -> float:
     return max(1.0, 1 + 2 * lags / (n * (n - 1) * (n - 2)))
 
 
-def mann_kendall(values: Sequence[float], rho: float = 0.0) -> float:
-    """Two-sided p that values whose neighbours depend by ρ rise or fall so steadily by chance; 1: all are alike."""
+def mann_kendall(values: Sequence[float], rho: float = 0.0, *, read: bool = False) -> float:
+    """Two-sided p that values whose neighbours depend by ρ rise or fall so steadily by chance; 1: all are alike.
+
+    `read`: they are no sample (memory is not), so that what neighbours have in common is their shape, and no chance.
+    """
     n, s, variance = len(values), kendall_s(values), variance_of_s(values)
     if not s or variance <= 0:
         return 1.0
     grown = inflation(n, rho)
-    return student_p((abs(s) - 1) / sqrt(variance * grown), n / grown - 2)
+    return student_p((abs(s) - 1) / sqrt(variance * grown), 1e9 if read else n / grown - 2)
 
 
 def student_p(t: float, freedom: float) -> float:
@@ -110,14 +113,14 @@ def student_p(t: float, freedom: float) -> float:
     return erfc((8 * freedom + 1) / (8 * freedom + 3) * sqrt(freedom * log1p(t * t / freedom) / 2))
 
 
-def trend(values: Sequence[float]) -> Trend | None:
-    """The trend of a series of windows, by its blocks; None where there are too few to tell one."""
+def trend(values: Sequence[float], *, read: bool = False) -> Trend | None:
+    """The trend of a series of windows, by its blocks; None where there are too few to tell one. `read`: see above."""
     if len(values) < WINDOWS_MIN:
         return None
     cut = blocks(values)
     rho = dependence(cut)
     change = sen_slope(cut) * (len(cut) - 1)
-    return Trend(n=len(cut), p=mann_kendall(cut, rho), middle=middle(cut), change=change, rho=rho)
+    return Trend(n=len(cut), p=mann_kendall(cut, rho, read=read), middle=middle(cut), change=change, rho=rho)
 
 
 def holm(ps: Sequence[float], alpha: float = ALPHA) -> list[bool]:

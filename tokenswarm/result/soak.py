@@ -239,7 +239,7 @@ def _growths(windows: Sequence[WindowTold]) -> list[Growth]:
         length_s = part[-1].end_s - part[0].start_s
         for what in sorted({name for window in part for name in window.memory_bytes}):
             values = series(part, lambda window, name=what: window.memory_bytes.get(name))  # type: ignore[misc]
-            if (found := trend.trend(values)) is not None:
+            if (found := trend.trend(values, read=True)) is not None:
                 tested.append((what, stage, len(values), length_s, found))
     rare = trend.holm([found.p for *_, found in tested])
     return [

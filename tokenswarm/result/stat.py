@@ -28,9 +28,6 @@ RHO_OF |= {"e2e_intended": "e2e", "stall": "tpot", "connect": "ttft"}
 KERNEL_ERROR_S = 5e-6  # of a duration between two of its stamps: the path inside it, an offset looked at anew
 KERNEL_GAP_ERROR_S = 1e-6  # between two reads, which took the same path
 
-BARE = Bar(inf, inf)
-"""For what is no latency: it has no error of the instrument."""
-
 
 class Stat(msgspec.Struct, kw_only=True):
     """One latency (s) or length (tokens). A percentile p is None where n_effective is below n(1) of statistics.py, or
