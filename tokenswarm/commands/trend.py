@@ -21,10 +21,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--to", metavar="FILE", help=f"the page (default: {PAGE_NAME} beside the history)")
     parser.add_argument("--metric", metavar="NAME", action="append", default=[], help="only these (may be repeated)")
     given = parser.parse_args(words)
-    from tokenswarm.judge import trend  # after the words: the tables and the page take a while
+    from tokenswarm.judge import trend  # after the words: it takes a while
     from tokenswarm.reports import history
-    from tokenswarm.reports import trend as told
-    from tokenswarm.reports.html import trend as page
     from tokenswarm.reports.numbers import harmless
 
     metrics = _metrics(given.metric, list(trend.kinds()))
@@ -37,6 +35,9 @@ def main(words: list[str]) -> int:
     found = trend.series(lines)
     if not found:
         raise ConfigError(f"{path}: holds no run" + (": none of its lines can be read" if problems else " yet"))
+    from tokenswarm.reports import trend as told  # after mistakes: the tables and the page take longer
+    from tokenswarm.reports.html import trend as page
+
     drawn = [
         page.Drawn(
             name=one.name,
