@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokenswarm.cluster import entrance
+from tokenswarm.cluster import entrance, web_later
 from tokenswarm.commands import groups, repeat
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
@@ -62,6 +62,7 @@ def start(given: dict[str, Any]) -> int:
     folders: list[Path] = []
     try:
         entrance.check(profile, given)
+        web_later.put_off()
         from tokenswarm.cluster.master import run_profile  # after mistakes: gevent and Locust take half a second
 
         code = run_profile(profile, given, folders.append)
