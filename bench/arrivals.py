@@ -135,11 +135,7 @@ def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     """Its one worker, once it is there."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
-        found = [
-            one
-            for one in psutil.Process(process.pid).children()
-            if "tokenswarm.cluster.launch" in " ".join(one.cmdline())
-        ]
+        found = [one for one in psutil.Process(process.pid).children() if "tokenswarm.cluster" in one.cmdline()]
         if found:
             return found[0]
         time.sleep(0.05)

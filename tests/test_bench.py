@@ -254,6 +254,16 @@ def test_more_instructions_an_event_than_were_written_down_are_told() -> None:
     }
 
 
+def test_the_least_of_some_counts_is_held_and_one_that_is_enough_is_the_last() -> None:
+    least = runpy.run_path(str(REPO / "tests" / "native" / "instructions.py"))["least"]
+    counts = iter([23_000.4, 22_900.0, 23_100.0, 1.0])
+    assert least(lambda: next(counts), 22_800.0) == 22_900
+    assert next(counts) == 1.0
+    counts = iter([23_000.0, 22_700.4, 1.0])
+    assert least(lambda: next(counts), 22_800.0) == 22_700
+    assert next(counts) == 1.0
+
+
 def test_report_gives_instructions_or_says_that_there_are_none() -> None:
     text = render(QUICK, {"instructions": {"tokenswarm": 21_000.4, "tokenswarm-python": 84_000.0}}, [], 1.0)
     assert "| tokenswarm | 21000 | 0.25 | yes |" in text

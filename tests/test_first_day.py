@@ -140,6 +140,13 @@ MISTAKES = [
     "path --via http://127.0.0.1:1 --upstream-port 1 --accept nope",
     "run missing.yaml",
     "run smoke --sett",
+    "run smoke --dataset missing.json",
+    "run smoke --expect-workers 0",
+    "run smoke --expect-workers 1 --bind 0.0.0.0:5557",
+    "search rate",
+    "simulate --preset nope",
+    "simulate --tls-cert missing.pem --tls-key missing.pem",
+    "trend missing.jsonl",
     "report missing",
     "compare a --against b",
     "data info missing",
@@ -157,6 +164,25 @@ def test_help_and_mistakes_wait_for_no_heavy_import(words: str, tmp_path: Path) 
     command = [sys.executable, "-c", code, *words.split()]
     done = subprocess.run(command, cwd=tmp_path, env=environ(tmp_path), capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "", done.stdout
+
+
+def test_a_run_loads_no_web_ui(engine: str, tmp_path: Path) -> None:
+    """Neither its master nor its worker, whose imports Python writes to the same stderr."""
+    command = tokenswarm("run", "--host", engine, "--users", "1", "--duration", "1s", "--warmup", "0s")
+    done = run(command, tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    loaded = [line.rpartition("|")[2].strip() for line in done.out.splitlines() if line.startswith("import time:")]
+    assert loaded.count("tokenswarm.cluster.runners") == 2, done.out
+    assert not {"flask", "werkzeug", "locust.web"} & set(loaded)
+
+
+def test_a_web_ui_is_loaded_where_one_is_made(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom tokenswarm.cluster import web_later\nweb_later.put_off()\n"
+        "from locust.env import Environment\nassert 'flask' not in sys.modules\n"
+        "ui = Environment().create_web_ui('127.0.0.1', 0)\n"
+        "from locust.web import WebUI, get_html_report\nassert type(ui) is WebUI\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ(tmp_path), check=True, timeout=60)
 
 
 def test_the_page_of_options_has_each_as_it_is() -> None:

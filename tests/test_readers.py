@@ -63,6 +63,15 @@ def shaped(client: Client) -> Shape | None:
     return client.shapes.newest
 
 
+def named(fingerprint: bytes) -> bytes:
+    return content("a").replace(b"{", b'{"system_fingerprint": "%s", ' % fingerprint, 1)
+
+
+def halves(data: bytes, before: bytes) -> tuple[bytes, bytes]:
+    at = data.index(before)
+    return data[:at], data[at:]
+
+
 # -- every script that the tests of the client have ---------------------------------------------------------------
 
 OLD = content("a") * 5 + END
@@ -160,6 +169,11 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
     ),
     "not UTF-8": (head(), *[chunk(content("a"))] * 3, chunk(content("\x00").replace(b"\x00", b"\xff")), LAST_CHUNK),
     "end of the protocol, then silence": (head(), *[chunk(content("a"))] * 3, chunk(END)),
+    "Ollama's name in the second read, and no end": (
+        head(),
+        *[cut for n in range(3) for cut in halves(chunk(named(b"fp_ollama")), b'"system_')],
+        LAST_CHUNK,
+    ),
     "cut in a character": (head(), *[chunk(content("é"))] * 3, chunk(content("é")[:-30]), CLOSE),
 }
 
@@ -173,6 +187,13 @@ def test_both_tell_the_same(setups: list[Setup], name: str, lazily: bool) -> Non
     same(pair, [head(), *[chunk(content("a"))] * 3, chunk(END), LAST_CHUNK])  # from now on the shape is expected
     assert shaped(pair[1])
     same(pair, SCRIPTS[name], lazily=lazily)
+
+
+@pytest.mark.parametrize("fingerprint", [b"fp_ollama", b"fp_other"])
+def test_a_first_event_in_two_reads_names_its_server_all_the_same(setups: list[Setup], fingerprint: bytes) -> None:
+    cut = halves(chunk(named(fingerprint)), b'"system_')
+    told = same(clients(setups), (head(), *cut, *[chunk(named(fingerprint))] * 3, LAST_CHUNK))
+    assert ("hid why" in told["error"]) == (fingerprint == b"fp_ollama"), told["error"]
 
 
 @pytest.mark.parametrize(

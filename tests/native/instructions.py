@@ -1,27 +1,40 @@
 """Instructions of an event in the replayed hot path, held to what is written down: `make check-native` runs it.
 
-`instructions.py [--write]`. They do not depend on what else the machine does, but on the interpreter's build and the
-compiler, so each has figures of its own in instructions.json; where there are none, or no valgrind, that is said and
-nothing is judged. `--write` puts down what was counted. Exit code 1 where an event takes more than 5 % more.
+`instructions.py [--write]`. They depend on the interpreter's build and the compiler, so each has figures of its own in
+instructions.json; where there are none, or no valgrind, that is said and nothing is judged. A busy machine adds to them
+(timers come due more often), so the least of some counts is what counts. `--write` puts it down. Exit code 1 where an
+event takes more than 5 % more.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 WRITTEN = Path(__file__).with_name("instructions.json")
 MORE = 1.05
 READERS = ("native", "python")
+TRIES = 3
 
 
 def build() -> str:
     """What the figures belong to."""
     return f"CPython {platform.python_version()}, {platform.python_compiler()}, {platform.machine()}"
+
+
+def least(count: Callable[[], float], enough: float) -> int:
+    """The least of some counts; no more are made once one is `enough`."""
+    found = count()
+    for _ in range(TRIES - 1):
+        if found <= enough:
+            break
+        found = min(found, count())
+    return round(found)
 
 
 def held(counted: Mapping[str, float], written: Mapping[str, float]) -> dict[str, str]:
@@ -42,8 +55,11 @@ def main(words: list[str]) -> int:
         print("check-native: no instructions are counted, there is no valgrind")
         return 0
     readers = READERS if reader_name() == "native" else READERS[1:]
-    counted = {reader: round(replay.instructions(reader)) for reader in readers}
     every = json.loads(WRITTEN.read_text("utf-8")) if WRITTEN.exists() else {}
+    known = {} if "--write" in words else every.get(build(), {})
+    counted = {
+        reader: least(functools.partial(replay.instructions, reader), known.get(reader, 0) * MORE) for reader in readers
+    }
     print(f"check-native: instructions an event: {counted}")
     if "--write" in words:
         WRITTEN.write_text(json.dumps({**every, build(): counted}, indent=2, sort_keys=True) + "\n", "utf-8")

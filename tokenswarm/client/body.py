@@ -44,12 +44,10 @@ class Document:
 
 
 class Opening:
-    """The framer of an answer's first bytes: it calls `settle` with the one that reads the rest, once it knows, and
-    with these bytes.
-    """
+    """The framer of an answer's first bytes: it calls `settle` with the one that reads the rest, once it knows."""
 
     def __init__(
-        self, dialect: Dialect, response: Response, event_bytes_max: int, settle: Callable[[Framer, bytes], None]
+        self, dialect: Dialect, response: Response, event_bytes_max: int, settle: Callable[[Framer], None]
     ) -> None:
         self._dialect = dialect
         self._response = response
@@ -69,12 +67,12 @@ class Opening:
         framer = self._choose(ended=False)
         if framer is None:
             return []
-        self._settle(framer, self._held)
+        self._settle(framer)
         return framer.feed(self._held)
 
     def finish(self) -> list[bytes]:
         framer = self._choose(ended=True) or Document()
-        self._settle(framer, self._held)
+        self._settle(framer)
         return [*framer.feed(self._held), *framer.finish()]
 
     def _choose(self, ended: bool) -> Framer | None:

@@ -64,6 +64,7 @@ class Exchange:
         "_seen",
         "_shapes",
         "_tail",
+        "_tail_matters",
         "_timeouts",
         "_waiter",
         "_words",
@@ -82,6 +83,7 @@ class Exchange:
         self._recorder = client.recorder
         self._words = ""  # what the server wrote where an event was due
         self._tail: bytes | None = b""  # the last bytes of a stream that may end without a word; None of others
+        self._tail_matters = False  # known to be such a stream; an event tells, as a whole
         self._reads: Reads
         self._pieces: Pieces
         self._reads, self._pieces = NOTHING
@@ -188,6 +190,8 @@ class Exchange:
             self._next_piece = upto
         if self._tail is not None:
             self._tail = silent_end.longer(self._tail, self._pieces[first_piece : self._next_piece])
+            if not self._tail_matters:
+                self._look_at_tail(timeline.events > 0)
         self._next_read = end
         if timeline.events != events_before:
             if not events_before:
@@ -211,11 +215,16 @@ class Exchange:
         if shape is not None and not known and shape.breaks == breaks:
             self.reading.split(shape)
 
-    def _settle(self, framer: Framer, held: bytes) -> None:
+    def _settle(self, framer: Framer) -> None:
         self._framer = framer
-        if silent_end.may_come(self._dialect, held):
+
+    def _look_at_tail(self, enough: bool) -> None:
+        """Does it matter? `enough`: what came holds an event, or the answer is over."""
+        assert self._tail is not None
+        if silent_end.may_come(self._dialect, self._tail):
+            self._tail_matters = True
             self._shapes = None  # its words are looked at, to the last: they tell how it ended
-        else:
+        elif enough:
             self._tail = None
 
     def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
@@ -295,6 +304,8 @@ class Exchange:
 
     def _finish_stream(self) -> None:
         """The end of the body, or of what came of it."""
+        if self._tail is not None and not self._tail_matters:
+            self._look_at_tail(enough=True)
         whole = self.failure is None and self.response.complete
         if whole and self._encoding is not None and self._encoding.cut:
             self.failure = TransportError(Outcome.TRUNCATED, "the gzip encoding of the answer has no end", "gzip")

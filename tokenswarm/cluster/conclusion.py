@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 from rich.console import Console, RenderableType
-from rich.text import Text
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster import calibration, poller, push
+from tokenswarm.cluster.entrance import say
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.cluster.run_end import RunEnd
@@ -37,11 +37,9 @@ from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import of_stage
 from tokenswarm.load import schedule, trace
 from tokenswarm.measure.snapshot import Merged
-from tokenswarm.profile.environment import cache_folder, github_summary, in_github, secret_headers
+from tokenswarm.profile.environment import github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
-from tokenswarm.prompts.from_profile import data_settings
-from tokenswarm.prompts.library import open_library
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown, output
@@ -64,26 +62,6 @@ class Run(msgspec.Struct):
     neighbour: Neighbour
     form: output.Form = "tables"
     search: Searching | None = None
-
-
-def say(sentence: str) -> None:
-    """One sentence for the user, on stderr."""
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("tokenswarm: ", "bold"), sentence))
-
-
-def read_data_set(profile: Profile) -> None:
-    """Read the data set once before the workers do, so that they find its index; mistakes in it show here."""
-    said = 0
-    settings = data_settings(profile.dataset, cache_folder())
-
-    def show(step: Any) -> None:
-        nonlocal said
-        percent = 100 * step.bytes_done // max(step.bytes_total, 1)
-        if step.bytes_total > 50_000_000 and percent >= said + 10:
-            said = percent
-            say(f"indexing {settings.path}: {percent} %")
-
-    open_library(settings, show)
 
 
 def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:

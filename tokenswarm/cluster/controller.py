@@ -226,10 +226,10 @@ class Controller:
         self._stretch(number)
 
     def _stretch(self, number: int) -> None:
-        """Let a window go on that is shorter than an answer, until a request begins in it: else it tells nothing."""
+        """Let a window that is shorter than an answer go on until a request begins in it, as long as a drain may."""
         merged, seconds = self._intake.merged(), 0
         while not (self._stop.is_set() or self._spent() or merged.block(number).intended):
-            if seconds > self._profile.timeouts.total or not any(worker.in_flight for worker in merged.workers):
+            if seconds >= self._profile.phases.drain or not any(worker.in_flight for worker in merged.workers):
                 return
             if seconds == REPORTED_LOOKS:
                 self._watchers.note(f"{LONGER.format(number + 1)}: it goes on until one does")

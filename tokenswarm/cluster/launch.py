@@ -19,11 +19,10 @@ import gevent
 from locust.env import Environment
 from locust.event import Events
 
-from tokenswarm import descriptors
 from tokenswarm.cluster.runners import make_worker
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
-from tokenswarm.errors import ExitCode, UserError
+from tokenswarm.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 WAITING_S = 3.0  # before a worker says that it still waits
@@ -48,7 +47,7 @@ class LocalWorkers:
 
     def __init__(self, count: int, port: int, token: str) -> None:
         environ = {**os.environ, "TOKENSWARM_RUN_TOKEN": token}
-        command = [sys.executable, "-m", "tokenswarm.cluster.launch", "127.0.0.1", str(port)]
+        command = [sys.executable, "-m", "tokenswarm.cluster", "127.0.0.1", str(port)]
         self._processes = [
             subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
             for _ in range(count)
@@ -108,18 +107,3 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(int(ExitCode.INTERNAL))
-
-
-if __name__ == "__main__":
-    from tokenswarm.profile.environment import in_github, run_token
-    from tokenswarm.reports.pipelines import github
-
-    die_with_parent()
-    if in_github():
-        github.disarm_output()
-    descriptors.raise_limit()
-    try:
-        sys.exit(run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False))
-    except UserError as error:
-        print(f"tokenswarm worker: {error}", file=sys.stderr, flush=True)
-        sys.exit(int(error.exit_code))

@@ -12,35 +12,32 @@ from typing import Any
 import gevent
 
 from tokenswarm.client.pool import check_descriptors
-from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
+from tokenswarm.cluster.conclusion import Company, Run, open_run
 from tokenswarm.cluster.controller import Controller
+from tokenswarm.cluster.entrance import address_of, say, searching_of
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
 from tokenswarm.cluster.members import Cluster
-from tokenswarm.cluster.runners import Master, is_loopback, make_master
-from tokenswarm.cluster.stages import Searching, for_search
-from tokenswarm.errors import ConfigError, ExitCode, UserError
-from tokenswarm.profile import options
-from tokenswarm.profile.environment import run_token
+from tokenswarm.cluster.runners import Master, make_master
+from tokenswarm.cluster.stages import for_search
+from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile.plan import plan
 from tokenswarm.profile.profile import Profile
-from tokenswarm.profile.slo import Slo
 from tokenswarm.reports.output import form_of
 
 
-def run_profile(given: dict[str, Any], began: Callable[[Path], object] = lambda _: None) -> int:
-    """Run the profile of parsed `tokenswarm run` options; `began` hears where its results go.
-
-    Raises UserError before any load.
+def run_profile(profile: Profile, given: dict[str, Any], began: Callable[[Path], object] = lambda _: None) -> int:
+    """Run a profile that was checked (entrance.py); `given`: parsed `tokenswarm run` options; `began` hears where its
+    results go. Raises UserError before any load.
     """
-    profile = options.read_profile(given["profile"], given, options.of_run(given))
-    searching = _searching(profile) if given.get("search") else None
+    searching = searching_of(profile) if given.get("search") else None
     if searching is not None:
         profile = for_search(profile)
     remote = given["expect_workers"]
     if remote is None:
         check_descriptors(profile.load.under_way, profile.workers)
-        read_data_set(profile)
-    host, port, token = _address(given["bind"], remote)
+    host, port, token = address_of(given["bind"], remote)
+    if remote is None:
+        token = token or new_token()
     environment = make_environment()
     runner = make_master(environment, host, port)  # before the results folder: a taken port leaves none behind
     cluster = Cluster(environment, token)
@@ -59,38 +56,6 @@ def run_profile(given: dict[str, Any], began: Callable[[Path], object] = lambda 
         say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
     run.search = searching
     return _drive(run, runner, cluster, token, remote)
-
-
-def _searching(profile: Profile) -> Searching:
-    """The search that the profile asks for. Raises ConfigError where it has no bounds, or nothing to keep."""
-    if profile.search.rate is None and profile.search.users is None:
-        raise ConfigError(
-            "a search needs bounds: --rate 1,64, or --users 1,64, or `search.rate: [1, 64]` in the profile"
-        )
-    if profile.slo == Slo():
-        raise ConfigError("a search needs limits to keep: `slo` in the profile, or --slo FILE")
-    if profile.load.kind == "trace":
-        raise ConfigError("`load.kind: trace` can't be searched: it has arrivals of its own; say poisson or constant")
-    if profile.load.requests is not None:
-        raise ConfigError("`load.requests` ends a run and no search, whose tries end once they are decided")
-    return Searching(profile)
-
-
-def _address(bind: str | None, remote: int | None) -> tuple[str, int, str]:
-    """(host, port, token): loopback and a free port for local workers; for remote ones what the user says."""
-    token = run_token()
-    if remote is None:
-        return "127.0.0.1", 0, token or new_token()
-    if remote < 1:
-        raise ConfigError("--expect-workers takes 1 or more")
-    host, _, port = (bind or "127.0.0.1:5557").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--bind {bind}: write HOST:PORT, for example 0.0.0.0:5557")
-    if not token and not is_loopback(host):
-        raise ConfigError(
-            "remote workers need a secret: export TOKENSWARM_RUN_TOKEN with the same random word on every machine"
-        )
-    return host, int(port), token
 
 
 def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int | None) -> int:

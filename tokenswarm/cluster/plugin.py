@@ -25,10 +25,11 @@ from yaml.nodes import Node
 from tokenswarm import descriptors
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster import web_tab
-from tokenswarm.cluster.conclusion import Company, Run, open_run, read_data_set, say
+from tokenswarm.cluster.conclusion import Company, Run, open_run
 from tokenswarm.cluster.controller import Controller
+from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.members import Cluster
-from tokenswarm.cluster.runners import Master, is_loopback
+from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ConfigError, ExitCode, UserError

@@ -7,7 +7,6 @@ hello *first*; its `client_ready` is what the master makes of a hello that it ac
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import logging
 import os
@@ -159,14 +158,6 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
             message.data["timestamp"] = next(self._spawns)  # in order, by TCP; Locust compares the master's wall clock
         super().handle_message(message)
         self.last_heartbeat_timestamp = None  # Locust's own check of it compares wall clocks; ours is `heard`
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a port that listens there."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def hello(token: str) -> dict[str, Any]:

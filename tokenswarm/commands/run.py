@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tokenswarm.cluster import entrance, web_later
 from tokenswarm.commands import groups, repeat
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
@@ -54,15 +55,17 @@ def _data_set(given: dict[str, Any]) -> None:
 def start(given: dict[str, Any]) -> int:
     """Run what the parsed options ask for."""
     _data_set(given)
-    options.read_profile(given["profile"], given, options.of_run(given))  # a mistake is told at once
+    profile = options.read_profile(given["profile"], given, options.of_run(given))
     history = given.get("history")
     if history:
         groups.check_history(history)
     folders: list[Path] = []
     try:
-        from tokenswarm.cluster.master import run_profile  # after the words: gevent and Locust take half a second
+        entrance.check(profile, given)
+        web_later.put_off()
+        from tokenswarm.cluster.master import run_profile  # after mistakes: gevent and Locust take half a second
 
-        code = run_profile(given, folders.append)
+        code = run_profile(profile, given, folders.append)
     except KeyboardInterrupt:
         print("tokenswarm: interrupted before the load began: none was sent", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)

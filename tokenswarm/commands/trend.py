@@ -24,8 +24,6 @@ def main(words: list[str]) -> int:
     from tokenswarm.judge import trend  # after the words: the tables and the page take a while
     from tokenswarm.judge.compare import METRICS
     from tokenswarm.reports import history
-    from tokenswarm.reports import trend as told
-    from tokenswarm.reports.html import trend as page
     from tokenswarm.reports.numbers import harmless
 
     metrics = _metrics(given.metric, [metric.name for metric in METRICS])
@@ -38,6 +36,9 @@ def main(words: list[str]) -> int:
     found = trend.series(lines)
     if not found:
         raise ConfigError(f"{path}: holds no run" + (": none of its lines can be read" if problems else " yet"))
+    from tokenswarm.reports import trend as told  # after mistakes: the tables and the page take longer
+    from tokenswarm.reports.html import trend as page
+
     drawn = [
         page.Drawn(
             name=one.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenswarm.cluster import web_later
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import run_token
 
@@ -20,6 +21,7 @@ def main(words: list[str]) -> int:
         help="the port that the master told; TOKENSWARM_RUN_TOKEN must hold its word",
     )
     given = parser.parse_args(words)
+    web_later.put_off()
     from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take half a second
 
     return run_worker(given.master_host, given.master_port, run_token())

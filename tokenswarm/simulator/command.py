@@ -119,8 +119,6 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     """Options -> settings, host, port; everything that can be checked before listening is checked here."""
     options = _parser().parse_args(argv)
-    from tokenswarm.simulator.server import Settings  # after the words: the server's library takes a while
-
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port {options.port} must be from 0 to 65535")
     if not options.host:
@@ -131,6 +129,9 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
     build(preset)
     Lottery(options.fault, options.seed)
     conditions.parse(options.condition)
+    tls = _tls(options)
+    from tokenswarm.simulator.server import Settings  # after all mistakes: the server's library takes a while
+
     settings = Settings(
         model=options.model,
         preset=preset,
@@ -140,7 +141,7 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
         conditions=tuple(options.condition),
         allow_fault_header=options.allow_fault_header,
         allow_fault_prompt=options.allow_fault_prompt,
-        tls=_tls(options),
+        tls=tls,
     )
     return settings, options.host, options.port
 

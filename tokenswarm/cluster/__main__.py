@@ -1,0 +1,30 @@
+"""`python -m tokenswarm.cluster HOST PORT`: one worker of `tokenswarm run`, started by the master on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+from tokenswarm import descriptors
+from tokenswarm.cluster import web_later
+from tokenswarm.errors import UserError
+from tokenswarm.profile.environment import in_github, run_token
+from tokenswarm.reports.pipelines import github
+
+
+def main() -> int:
+    web_later.put_off()
+    from tokenswarm.cluster.launch import die_with_parent, run_worker  # loads Locust
+
+    die_with_parent()
+    if in_github():
+        github.disarm_output()
+    descriptors.raise_limit()
+    try:
+        return run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False)
+    except UserError as error:
+        print(f"tokenswarm worker: {error}", file=sys.stderr, flush=True)
+        return int(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The way into a run: mistakes that are told before gevent and Locust are loaded, which takes half a second."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from tokenswarm.cluster.stages import Searching
+from tokenswarm.errors import ConfigError
+from tokenswarm.profile.environment import cache_folder, run_token
+from tokenswarm.profile.profile import Profile
+from tokenswarm.profile.slo import Slo
+from tokenswarm.prompts.from_profile import data_settings
+from tokenswarm.prompts.library import open_library
+
+
+def say(sentence: str) -> None:
+    """One sentence for the user, on stderr."""
+    from rich.console import Console  # once there is something to say
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("tokenswarm: ", "bold"), sentence))
+
+
+def check(profile: Profile, given: dict[str, Any]) -> None:
+    """What of a run's profile and of its parsed options can't be, and its data set. Raises UserError."""
+    if given.get("search"):
+        searching_of(profile)
+    address_of(given["bind"], given["expect_workers"])
+    if given["expect_workers"] is None:
+        read_data_set(profile)
+
+
+def searching_of(profile: Profile) -> Searching:
+    """The search that the profile asks for. Raises ConfigError where it has no bounds, or nothing to keep."""
+    if profile.search.rate is None and profile.search.users is None:
+        raise ConfigError(
+            "a search needs bounds: --rate 1,64, or --users 1,64, or `search.rate: [1, 64]` in the profile"
+        )
+    if profile.slo == Slo():
+        raise ConfigError("a search needs limits to keep: `slo` in the profile, or --slo FILE")
+    if profile.load.kind == "trace":
+        raise ConfigError("`load.kind: trace` can't be searched: it has arrivals of its own; say poisson or constant")
+    if profile.load.requests is not None:
+        raise ConfigError("`load.requests` ends a run and no search, whose tries end once they are decided")
+    return Searching(profile)
+
+
+def address_of(bind: str | None, remote: int | None) -> tuple[str, int, str]:
+    """(host, port, token of the user or ""): a free port of loopback for local workers; for remote ones what is said.
+
+    Raises ConfigError.
+    """
+    token = run_token()
+    if remote is None:
+        return "127.0.0.1", 0, token
+    if remote < 1:
+        raise ConfigError("--expect-workers takes 1 or more")
+    host, _, port = (bind or "127.0.0.1:5557").rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"--bind {bind}: write HOST:PORT, for example 0.0.0.0:5557")
+    if not token and not is_loopback(host):
+        raise ConfigError(
+            "remote workers need a secret: export TOKENSWARM_RUN_TOKEN with the same random word on every machine"
+        )
+    return host, int(port), token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a port that listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_data_set(profile: Profile) -> None:
+    """Read the data set once before the workers do, so that they find its index; mistakes in it show here."""
+    said = 0
+    settings = data_settings(profile.dataset, cache_folder())
+
+    def show(step: Any) -> None:
+        nonlocal said
+        percent = 100 * step.bytes_done // max(step.bytes_total, 1)
+        if step.bytes_total > 50_000_000 and percent >= said + 10:
+            said = percent
+            say(f"indexing {settings.path}: {percent} %")
+
+    open_library(settings, show)
