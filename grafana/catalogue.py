@@ -91,7 +91,8 @@ _WORDS = frozenset(
     re.split(
         r"\s+",
         "and or unless by on ignoring without group_left group_right bool offset sum max min count avg vector scalar "
-        "rate increase deriv delta changes absent time timestamp bottomk topk histogram_quantile label_replace "
+        "rate increase deriv delta changes absent time timestamp bottomk topk count_values histogram_quantile "
+        "label_replace "
         "histogram_sum histogram_count histogram_fraction "
         "clamp_min avg_over_time max_over_time last_over_time predict_linear start end",
     )

@@ -216,7 +216,7 @@ def test_it_reads_what_prometheus_client_reads(shared: Find) -> None:
 def test_the_page_of_vllm_0_33(shared: Find) -> None:
     reading = engines.read(shared("wire/vllm_metrics.prom").read_bytes())
     assert reading.kind == "vllm"
-    assert reading.levels == {"running": 0.0, "waiting": 0.0, "kv_cache_usage": 0.0}
+    assert reading.levels == {"running": 0.0, "waiting": 0.0, "kv_cache_usage": 0.0, "resident_bytes": 652546048.0}
     assert reading.counters["prompt_tokens"] == 12086
     assert reading.counters["generation_tokens"] == 23810
     assert reading.counters["finished.length"] == 404

@@ -11,6 +11,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+from tokenswarm.simulator.process import ABOUT
+
 Bounds = tuple[float, ...]
 
 
@@ -138,7 +140,7 @@ class Metrics:
         )
         _family(lines, "cache_config_info", "Information of the LLMEngine CacheConfig", "gauge", [(config, 1)])
         for name, value in (process or {}).items():
-            lines += [f"# TYPE {name} gauge", f"{name} {float(value)!r}"]
+            lines += [f"# HELP {name} {ABOUT[name]}", f"# TYPE {name} gauge", f"{name} {float(value)!r}"]
         return ("\n".join(lines) + "\n").encode()
 
 

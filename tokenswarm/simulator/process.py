@@ -6,6 +6,11 @@ import contextlib
 import os
 from pathlib import Path
 
+ABOUT = {
+    "process_start_time_seconds": "Start time of the process since unix epoch in seconds.",
+    "process_resident_memory_bytes": "Resident memory size in bytes.",
+}
+
 
 def process_metrics(born_s: float) -> dict[str, float]:
     """`born_s`: s since 1970. Memory (bytes) where the system tells."""
