@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gevent.hub import get_hub
 from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parent.parent
@@ -25,6 +26,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("even")
+
+
+@pytest.fixture(autouse=True)
+def _now() -> None:
+    """Tell gevent what time it is: after minutes of tests without it, its time-outs would be over at once."""
+    get_hub().loop.update_now()
 
 
 @pytest.fixture
