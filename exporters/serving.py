@@ -304,10 +304,9 @@ class Server:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._write(request, response, page.body(encoding), encoding)
-            if request.transport is not None:
-                self.scrapes["ok"] += 1
-            elif request.protocol in self._answering:  # else it was cut, and counted, for a newcomer
-                self.scrapes["broken"] += 1
+            if request.protocol in self._answering:  # else it was cut, and counted, for a newcomer
+                gone = request.transport is None or request.transport.is_closing()  # a write that failed raises nothing
+                self.scrapes["broken" if gone else "ok"] += 1
         except TimeoutError:
             self.scrapes["slow_reader"] += 1
             self._cut(request.protocol)

@@ -207,7 +207,7 @@ def test_stuck_readers_of_a_big_page_give_way() -> None:
             if whole and min(waits) < 0.8 * serving.ANSWER_S:
                 break
         assert min(waits) < 0.8 * serving.ANSWER_S, waits
-        assert 1 <= whole <= started.server.scrapes["ok"] <= len(waits)
+        assert whole == started.server.scrapes["ok"] >= 1
         assert started.server.scrapes["slow_reader"] >= 1
 
 
