@@ -9,7 +9,7 @@ import re
 import statistics
 from collections import Counter
 from datetime import UTC, datetime
-from math import comb, exp
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import sample_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.comparison import a_run
 from tokenswarm import cli
 from tokenswarm.errors import ExitCode
 from tokenswarm.judge import alike, ranksum
 from tokenswarm.judge.compare import METRICS, compare, measured
 from tokenswarm.measure.snapshot import Merged
-from tokenswarm.measure.statistics import ranks
+from tokenswarm.measure.statistics import holm, ranks
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.result.comparison import Run
 from tokenswarm.result.summary import to_json
@@ -65,27 +66,16 @@ def test_the_interval_holds_the_shift_as_often_as_it_says() -> None:
 
 
 def test_holm_stops_at_the_first_that_falls() -> None:
-    assert ranksum.holm({"a": 0.004, "b": 0.03, "c": 0.026}, 0.05) == {"a": True, "c": False, "b": False}
-    assert ranksum.holm({"a": 0.004, "b": 0.03, "c": 0.02}, 0.05) == {"a": True, "c": True, "b": True}
-
-
-SPREAD = {"median": 0.03, "tail": 0.05, "throughput": 0.01}
-
-
-def a_run(rng: random.Random, number: int, shift: float = 0.0) -> Run:
-    """A run as they come: half of the spread moves all metrics of a run together, half each by itself."""
-    common, values = rng.gauss(0, 1), {}
-    for metric in METRICS:
-        sign = -1 if metric.higher_is_better else 1
-        noise = SPREAD[metric.kind] * (0.5**0.5 * common * sign + 0.5**0.5 * rng.gauss(0, 1))
-        values[metric.name] = exp(noise + sign * shift)
-    return Run(run_id=f"r{number}", values=dict(values))
+    assert holm({"a": 0.004, "b": 0.03, "c": 0.026}, 0.05) == {"a": True, "c": False, "b": False}
+    assert holm({"a": 0.004, "b": 0.03, "c": 0.02}, 0.05) == {"a": True, "c": True, "b": True}
+    assert holm(dict(enumerate([0.004] * 3)), 0.01) == {0: False, 1: False, 2: False}, "the least: below a third"
+    assert holm({}, 0.05) == {}
 
 
 def words(shift: float, times: int) -> Counter[str]:
     rng = random.Random(1)
     return Counter(
-        compare([a_run(rng, i) for i in range(5)], [a_run(rng, 5 + i, shift) for i in range(5)]).word
+        compare([a_run(rng, i, 0.0) for i in range(5)], [a_run(rng, 5 + i, shift) for i in range(5)]).word
         for _ in range(times)
     )
 

@@ -9,16 +9,16 @@ from itertools import permutations
 import pytest
 
 from tokenswarm.measure import trend
+from tokenswarm.measure.statistics import holm
 from tokenswarm.measure.trend import (
+    ALPHA,
     CHANGE_MIN,
     WINDOWS_MIN,
     blocks,
     dependence,
-    holm,
     inflation,
     kendall_s,
     mann_kendall,
-    middle,
     sen_slope,
     student_p,
     variance_of_s,
@@ -85,18 +85,6 @@ def test_blocks_are_medians_of_an_hour_and_fewer_in_a_shorter_run() -> None:
     assert trend.trend([1.0] * (WINDOWS_MIN - 1)) is None
 
 
-def test_the_median_of_an_even_number_lies_between() -> None:
-    assert middle([4, 1, 3, 2]) == 2.5
-    with pytest.raises(ValueError):
-        middle([])
-
-
-def test_holm_stops_at_the_first_that_stands() -> None:
-    assert holm([0.001, 0.02, 0.004]) == [True, False, True]
-    assert holm([0.004, 0.004, 0.004]) == [False, False, False], "the least of three must be below a third"
-    assert holm([]) == []
-
-
 def test_a_trend_does_not_shrink_the_sample_that_convicts_it() -> None:
     """Dependence is looked for without the trend, so a steeper one is as independent, and surer."""
     noise = noisy(48, 0.0, 0.01, 0.0, random.Random(4))
@@ -127,8 +115,8 @@ def flagged(rho: float, change: float, runs: int, *, seed: int, windows: int = 2
         spreads = [0.03] * 4 + [0.1] * 4 + [0.02] * 2  # medians, tails, rates; the first ones drift
         found = [trend.trend(noisy(windows, rho, s, change if s == 0.03 else 0.0, chance)) for s in spreads]
         known = [one for one in found if one is not None]
-        rare = holm([one.p for one in known])
-        count += any(falls and abs(one.relative or 0) >= CHANGE_MIN for falls, one in zip(rare, known, strict=True))
+        rare = holm({place: one.p for place, one in enumerate(known)}, ALPHA)
+        count += any(rare[place] and abs(one.relative or 0) >= CHANGE_MIN for place, one in enumerate(known))
     return count
 
 

@@ -12,7 +12,7 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.judge import alike
 from tokenswarm.judge.compare import measured, percentiles
 from tokenswarm.judge.ranksum import RUNS_MAX
-from tokenswarm.reports.saved import read_manifest, read_summary
+from tokenswarm.reports.saved import read_finished, read_manifest, read_summary, runs_in
 from tokenswarm.result.comparison import SCHEMA_VERSION, Group, Run
 from tokenswarm.result.foreign import formats
 
@@ -31,7 +31,7 @@ def read_runs(names: Sequence[str], side: str) -> list[Run]:
         if (folder.is_file() or "#" in name) and folder.name != "summary.json" and (run := formats.read(name)):
             foreign[name] = run
         elif folder.is_dir() and not (folder / "summary.json").exists():
-            inner = sorted(path.parent.resolve() for path in folder.glob("*/summary.json"))
+            inner = runs_in(folder)
             if not inner:
                 raise ConfigError(f"{name}: holds no summary.json, and no folder that does; name finished runs")
             folders.update(dict.fromkeys(inner))
@@ -71,17 +71,7 @@ def same_words(base: list[Run], new: list[Run]) -> str:
 
 def read_run(folder: Path) -> Run:
     """A finished run of ours. Raises ConfigError where it can't stand for anything."""
-    summary = read_summary(folder)
-    if summary.partial:
-        raise ConfigError(f"{folder}: is partial: the run was interrupted; leave it out")
-    if summary.verdict.status == "INVALID":
-        codes = ", ".join(doubt.code for doubt in summary.verdict.doubts if doubt.severity == "invalid")
-        raise ConfigError(
-            f"{folder}: is INVALID ({codes}): its numbers can't be believed; leave it out or run it again"
-        )
-    manifest = read_manifest(folder)
-    if not manifest:
-        raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run; leave it out")
+    folder, summary, manifest = read_finished(folder)
     status = summary.verdict.status or "not judged"
     return Run(
         run_id=summary.run_id,

@@ -11,19 +11,19 @@ import contextlib
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from tokenswarm.commands import run_process
 from tokenswarm.commands.services import Service
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.profile import options, typed_yaml
@@ -97,7 +97,7 @@ def main(words: list[str]) -> int:
     wanted = parse(words)
     stopping = Stopping()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_signals(stopping))
+        stack.enter_context(run_process.signals_to(stopping.ask))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenswarm-observe-")))
         storage = _storage(Path(wanted.data) if wanted.data else work / "tsdb")
         target = (wanted.host or stack.enter_context(Service(*ENGINE))).rstrip("/")
@@ -139,18 +139,6 @@ def parse(words: list[str]) -> Wanted:
     target = ("target", typed_yaml.literal(given.host or EXAMPLE, "--host"))
     options.read_profile(profile, vars(given), [target])
     return Wanted(profile, given.host, given.data, keep_s, others)
-
-
-@contextlib.contextmanager
-def _signals(stopping: Stopping) -> Iterator[None]:
-    """SIGINT, SIGTERM and a closed terminal only set `stopping`: everything is then ended in order."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stopping.ask) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _start(stack: contextlib.ExitStack, work: Path, name: str, command: Sequence[str]) -> Beside:
@@ -270,21 +258,13 @@ def _gpus(exporter: str | None, target: str) -> str | None:
 
 def _run(wanted: Wanted, target: str, push: str | None, gpus: str | None, stopping: Stopping) -> int:
     """`tokenswarm run` as a process, so that signals stay ours; the first one interrupts it in order."""
-    command = [sys.executable, "-m", "tokenswarm.cli", "run", wanted.profile, "--host", target]
+    command = [*run_process.COMMAND, wanted.profile, "--host", target]
     command += ["--push", push] if push and "--push" not in wanted.words else []
     command += ["--started-by", shlex.join(sys.argv)]
     # Before the user's own words: theirs win.
     command += ["--set", f"telemetry.gpu_exporters=[{gpus}]"] if gpus else []
     with subprocess.Popen([*command, *wanted.words], start_new_session=True) as run:
-        told = 0
-        while run.poll() is None:
-            if stopping.times > told:
-                told += 1
-                run.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                run.wait(0.1)
-        code = run.returncode
-    return code if code >= 0 else int(ExitCode.INTERRUPTED if code == -signal.SIGINT else ExitCode.INTERNAL)
+        return run_process.see_out(run, lambda: stopping.times)
 
 
 def _stay(watched: Sequence[Beside], prometheus: str | None, keep_s: float | None, stopping: Stopping) -> None:

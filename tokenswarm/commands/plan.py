@@ -19,7 +19,7 @@ from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.slo import Slo
 from tokenswarm.profile.typed_yaml import suggestion
 from tokenswarm.reports.numbers import harmless
-from tokenswarm.reports.saved import read_manifest, read_summary
+from tokenswarm.reports.saved import read_finished, runs_in
 from tokenswarm.result.fleet import Demand, Kind, Plan
 from tokenswarm.result.foreign.found import at
 from tokenswarm.result.summary import Summary
@@ -179,7 +179,7 @@ def _folders(folder: Path) -> list[Path]:
     """The folder itself, or the runs in it."""
     if not folder.is_dir() or (folder / "summary.json").exists():
         return [folder]
-    inner = sorted({path.parent.resolve() for path in folder.glob("*/summary.json")})
+    inner = runs_in(folder)
     if not inner or len(inner) > RUNS_MAX:
         raise ConfigError(
             f"{folder}: holds {len(inner) or 'no'} runs; name a sweep, a search, or up to {RUNS_MAX} of them"
@@ -189,17 +189,7 @@ def _folders(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> tuple[Path, Summary, dict[str, Any]]:
     """(folder, summary, manifest) of a run that may be believed. Raises ConfigError."""
-    summary = read_summary(folder)
-    folder = folder if folder.is_dir() else folder.parent
-    if summary.partial:
-        raise ConfigError(f"{folder}: is partial: the run was interrupted; run it again")
-    if summary.verdict.status == "INVALID":
-        raise ConfigError(
-            f"{folder}: is INVALID ({_codes(summary, 'invalid')}): its numbers can't be believed; run it again"
-        )
-    manifest = read_manifest(folder)
-    if not manifest:
-        raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run; run it again")
+    folder, summary, manifest = read_finished(folder)
     try:
         msgspec.convert(summary.search.get("probes", []), list[Probe])
     except msgspec.ValidationError as error:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import msgspec
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.commands import compare, groups
+from tokenswarm.commands import compare, groups, run_process
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, UserError
 from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.load import trace
@@ -31,6 +29,7 @@ from tokenswarm.profile.plan import length_s, plan, time_text
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.output import as_document
+from tokenswarm.reports.saved import LEAVE_OUT
 from tokenswarm.result.comparison import Run, Side
 
 REPEAT = 5  # where --against-host comes alone
@@ -100,7 +99,7 @@ class Group(msgspec.Struct):
 def main(given: dict[str, Any], words: list[str]) -> int:
     """Make the group; its exit code. Raises UserError before any load."""
     group = _planned(given, words)
-    with _signals(group):
+    with run_process.signals_to(lambda *_: _interrupt(group)):
         for place in range(len(group.order)):
             if group.interrupts or group.stopped:
                 break
@@ -235,9 +234,7 @@ def _take(group: Group, side: Made, folder: Path, here: str) -> None:
     try:
         run = groups.read_run(folder.resolve())
     except ConfigError as error:
-        side.left_out.append(
-            f"{here}: {error}".replace("; leave it out or run it again", "").replace("; leave it out", "")
-        )
+        side.left_out.append(f"{here}: {error}".replace(LEAVE_OUT, ""))
         return
     side.runs.append(run)
     others = group.baseline if group.baseline is not None else group.sides[0].runs if side is not group.sides[0] else []
@@ -255,47 +252,30 @@ def _process(group: Group, side: Made) -> tuple[int, str]:
     target = ["--host", side.host] if side.host is not None else []
     words = [*group.words, *target]
     own = ["--results", str(side.folder), "--started-by", shlex.join(["tokenswarm", "run", *words]), "--json"]
-    command = [sys.executable, "-m", "tokenswarm.cli", "run", *words, *own]
+    command = [*run_process.COMMAND, *words, *own]
     command += ["--quiet"] if group.given["quiet"] else []
     with (
         tempfile.TemporaryFile() as out,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, start_new_session=True) as process,
     ):
-        told = 0
-        while process.poll() is None:
-            if group.interrupts > told:
-                told += 1
-                process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
+        code = run_process.see_out(process, lambda: group.interrupts)
         out.seek(0)
         try:
             run_id = msgspec.json.decode(out.read(), type=_RunId).run_id
         except msgspec.DecodeError:
             run_id = ""
-    code = process.returncode
-    return (code if code >= 0 else int(ExitCode.INTERNAL)), run_id
+    return code, run_id
 
 
 class _RunId(msgspec.Struct):
     run_id: str
 
 
-@contextlib.contextmanager
-def _signals(group: Group) -> Iterator[None]:
+def _interrupt(group: Group) -> None:
     """The first signal ends the run in order and makes no more; a second one ends it at once."""
-
-    def ask(*_: object) -> None:
-        group.interrupts += 1
-        if group.interrupts == 1:
-            _say("interrupted: this run ends in order, and no more are made (again to stop at once)")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    group.interrupts += 1
+    if group.interrupts == 1:
+        _say("interrupted: this run ends in order, and no more are made (again to stop at once)")
 
 
 def _conclude(group: Group) -> int:

@@ -15,6 +15,7 @@ from math import exp, expm1, fsum, inf, log
 import msgspec
 
 from tokenswarm.judge import alike, ranksum, student
+from tokenswarm.measure.statistics import holm
 from tokenswarm.result.comparison import Comparison, Finding, Kind, Open, Run, Side, Word
 from tokenswarm.result.foreign.formats import metric_names
 from tokenswarm.result.stat import PERCENTILES, Stat
@@ -109,7 +110,7 @@ def compare(
             up, down = held[m.name].p_up, held[m.name].p_down
             worse[m.name], better[m.name] = (down, up) if m.higher_is_better else (up, down)
     alpha = ALPHA_ALONE if _alone(len(a), len(b)) else ALPHA
-    stands = ranksum.holm(worse, alpha), ranksum.holm(better, alpha)
+    stands = holm(worse, alpha), holm(better, alpha)
     findings = []
     for m in known:
         p = (worse[m.name], better[m.name]) if m.name in held else None

@@ -7,7 +7,7 @@ requests calls two equal servers different in half of all cases. Source: Mann an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, comb, fsum, pi, sqrt
 from statistics import NormalDist
@@ -75,16 +75,6 @@ def interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.9) ->
         cut += 1
         below += ways[least + cut]
     return differences[cut], differences[pairs - 1 - cut], 1.0 - 2 * below / all_ways
-
-
-def holm(ps: Mapping[str, float], alpha: float) -> dict[str, bool]:
-    """Which of these tests stand at level `alpha` for all of them together."""
-    kept: dict[str, bool] = {}
-    standing = True
-    for place, name in enumerate(sorted(ps, key=lambda name: ps[name])):
-        standing = standing and ps[name] <= alpha / (len(ps) - place) + 1e-12
-        kept[name] = standing
-    return kept
 
 
 def spread(values: Sequence[float]) -> float:

@@ -259,7 +259,10 @@ def _add_latencies(block: Block, record: RequestRecord, gaps: Sketch) -> None:
     ):
         if value_ns is not None:
             sketch.add(value_ns / NS_PER_S)
-    block.itl.add_gaps(record.gaps_ns, record.gap_tokens) if record.gap_tokens else block.itl.merge(gaps)
+    if record.gap_tokens:
+        block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
+    else:
+        block.itl.merge(gaps)
     budget.add(block.budget, record)
     tokens = record.output_tokens
     block.output_tokens += tokens

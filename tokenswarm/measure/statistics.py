@@ -7,16 +7,17 @@ n_eff = n(1−ρ)/(1+ρ), ρ = lag-1 rank correlation in arrival order. Warm-up:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from math import ceil, exp, floor, fsum, lgamma, log, log1p
-from typing import Literal
+from typing import Literal, TypeVar
 
 CONFIDENCE = 0.99
 MSER_BATCH = 5
 SLOW_FIRST, SLOW_FIRST_S, SLOW_FIRST_N = 5.0, 0.1, 8  # times the median, seconds above it; values
 SLOW_SPELL = 6
 
+Name = TypeVar("Name", bound=Hashable)
 GateResult = Literal["pass", "fail", "inconclusive"]
 
 
@@ -190,3 +191,13 @@ def median(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("no median of nothing")
     return sorted(values)[(len(values) - 1) // 2]
+
+
+def holm(ps: Mapping[Name, float], alpha: float) -> dict[Name, bool]:
+    """Which of these tests stand at level `alpha` for all of them together (S. Holm, 1979), in order of their p."""
+    kept: dict[Name, bool] = {}
+    standing = True
+    for place, name in enumerate(sorted(ps, key=lambda name: ps[name])):
+        standing = standing and ps[name] <= alpha / (len(ps) - place) + 1e-12
+        kept[name] = standing
+    return kept

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from math import asin, erfc, log1p, pi, sqrt
+from statistics import median
 
 import msgspec
 
@@ -41,14 +42,6 @@ class Trend(msgspec.Struct, frozen=True, kw_only=True):
         return self.change / self.middle if self.middle else None
 
 
-def middle(values: Sequence[float]) -> float:
-    """The median; of an even number, the mean of the two in the middle. ValueError of nothing."""
-    if not values:
-        raise ValueError("no median of nothing")
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
 def blocks(values: Sequence[float]) -> list[float]:
     """Medians of as many successive values as leave BLOCKS of them, but of BLOCK_MAX at most; odd first ones left out.
 
@@ -56,14 +49,14 @@ def blocks(values: Sequence[float]) -> list[float]:
     """
     size = min(BLOCK_MAX, max(1, len(values) // BLOCKS))
     first = len(values) % size
-    return [middle(values[at : at + size]) for at in range(first, len(values), size)]
+    return [median(values[at : at + size]) for at in range(first, len(values), size)]
 
 
 def sen_slope(values: Sequence[float]) -> float:
     """The median of the slopes of all pairs, a step. 0 below two values."""
     pairs = combinations(enumerate(values), 2)
     slopes = [(after - before) / (j - i) for (i, before), (j, after) in pairs]
-    return middle(slopes) if slopes else 0.0
+    return median(slopes) if slopes else 0.0
 
 
 def kendall_s(values: Sequence[float]) -> int:
@@ -120,14 +113,4 @@ def trend(values: Sequence[float], *, read: bool = False) -> Trend | None:
     cut = blocks(values)
     rho = dependence(cut)
     change = sen_slope(cut) * (len(cut) - 1)
-    return Trend(n=len(cut), p=mann_kendall(cut, rho, read=read), middle=middle(cut), change=change, rho=rho)
-
-
-def holm(ps: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which of the hypotheses fall so that any falls by chance in `alpha` of cases at most (Holm 1979)."""
-    fall, order = [False] * len(ps), sorted(range(len(ps)), key=ps.__getitem__)
-    for place, at in enumerate(order):
-        if ps[at] >= alpha / (len(ps) - place):
-            break
-        fall[at] = True
-    return fall
+    return Trend(n=len(cut), p=mann_kendall(cut, rho, read=read), middle=median(cut), change=change, rho=rho)

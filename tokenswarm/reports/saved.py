@@ -13,6 +13,8 @@ from tokenswarm.reports.folder import ResultsFolder
 from tokenswarm.reports.rows import row_files
 from tokenswarm.result.summary import SCHEMA_VERSION, Summary, from_json
 
+LEAVE_OUT = "; leave it out, or run it again"
+
 
 class _Head(msgspec.Struct):
     schema_version: int
@@ -46,6 +48,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     return manifest
+
+
+def read_finished(folder: Path) -> tuple[Path, Summary, dict[str, Any]]:
+    """(folder, summary, manifest) of a run that may stand for what was measured. Raises ConfigError for any other."""
+    summary = read_summary(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    if summary.partial:
+        raise ConfigError(f"{folder}: is partial: the run was interrupted{LEAVE_OUT}")
+    if summary.verdict.status == "INVALID":
+        codes = ", ".join(doubt.code for doubt in summary.verdict.doubts if doubt.severity == "invalid")
+        raise ConfigError(f"{folder}: is INVALID ({codes}): its numbers can't be believed{LEAVE_OUT}")
+    manifest = read_manifest(folder)
+    if not manifest:
+        raise ConfigError(f"{folder}: has no manifest.json, so nobody knows what was run{LEAVE_OUT}")
+    return folder, summary, manifest
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The results folders in a folder, in order of their names."""
+    return sorted({path.parent.resolve() for path in folder.glob("*/summary.json")})
 
 
 def write_page(folder: Path, summary: Summary, more: Sequence[Path] = ()) -> list[str]:

@@ -12,7 +12,7 @@ import msgspec
 
 from tokenswarm.measure import trend
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.measure.statistics import samples_needed
+from tokenswarm.measure.statistics import holm, samples_needed
 from tokenswarm.measure.trend import CHANGE_MIN, Trend
 from tokenswarm.measure.windows import METRICS, Restart, Window
 
@@ -209,11 +209,8 @@ def _drifts(windows: Sequence[WindowTold]) -> list[Drift]:
             values = series(part, value)
             if (found := trend.trend(values)) is not None:
                 tested.append((metric, stage, len(values), found))
-    rare = trend.holm([found.p for *_, found in tested])
-    return [
-        _drift(metric, stage, n, found, rare=falls)
-        for (metric, stage, n, found), falls in zip(tested, rare, strict=True)
-    ]
+    rare = holm({place: found.p for place, (*_, found) in enumerate(tested)}, trend.ALPHA)
+    return [_drift(metric, stage, n, found, rare=rare[place]) for place, (metric, stage, n, found) in enumerate(tested)]
 
 
 def _drift(metric: str, stage: int, n: int, found: Trend, *, rare: bool) -> Drift:
@@ -241,7 +238,7 @@ def _growths(windows: Sequence[WindowTold]) -> list[Growth]:
             values = series(part, lambda window, name=what: window.memory_bytes.get(name))  # type: ignore[misc]
             if (found := trend.trend(values, read=True)) is not None:
                 tested.append((what, stage, len(values), length_s, found))
-    rare = trend.holm([found.p for *_, found in tested])
+    rare = holm({place: found.p for place, (*_, found) in enumerate(tested)}, trend.ALPHA)
     return [
         Growth(
             what=what,
@@ -253,7 +250,7 @@ def _growths(windows: Sequence[WindowTold]) -> list[Growth]:
             per_hour=found.change * 3600 / length_s if length_s > 0 else 0.0,
             p=found.p,
             rho=found.rho,
-            grows=falls and found.change >= max(GROWTH_MIN[0], GROWTH_MIN[1] * found.middle),
+            grows=rare[place] and found.change >= max(GROWTH_MIN[0], GROWTH_MIN[1] * found.middle),
         )
-        for (what, stage, n, length_s, found), falls in zip(tested, rare, strict=True)
+        for place, (what, stage, n, length_s, found) in enumerate(tested)
     ]
