@@ -89,7 +89,7 @@ class Intake:
             self._folder.append_rows(rows)
         except ResultsError as error:
             self._rows_unwritten(str(error))
-        if self._folder.closed and self._packing is None:
+        if self._folder.closed and not self._packing:  # none, or one that has ended
             self._packing = gevent.spawn(self._pack)
         member.rows += rows.count(b"\n")
         self.rows += rows.count(b"\n") if self._folder.failure is None else 0
@@ -105,7 +105,6 @@ class Intake:
                 if not self._unpacked:
                     self._watchers.note(str(error))
                 self._unpacked = str(error)
-        self._packing = None
 
     def settled(self) -> Merged:
         """All reports, added up, once full files are compressed: the run is over."""

@@ -36,12 +36,12 @@ def main(words: list[str]) -> int:
         raise ConfigError("report takes one folder; --merge takes several")
     else:
         home = folders[0]
-        from tokenswarm.commands import running
+        from tokenswarm.commands import report_so_far
 
-        live = running.goes_on(home)
-        summary = running.partial(home) if live else read_summary(home)
+        live = report_so_far.goes_on(home)
+        summary = report_so_far.partial(home) if live else read_summary(home)
         if home.is_dir():
-            for problem in write_page(home, summary, running.rows(home) if live else ()):
+            for problem in write_page(home, summary, report_so_far.rows(home) if live else ()):
                 print(f"tokenswarm: {problem}", file=sys.stderr)
     form = output.form_of(vars(given))
     if form != "tables":
