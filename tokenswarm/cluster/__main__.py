@@ -13,9 +13,10 @@ from tokenswarm.reports.pipelines import github
 
 def main() -> int:
     web_later.put_off()
-    from tokenswarm.cluster.launch import die_with_parent, run_worker  # loads Locust
+    from tokenswarm.cluster.launch import die_with_parent, run_worker, share_with_parent  # loads Locust
 
     die_with_parent()
+    share_with_parent()
     if in_github():
         github.disarm_output()
     descriptors.raise_limit()

@@ -7,6 +7,7 @@ and are waited for by process id.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import secrets
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import gevent
 from locust.env import Environment
@@ -107,3 +109,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(int(ExitCode.INTERNAL))
+
+
+def share_with_parent() -> None:
+    """Have the parent's share of the cores: Linux makes each session a group (sched_autogroup, sched(7)), and a new one
+    begins at nice 0, whatever the value of the session that it came from.
+    """
+    with contextlib.suppress(OSError):  # not Linux, not built in, or a higher priority that may not be given
+        nice = Path(f"/proc/{os.getppid()}/autogroup").read_text(encoding="ascii").split()[-1]
+        Path("/proc/self/autogroup").write_text(nice, encoding="ascii")
