@@ -1,6 +1,7 @@
 """What a token costs the embedded engine: CPU of its process over its tokens, of streams out of step.
 
-BENCH_AGAINST=REVISION: with that engine in turn; a machine that others use is as busy for both.
+BENCH_AGAINST=REVISION: with that engine in turn; a machine that others use is as busy for both. The paced sender, C that
+does little but send, is the floor: on loopback a send does the receiver's work in the kernel, too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import psutil
 from bench.goals import met, spread
 from bench.results import table
 from bench.runs import REPO, two_cores
-from bench.sender import BenchError
+from bench.sender import BenchError, Pace, started
 
 Say = Callable[[str], None]
 
@@ -37,6 +38,8 @@ RATIO = 0.15  # of the CPU a token of the engine before
 TOKENS_PER_CORE_S = 40_000
 TIMEOUT_S = 120.0
 READ_BYTES = 1 << 18
+FLOOR = "a send in C"
+END = b"0\r\n\r\n"  # of a chunked answer
 
 
 class Cost(NamedTuple):
@@ -65,8 +68,9 @@ def run(rounds: int, against: str | None, say: Say) -> list[Cost]:
         folders = {"this one": REPO} | ({against: other} if against is not None and other is not None else {})
         for _ in range(rounds):
             for streams, itl_ms in ((STREAMS, ITL_MS), (24, 20.0)):
-                for name, folder in folders.items():
-                    found.append(cost := _one(name, folder, streams, itl_ms))
+                for name in (*folders, FLOOR):
+                    cost = _floor(streams, itl_ms) if name == FLOOR else _one(name, folders[name], streams, itl_ms)
+                    found.append(cost)
                     say(
                         f"{name:>10} {streams:4} streams: {cost.cpu_us:5.1f} µs a token, {cost.per_core:6.0f} tokens "
                         f"a core second, late {cost.late_ms[0]:.2f} / {cost.late_ms[1]:.2f} ms"
@@ -112,6 +116,16 @@ def _one(name: str, folder: Path, streams: int, itl_ms: float) -> Cost:
     return Cost(name, streams, used_s / totals["tokens_sent"] * 1e6, (late["p50"] * 1e3, late["p99"] * 1e3))
 
 
+def _floor(streams: int, itl_ms: float) -> Cost:
+    pace = Pace(ttft_ms=50.0, itl_ms=itl_ms, tokens=TOKENS, jitter=0.0)
+    with started(pace, two_cores().sender) as sender:
+        before_s = _cpu_s(sender.pid)
+        _read_all(sender.port, streams, itl_ms / 1e3)
+        used_s = _cpu_s(sender.pid) - before_s
+        late = sender.truth()["lateness_ns"]
+    return Cost(FLOOR, streams, used_s / (streams * TOKENS) * 1e6, (late["p50"] / 1e6, late["p99"] / 1e6))
+
+
 def _cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
@@ -129,7 +143,8 @@ def _read_all(port: int, streams: int, itl_s: float) -> None:
 
     def drain(wait_s: float) -> None:
         for fd, _ in poll.poll(wait_s):
-            if not open_[fd].recv_into(room):
+            got = open_[fd].recv_into(room)
+            if not got or room[max(0, got - len(END)) : got] == END:
                 poll.unregister(fd)
                 open_.pop(fd).close()
 
@@ -165,12 +180,14 @@ def section(found: list[Cost], took_s: float) -> str:
             capacity = spread([one.per_core for one in of[names[0]]])
             verdict = met(capacity, TOKENS_PER_CORE_S, at_least=True)
             kept.append(f"* {TOKENS_PER_CORE_S:,} tokens of {streams} streams a second of one core: {verdict}.")
-            if len(names) > 1:
+            floor = spread([a.cpu_us / b.cpu_us for a, b in zip(of[names[0]], of[FLOOR], strict=True)])
+            kept.append(f"* Its CPU a token is {floor.show(2) if floor else '–'} times that of a send in C.")
+            if len(names) > 2:
                 ratio = spread([a.cpu_us / b.cpu_us for a, b in zip(of[names[0]], of[names[1]], strict=True)])
                 kept.append(f"* CPU a token at most {RATIO} of the one before: {met(ratio, RATIO)}.")
     head = ("streams", "engine", "µs a token", "tokens a core second", "late, p50 / p99, ms", "this / that")
     rounds = len(found) // (2 * len(names))
-    command = (f"BENCH_AGAINST={names[1]} " if len(names) > 1 else "") + f"python -m bench --engine {rounds}"
+    command = (f"BENCH_AGAINST={names[1]} " if len(names) > 2 else "") + f"python -m bench --engine {rounds}"
     return (
         f"## What a token costs the embedded engine\n\n`{command}`, {took_s:.0f} s, load average "
         f"{os.getloadavg()[1]:.1f}. {TOKENS} tokens a "
