@@ -1,7 +1,7 @@
 """What a token costs the embedded engine: CPU of its process over its tokens, of streams out of step.
 
-BENCH_AGAINST=REVISION: with that engine in turn; a machine that others use is as busy for both. The paced sender, C that
-does little but send, is the floor: on loopback a send does the receiver's work in the kernel, too.
+BENCH_AGAINST=REVISION: with that engine in turn; a machine that others use is as busy for both. The paced sender, C
+that does little but send, is the floor: on loopback a send does the receiver's work in the kernel, too.
 """
 
 from __future__ import annotations
