@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from running import SAMPLES, Finished, program, run, tokenswarm
 from simulator_process import simulator
@@ -141,6 +142,18 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(engine: str, tmp_path: Path) -> N
     assert "Traceback" not in done.out
     assert len(groups.read_group(group_of(tmp_path))) == 1, "what is done is a baseline"
     assert len(runs_of(group_of(tmp_path))) == 2, "the partial one is there, too"
+
+
+def test_a_run_does_not_outlive_its_killed_group(engine: str, tmp_path: Path) -> None:
+    more = ("--repeat", "2", "--set", "load.stages.0.duration=2m")
+    command = tokenswarm("run", short(tmp_path), "--host", engine, *more)
+    with program(command, tmp_path) as started:
+        started.await_output(r"run 1/2: about [\s\S]*stage 1 steady", LONG_S)
+        runs = psutil.Process(started.process.pid).children(recursive=True)
+        started.process.kill()
+        _, alive = psutil.wait_procs(runs, LONG_S)
+    assert len(runs) >= 2, "a run and its worker"
+    assert not alive
 
 
 def test_a_server_that_goes_away_loses_no_other_run(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from tokenswarm import descriptors
-from tokenswarm.cluster import web_later
+from tokenswarm.cluster import parent, web_later
 from tokenswarm.errors import UserError
 from tokenswarm.profile.environment import in_github, run_token
 from tokenswarm.reports.pipelines import github
@@ -13,10 +13,10 @@ from tokenswarm.reports.pipelines import github
 
 def main() -> int:
     web_later.put_off()
-    from tokenswarm.cluster.launch import die_with_parent, run_worker, share_with_parent  # loads Locust
+    from tokenswarm.cluster.launch import run_worker  # loads Locust
 
-    die_with_parent()
-    share_with_parent()
+    parent.die_with_it()
+    parent.share_with_it()
     if in_github():
         github.disarm_output()
     descriptors.raise_limit()

@@ -7,15 +7,12 @@ and are waited for by process id.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import os
 import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import gevent
 from locust.env import Environment
@@ -24,9 +21,7 @@ from locust.event import Events
 from tokenswarm.cluster.runners import make_worker
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
-from tokenswarm.errors import ExitCode
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 WAITING_S = 3.0  # before a worker says that it still waits
 STOP_S = 5.0  # for a worker to end after it was asked to
 
@@ -100,21 +95,3 @@ def run_worker(master_host: str, master_port: int, token: str, *, remote: bool =
     for watcher in signals:
         watcher.cancel()
     return int(worker.exit_code)
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent is gone, whatever killed it."""
-    if sys.platform.startswith("linux"):
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(int(ExitCode.INTERNAL))
-
-
-def share_with_parent() -> None:
-    """Have the parent's share of the cores: Linux makes each session a group (sched_autogroup, sched(7)), and a new one
-    begins at nice 0, whatever the value of the session that it came from.
-    """
-    with contextlib.suppress(OSError):  # not Linux, not built in, or a higher priority that may not be given
-        nice = Path(f"/proc/{os.getppid()}/autogroup").read_text(encoding="ascii").split()[-1]
-        Path("/proc/self/autogroup").write_text(nice, encoding="ascii")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from tokenswarm.cluster import entrance, web_later
+from tokenswarm.cluster import entrance, parent, web_later
 from tokenswarm.commands import groups, repeat
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
@@ -54,6 +55,9 @@ def _data_set(given: dict[str, Any]) -> None:
 
 def start(given: dict[str, Any]) -> int:
     """Run what the parsed options ask for."""
+    if given["started_by"] is not None:  # a session of our own, whose starter may be killed
+        parent.die_with_it(signal.SIGTERM)
+        parent.share_with_it()
     _data_set(given)
     profile = options.read_profile(given["profile"], given, options.of_run(given))
     history = given.get("history")

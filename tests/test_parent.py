@@ -11,13 +11,13 @@ import pytest
 AUTOGROUP = Path("/proc/self/autogroup")
 CHILD = """
 from pathlib import Path
-from tokenswarm.cluster.launch import share_with_parent
+from tokenswarm.cluster.parent import share_with_it
 
 def told():
     return Path("/proc/self/autogroup").read_text()
 
 before = told()
-share_with_parent()
+share_with_it()
 print(before, told())
 """
 PARENT = f"""
