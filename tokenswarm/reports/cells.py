@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -149,11 +150,18 @@ def search_rows(summary: Summary) -> list[list[str]]:
     unit = "/s" if summary.search.get("of") == "rate" else ""
     return [
         [
-            str(number), f"{quantity(probe['load'])}{unit}", probe["result"], duration(probe["seconds"]),
+            str(number), f"{quantity(probe['load'])}{unit}", _result(probe), duration(probe["seconds"]),
             str(probe["requests"]), probe["reason"].partition(":")[0],
         ]
         for number, probe in enumerate(summary.search.get("probes", ()), 1)
     ]  # fmt: skip
+
+
+def _result(probe: dict[str, Any]) -> str:
+    """An undecided try counts as what its numbers were: within the limits, or over one."""
+    if probe["result"] != "undecided":
+        return str(probe["result"])
+    return "undecided, within" if probe["within"] else "undecided, over"
 
 
 def search_line(summary: Summary) -> str:
