@@ -49,9 +49,9 @@ class NativeReader:
     def poll(self) -> None:
         """Read what there is to read."""
         try:
-            for reading, news, recv_ns in self.reader.drain():
+            for reading, news, recv_ns, low_ns in self.reader.drain():
                 try:
-                    reading.on_news(news, recv_ns)
+                    reading.on_news(news, recv_ns, low_ns)
                 except Exception as error:
                     reading.fail(error)
         except BaseException:
@@ -162,7 +162,7 @@ class NativeReading:
 
     def _take(self) -> None:
         response = self._response
-        stamps, odd, pieces, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
+        stamps, odd, pieces, lows, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
         self.reads += reads
         self.bytes_received += size
         self.lag_ns_max = max(self.lag_ns_max, lag_ns)
@@ -170,6 +170,10 @@ class NativeReading:
         response.trailing = response.trailing or bool(trailing)
         if stamps:
             self._add_events(array("q", stamps), odd or ())
+        if lows is not None:
+            response.lows = response.lows or array("q")
+            for pair in lows:
+                response.lows.extend(pair)
         if pieces is not None:
             self.splitting = False
             for recv_ns, piece in pieces:
@@ -202,8 +206,9 @@ class NativeReading:
 
     # -- from the hub --------------------------------------------------------------------------------------------
 
-    def on_news(self, news: int, recv_ns: int) -> None:
-        """Take what C could not take for plain. `recv_ns`: stamp of the read, or errno."""
+    def on_news(self, news: int, recv_ns: int, low_ns: int) -> None:
+        """Take what C could not take for plain. `recv_ns`: stamp of the read, or errno; nothing of it came before
+        `low_ns`."""
         response, full = self._response, self._full
         if self._over or full is None:
             return
@@ -211,7 +216,7 @@ class NativeReading:
             self._connection.on_nothing()
             return
         if news & HEAD_CAME:
-            response.first_low_ns = response.first_low_ns or self._connection.first_low_ns(recv_ns)
+            response.first_low_ns = response.first_low_ns or self._connection.first_low_ns(recv_ns, low_ns)
             news = self._on_head(news, recv_ns)
         if news & RAW_CAME:
             self._on_raw(news, recv_ns)
