@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20 };
+enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20, NEAR_NS = 500000 };
 enum { STACK_NS = 100000 }; /* what the stack stamped may not be readable for so long; and the error of the clocks */
 enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any lag of 1 ns to 2^63 ns lies inside */
 
@@ -57,8 +57,8 @@ typedef struct {
     int64_t looked_ns; /* before the last epoll_wait but this that told of all there was */
     Stream **streams; /* by descriptor */
     size_t room;
-    uint64_t lags[LAG_KEYS], lag_n;
-    int64_t lag_sum, lag_min, lag_max;
+    uint64_t lags[LAG_KEYS], lag_n, alike, near, ends; /* near: within NEAR_NS, or unknown; not at an end */
+    int64_t lag_sum, lag_min, lag_max, gaps;
     char data[READ_BYTES];
 } Reader;
 
@@ -111,8 +111,7 @@ static int hex(char c) {
 
 static int is_utf8(const char *p, size_t n) {
     PyObject *text = PyUnicode_DecodeUTF8(p, (Py_ssize_t)n, NULL);
-    if (!text)
-        PyErr_Clear();
+    PyErr_Clear();
     Py_XDECREF(text);
     return text != NULL;
 }
@@ -238,9 +237,8 @@ static int64_t chunk_size(const char *line, int n) {
     int i = 0;
     for (; i < n && i < 15 && hex(line[i]) >= 0; i++)
         size = size * 16 + hex(line[i]);
-    if (i == n || (i && i + 1 == n && line[i] == '\r'))
-        return -2;
-    return i && i + 2 == n && line[i] == '\r' && line[i + 1] == '\n' ? size : -1;
+    const int part = i == n || (i && i + 1 == n && line[i] == '\r');
+    return part ? -2 : i && i + 2 == n && line[i] == '\r' && line[i + 1] == '\n' ? size : -1;
 }
 
 static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
@@ -268,10 +266,8 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
             int64_t size = chunk_size(s->line, s->line_len);
             if (size == -1)
                 return hand_over(s, p, end - p);
-            if (size == -2)
-                break;
-            s->phase = (s->left = size) ? DATA : LAST;
-            s->line_len = size ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
+            s->phase = size == -2 ? SIZE : (s->left = size) ? DATA : LAST;
+            s->line_len = size > 0 ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
             break;
         }
         case DATA: {
@@ -298,8 +294,7 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
             p++;
         }
     }
-    if (s->phase == WHOLE)
-        s->news |= HAS_ENDED;
+    s->news |= s->phase == WHOLE ? HAS_ENDED : 0;
     return 0;
 }
 
@@ -353,16 +348,22 @@ static int receive(Reader *r, Stream *s, int64_t low, int64_t *ns) {
         if ((*ns = place(r, s, (int64_t)t.tv_sec * 1000000000 + t.tv_nsec, now_ns)) == -1)
             return -1;
     }
-    s->news |= n ? 0 : HAS_CLOSED;
     if (!n)
-        return 0;
+        return s->news |= HAS_CLOSED, 0;
     const int tighter = low > s->last_ns && low < *ns;
+    const int64_t gap = c ? *ns - s->last_ns : 0; /* a stamp of ours does not say how near they came */
     const size_t before = s->events;
     s->last_ns = *ns;
     count_read(r, s, n, now_ns - *ns);
     if (feed(s, r->data, n, *ns))
         return -1;
     const int hides = s->events > before + !(s->news & HAS_ENDED);
+    r->ends += s->news & HAS_ENDED ? 1 : 0;
+    if (s->events > before && !s->odd) { /* an answer ends with odd ones, which come together */
+        r->alike += s->events - before;
+        r->near += s->events - before - (gap >= NEAR_NS);
+        r->gaps += gap;
+    }
     return tighter && hides ? append(&s->lows, Py_BuildValue("LL", (long long)low, (long long)*ns)) : 0;
 }
 
@@ -537,18 +538,17 @@ static PyObject *reader_take(Reader *r, PyObject *number) {
     return told;
 }
 
-/* lags() -> ([(key of the sketch, reads)], reads, their sum, min, max in ns) since the last call; 0 has no key. */
+/* lags() -> [(key of the sketch, reads)], reads, their sum, min, max in ns, of which 0 has no key; events of their
+ * stream's shape, those of them that came near the one before, ends, the sum of the gaps: since the last call. */
 static PyObject *reader_lags(Reader *r, PyObject *Py_UNUSED(none)) {
     PyObject *counts = PyList_New(0);
     for (int i = 0; counts && i < LAG_KEYS; i++)
         if (r->lags[i] && append(&counts, Py_BuildValue("iK", i - LAG_KEY_0, (unsigned long long)r->lags[i])))
             Py_CLEAR(counts);
-    if (!counts)
-        return NULL;
-    PyObject *told = Py_BuildValue("NKLLL", counts, (unsigned long long)r->lag_n, (long long)r->lag_sum,
-                                   (long long)r->lag_min, (long long)r->lag_max);
+    PyObject *told = Py_BuildValue("NKLLLKKKL", counts, r->lag_n, r->lag_sum, r->lag_min, r->lag_max, r->alike, r->near,
+                                   r->ends, r->gaps);
     memset(r->lags, 0, sizeof r->lags);
-    r->lag_n = r->lag_sum = r->lag_min = r->lag_max = 0;
+    r->lag_n = r->lag_sum = r->lag_min = r->lag_max = r->alike = r->near = r->ends = r->gaps = 0;
     return told;
 }
 
