@@ -55,7 +55,7 @@ class Collecting:
             self.period_ns, self._until_ns = 0, now_ns + self._away_ns
         elif not fits_ns or seen.reads * NS_PER_S < READS_PER_S * seen.elapsed_ns:
             self.period_ns = 0
-        elif not 0.7 < self.period_ns / fits_ns < 1.0:
+        elif not 0.7 < self.period_ns / fits_ns < 1.1:
             self.period_ns = fits_ns
 
 
