@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -46,8 +47,13 @@ class Truth:
         return ordered[max(1, math.ceil(p * len(ordered))) - 1]
 
 
-def request(dice: random.Random, truth: Truth, *, stalls: float, unsure: float, bracket: float) -> RequestRecord:
-    """A stream of 4 to 40 tokens, 10 ms each; reads that were late hold what came meanwhile, with the newest stamp."""
+def request(
+    dice: random.Random, truth: Truth, *, stalls: float, unsure: float, bracket: float, looks: float = 0.0
+) -> RequestRecord:
+    """A stream of 4 to 40 tokens, 10 ms each; reads that were late hold what came meanwhile, with the newest stamp.
+
+    `looks`: of how many reads it is known that nothing of them had come at some moment after the read before.
+    """
     sent_ns = dice.randrange(10**9, 10**12)
     at_ns, tokens_ns = sent_ns, []
     for _ in range(dice.randrange(4, 40)):
@@ -68,6 +74,7 @@ def request(dice: random.Random, truth: Truth, *, stalls: float, unsure: float, 
             until_ns = moment_ns + (int(dice.expovariate(1) * 60 * MS) if dice.random() < stalls else 0)
         reads[-1].append(moment_ns)
     lows, before_ns, seen = [], timeline.sent_ns, 0
+    looked = array("q")
     timeline.first_low_ns = timeline.sent_ns if len(reads[0]) > 1 else reads[0][0]
     for read in reads:
         stamp_ns = read[-1]
@@ -78,8 +85,10 @@ def request(dice: random.Random, truth: Truth, *, stalls: float, unsure: float, 
         for _ in read:
             timeline.mark(stamp_ns, TOKEN if seen < len(tokens_ns) else END)
             seen += 1
+        if dice.random() < looks and before_ns < read[0]:
+            looked.extend((read[0] - int(dice.random() ** 3 * (read[0] - before_ns)), stamp_ns))
         before_ns = timeline.done_ns = stamp_ns
-    timeline.unsure, timeline.reads = tuple(lows), len(reads)
+    timeline.unsure, timeline.reads, timeline.lows = tuple(lows), len(reads), looked
     timeline.one_a_read = all(len(read) == 1 for read in reads)
     record = timeline.finish(Outcome.OK, id="0", stage=0, phase="steady", conversation="c", turn=0)
     return msgspec.structs.replace(record, output_tokens=len(tokens_ns))
@@ -97,13 +106,15 @@ def counted(records: Sequence[RequestRecord]) -> Block:
 
 
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("looks", [0.0, 0.8])
 @pytest.mark.parametrize(
     ("stalls", "unsure", "bracket"),
     [(0.0, 0.0, 0.0), (0.02, 0.0, 0.0), (0.3, 0.0, 0.0), (0.0, 0.02, 0.0), (0.0, 0.0, 0.5), (0.05, 0.02, 0.1)],
 )
-def test_every_interval_holds_the_truth(seed: int, stalls: float, unsure: float, bracket: float) -> None:
+def test_every_interval_holds_the_truth(seed: int, stalls: float, unsure: float, bracket: float, looks: float) -> None:
     dice, truth = random.Random(seed), Truth()
-    block = counted([request(dice, truth, stalls=stalls, unsure=unsure, bracket=bracket) for _ in range(300)])
+    kinds = {"stalls": stalls, "unsure": unsure, "bracket": bracket, "looks": looks}
+    block = counted([request(dice, truth, **kinds) for _ in range(300)])
     for metric in truth.values:
         spans = intervals(block, metric)
         for which, p in QUANTILES.items():
@@ -113,6 +124,43 @@ def test_every_interval_holds_the_truth(seed: int, stalls: float, unsure: float,
             value = spans.value(p)
             assert value is not None
             assert low <= value <= high
+
+
+def test_what_a_look_knows_makes_no_bar_wider() -> None:
+    def seen(looks: float) -> Block:
+        dice = (random.Random(number) for number in range(200))
+        return counted([request(d, Truth(), stalls=0.1, unsure=0, bracket=0, looks=looks) for d in dice])
+
+    with_looks, without = seen(1.0), seen(0.0)
+    for metric in ("itl", "tpot", "stall", "ttft"):
+        for p in QUANTILES.values():
+            (low, high), (least, most) = (intervals(block, metric).interval(p) for block in (with_looks, without))
+            assert least <= low <= high <= most, (metric, p)
+
+
+def test_two_tokens_that_came_within_half_a_ms_leave_half_a_ms_open() -> None:
+    """Pairs of tokens every 20 ms, one read a pair: where it was looked 0.5 ms before, all but that is known."""
+
+    def seen(looks: bool) -> Block:
+        records = []
+        for _ in range(50):
+            timeline = Timeline()
+            timeline.sent_ns = timeline.intended_ns = timeline.sent_high_ns = 10**9
+            reads = [10**9 + 20 * MS * (number + 1) for number in range(40)]
+            for at_ns in reads:
+                timeline.headers_ns = timeline.headers_ns or at_ns
+                timeline.mark(at_ns, TOKEN)
+                timeline.mark(at_ns, TOKEN)
+            timeline.lows = array("q", [x for at_ns in reads for x in (at_ns - MS // 2, at_ns)]) if looks else None
+            timeline.done_ns = reads[-1] + MS
+            record = timeline.finish(Outcome.OK, id="0", stage=0, phase="steady", conversation="c", turn=0)
+            records.append(msgspec.structs.replace(record, output_tokens=80))
+        return counted(records)
+
+    for metric, most_s in (("itl", 0.0008), ("stall", 0.0008), ("tpot", 0.00002)):
+        (low, high), (least, most) = (intervals(seen(looks), metric).interval(0.9) for looks in (True, False))
+        assert high - low < most_s < 5 * most_s < most - least, metric
+        assert least <= low <= high <= most, metric
 
 
 def test_where_nothing_is_hidden_a_bar_is_a_bucket_wide() -> None:

@@ -122,6 +122,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     last_low_ns: int = 0
     first_events: int = 1  # content events that share the read of the first
     gap_events: tuple[int, ...] = ()  # content events that share the read that ends each gap; () means 1 each
+    gap_hidden_ns: tuple[int, ...] = ()  # of these gaps, where other events of its read than the last may lie; () none
     gap_choices: bool = False  # the gaps of several choices, one behind the other
     unsure: tuple[tuple[int, int], ...] = ()  # reads whose stamp could not be placed: (not before, their stamp)
     reconnected: bool = False  # a pooled connection died before the first byte and was replaced, once

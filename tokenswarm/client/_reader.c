@@ -22,7 +22,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20 };
+enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20, NEAR_NS = 500000 };
+enum { STACK_NS = 100000 }; /* what the stack stamped may not be readable for so long; and the error of the clocks */
 enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any lag of 1 ns to 2^63 ns lies inside */
 
 /* What `drain` and `body` say of a stream; client/native.py has the same numbers. */
@@ -34,16 +35,17 @@ typedef struct { char *at; size_t len, room; } Bytes;
 
 typedef struct {
     PyObject *key;
-    int fd, watched, news, chunked, crlf, trailing, line_len, head_len, breaks, begun;
+    int fd, news, head_len;
     enum phase phase;
+    signed char watched, chunked, crlf, trailing, breaks, begun, line_len;
     char line[SIZE_LINE_MAX]; /* the chunk size line so far */
     uint64_t left;            /* bytes of this chunk or body */
     Bytes rest;               /* head or raw bytes that Python has not fetched, and what waits behind a head */
     PyObject *shape;          /* of an event, with its line breaks; NULL: the body goes to Python in pieces */
     Bytes held;               /* behind the last whole event: no line end in it */
     size_t event_max, pause_max, pending, events, room;
-    int64_t held_ns, last_ns, lag_max, *stamps;
-    PyObject *odd, *pieces; /* [(place among the events, bytes)], [(stamp, bytes)]; NULL: none */
+    int64_t held_ns, last_ns, lag_max, *stamps, since_ns; /* the last: at rest and empty from here on, if not read */
+    PyObject *odd, *pieces, *lows; /* [(place among the events, bytes)], [(stamp, bytes)], [(low, stamp)]; NULL: none */
     uint64_t reads, bytes;
 } Stream;
 
@@ -52,10 +54,11 @@ typedef struct {
     PyObject *place;             /* where a stamp is not plain: (key, stamp, floor, now) -> (moment, *clocks) */
     long long offset, low, high; /* the clocks: their distance, and what two looks at once may say of it */
     int epoll;
+    int64_t looked_ns; /* before the last epoll_wait but this that told of all there was */
     Stream **streams; /* by descriptor */
     size_t room;
-    uint64_t lags[LAG_KEYS], lag_n;
-    int64_t lag_sum, lag_min, lag_max;
+    uint64_t lags[LAG_KEYS], lag_n, alike, near, ends; /* near: within NEAR_NS, or unknown; not at an end */
+    int64_t lag_sum, lag_min, lag_max, gaps;
     char data[READ_BYTES];
 } Reader;
 
@@ -96,10 +99,9 @@ static void free_stream(Stream *s) {
     drop(&s->rest);
     drop(&s->held);
     PyMem_Free(s->stamps);
-    Py_XDECREF(s->shape);
-    Py_XDECREF(s->odd);
-    Py_XDECREF(s->pieces);
-    Py_DECREF(s->key);
+    PyObject *owned[] = {s->key, s->shape, s->odd, s->pieces, s->lows};
+    for (int i = 0; i < 5; i++)
+        Py_XDECREF(owned[i]);
     PyMem_Free(s);
 }
 
@@ -109,8 +111,7 @@ static int hex(char c) {
 
 static int is_utf8(const char *p, size_t n) {
     PyObject *text = PyUnicode_DecodeUTF8(p, (Py_ssize_t)n, NULL);
-    if (!text)
-        PyErr_Clear();
+    PyErr_Clear();
     Py_XDECREF(text);
     return text != NULL;
 }
@@ -225,21 +226,19 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
 static int hand_over(Stream *s, const char *p, size_t n) {
     s->phase = RAW;
     s->news |= RAW_CAME;
-    if (put(&s->rest, s->line, s->line_len))
-        return -1;
+    int failed = put(&s->rest, s->line, s->line_len);
     s->line_len = 0;
-    return put(&s->rest, p, n);
+    return failed ? -1 : put(&s->rest, p, n);
 }
 
 /* The value of a chunk size line, hex CRLF; -1: it is not plain, -2: nor whole yet. */
 static int64_t chunk_size(const char *line, int n) {
     int64_t size = 0;
-    int i;
-    for (i = 0; i < n && i < 15 && hex(line[i]) >= 0; i++)
+    int i = 0;
+    for (; i < n && i < 15 && hex(line[i]) >= 0; i++)
         size = size * 16 + hex(line[i]);
-    if (i == n || (i && i + 1 == n && line[i] == '\r'))
-        return -2;
-    return i && i + 2 == n && line[i] == '\r' && line[i + 1] == '\n' ? size : -1;
+    const int part = i == n || (i && i + 1 == n && line[i] == '\r');
+    return part ? -2 : i && i + 2 == n && line[i] == '\r' && line[i + 1] == '\n' ? size : -1;
 }
 
 static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
@@ -267,10 +266,8 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
             int64_t size = chunk_size(s->line, s->line_len);
             if (size == -1)
                 return hand_over(s, p, end - p);
-            if (size == -2)
-                break;
-            s->phase = (s->left = size) ? DATA : LAST;
-            s->line_len = size ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
+            s->phase = size == -2 ? SIZE : (s->left = size) ? DATA : LAST;
+            s->line_len = size > 0 ? 0 : s->line_len; /* that of the last is kept: a trailer makes all of it Python's */
             break;
         }
         case DATA: {
@@ -278,9 +275,7 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
             if (take_body(s, p, part, ns))
                 return -1;
             p += part;
-            s->left -= part;
-            if (!s->left)
-                s->phase = s->chunked ? DATA_END : WHOLE;
+            s->phase = (s->left -= part) ? DATA : s->chunked ? DATA_END : WHOLE;
             break;
         }
         case DATA_END: case LAST:
@@ -297,11 +292,9 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
         case WHOLE:
             s->trailing |= *p != '\r' && *p != '\n'; /* between answers, line breaks are no answer */
             p++;
-            break;
         }
     }
-    if (s->phase == WHOLE)
-        s->news |= HAS_ENDED;
+    s->news |= s->phase == WHOLE ? HAS_ENDED : 0;
     return 0;
 }
 
@@ -316,15 +309,16 @@ static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
     int64_t apart = now(CLOCK_REALTIME) - now_ns, ns = stamp - r->offset;
     if (apart >= r->low && apart <= r->high && ns >= s->last_ns && ns <= now_ns)
         return ns;
-    long long at = -1;
+    long long at;
     PyObject *told = PyObject_CallFunction(r->place, "OLLL", s->key, (long long)stamp, (long long)s->last_ns, now_ns);
-    if (told && !PyArg_ParseTuple(told, "LLLL", &at, &r->offset, &r->low, &r->high))
-        at = -1;
+    const int placed = told && PyArg_ParseTuple(told, "LLLL", &at, &r->offset, &r->low, &r->high);
     Py_XDECREF(told);
-    return PyErr_Occurred() ? -1 : at;
+    return placed ? at : -1;
 }
 
-static void count_lag(Reader *r, Stream *s, int64_t lag) {
+static void count_read(Reader *r, Stream *s, ssize_t n, int64_t lag) {
+    s->reads++;
+    s->bytes += n;
     s->lag_max = MAX(s->lag_max, lag);
     r->lag_max = MAX(r->lag_max, lag);
     r->lag_min = r->lag_n++ ? MIN(r->lag_min, lag) : lag;
@@ -333,19 +327,20 @@ static void count_lag(Reader *r, Stream *s, int64_t lag) {
         r->lags[(int)ceil(log2((double)lag / 1e9) * 64) + LAG_KEY_0]++; /* the keys of measure/sketch.py */
 }
 
-/* One read of one stream; its stamp in *ns. */
-static int receive(Reader *r, Stream *s, int64_t *ns) {
+/* One read of one stream, of which nothing came before `low` (0: who knows); its stamp in *ns. */
+static int receive(Reader *r, Stream *s, int64_t low, int64_t *ns) {
     char control[CMSG_SPACE(sizeof(struct timespec))]; /* one stamp, and no room for the kernel to tell it twice */
     struct iovec io = {r->data, READ_BYTES};
     struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     ssize_t n = recvmsg(s->fd, &m, MSG_DONTWAIT);
+    const int64_t now_ns = now(CLOCK_MONOTONIC);
+    s->since_ns = n < 0 || n == READ_BYTES ? now_ns : s->since_ns; /* there may be more, which came before this */
     if (n < 0) {
-        int empty = errno == EAGAIN || errno == EWOULDBLOCK; /* the error queue woke us, and would again */
-        s->news = empty ? WOKE_EMPTY : errno == EINTR ? 0 : HAS_FAILED;
+        s->news = errno == EAGAIN ? WOKE_EMPTY : errno == EINTR ? 0 : HAS_FAILED; /* empty: the error queue woke us */
         *ns = errno;
         return 0;
     }
-    const int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
+    *ns = now_ns;
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
     if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
         struct timespec t;
@@ -353,15 +348,23 @@ static int receive(Reader *r, Stream *s, int64_t *ns) {
         if ((*ns = place(r, s, (int64_t)t.tv_sec * 1000000000 + t.tv_nsec, now_ns)) == -1)
             return -1;
     }
-    if (!n) {
-        s->news |= HAS_CLOSED;
-        return 0;
-    }
+    if (!n)
+        return s->news |= HAS_CLOSED, 0;
+    const int tighter = low > s->last_ns && low < *ns;
+    const int64_t gap = c ? *ns - s->last_ns : 0; /* a stamp of ours does not say how near they came */
+    const size_t before = s->events;
     s->last_ns = *ns;
-    s->reads++;
-    s->bytes += n;
-    count_lag(r, s, now_ns - *ns);
-    return feed(s, r->data, n, *ns);
+    count_read(r, s, n, now_ns - *ns);
+    if (feed(s, r->data, n, *ns))
+        return -1;
+    const int hides = s->events > before + !(s->news & HAS_ENDED);
+    r->ends += s->news & HAS_ENDED ? 1 : 0;
+    if (s->events > before && !s->odd) { /* an answer ends with odd ones, which come together */
+        r->alike += s->events - before;
+        r->near += s->events - before - (gap >= NEAR_NS);
+        r->gaps += gap;
+    }
+    return tighter && hides ? append(&s->lows, Py_BuildValue("LL", (long long)low, (long long)*ns)) : 0;
 }
 
 static int watch(Reader *r, Stream *s, int on) {
@@ -369,26 +372,32 @@ static int watch(Reader *r, Stream *s, int on) {
     if (s->watched != on && epoll_ctl(r->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, s->fd, &e))
         return PyErr_SetFromErrno(PyExc_OSError) ? 0 : -1; /* it returns NULL */
     s->watched = on;
+    s->since_ns = on ? now(CLOCK_MONOTONIC) : s->since_ns;
     return 0;
 }
 
-/* drain() -> [(key, news, stamp or errno)]: read each stream that has something once; those that need Python. */
+/* drain() -> [(key, news, stamp or errno, low)]: read each stream that has something once; those that need Python. One
+ * that the look before did not tell of, or was read since, was empty: what it holds came after `low`; 0: who knows. */
 static PyObject *reader_drain(Reader *r, PyObject *Py_UNUSED(none)) {
     struct epoll_event ready[BATCH];
+    const int64_t looks_ns = now(CLOCK_MONOTONIC);
     int count = epoll_wait(r->epoll, ready, BATCH, 0);
     PyObject *found = PyList_New(0);
     for (int i = 0; found && i < count; i++) {
         Stream *s = r->streams[ready[i].data.fd];
-        int64_t ns = 0;
+        int64_t ns = 0, low = r->looked_ns > s->since_ns ? r->looked_ns - STACK_NS : 0;
         s->news = 0;
-        int failed = receive(r, s, &ns);
+        int failed = receive(r, s, low, &ns);
         if (s->pending > s->pause_max)
             s->news |= IS_FULL;
         if (!failed && s->news & (IS_FULL | HAS_ENDED | HAS_CLOSED | HAS_FAILED))
             failed = watch(r, s, 0);
-        if (failed || (s->news && append(&found, Py_BuildValue("OiL", s->key, s->news, (long long)ns))))
+        long long told = ns, least = low < ns ? low : 0; /* 0: it was on its way through the stack for longer */
+        if (failed || (s->news && append(&found, Py_BuildValue("OiLL", s->key, s->news, told, least))))
             Py_CLEAR(found);
     }
+    if (count >= 0 && count < BATCH)
+        r->looked_ns = looks_ns;
     return found;
 }
 
@@ -401,6 +410,7 @@ static Stream *stream_of(Reader *r, long fd) {
 }
 
 #define FIND(s, fd) Stream *s = stream_of(r, fd); if (!s) return NULL
+#define FLAG(s, fd, on) int fd, on; if (!PyArg_ParseTuple(arguments, "ip", &fd, &on)) return NULL; FIND(s, fd)
 /* open(fd, key, floor, pause_max, *clocks): read it from now on; no stamp lies before `floor`. */
 static PyObject *reader_open(Reader *r, PyObject *arguments) {
     int fd;
@@ -423,12 +433,12 @@ static PyObject *reader_open(Reader *r, PyObject *arguments) {
     if (!s)
         return PyErr_NoMemory();
     *s = (Stream){.key = Py_NewRef(key), .fd = fd, .pause_max = pause_max, .last_ns = floor};
+    if (watch(r, s, 1)) {
+        free_stream(s);
+        return NULL;
+    }
     r->streams[fd] = s;
-    if (!watch(r, s, 1))
-        Py_RETURN_NONE;
-    r->streams[fd] = NULL;
-    free_stream(s);
-    return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *reader_close(Reader *r, PyObject *number) {
@@ -442,21 +452,14 @@ static PyObject *reader_close(Reader *r, PyObject *number) {
 
 /* watch(fd, on): pause, or go on reading. */
 static PyObject *reader_watch(Reader *r, PyObject *arguments) {
-    int fd, on;
-    if (!PyArg_ParseTuple(arguments, "ip", &fd, &on))
-        return NULL;
-    FIND(s, fd);
+    FLAG(s, fd, on);
     return watch(r, s, on) ? NULL : Py_NewRef(Py_None);
 }
 
 /* fetch(fd, raw) -> the bytes that wait, but not those behind a head; `raw`: these, too, and all that will come. */
 static PyObject *reader_fetch(Reader *r, PyObject *arguments) {
-    int fd, raw;
-    if (!PyArg_ParseTuple(arguments, "ip", &fd, &raw))
-        return NULL;
-    FIND(s, fd);
-    if (raw)
-        s->phase = RAW;
+    FLAG(s, fd, raw);
+    s->phase = raw ? RAW : s->phase;
     size_t n = s->phase == HEAD && s->crlf == 4 ? (size_t)s->head_len : s->rest.len;
     PyObject *told = PyBytes_FromStringAndSize(s->rest.at, (Py_ssize_t)n);
     if (told && (s->rest.len -= n))
@@ -512,8 +515,8 @@ static PyObject *reader_split(Reader *r, PyObject *arguments) {
 }
 
 /* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those with another
- * shape; then body pieces [(stamp, bytes)]; reads, bytes, the largest lag, the stamp of the last read, and whether
- * bytes stand behind the end. */
+ * shape; then body pieces [(stamp, bytes)]; [(low, stamp)] of reads of several events, or of one and the end, that came
+ * between these; reads, bytes, the largest lag, the stamp of the last read, and whether bytes stand behind the end. */
 static PyObject *reader_take(Reader *r, PyObject *number) {
     FIND(s, PyLong_AsLong(number));
     if (s->held.len) /* it goes to Python, and so does the body from now on */
@@ -522,29 +525,30 @@ static PyObject *reader_take(Reader *r, PyObject *number) {
         return NULL;
     drop(&s->held);
     PyObject *told = Py_BuildValue(
-        "y#OOKKLLi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
-        s->odd ? s->odd : Py_None, s->pieces ? s->pieces : Py_None, (unsigned long long)s->reads,
-        (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns, s->trailing);
+        "y#OOOKKLLi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
+        s->odd ? s->odd : Py_None, s->pieces ? s->pieces : Py_None, s->lows ? s->lows : Py_None,
+        (unsigned long long)s->reads, (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns,
+        (int)s->trailing);
     if (!told)
         return NULL;
     Py_CLEAR(s->odd);
     Py_CLEAR(s->pieces);
+    Py_CLEAR(s->lows);
     s->events = s->pending = s->reads = s->bytes = s->lag_max = 0;
     return told;
 }
 
-/* lags() -> ([(key of the sketch, reads)], reads, their sum, min, max in ns) since the last call; 0 has no key. */
+/* lags() -> [(key of the sketch, reads)], reads, their sum, min, max in ns, of which 0 has no key; events of their
+ * stream's shape, those of them that came near the one before, ends, the sum of the gaps: since the last call. */
 static PyObject *reader_lags(Reader *r, PyObject *Py_UNUSED(none)) {
     PyObject *counts = PyList_New(0);
     for (int i = 0; counts && i < LAG_KEYS; i++)
         if (r->lags[i] && append(&counts, Py_BuildValue("iK", i - LAG_KEY_0, (unsigned long long)r->lags[i])))
             Py_CLEAR(counts);
-    if (!counts)
-        return NULL;
-    PyObject *told = Py_BuildValue("NKLLL", counts, (unsigned long long)r->lag_n, (long long)r->lag_sum,
-                                   (long long)r->lag_min, (long long)r->lag_max);
+    PyObject *told = Py_BuildValue("NKLLLKKKL", counts, r->lag_n, r->lag_sum, r->lag_min, r->lag_max, r->alike, r->near,
+                                   r->ends, r->gaps);
     memset(r->lags, 0, sizeof r->lags);
-    r->lag_n = r->lag_sum = r->lag_min = r->lag_max = 0;
+    r->lag_n = r->lag_sum = r->lag_min = r->lag_max = r->alike = r->near = r->ends = r->gaps = 0;
     return told;
 }
 
@@ -554,14 +558,11 @@ static PyObject *reader_fileno(Reader *r, PyObject *Py_UNUSED(none)) {
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_UNUSED(none)) {
     PyObject *place;
-    if (!PyArg_ParseTuple(arguments, "O", &place))
-        return NULL;
-    Reader *r = (Reader *)PyType_GenericAlloc(type, 0);
+    Reader *r = PyArg_ParseTuple(arguments, "O", &place) ? (Reader *)PyType_GenericAlloc(type, 0) : NULL;
     if (!r)
         return NULL;
     r->place = Py_NewRef(place);
-    r->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (r->epoll < 0) {
+    if ((r->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_CLEAR(r);
     }

@@ -16,6 +16,7 @@ def settle(connection: Connection, response: Response, timeline: Timeline, instr
     sent = connection.sent
     timeline.sent_ns, timeline.sent_high_ns = sent.at_ns, sent.high_ns
     timeline.first_low_ns, timeline.unsure = response.first_low_ns, tuple(response.unsure)
+    timeline.lows = response.lows
     instrument.stamps_unsure += response.unsure_reads
     instrument.sends_stamped += sent.stamped
     instrument.sends_unstamped += not sent.stamped

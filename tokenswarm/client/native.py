@@ -1,4 +1,4 @@
-"""The reader in C (_reader.c) behind one watcher of the hub: its epoll set is readable when any stream is.
+"""The reader in C (_reader.c) behind one watcher of the hub: its epoll set is readable when any stream is, or a clock.
 
 What C can't take for plain comes here as news of a stream: its head, what it can't unframe, its end. See `Reading`.
 """
@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 from gevent.hub import get_hub
 
+from tokenswarm.client.collecting import TICKS, WAKES, Collecting, Seen
 from tokenswarm.client.reading import NOTHING, Pieces, Read, Reads
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
+from tokenswarm.client.timer import KernelTimer
 from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken, client_bug
 from tokenswarm.client.which_reader import reader_name
-from tokenswarm.clock import NS_PER_S
+from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Instrument
 
@@ -38,20 +40,46 @@ class NativeReader:
         self.reader = _reader.Reader(self._place)
         self.instrument = instrument
         self._on_crash = on_crash
+        self.collecting = Collecting()
+        self._wakes = self._left = WAKES
+        self._seen, self._looked_ns = [0] * 5, monotonic_ns()
+        self._timer = KernelTimer(self._on_ready)
         self._watcher = get_hub().loop.io(self.reader.fileno(), READABLE)
-        self._watcher.start(self.poll)
+        self._watcher.start(self._on_ready)
 
     def reading(
         self, connection: Connection, response: Response, event_bytes_max: int, expected: Shape | None
     ) -> NativeReading:
         return NativeReading(self, connection, response, event_bytes_max, expected)
 
+    def _on_ready(self) -> None:
+        self.poll()
+        self._left -= 1
+        if self._left <= 0:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the pace; from now on wait for the clock, or for arrivals."""
+        before_ns, now_ns = self.collecting.period_ns, monotonic_ns()
+        self.count_lags()
+        if self._timer.works:
+            self.collecting.look(now_ns, Seen(self._wakes, now_ns - self._looked_ns, *self._seen))
+        self._seen, self._looked_ns = [0] * 5, now_ns
+        period_ns = self.collecting.period_ns
+        self._wakes = self._left = TICKS if period_ns else WAKES
+        if period_ns != before_ns:
+            self._timer.every(period_ns)
+            if not period_ns:
+                self._watcher.start(self._on_ready)
+            elif not before_ns:
+                self._watcher.stop()
+
     def poll(self) -> None:
         """Read what there is to read."""
         try:
-            for reading, news, recv_ns in self.reader.drain():
+            for reading, news, recv_ns, low_ns in self.reader.drain():
                 try:
-                    reading.on_news(news, recv_ns)
+                    reading.on_news(news, recv_ns, low_ns)
                 except Exception as error:
                     reading.fail(error)
         except BaseException:
@@ -59,8 +87,9 @@ class NativeReader:
             raise
 
     def count_lags(self) -> None:
-        """Move the lags of all reads so far into the instrument."""
-        counts, n, sum_ns, min_ns, max_ns = self.reader.lags()
+        """Move the lags of all reads so far into the instrument, and what they say of the pace to what was seen."""
+        counts, n, sum_ns, min_ns, max_ns, *pace = self.reader.lags()
+        self._seen = [before + more for before, more in zip(self._seen, (n, *pace), strict=True)]
         if n:
             lags = Sketch()
             lags.counts.update(dict(counts))
@@ -70,6 +99,7 @@ class NativeReader:
             self.instrument.rx_lag_ns_max = max(self.instrument.rx_lag_ns_max, max_ns)
 
     def close(self) -> None:
+        self._timer.close()
         self._watcher.stop()
         self._watcher.close()
 
@@ -162,7 +192,7 @@ class NativeReading:
 
     def _take(self) -> None:
         response = self._response
-        stamps, odd, pieces, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
+        stamps, odd, pieces, lows, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
         self.reads += reads
         self.bytes_received += size
         self.lag_ns_max = max(self.lag_ns_max, lag_ns)
@@ -170,6 +200,10 @@ class NativeReading:
         response.trailing = response.trailing or bool(trailing)
         if stamps:
             self._add_events(array("q", stamps), odd or ())
+        if lows is not None:
+            response.lows = response.lows or array("q")
+            for pair in lows:
+                response.lows.extend(pair)
         if pieces is not None:
             self.splitting = False
             for recv_ns, piece in pieces:
@@ -202,8 +236,9 @@ class NativeReading:
 
     # -- from the hub --------------------------------------------------------------------------------------------
 
-    def on_news(self, news: int, recv_ns: int) -> None:
-        """Take what C could not take for plain. `recv_ns`: stamp of the read, or errno."""
+    def on_news(self, news: int, recv_ns: int, low_ns: int) -> None:
+        """Take what C could not take for plain. `recv_ns`: stamp of the read, or errno; nothing of it came before
+        `low_ns`."""
         response, full = self._response, self._full
         if self._over or full is None:
             return
@@ -211,7 +246,7 @@ class NativeReading:
             self._connection.on_nothing()
             return
         if news & HEAD_CAME:
-            response.first_low_ns = response.first_low_ns or self._connection.first_low_ns(recv_ns)
+            response.first_low_ns = response.first_low_ns or self._connection.first_low_ns(recv_ns, low_ns)
             news = self._on_head(news, recv_ns)
         if news & RAW_CAME:
             self._on_raw(news, recv_ns)

@@ -57,7 +57,10 @@ class Reading(Protocol):
 
 
 class PythonReading:
-    """An answer that the connection itself reads."""
+    """An answer that the connection itself reads.
+
+    It has no look at all streams at once, so a read of several events hides whatever came since the read before.
+    """
 
     __slots__ = ("_connection", "_instrument", "_response", "lag_ns_max", "reads", "shape")
 

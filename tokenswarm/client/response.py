@@ -7,6 +7,7 @@ says is whole; a broken connection (RESET) where content-length or chunks promis
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,7 @@ class Response:
         "headers_ns",
         "keep_alive",
         "last_read_ns",
+        "lows",
         "marks",
         "on_body",
         "parser",
@@ -77,6 +79,7 @@ class Response:
         self.headers_ns = 0
         self.last_read_ns = 0  # no later stamp lies before it; whoever sends puts the moment of sending here
         self.first_low_ns = 0  # no byte of the first read came before; 0: not known
+        self.lows: array[int] | None = None  # pairs (low, stamp): of reads of several events, none came before `low`
         self.unsure: tuple[tuple[int, int], ...] = ()  # reads whose moment is not known: (no earlier than, their stamp)
         self.status = 0
         self.content_type = ""

@@ -273,10 +273,10 @@ class Connection:
             io.callback = self._on_readable
         response.first_low_ns = self.first_low_ns(response.reads[0][0])
 
-    def first_low_ns(self, first_ns: int) -> int:
-        """No byte of the first read of an answer, just made and stamped `first_ns`, came before this."""
+    def first_low_ns(self, first_ns: int, low_ns: int | None = None) -> int:
+        """No byte of the first read of an answer, just made and stamped `first_ns`, came before this (nor `low_ns`)."""
         one = self._segments is not None and segments_in(self.sock) == self._segments + 1
-        return first_ns if one else min(first_ns, max(self.sent.low_ns, self.polled_ns))
+        return first_ns if one else min(first_ns, max(self.sent.low_ns, self.polled_ns if low_ns is None else low_ns))
 
     def on_nothing(self) -> None:
         """Woken, and nothing to read: the error queue woke us, and would again and again until it is empty."""

@@ -165,31 +165,41 @@ def _add_pace(budget: Budget, record: RequestRecord) -> None:
 
 
 class _Group(NamedTuple):
-    """A gap that is not what it seems: how many events ended with it, the least and most that theirs add up to, s."""
+    """A gap that is not what it seems: how many events ended with it, the least and most that theirs add up to, and how
+    long before its end all of them came, s."""
 
     place: int
     events: int
     low_s: float
     high_s: float
+    hidden_s: float
+    before_s: float  # the gap without that: to the first of them at least
 
     @property
     def least(self) -> float:
-        """Of several gaps with this sum the largest is at least their mean."""
-        return self.low_s / self.events
+        """Of several gaps with this sum the largest is at least their mean; and the first, what lies before."""
+        return max(self.low_s / self.events, self.before_s)
+
+    @property
+    def most(self) -> list[float]:
+        """Of several gaps with this sum the j-th largest is at most a j-th of it; all but the first add up to what is
+        hidden at most."""
+        rest = (min(self.high_s / j, self.hidden_s / (j - 1)) for j in range(2, self.events + 1))
+        return [self.high_s, *rest]
 
 
 def _add_gaps(budget: Budget, record: RequestRecord) -> None:
     """The gaps that ended with a read of several events, or at a moment that is not known, and the worst of them."""
     groups = _groups(record)
-    for place, events, low_s, high_s in groups:
+    for group in groups:
+        place, events, low_s, high_s = group.place, group.events, group.low_s, group.high_s
         tokens = record.gap_tokens[place] if record.gap_tokens else 1
         each = max(1, tokens)
         values = [record.gaps_ns[place] / (each * NS_PER_S)] * tokens
         if events == 1:
             budget.itl.replace(values, [low_s / each] * tokens, [high_s / each] * tokens)
         else:
-            lows = [low_s / events] + [0.0] * (events - 1)
-            budget.itl.replace(values, lows, (high_s / j for j in range(1, events + 1)))
+            budget.itl.replace(values, [group.least] + [0.0] * (events - 1), group.most)
     hidden, span_s = record.first_events - 1, 0.0
     if hidden > 0:  # they came between the earliest moment of the first read and its stamp
         span_s = (record.first_ns - (record.first_low_ns or record.first_ns)) / NS_PER_S
@@ -223,7 +233,15 @@ def _groups(record: RequestRecord) -> list[_Group]:
     for place in sorted(places):
         gap_ns, (early_ns, begin_ns) = record.gaps_ns[place], widened.get(place, (0, 0))
         n = events[place] if events else 1
-        groups.append(_Group(place, n, max(0, gap_ns - early_ns) / NS_PER_S, (gap_ns + begin_ns) / NS_PER_S))
+        hidden_ns = record.gap_hidden_ns[place] if n > 1 and record.gap_hidden_ns else gap_ns
+        before_ns = gap_ns - hidden_ns  # 0: they came after the read before, and no more is known
+        times_ns = (
+            max(0, gap_ns - early_ns),
+            gap_ns + begin_ns,
+            hidden_ns if before_ns else gap_ns + begin_ns,
+            before_ns,
+        )
+        groups.append(_Group(place, n, *(ns / NS_PER_S for ns in times_ns)))
     return groups
 
 

@@ -59,6 +59,7 @@ class Timeline:
         "intended_ns",
         "last_event_ns",
         "last_token_ns",
+        "lows",
         "one_a_read",
         "over_ns",
         "packed",
@@ -105,6 +106,7 @@ class Timeline:
         self.unsure: tuple[
             tuple[int, int], ...
         ] = ()  # reads whose stamp could not be placed: (not before, their stamp)
+        self.lows: array[int] | None = None  # pairs (low, stamp): of the read stamped so, nothing came before `low`
         # Kept by mark.
         self.last_token_ns = 0  # stamp of the newest content event, for idle time-outs
         self.first_event_ns = 0  # first and last event that speaks of a choice, with or without content
@@ -296,8 +298,11 @@ class Timeline:
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
         output, source, added = output_tokens(usage, len(self._stamps), limit, partial)
-        gaps, gap_tokens, gap_events, merged_events = gaps_of(self._stamps, self._tokens, self._of_choice)
-        first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(merged_events)
+        lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else {}
+        gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(
+            self._stamps, self._tokens, self._of_choice, lows
+        )
+        first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(merged_events, lows)
         failed = outcome is not Outcome.OK
         return RequestRecord(
             id=id, outcome=outcome, stage=stage, phase=phase, conversation=conversation, turn=turn,
@@ -324,7 +329,8 @@ class Timeline:
             draft_tokens=usage.draft_tokens, accepted_tokens=usage.accepted_tokens,
             events=len(self._stamps), merged_events=merged_events, reads=self.reads, blocks=self.blocks,
             packed=self.packed, announced=self.announced, retries=self.retries, bytes_received=self.bytes_received,
-            gaps_ns=gaps, gap_tokens=gap_tokens, gap_events=gap_events, gap_choices=self._of_choice is not None,
+            gaps_ns=gaps, gap_tokens=gap_tokens, gap_events=gap_events, gap_hidden_ns=gap_hidden,
+            gap_choices=self._of_choice is not None,
             token_stamps_ns=tuple(self._stamps),
             rx_lag_max_ns=self.rx_lag_ns_max, sent_high_ns=self.sent_high_ns, unsure=self.unsure,
             first_low_ns=first_low_ns, answer_low_ns=answer_low_ns, last_low_ns=last_low_ns, first_events=first_events,
@@ -336,7 +342,7 @@ class Timeline:
         joined = ",".join(reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items()))
         return clean_line(joined)[:FINISH_REASON_CHARS_MAX]
 
-    def _lows(self, merged_events: int) -> tuple[int, int, int, int]:
+    def _lows(self, merged_events: int, lows: Mapping[int, int]) -> tuple[int, int, int, int]:
         """Not before these came the first token, the first of the answer, the last; and the events of the first read.
 
         0 where the stamp is the moment. The last event of a read has its stamp; the others are hidden in it, and so is
@@ -351,21 +357,24 @@ class Timeline:
         first_ns, last_ns, answer_ns = stamps[0], stamps[-1], self._answer_ns
         first_events = bisect_right(stamps, first_ns) if merged_events else 1
         shared = bool(merged_events) and not self.one_a_read
-        first_low = self._low_ns(first_ns, hidden=(shared and first_events > 1) or (ended and first_ns == last_ns))
-        last_low = self._low_ns(last_ns, hidden=ended)
+        first_low = self._low_ns(
+            first_ns, lows, hidden=(shared and first_events > 1) or (ended and first_ns == last_ns)
+        )
+        last_low = self._low_ns(last_ns, lows, hidden=ended)
         alone = bisect_right(stamps, answer_ns) - bisect_left(stamps, answer_ns) == 1
-        answer_low = self._low_ns(answer_ns, hidden=(shared and not alone) or (ended and answer_ns == last_ns))
+        answer_low = self._low_ns(answer_ns, lows, hidden=(shared and not alone) or (ended and answer_ns == last_ns))
         return first_low, answer_low if answer_ns else 0, last_low, first_events
 
-    def _low_ns(self, at_ns: int, *, hidden: bool) -> int:
+    def _low_ns(self, at_ns: int, lows: Mapping[int, int], *, hidden: bool) -> int:
         """The earliest moment of an event of the read stamped `at_ns`; 0: the stamp."""
-        lows = [low_ns for low_ns, stamp_ns in self.unsure if stamp_ns == at_ns]
+        found = [low_ns for low_ns, stamp_ns in self.unsure if stamp_ns == at_ns]
         if hidden:
             place = bisect_left(self._stamps, at_ns)
             if place:
-                lows.append(self._stamps[place - 1])
+                before_ns = self._stamps[place - 1]
             elif self.headers_ns == at_ns:  # the read of the first token is the first of all
-                lows.append(self.first_low_ns or self.sent_ns)
+                before_ns = self.first_low_ns or self.sent_ns
             else:
-                lows.append(max(self.headers_ns, self.first_event_ns if self.first_event_ns < at_ns else 0))
-        return min(lows, default=0)
+                before_ns = max(self.headers_ns, self.first_event_ns if self.first_event_ns < at_ns else 0)
+            found.append(max(before_ns, lows.get(at_ns, 0)))
+        return min(found, default=0)

@@ -1,0 +1,229 @@
+"""What a read of several events hides: none of them came before the look that still found nothing."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import sys
+import time
+from array import array
+from itertools import groupby
+from typing import Any
+
+import pytest
+from exchanges import BUILT
+from test_readers import tcp_pair
+
+from tokenswarm.client.native import HEAD_CAME, HEAD_ENDED
+from tokenswarm.client.stamps import ask_for_stamps
+from tokenswarm.client.transport import READ_BYTES, Connection
+from tokenswarm.clock import monotonic_ns
+
+pytestmark = pytest.mark.skipif(not BUILT, reason="only the reader in C notes it")
+
+SHAPE = b'=\x07\x00data: "' + b't\x03\x00"\n\n'
+READ_AT_ONCE = 256  # streams that one look tells of: BATCH of _reader.c
+
+
+def event(bytes_more: int = 0) -> bytes:
+    return b'data: "a%s"\n\n' % (b"b" * bytes_more)
+
+
+def a_reader() -> Any:
+    from tokenswarm.client import _reader
+
+    def place(_: object, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, int, int, int]:
+        clocks = Connection.clocks
+        at_ns, _ = clocks.place(stamp_ns, floor_ns, now_ns)
+        return at_ns, clocks.offset_ns, clocks.low_ns, clocks.high_ns
+
+    return _reader.Reader(place)
+
+
+class Stream:
+    """One open stream of a reader, what was sent on it and what is told of it."""
+
+    def __init__(self, reader: Any, pair: tuple[socket.socket, socket.socket]) -> None:
+        self.reader, (self.ours, self.peer) = reader, pair
+        self.ours.setblocking(False)
+        ask_for_stamps(self.ours)
+        self.fd = self.ours.fileno()
+        self.floor_ns = monotonic_ns()
+        clocks = Connection.clocks
+        reader.open(self.fd, self, self.floor_ns, 1 << 22, clocks.offset_ns, clocks.low_ns, clocks.high_ns)
+        self.unread: list[int] = []  # when the events were sent that no read has told of, at the latest
+        self.told: list[tuple[int, int, int, int]] = []  # of reads: low (0: none), first sent, stamp, stamp before
+
+    def begin(self) -> None:
+        self.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        arrived(self.ours)
+        assert [row[:2] for row in self.reader.drain()] == [(self, HEAD_CAME | HEAD_ENDED)]
+        self.take_body()
+
+    def take_body(self) -> None:
+        self.reader.fetch(self.fd, False)
+        self.reader.split(self.fd, SHAPE, 2)
+        self.reader.body(self.fd, -2, 1 << 20)
+
+    def send(self, events: int = 1, bytes_more: int = 0) -> None:
+        for _ in range(events):
+            self.peer.sendall(event(bytes_more))
+            self.unread.append(monotonic_ns())
+
+    def look(self) -> None:
+        assert self.reader.drain() == []
+
+    def note(self) -> None:
+        """Hold what it tells of all reads against what was sent."""
+        stamps, odd, pieces, lows, *_ = self.reader.take(self.fd)
+        assert (odd, pieces) == (None, None)
+        lows_of = {stamp: low for low, stamp in lows or ()}
+        for stamp, shared in groupby(array("q", stamps)):
+            first, events = self.unread[0], len(list(shared))
+            del self.unread[:events]
+            assert events > 1 or stamp not in lows_of
+            self.told.append((lows_of.pop(stamp, 0), first, stamp, self.floor_ns))
+            self.floor_ns = stamp
+        assert lows_of == {}
+
+    def close(self) -> None:
+        self.reader.close(self.fd)
+        self.ours.close()
+        self.peer.close()
+
+
+def arrived(sock: socket.socket) -> None:
+    until_s = time.monotonic() + 10
+    while time.monotonic() < until_s:
+        try:
+            if sock.recv(1, socket.MSG_PEEK):
+                return
+        except BlockingIOError:
+            time.sleep(0.0002)
+    raise AssertionError("it never came")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_of_a_read_came_before_what_it_says(seed: int) -> None:
+    """Bursts of known moments; looks between them; pauses; more than one read takes; the truth lies within, always."""
+    dice = random.Random(seed)
+    stream = Stream(a_reader(), tcp_pair())
+    stream.begin()
+    for _ in range(150):
+        match dice.randrange(9):
+            case 0 | 1 | 2:
+                stream.look()
+            case 3 | 4:
+                stream.send(dice.choice((1, 1, 2, 5)))
+            case 5:
+                time.sleep(dice.choice((0.0003, 0.001, 0.003)))
+            case 6:  # more than a read's worth: what is left lies there while the reader looks
+                stream.send(3, READ_BYTES // 2)
+                stream.look()
+            case 7:
+                stream.reader.watch(stream.fd, False)
+                stream.send(dice.choice((1, 2)))
+                time.sleep(0.0005)
+                stream.look()
+                stream.reader.watch(stream.fd, True)
+                if dice.random() < 0.5:
+                    stream.look()
+            case 8:  # what this is for: nothing, then a burst
+                stream.look()
+                time.sleep(0.002)
+                stream.look()
+                stream.send(2)
+    time.sleep(0.05)
+    for _ in range(9):
+        stream.look()
+    stream.note()
+    stream.close()
+    assert not stream.unread
+    for low, first, stamp, before in stream.told:
+        assert low <= first, "an event was sent before the moment that nothing came before"
+        assert low == 0 or before < low < stamp, "no narrower than the read before says"
+    assert sum(low > 0 for low, *_ in stream.told) > 5
+
+
+def test_a_look_that_could_not_tell_of_all_says_nothing_of_the_others() -> None:
+    reader = a_reader()
+    streams = [Stream(reader, socket.socketpair()) for _ in range(READ_AT_ONCE + 20)]
+    for stream in streams:
+        stream.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    for _ in range(3):
+        for told, *_ in reader.drain():
+            told.take_body()
+    for stream in streams:
+        stream.send()
+    time.sleep(0.002)
+    reader.drain()
+    left_out = [stream for stream in streams if not stream.reader.take(stream.fd)[0]]
+    assert len(left_out) == 20
+    time.sleep(0.002)
+    for stream in left_out:
+        stream.send()
+    assert reader.drain() == []
+    for stream in left_out:
+        stream.note()
+        (low, first, _, _), *more = stream.told
+        assert (low <= first, more) == (True, [])
+    for stream in streams:
+        stream.close()
+
+
+def test_the_first_read_of_an_answer_has_its_look_as_well() -> None:
+    reader = a_reader()
+    for looks in (False, True):
+        stream = Stream(reader, socket.socketpair())
+        time.sleep(0.002)
+        looked_ns = monotonic_ns()
+        if looks:
+            assert reader.drain() == []
+        time.sleep(0.002)
+        sent_ns = monotonic_ns()
+        stream.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + event())
+        ((told, news, _, low_ns),) = reader.drain()
+        assert (told, news & HEAD_CAME) == (stream, HEAD_CAME)
+        assert (looked_ns - 1_000_000 < low_ns < sent_ns) if looks else low_ns == 0
+        stream.close()
+
+
+def test_the_end_says_when_the_token_came_that_shares_its_read() -> None:
+    """A chunked answer whose last event comes with the last chunk: one event, and something behind it."""
+    reader = a_reader()
+    stream = Stream(reader, socket.socketpair())
+    stream.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    reader.drain()
+    reader.fetch(stream.fd, False)
+    reader.split(stream.fd, SHAPE, 2)
+    reader.body(stream.fd, -1, 1 << 20)
+    chunk = b"%x\r\n%s\r\n" % (len(event()), event())
+    for last in (b"", b"0\r\n\r\n"):
+        time.sleep(0.002)
+        looked_ns = monotonic_ns()
+        reader.drain()
+        time.sleep(0.002)
+        sent_ns = monotonic_ns()
+        stream.peer.sendall(chunk + last)
+        assert len(reader.drain()) == bool(last)
+        lows = reader.take(stream.fd)[3]
+        assert (lows is not None) == bool(last)
+    assert looked_ns - 1_000_000 < lows[0][0] < sent_ns
+    stream.close()
+
+
+def test_an_open_stream_is_no_larger_for_it() -> None:
+    """The row of a read of one event is its stamp alone."""
+    stream = Stream(a_reader(), socket.socketpair())
+    stream.begin()
+    for _ in range(50):
+        stream.look()
+        time.sleep(0.0003)
+        stream.send()
+        assert stream.reader.drain() == []
+        stamps, _, _, lows, *_ = stream.reader.take(stream.fd)
+        assert (struct.calcsize("q"), lows) == (len(stamps), None)
+        stream.unread.clear()
+    stream.close()
