@@ -57,6 +57,18 @@ ODD = {
 """Right is: all answers are successes, of 10 tokens each."""
 
 
+def as_completions(events: tuple[str, ...]) -> tuple[str, ...]:
+    """The same for who asks /v1/completions: text in place of a delta, and no event for the role."""
+    return tuple(_as_text(event) for event in events if event != ROLE)
+
+
+def _as_text(event: str) -> str:
+    said = json.loads(event) if event != DONE else {}
+    for choice in said.get("choices", ()):
+        choice["text"] = choice.pop("delta").get("content", "")
+    return json.dumps(said | {"object": "text_completion"}) if "choices" in said else event
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
@@ -89,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream; charset=utf-8")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for event in stream.events:
+        for event in stream.events if self.path.endswith("/chat/completions") else as_completions(stream.events):
             time.sleep(GAP_S)
             line = f"data: {event}\n\n".encode()
             self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))

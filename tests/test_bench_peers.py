@@ -142,6 +142,16 @@ def test_each_wrong_stream_is_what_its_name_says() -> None:
     }
 
 
+def test_completions_say_the_same_in_their_own_words() -> None:
+    whole = wrong_streams.as_completions(wrong_streams.ODD["two tokens an event"].events)
+    assert whole[-1] == "[DONE]"
+    events = [json.loads(event) for event in whole[:-1]]
+    assert {event["object"] for event in events} == {"text_completion"}
+    assert [choice["text"] for event in events for choice in event["choices"]] == [" hello hello"] * 5 + [""]
+    assert events[-1]["usage"]["completion_tokens"] == 10
+    assert wrong_streams.as_completions(wrong_streams.WRONG["an error object alone"].events)[0] == wrong_streams.ERROR
+
+
 def test_all_that_a_run_started_ends_with_it(tmp_path: Path) -> None:
     left = tmp_path / "left"
     child = f"import time; time.sleep(2); open({str(left)!r}, 'w')"

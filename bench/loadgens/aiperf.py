@@ -26,7 +26,6 @@ def _command(job: Job) -> list[str]:
         "profile",
         *options(words),
         "--streaming",
-        "--use-server-token-count",
     ]
 
 
