@@ -12,19 +12,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import comparison, peers, sender
+from bench import comparison, sender
 from bench.clients.measure import quantiles
 from bench.experiments import QUICK, Climb
 from bench.goals import CLIENTS, Spread, met, spread
 from bench.results import OWN, missed_at, own_sections, render, with_section
 from bench.runs import REPO, Run, run
 from bench.sender import Pace, Sender
-from tokenswarm import __version__
 
 needs_sender = pytest.mark.skipif(
     not sys.platform.startswith("linux") or sender.compiler() is None,
@@ -218,31 +216,6 @@ def test_report_gives_ratios_of_the_same_round() -> None:
     assert "| aiohttp | 10000 | 10 | 10.0 | 1.00 | – |" in text
     text = render(QUICK, {"accuracy": accuracy_of(made_up("tokenswarm", 400, cpu_s=0.11))}, [], 1.0)
     assert "| tokenswarm | 10000 | 11 | 11.0 | 1.10 | yes | 1 of 1 |" in text
-
-
-@needs_sender
-def test_a_peer_is_held_against_the_sender_and_one_that_cant_be_installed_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Our own client is a peer as the others are."""
-
-    def refuse(*_: object) -> None:
-        raise sender.BenchError("there is no such wheel")
-
-    for name, value in {"PAGE": tmp_path / "PEERS.md", "STREAMS": (2,), "TOKENS": 5, "PACE": FAST, "WAVES": 1}.items():
-        monkeypatch.setattr(peers, name, value)
-    monkeypatch.setattr(peers, "WRONG", {"clean end": "truncate:1:2"})
-    monkeypatch.setattr(peers, "PEERS", (peers.OURS._replace(name="other", install=refuse),))
-    left_out = peers.OURS._replace(name="third", install=refuse)
-    monkeypatch.setattr(peers, "PEERS", (*peers.PEERS, left_out))
-    monkeypatch.setattr(sys, "argv", ["peers", "--cache", str(tmp_path), "--only", "other"])
-    monkeypatch.setattr(peers, "PACE", FAST._replace(tokens=5))
-    assert peers.main() == 0
-    text = (tmp_path / "PEERS.md").read_text(encoding="utf-8")
-    assert "| 2 of 2 |" in text
-    assert "| tokenswarm (a worker's client) | F |" in text
-    assert f"other {__version__}: there is no such wheel" in text
-    assert "third" not in text, "it was not asked for"
 
 
 def test_more_instructions_an_event_than_were_written_down_are_told() -> None:

@@ -1,6 +1,7 @@
 """Results of other tools in a comparison, under their definitions: each format, what can't be compared, broken files.
 
-The samples of tests/data/foreign have the shape that each tool's own writer gives them.
+The samples of tests/data/foreign have the shape that each tool's own writer gives them; SGLang's, and
+those of tests/data/peers, are what the versions that bench/loadgens pins wrote.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from tokenswarm.reports.saved import read_summary
 from tokenswarm.result.foreign import formats
 
 SAMPLES = Path(__file__).parent / "data" / "foreign"
+REAL = SAMPLES.parent / "peers"
 TOOLS = {"vllm_python": "vllm_bench", "vllm_rust": "vllm_bench", "aiperf": "aiperf", "guidellm": "guidellm",
-         "genai_bench": "genai_bench", "k6": "k6"}  # fmt: skip
+         "genai_bench": "genai_bench", "k6": "k6", "sglang": "sglang_bench"}  # fmt: skip
 
 
 def sample(name: str) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def put(folder: Path, name: str, document: Any) -> str:
         ("aiperf", {"ttft_s.p50": 0.1025, "tpot_s.p50": 0.020, "itl_s.p99": 0.0275, "requests_per_s": 9.6}),
         ("guidellm#2", {"ttft_s.p50": 0.205, "tpot_s.p50": 0.0208, "itl_s.p50": 0.0199, "e2e_s.p99": 5.8}),
         ("genai_bench", {"ttft_s.p50": 0.1025, "tpot_s.p50": 0.020, "e2e_s.p50": 2.6, "output_tokens_per_s": 1228.4}),
+        ("sglang", {"ttft_s.p50": 0.1019102215, "itl_s.p99": 0.02859871748, "e2e_s.p50": 2.724686397,
+                    "e2e_s.p99": 2.76946223536, "output_tokens_per_s": 961.92010832}),
         ("k6", {"e2e_s.p50": 2.6, "e2e_s.p95": 2.8, "e2e_s.p99": None, "requests_per_s": 9.6}),
     ],
 )  # fmt: skip
@@ -59,6 +63,7 @@ MODELS: list[tuple[str, tuple[str, ...], Any]] = [
     ("aiperf", ("input_config",), {"models": {"items": [{"name": "n"}], "strategy": "round_robin"}}),
     ("aiperf", ("input_config",), {"endpoint": {"model_names": ["n"]}}),
     ("aiperf", ("input_config",), {"model": "n"}),
+    ("guidellm", ("config",), {"spec": {"backend": {"kind": "openai_http", "model": "n"}}}),
     ("guidellm", ("config",), {"backend": {"kind": "openai_http", "model": "n"}}),
     ("guidellm", ("args",), {"model": "n"}),
 ]
@@ -72,6 +77,38 @@ def test_the_model_is_found_where_each_version_has_it(
     run = formats.read(put(tmp_path, "one.json", {**document, path[0]: config}) + ("#1" if name == "guidellm" else ""))
     assert run is not None
     assert run.about["model"] == {"engine.model": "n"}
+
+
+@pytest.mark.parametrize(
+    ("name", "ttft_s", "model"),
+    [
+        ("aiperf", 0.123882475, "sim"),
+        ("guidellm", 0.10106682777, "sim"),
+        ("genai_bench", 0.25023655300, None),
+        ("vllm_rs", 0.101106918, "sim"),
+    ],
+)
+def test_what_a_tool_really_wrote_is_read(name: str, ttft_s: float, model: str | None) -> None:
+    run = formats.read(str(REAL / f"{name}.json"))
+    assert run is not None
+    assert run.tool == {"vllm_rs": "vllm_bench"}.get(name, name)
+    assert run.values["ttft_s.p50"] == pytest.approx(ttft_s)
+    assert run.about.get("model") == ({"engine.model": model} if model else None)
+    (load,) = run.about["load"].values()
+    assert 20 in load.values(), "the number of streams"
+
+
+def test_an_aiperf_file_of_another_load_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((REAL / "aiperf.json").read_text())
+    (phase,) = document["input_config"]["phases"]
+    other = put(tmp_path, "other.json", {**document, "input_config": {"phases": [{**phase, "concurrency": 21}]}})
+    code, _, err = told(capsys, str(REAL / "aiperf.json"), "--against", other)
+    assert code == ExitCode.CONFIG
+    assert "differ in load" in err
+    several = put(tmp_path, "several.json", {**document, "input_config": {"phases": [phase, 7, {**phase, "rate": 3}]}})
+    run = formats.read(several)
+    assert run is not None
+    assert [each.get("rate") for each in run.about["load"]["aiperf"]["phases"]] == [None, 3]
 
 
 def test_each_tool_has_one_row_and_its_own_sample() -> None:

@@ -30,7 +30,8 @@ class Options(NamedTuple):
     port: int
     path: str
     streams: int
-    seconds: float  # 0: one request a user
+    seconds: float  # 0: `requests` of each user
+    requests: int
     stream_s: float
     tokens: int
     core: int | None
@@ -60,6 +61,7 @@ def options() -> Options:
     parser.add_argument("--path", default="/v1/chat/completions")
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--requests", type=int, default=1, help="of each user, with --seconds 0")
     parser.add_argument("--stream-s", type=float, default=2.64)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--core", type=int)
@@ -95,7 +97,7 @@ class Tally:
 
     def more(self, sent: int = 0) -> bool:
         """Tell whether a user that has sent so many requests sends another."""
-        return self.elapsed_s() < self._options.seconds if self._options.seconds else not sent
+        return self.elapsed_s() < self._options.seconds if self._options.seconds else sent < self._options.requests
 
     def tick(self) -> None:
         elapsed_s = self.elapsed_s()

@@ -54,7 +54,7 @@ def main() -> None:
     forget_spawners()
     probes.start()
     tally = Tally(chosen)
-    tally.extra["merged_events"] = 0
+    tally.extra |= {"merged_events": 0, "output_tokens": 0}
     with tempfile.TemporaryFile(buffering=1 << 18) as spool:
 
         def on_record(record: RequestRecord) -> None:
@@ -109,6 +109,7 @@ def _note(tally: Tally, record: RequestRecord) -> None:
     tally.requests += 1
     tally.errors += not record.ok
     tally.extra["merged_events"] += record.merged_events
+    tally.extra["output_tokens"] += record.output_tokens
     if record.ttft_ns is not None:
         tally.ttft_ns.append(record.ttft_ns)
     tally.itl_ns.extend(record.gaps_ns)

@@ -14,6 +14,18 @@ NAMES = {
     "e2e_s": "request_latency",
 }
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "sec": 1.0, "s": 1.0, "seconds": 1.0}
+LOAD = ("type", "concurrency", "prefill_concurrency", "rate", "smoothness")
+
+
+def _load(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What it says of the phases that were measured: from 0.13 on."""
+    phases = at(part, "input_config", "phases")
+    known = [
+        {name: phase[name] for name in LOAD if phase.get(name) is not None}
+        for phase in (phases if isinstance(phases, list) else [])
+        if isinstance(phase, Mapping) and phase.get("kind") == "profiling"
+    ]
+    return known[0] if len(known) == 1 else {"phases": known} if known else {}
 
 
 def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
@@ -34,6 +46,7 @@ def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
         values=values,
         completed=number(at(part, "request_count", "avg")),
         model=first(part, *places),
+        load=_load(part),
         unfinished=str(part.get("incomplete_reason") or "it was cancelled") if cut else "",
     )
 

@@ -11,12 +11,20 @@ import msgspec
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.result.comparison import Run
-from tokenswarm.result.foreign import aiperf, genai_bench, guidellm, k6, vllm_bench
+from tokenswarm.result.foreign import aiperf, genai_bench, guidellm, k6, sglang_bench, vllm_bench
 from tokenswarm.result.foreign.found import FIELDS, RATES, Format, at, number
 from tokenswarm.result.summary import Summary
 
 FORMATS: dict[str, Format] = {
-    row.tool: row for row in (vllm_bench.FORMAT, aiperf.FORMAT, guidellm.FORMAT, genai_bench.FORMAT, k6.FORMAT)
+    row.tool: row
+    for row in (
+        vllm_bench.FORMAT,
+        sglang_bench.FORMAT,
+        aiperf.FORMAT,
+        guidellm.FORMAT,
+        genai_bench.FORMAT,
+        k6.FORMAT,
+    )
 }
 """By tool; a row a format."""
 

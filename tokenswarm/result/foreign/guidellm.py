@@ -22,7 +22,13 @@ def _read(part: Mapping[str, Any], whole: Mapping[str, Any]) -> Found:
         values |= {f"{field}.{p}": number(at(spread, "percentiles", p), factor) for p in ("p50", "p99")}
     for field, name in (("requests_per_s", "requests_per_second"), ("output_tokens_per_s", "output_tokens_per_second")):
         values[field] = number(at(part, "metrics", name, "successful", "mean"))
-    places = (("args", "model"), ("config", "backend", "model"), ("config", "model"), ("args", "backend_args", "model"))
+    places = (
+        ("args", "model"),
+        ("config", "spec", "backend", "model"),
+        ("config", "backend", "model"),
+        ("config", "model"),
+        ("args", "backend_args", "model"),
+    )
     strategy = at(part, "config", "strategy") or at(part, "scheduler", "strategy")
     known = strategy if isinstance(strategy, Mapping) else {}
     return Found(

@@ -29,7 +29,8 @@ def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
 
 
 def _matches(whole: Mapping[str, Any]) -> bool:
-    return "request_throughput" in whole and ("mean_ttft_ms" in whole or "num_prompts" in whole)
+    own = "mean_ttft_ms" in whole or "num_prompts" in whole
+    return "request_throughput" in whole and own and "mean_e2e_latency_ms" not in whole  # that is SGLang's
 
 
 FORMAT = Format(
