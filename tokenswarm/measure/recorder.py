@@ -186,6 +186,9 @@ class Recorder:
             if not record.sent_ns or record.done_ns < window.open_ns:
                 continue
             block, open_ns = self._block(window.stage, "steady"), window.open_ns
+            if close_ns is None and record.ok and open_ns <= record.sent_ns <= record.first_ns <= record.done_ns:
+                _attribute_all(block, record, met)
+                continue
             block.window_in_flight_ns += _overlap_ns(record.sent_ns, record.done_ns, open_ns, close_ns)
             if record.first_ns:
                 block.window_decoding_ns += _overlap_ns(record.first_ns, record.last_ns, open_ns, close_ns)
@@ -337,6 +340,16 @@ def _inside(moment_ns: int, open_ns: int, close_ns: int | None) -> bool:
 
 def _overlap_ns(start_ns: int, end_ns: int, open_ns: int, close_ns: int | None) -> int:
     return max(0, (end_ns if close_ns is None else min(end_ns, close_ns)) - max(start_ns, open_ns))
+
+
+def _attribute_all(block: Block, record: RequestRecord, met: bool) -> None:
+    """What `_attribute` counts of a success that lies inside an open window from its beginning to its end."""
+    block.window_in_flight_ns += record.done_ns - record.sent_ns
+    block.window_decoding_ns += max(0, record.last_ns - record.first_ns)
+    block.window_tokens += record.output_tokens
+    block.window_prompt_tokens += record.prompt_tokens or 0
+    block.window_requests += 1
+    block.window_slo_met += met
 
 
 def _tokens_inside(record: RequestRecord, open_ns: int, close_ns: int | None) -> int:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.measure.ending import judged
+from tokenswarm.measure.ending import FAILED_REASONS, judged
 from tokenswarm.measure.gaps import gaps_of
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
@@ -276,6 +276,9 @@ class Timeline:
 
     def judge(self, end: str = "a finish reason") -> tuple[Outcome, str]:
         """Judge a body that ended well-framed under 2xx. `end`: what the protocol ends an answer with, in words."""
+        ended = self._choices == 1 and self._finished and self._stamps and not (self._error or self._of_choice)
+        if ended and FAILED_REASONS.isdisjoint(self._finished.values()):
+            return Outcome.OK, ""  # most of them
         return judged(
             error=self._error, reasons=self._finished.values(), unfinished=bool(self._unfinished()),
             missing=self.choices_missing, choices=self._choices, events=self.events, began=self._started, end=end,
@@ -341,6 +344,8 @@ class Timeline:
         if not merged_events and not self.unsure and not ended:
             return 0, 0, 0, 1
         first_ns, last_ns, answer_ns = stamps[0], stamps[-1], self._answer_ns
+        if not merged_events and not self.unsure and len(stamps) > 1 and stamps[-2] < last_ns:
+            return 0, stamps[-2] if answer_ns == last_ns else 0, stamps[-2], 1
         first_events = bisect_right(stamps, first_ns) if merged_events else 1
         shared = bool(merged_events) and not self.one_a_read
         first_low = self._low_ns(first_ns, hidden=(shared and first_events > 1) or (ended and first_ns == last_ns))
