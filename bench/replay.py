@@ -36,7 +36,7 @@ from tokenswarm.reports.jsonl import row
 
 REPO = Path(__file__).resolve().parent.parent
 TOKENS = 128
-SWEEP_READS = 12  # at 50 tokens/s, between two sweeps
+SWEEP_READS = {True: 24, False: 12}  # at 50 tokens/s, between two sweeps that decode a stream; of stamps: the second
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENT = (
     'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1764300000,"model":"bench",'
@@ -91,7 +91,7 @@ class Replay:
         read = self.decoder.native.poll if self.decoder.native else connection._on_readable
         for number in range(1, len(reads) + 1):
             read()
-            if due or number % SWEEP_READS == 0:
+            if due or number % SWEEP_READS[exchange.reading.splitting] == 0:
                 due.clear()
                 exchange.decode(32)
         assert ended

@@ -488,6 +488,7 @@ def test_lags_are_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
             clocks.offset_ns = Connection.clocks.offset_ns + number
             playing.say(head() if not number else chunk(content("a")))
         told = playing.told()
+        setup.decoder.count_lags()
         rx_lag = setup.recorder.instrument.rx_lag
         assert rx_lag.n == told["reads"][0] == 40
         assert sum(rx_lag.counts.values()) + rx_lag.zero == 40

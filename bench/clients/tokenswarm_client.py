@@ -83,6 +83,7 @@ def main() -> None:
             profiler.disable()
     gevent.killall([ticker, reporter])
     probes.stop()
+    decoder.count_lags()
     tally.events = recorder.live_output_tokens
     tally.extra |= {
         "loop_lag_max_ns": recorder.instrument.loop_lag_ns_max,

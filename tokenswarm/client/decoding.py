@@ -1,8 +1,9 @@
 """When streams are decoded: in bounded slices of the hub, one a loop iteration, so that reading never waits long.
 
-Every `SWEEP_S` the sweep queues all open streams, so that memory stays bounded, live counters move and time-outs are
-checked; a stream that has ended is queued at once and its greenlet woken when it is decoded. There is no
-timer a request and no greenlet switch a read.
+Every `SWEEP_S` the sweep queues the open streams, so that memory stays bounded, live counters move and time-outs are
+checked; every second time is enough for one whose events come as stamps, unless its time may be up. A stream that has
+ended is queued at once and its greenlet woken when it is decoded. There is no timer a request and no greenlet switch a
+read.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Protocol
 from gevent.hub import get_hub
 
 from tokenswarm.client.native import NativeReader
-from tokenswarm.clock import monotonic_ns
+from tokenswarm.clock import NS_PER_S, monotonic_ns
 
 SLICE_READS = 32  # of one stream; about 0.2 ms of work: the price a waiting read may pay
 SLICE_NS = 100_000  # a slice goes on with another stream if it took no longer so far
 SWEEP_S = 0.25
+REST_NS = int(1.8 * SWEEP_S * NS_PER_S)
+"""How long a stream of which no time-out can be over is left alone: every second sweep finds it, late or early."""
 
 
 class Stream(Protocol):
@@ -26,13 +29,14 @@ class Stream(Protocol):
 
     ended: bool
     queued: bool
+    due_ns: int  # when the sweep is to queue it again
 
     def decode(self, reads_max: int) -> bool:
         """Decode at most so many reads; True when none are left."""
         ...
 
-    def check_time(self, now_ns: int) -> None:
-        """End the stream if its time is up."""
+    def check_time(self, now_ns: int, rest_ns: int) -> None:
+        """End the stream if its time is up; else it is due in `rest_ns`, or as soon as its time may be up."""
         ...
 
     def wake(self) -> None:
@@ -81,7 +85,13 @@ class Decoder:
         """The open streams, at this moment."""
         return list(self._streams)
 
+    def count_lags(self) -> None:
+        """Move the lags of all reads so far into the instrument: what the reader in C counted, it tells only here."""
+        if self.native is not None:
+            self.native.count_lags()
+
     def close(self) -> None:
+        self.count_lags()
         for watcher in (self._sweep, self._check, self._idle):
             watcher.stop()
             watcher.close()
@@ -110,16 +120,17 @@ class Decoder:
         if not done:
             self.queue(stream)
             return
-        stream.check_time(monotonic_ns())  # only now: a token that waits to be decoded is no silence
+        stream.check_time(monotonic_ns(), REST_NS)  # only now: a token that waits to be decoded is no silence
         if stream.ended and stream in self._streams:
             self._streams.discard(stream)
             stream.wake()
 
     def _on_sweep(self) -> None:
-        for stream in list(self._streams):
-            self.queue(stream)
-        if self.native is not None:
-            self.native.count_lags()
+        now_ns = monotonic_ns()
+        for stream in self._streams:
+            if stream.due_ns <= now_ns:
+                self.queue(stream)
+        self.count_lags()
 
 
 def _nothing() -> None:

@@ -68,6 +68,7 @@ class Exchange:
         "_timeouts",
         "_waiter",
         "_words",
+        "due_ns",
         "ended",
         "failure",
         "left_ns",
@@ -105,6 +106,7 @@ class Exchange:
         self.left_ns = 0  # the end of an answer that was whole although its body had no end
         self.ended = False
         self.queued = False
+        self.due_ns = 0
 
     def start(self, decoder: Decoder) -> None:
         """Read from now on; `decoder` decodes what comes."""
@@ -137,12 +139,22 @@ class Exchange:
         self.ended = True
         self.reading.stop()
 
-    def check_time(self, now_ns: int) -> None:
-        """Time-outs count tokens, not bytes: pings don't reset them. Call it when nothing is left to decode."""
+    def check_time(self, now_ns: int, rest_ns: int = 0) -> None:
+        """Time-outs count tokens, not bytes: pings don't reset them. Call it when nothing is left to decode.
+
+        Until `due_ns` none can be over, whatever comes; `rest_ns`: how long to leave it alone at most, where what waits
+        to be decoded are stamps.
+        """
         if self.ended:
             return
         limits, sent_ns, token_ns = self._timeouts, self.timeline.sent_ns, self.timeline.last_token_ns
         over_ns = self._over_ns
+        quiet_ns = token_ns + limits.idle_token * NS_PER_S if token_ns else sent_ns + limits.first_token * NS_PER_S
+        up_ns = min(quiet_ns, sent_ns + limits.total * NS_PER_S)
+        if not over_ns and now_ns <= up_ns:
+            self.due_ns = int(min(now_ns + rest_ns, up_ns)) if self.reading.splitting else now_ns
+            return
+        self.due_ns = now_ns
         if over_ns and now_ns - over_ns > LEFT_OPEN_S * NS_PER_S:
             self._leave(over_ns)
         elif now_ns - sent_ns > limits.total * NS_PER_S:
@@ -206,6 +218,8 @@ class Exchange:
 
     def _teach(self) -> None:
         """Tell the reader what the events of this stream look like, once it is known and where it makes sense."""
+        if self._seen is None and self.reading.splitting:
+            return
         shapes, seen, breaks = self._shapes, self._seen, self._framer.between
         if shapes is None or not breaks or self.ended or self.response.content_encoding not in ("", "identity"):
             return

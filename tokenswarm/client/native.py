@@ -188,7 +188,6 @@ class NativeReading:
         self._reader.close(self._fd)
         self._done = self._full = None
         self.can_split = False
-        self._native.count_lags()
 
     def _take(self) -> None:
         response = self._response
@@ -199,7 +198,11 @@ class NativeReading:
         response.last_read_ns = max(response.last_read_ns, last_ns)  # a close may have come behind it
         response.trailing = response.trailing or bool(trailing)
         if stamps:
-            self._add_events(array("q", stamps), odd or ())
+            events = array("q", stamps)
+            if odd is None and self._waiting is None:
+                self._waiting = [(events[-1], 0, 1)], [events]
+            else:
+                self._add_events(events, odd or ())
         if lows is not None:
             response.lows = response.lows or array("q")
             for pair in lows:

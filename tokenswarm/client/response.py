@@ -24,6 +24,7 @@ PATH_PREFIXES = (b"x-envoy-", b"x-litellm-", b"x-portkey-", b"x-kong-")
 RETRY_MARKS = ("x-litellm-attempted-retries", "x-portkey-retry-attempt-count")
 CHUNKED = ((b"transfer-encoding", b"chunked"),)
 MARKS_MAX, MARK_CHARS = 16, 120
+NO_MARKS: dict[str, str] = {}  # one for all that have none
 
 
 class TransportError(Exception):
@@ -86,7 +87,7 @@ class Response:
         self.content_encoding = ""
         self.retry_after = ""
         self.framing: tuple[tuple[bytes, bytes], ...] = ()  # the lines of transfer-encoding and content-length
-        self.marks: dict[str, str] = {}  # of PATH_MARKS: what stands between leaves its name there
+        self.marks = NO_MARKS  # of PATH_MARKS: what stands between leaves its name there
         self.head_done = False
         self.complete = False
         self.closed_by_peer = False
@@ -144,7 +145,8 @@ class Response:
     def _mark(self, key: bytes, value: bytes) -> None:
         if len(self.marks) < MARKS_MAX:
             said = value.decode("latin-1")
-            self.marks[key.decode("latin-1")[:MARK_CHARS]] = "".join(c for c in said if c.isprintable())[:MARK_CHARS]
+            plain = "".join(c for c in said if c.isprintable())[:MARK_CHARS]
+            self.marks = {**self.marks, key.decode("latin-1")[:MARK_CHARS]: plain}
 
     @property
     def announced(self) -> bool:

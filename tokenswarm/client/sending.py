@@ -38,6 +38,7 @@ class Request(msgspec.Struct, frozen=True):
     stage: int
     phase: str
     intended_ns: int
+    prompt_bytes: int = 0  # of the text that is sent, without the dialect's own; 0: not noted
 
 
 class Client:
@@ -108,6 +109,7 @@ class Client:
                 turn=request.prompt.turn,
                 error=hide(sentence, self._secrets),
                 error_kind=kind,
+                prompt_bytes=request.prompt_bytes,
             )
             self.recorder.ended(decoding=timeline.events > 0)
             self._on_record(record)

@@ -130,7 +130,6 @@ class Worker:
         place = (self.index, count, traced(profile, self._library))
         self._lane = Lane(profile.load, self.recorder, *place, self.replay, self._depart, self.draining)
         self._watch = PromptWatch(counts_cached=profile.engine.kind == "ollama")
-        self._asking: dict[str, int] = {}  # id of a request under way -> bytes of its prompt
         self._probes = Probes(self.recorder.instrument)
         self._decoder = Decoder(self._crashed, open_native(self.recorder.instrument, self._crashed))
         self._clients = []
@@ -180,9 +179,9 @@ class Worker:
     def _send(self, prompt: Prompt, due: Due) -> RequestRecord:
         place = self._sent
         self._sent += 1
-        request = Request(due.id, prompt, due.stage, due.phase, due.at_ns)
+        size = prompt.size(chat=self.profile.engine.api == "chat")
+        request = Request(due.id, prompt, due.stage, due.phase, due.at_ns, size)
         greenlet = gevent.getcurrent()
-        self._asking[request.id] = prompt.size(chat=self.profile.engine.api == "chat")
         self._sending.add(greenlet)
         try:
             record = self._clients[place % len(self._clients)].send(request, sampling_of(self.profile, prompt))
@@ -208,7 +207,6 @@ class Worker:
 
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""
-        record = msgspec.structs.replace(record, prompt_bytes=self._asking.pop(record.id, 0))
         needed = self._watch.needed(record)
         if needed:
             record = msgspec.structs.replace(record, prompt_needed=needed)
@@ -241,6 +239,7 @@ class Worker:
 
     def _report(self, *, final: bool) -> None:
         self._probes.sample()
+        self._decoder.count_lags()
         self.recorder.wraps = self._stock.wraps
         self.recorder.users = self._environment.runner.user_count
         report = self.recorder.snapshot(monotonic_ns(), final=final)

@@ -68,8 +68,8 @@ class Sampling(msgspec.Struct, frozen=True):
 
     def tokens_max(self, prompt: Prompt) -> int | None:
         """Return the length that a request for `prompt` asks for at most, or None where the server may go on."""
-        options = self.extra.get("options")
-        for asked in (self.extra, options if isinstance(options, dict) else {}):
+        options = self.extra.get("options") if self.extra else None
+        for asked in filter(None, (self.extra, options if isinstance(options, dict) else None)):
             for key in ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"):
                 if key in asked:
                     length = asked[key]

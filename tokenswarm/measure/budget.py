@@ -42,12 +42,16 @@ class Sides(msgspec.Struct, kw_only=True):
     def shift(self, value: float, low: float, high: float, scale: int = COARSE) -> None:
         """One sample that was counted as `value` lies between `low` and `high`."""
         at = bucket_key(value, scale)
-        for counts, key in ((self.low, bucket_key(low, scale)), (self.high, bucket_key(high, scale))):
-            if key != at:
-                _count(counts, at, -1)
-                _count(counts, key, 1)
-        self.low_sum += low - value
-        self.high_sum += high - value
+        if low != value:
+            if (key := bucket_key(low, scale)) != at:
+                _count(self.low, at, -1)
+                _count(self.low, key, 1)
+            self.low_sum += low - value
+        if high != value:
+            if (key := bucket_key(high, scale)) != at:
+                _count(self.high, at, -1)
+                _count(self.high, key, 1)
+            self.high_sum += high - value
 
     def replace(self, values: Iterable[float], lows: Iterable[float], highs: Iterable[float]) -> None:
         """Samples that were counted as `values` are, in some order, at least `lows` and at most `highs`."""
@@ -125,9 +129,9 @@ def add(budget: Budget, record: RequestRecord) -> None:
     late_ns = (record.send_lag_ns or 0) - record.connect_ns
     if record.first_ns and late_ns > 0:
         whole_ns = record.first_ns - record.intended_ns
-        budget.ttft_intended.shift(whole_ns / NS_PER_S, (whole_ns - late_ns) / NS_PER_S, whole_ns / NS_PER_S)
-        end_ns = record.e2e_intended_ns or late_ns
-        budget.e2e_intended.shift(end_ns / NS_PER_S, (end_ns - late_ns) / NS_PER_S, end_ns / NS_PER_S)
+        for sides, took_ns in ((budget.ttft_intended, whole_ns), (budget.e2e_intended, record.e2e_intended_ns)):
+            value_s = (took_ns or late_ns) / NS_PER_S
+            sides.shift(value_s, ((took_ns or late_ns) - late_ns) / NS_PER_S, value_s)
     if exact(record):
         return
     early_ns = record.sent_high_ns - record.sent_ns if record.sent_high_ns else 0

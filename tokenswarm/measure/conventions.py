@@ -35,32 +35,63 @@ class Conventions(msgspec.Struct, kw_only=True):
     tpot_to_end: Sketch = msgspec.field(default_factory=Sketch)  # SGLang: to the end of the body, [DONE] included
 
 
-def accumulate(into: Conventions, record: RequestRecord, gaps: Sketch) -> None:
-    """Add one successful request that has content (`first_ns` is set). `gaps`: its gaps between events."""
+VALUES = (
+    "ttft_any_event",
+    "e2e_last_event",
+    "e2e_last_content",
+    "second_event",
+    "prefill_tokens_per_s",
+    "tpot_from_start",
+    "tpot_last_event",
+    "tpot_to_end",
+    "tokens_per_s_user",
+)
+"""The sketches of which a request has one value, or none."""
+
+NO_VALUES = (None,) * len(VALUES)
+
+
+def values(record: RequestRecord) -> tuple[float | None, ...]:
+    """What one successful request that has content (`first_ns` is set) says to each of VALUES."""
     sent_ns, first_ns, last_ns, tokens = record.sent_ns, record.first_ns, record.last_ns, record.output_tokens
+    opened_ns, closed_ns = record.first_event_ns or first_ns, record.last_event_ns or last_ns
+    second = prefill = from_start = last_event = to_end = speed = None
+    if record.gaps_ns:
+        second = 0.0 if _second_shares_a_read(record) else record.gaps_ns[0] / NS_PER_S
+    if record.prompt_tokens and first_ns > sent_ns:
+        prefill = record.prompt_tokens * NS_PER_S / (first_ns - sent_ns)
+    if tokens:
+        from_start = (last_ns - sent_ns) / (tokens * NS_PER_S)
+    if tokens > 1:
+        steps = (tokens - 1) * NS_PER_S
+        last_event, to_end = (closed_ns - opened_ns) / steps, (record.done_ns - first_ns) / steps
+        if last_ns > first_ns:
+            speed = steps / (last_ns - first_ns)
+    return (
+        (opened_ns - sent_ns) / NS_PER_S,
+        (closed_ns - sent_ns) / NS_PER_S,
+        (last_ns - sent_ns) / NS_PER_S,
+        second,
+        prefill,
+        from_start,
+        last_event,
+        to_end,
+        speed,
+    )
+
+
+def accumulate(into: Conventions, record: RequestRecord) -> None:
+    """Add what `values` does not tell of such a request, but for its gaps between events (`event_gap`)."""
+    first_ns, last_ns, tokens = record.first_ns, record.last_ns, record.output_tokens
     opened_ns = record.first_event_ns or first_ns
     closed_ns = record.last_event_ns or last_ns
-    into.ttft_any_event.add((opened_ns - sent_ns) / NS_PER_S)
-    into.e2e_last_event.add((closed_ns - sent_ns) / NS_PER_S)
-    into.e2e_last_content.add((last_ns - sent_ns) / NS_PER_S)
-    into.event_gap.merge(gaps)
     if record.merged_events:
         into.event_gap.add(0.0, record.merged_events)
     for gap_ns in (first_ns - opened_ns, closed_ns - last_ns):
         if gap_ns > 0:
             into.edge_gap.add(gap_ns / NS_PER_S)
-    if record.gaps_ns:
-        into.second_event.add(0.0 if _second_shares_a_read(record) else record.gaps_ns[0] / NS_PER_S)
-    if record.prompt_tokens and first_ns > sent_ns:
-        into.prefill_tokens_per_s.add(record.prompt_tokens * NS_PER_S / (first_ns - sent_ns))
-    if tokens:
-        into.tpot_from_start.add((last_ns - sent_ns) / (tokens * NS_PER_S))
     if tokens > 1:
-        into.tpot_last_event.add((closed_ns - opened_ns) / ((tokens - 1) * NS_PER_S))
-        into.tpot_to_end.add((record.done_ns - first_ns) / ((tokens - 1) * NS_PER_S))
         into.itl_by_token.add((last_ns - first_ns) / ((tokens - 1) * NS_PER_S), tokens - 1)
-        if last_ns > first_ns:
-            into.tokens_per_s_user.add((tokens - 1) * NS_PER_S / (last_ns - first_ns))
 
 
 def _second_shares_a_read(record: RequestRecord) -> bool:

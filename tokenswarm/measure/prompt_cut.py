@@ -95,7 +95,8 @@ class PromptWatch:
         return NEW[0] * new <= tokens <= NEW[1] * new + NEW_MORE
 
     def _far_below(self, tokens: int, nbytes: int) -> float:
-        per_byte = self._per_byte() if nbytes >= BYTES_MIN else None
+        near = tokens >= FAR_BELOW * self._ratio.max * nbytes  # whatever the median is
+        per_byte = self._per_byte() if nbytes >= BYTES_MIN and not near else None
         return per_byte * nbytes if per_byte is not None and tokens < FAR_BELOW * per_byte * nbytes else 0.0
 
     def _same_again(self, tokens: int, nbytes: int) -> float:

@@ -14,15 +14,23 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import budget, conventions
 from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
-from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.slo import Limits, Slo
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
+from tokenswarm.measure.waiting import Waiting
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
 
 SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
 HALVED = 0.75  # of the tokens asked for: an answer that ends by itself here was cut
 DIRTY_REPORTS = 3  # a changed block is in this many reports, so that two lost ones in a row delay nothing
+
+VALUES = (
+    *("send_lag", "rx_lag", "connect", "ttft", "ttft_intended", "ttfat", "tpot", "e2e", "e2e_intended", "stall"),
+    *("output_len", "prompt_len"),
+)
+"""The sketches of a block of which a request has one value, or none."""
+
+NO_LATENCIES = (None,) * (len(VALUES) - 3)
 
 
 class _Window:
@@ -48,6 +56,7 @@ class Recorder:
         self._blocks: dict[tuple[int, str], Block] = {}
         self._changed: dict[tuple[int, str], int] = {}  # the report in which a block's last change is first told
         self._series: dict[tuple[int, str], Series] = {}
+        self._waiting: dict[tuple[int, str], Waiting] = {}
         self._windows: list[_Window] = []
         self._loads = Loads()
         self._seq = 0
@@ -58,6 +67,9 @@ class Recorder:
         block = self._blocks.get(key)
         if block is None:
             block = self._blocks[key] = Block(stage=stage, phase=phase)
+            own, told = [getattr(block, name) for name in VALUES], conventions.VALUES
+            sketches = [*own, *(getattr(block.conventions, name) for name in told)]
+            self._waiting[key] = Waiting(sketches, (block.itl, block.conventions.event_gap))
             self._series[key] = Series()
         return block
 
@@ -118,19 +130,17 @@ class Recorder:
         if record.reads:  # else nothing was stamped
             self.instrument.kernel_stamped += record.stamp == "kernel"
             self.instrument.user_stamped += record.stamp != "kernel"
-        lag_ns = record.send_lag_ns
-        if lag_ns is not None:
-            block.send_lag.add(lag_ns / NS_PER_S)
-        if record.reads:
-            block.rx_lag.add(record.rx_lag_max_ns / NS_PER_S)
-        if record.connect_ns:
-            block.connect.add(record.connect_ns / NS_PER_S)
+        waiting = self._waiting[record.stage, record.phase]
+        waiting.add(_values(record))
         if record.ok:
-            gaps = Sketch()  # worked out once for both who count them: the dearest part of an answer
-            gaps.add_gaps(record.gaps_ns)
-            _add_latencies(block, record, gaps)
+            if record.gap_tokens:
+                block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
+                block.conventions.event_gap.add_gaps(record.gaps_ns)
+            else:
+                waiting.gaps.add_gaps(record.gaps_ns)
+            _add_latencies(block, record)
             if record.first_ns:
-                conventions.accumulate(block.conventions, record, gaps)
+                conventions.accumulate(block.conventions, record)
             self._series[record.stage, record.phase].add(record)
         elif record.outcome in FAILED_OUTCOMES:
             for sketch, value_ns in ((block.failed_ttft, record.ttft_ns), (block.failed_e2e, record.e2e_ns)):
@@ -186,6 +196,9 @@ class Recorder:
             if not record.sent_ns or record.done_ns < window.open_ns:
                 continue
             block, open_ns = self._block(window.stage, "steady"), window.open_ns
+            if close_ns is None and record.ok and open_ns <= record.sent_ns <= record.first_ns <= record.done_ns:
+                _attribute_all(block, record, met)
+                continue
             block.window_in_flight_ns += _overlap_ns(record.sent_ns, record.done_ns, open_ns, close_ns)
             if record.first_ns:
                 block.window_decoding_ns += _overlap_ns(record.first_ns, record.last_ns, open_ns, close_ns)
@@ -204,6 +217,7 @@ class Recorder:
         chosen = [key for key, changed in self._changed.items() if final or changed > self._seq - DIRTY_REPORTS]
         blocks = []
         for stage, phase in sorted(chosen):
+            self._waiting[stage, phase].count()
             block = Block(stage=stage, phase=phase)
             add_into(block, self._blocks[stage, phase])
             if final or (self.describes_closed and phase == "steady" and self._is_closed(stage)):
@@ -246,27 +260,39 @@ def _mark_extent(block: Block, record: RequestRecord, start_ns: int) -> None:
         block.last_done_ns = done_ns if block.last_done_ns is None else max(block.last_done_ns, done_ns)
 
 
-def _add_latencies(block: Block, record: RequestRecord, gaps: Sketch) -> None:
-    """The sketches and token counts of a successful request."""
-    for sketch, value_ns in (
-        (block.ttft, record.ttft_ns),
-        (block.ttft_intended, record.ttft_intended_ns),
-        (block.ttfat, record.ttfat_ns),
-        (block.tpot, record.tpot_ns),
-        (block.e2e, record.e2e_ns),
-        (block.e2e_intended, record.e2e_intended_ns),
-        (block.stall, record.stall_ns),
-    ):
-        if value_ns is not None:
-            sketch.add(value_ns / NS_PER_S)
-    if record.gap_tokens:
-        block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
-    else:
-        block.itl.merge(gaps)
+def _values(record: RequestRecord) -> tuple[float | None, ...]:
+    """What a request says to each of VALUES and of the conventions' values, s."""
+    sent = (
+        _seconds(record.send_lag_ns),
+        record.rx_lag_max_ns / NS_PER_S if record.reads else None,
+        record.connect_ns / NS_PER_S if record.connect_ns else None,
+    )
+    if not record.ok:
+        return *sent, *NO_LATENCIES, *conventions.NO_VALUES
+    return (
+        *sent,
+        _seconds(record.ttft_ns),
+        _seconds(record.ttft_intended_ns),
+        _seconds(record.ttfat_ns),
+        _seconds(record.tpot_ns),
+        _seconds(record.e2e_ns),
+        _seconds(record.e2e_intended_ns),
+        _seconds(record.stall_ns),
+        record.output_tokens,
+        record.prompt_tokens,
+        *(conventions.values(record) if record.first_ns else conventions.NO_VALUES),
+    )
+
+
+def _seconds(value_ns: float | None) -> float | None:
+    return None if value_ns is None else value_ns / NS_PER_S
+
+
+def _add_latencies(block: Block, record: RequestRecord) -> None:
+    """What could be otherwise, and the token counts, of a successful request."""
     budget.add(block.budget, record)
     tokens = record.output_tokens
     block.output_tokens += tokens
-    block.output_len.add(tokens)
     sources = block.output_tokens_by_source
     sources[record.token_source.value] = sources.get(record.token_source.value, 0) + tokens
     _hold_against_asked(block, record)
@@ -282,7 +308,6 @@ def _add_latencies(block: Block, record: RequestRecord, gaps: Sketch) -> None:
             block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:
         block.prompt_tokens += record.prompt_tokens
-        block.prompt_len.add(record.prompt_tokens)
         block.prompt_tokens_max = max(block.prompt_tokens_max or 0, record.prompt_tokens)
         if record.prompt_needed:
             block.prompt_cut.add(record.prompt_needed)
@@ -337,6 +362,16 @@ def _inside(moment_ns: int, open_ns: int, close_ns: int | None) -> bool:
 
 def _overlap_ns(start_ns: int, end_ns: int, open_ns: int, close_ns: int | None) -> int:
     return max(0, (end_ns if close_ns is None else min(end_ns, close_ns)) - max(start_ns, open_ns))
+
+
+def _attribute_all(block: Block, record: RequestRecord, met: bool) -> None:
+    """What `_attribute` counts of a success that lies inside an open window from its beginning to its end."""
+    block.window_in_flight_ns += record.done_ns - record.sent_ns
+    block.window_decoding_ns += max(0, record.last_ns - record.first_ns)
+    block.window_tokens += record.output_tokens
+    block.window_prompt_tokens += record.prompt_tokens or 0
+    block.window_requests += 1
+    block.window_slo_met += met
 
 
 def _tokens_inside(record: RequestRecord, open_ns: int, close_ns: int | None) -> int:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from tokenswarm.engines import Delta, Usage
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.measure.ending import judged
+from tokenswarm.measure.ending import FAILED_REASONS, judged
 from tokenswarm.measure.gaps import gaps_of
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
 NOT_FINISHED: Mapping[int, str] = {}
+NO_USAGE = Usage()
+NO_LOWS: Mapping[int, int] = {}
 
 
 class Timeline:
@@ -276,6 +279,9 @@ class Timeline:
 
     def judge(self, end: str = "a finish reason") -> tuple[Outcome, str]:
         """Judge a body that ended well-framed under 2xx. `end`: what the protocol ends an answer with, in words."""
+        ended = self._choices == 1 and self._finished and self._stamps and not (self._error or self._of_choice)
+        if ended and FAILED_REASONS.isdisjoint(self._finished.values()):
+            return Outcome.OK, ""  # most of them
         return judged(
             error=self._error, reasons=self._finished.values(), unfinished=bool(self._unfinished()),
             missing=self.choices_missing, choices=self._choices, events=self.events, began=self._started, end=end,
@@ -292,69 +298,59 @@ class Timeline:
         turn: int,
         error: str = "",
         error_kind: str = "",
+        prompt_bytes: int = 0,
     ) -> RequestRecord:
         """Freeze the marks. Without an `error_kind` a failure is grouped under its outcome."""
-        usage = self._usage or Usage()
+        usage, stamps = self._usage or NO_USAGE, tuple(self._stamps)
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
-        output, source, added = output_tokens(usage, len(self._stamps), limit, partial)
-        lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else {}
-        gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(
-            self._stamps, self._tokens, self._of_choice, lows
-        )
-        first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(merged_events, lows)
-        failed = outcome is not Outcome.OK
-        return RequestRecord(
-            id=id, outcome=outcome, stage=stage, phase=phase, conversation=conversation, turn=turn,
-            intended_ns=self.intended_ns, sent_ns=self.sent_ns, headers_ns=self.headers_ns, done_ns=self.done_ns,
-            first_ns=self._stamps[0] if self._stamps else 0,
-            first_answer_ns=self._answer_ns,
-            last_ns=self.last_token_ns,
-            first_event_ns=self.first_event_ns or (self._stamps[0] if self._stamps else 0),
-            last_event_ns=self.last_event_ns,
-            connect_ns=self.connect_ns, reconnected=self.reconnected, stamp=self.stamp,
-            status=self.status,
-            error=clean_line(error or self._error) if failed else "",
-            error_kind=(clean_line(error_kind) or outcome.value) if failed else "",
-            finish_reason=self._finish_reason(),
-            retry_after=self.retry_after if failed else "",
+        output, source, added = output_tokens(usage, len(stamps), limit, partial)
+        lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else NO_LOWS
+        gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(stamps, self._tokens, self._of_choice, lows)
+        first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(stamps, merged_events, lows)
+        failed, first_ns = outcome is not Outcome.OK, stamps[0] if stamps else 0
+        # By place, in the order of the record's fields: by name they would be put into a dict, of each request.
+        return RequestRecord(*(
+            id, outcome, stage, phase, self.intended_ns, self.sent_ns, self.headers_ns,
+            self.first_event_ns or first_ns, self.last_event_ns, first_ns, self._answer_ns, self.last_token_ns,
+            self.done_ns, self.connect_ns, self.status,
+            clean_line(error or self._error) if failed else "",
+            (clean_line(error_kind) or outcome.value) if failed else "",
+            self._finish_reason(), conversation, turn,
+            self.retry_after if failed else "",
             # No prompt has 0 tokens; what was counted before an answer without an end is an estimate (Ollama).
-            prompt_tokens=(usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,
-            output_tokens=output, stated_tokens=usage.output_tokens, token_source=source, reasoning_added=added,
-            tokens_max=limit, ignore_eos=self._ignore_eos,
-            tokens_told=bool(self._stamps) and (self._contiguous or self._told == len(self._stamps)),
-            reasoning_tokens=usage.reasoning_tokens,
-            reasoning_events=self._thoughts if self._answer_ns else len(self._stamps),
-            cached_tokens=usage.cached_tokens,
-            draft_tokens=usage.draft_tokens, accepted_tokens=usage.accepted_tokens,
-            events=len(self._stamps), merged_events=merged_events, reads=self.reads, blocks=self.blocks,
-            packed=self.packed, announced=self.announced, retries=self.retries, bytes_received=self.bytes_received,
-            gaps_ns=gaps, gap_tokens=gap_tokens, gap_events=gap_events, gap_hidden_ns=gap_hidden,
-            gap_choices=self._of_choice is not None,
-            token_stamps_ns=tuple(self._stamps),
-            rx_lag_max_ns=self.rx_lag_ns_max, sent_high_ns=self.sent_high_ns, unsure=self.unsure,
-            first_low_ns=first_low_ns, answer_low_ns=answer_low_ns, last_low_ns=last_low_ns, first_events=first_events,
-            engine=plausible(self._times, self.done_ns - self.sent_ns if self.sent_ns else 0, output),
-            text=self.text() if self._parts is not None else None,
-        )  # fmt: skip
+            (usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,
+            prompt_bytes, 0, output, usage.reasoning_tokens, usage.cached_tokens,
+            usage.draft_tokens, usage.accepted_tokens, source, usage.output_tokens, added, limit, self._ignore_eos,
+            bool(stamps) and (self._contiguous or self._told == len(stamps)),
+            len(stamps), self._thoughts if self._answer_ns else len(stamps), merged_events, self.reads, self.blocks,
+            self.packed, self.announced, self.retries, self.bytes_received, gaps, gap_tokens, stamps,
+            self.rx_lag_ns_max, self.sent_high_ns, first_low_ns, answer_low_ns, last_low_ns, first_events, gap_events,
+            gap_hidden, self._of_choice is not None, self.unsure, self.reconnected, self.stamp,
+            plausible(self._times, self.done_ns - self.sent_ns if self.sent_ns else 0, output),
+            self.text() if self._parts is not None else None,
+        ))  # fmt: skip
 
     def _finish_reason(self) -> str:
-        joined = ",".join(reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items()))
-        return clean_line(joined)[:FINISH_REASON_CHARS_MAX]
+        if not self._finished:
+            return ""
+        return _label(",".join([reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items())]))
 
-    def _lows(self, merged_events: int, lows: Mapping[int, int]) -> tuple[int, int, int, int]:
+    def _lows(self, stamps: Sequence[int], merged_events: int, lows: Mapping[int, int]) -> tuple[int, int, int, int]:
         """Not before these came the first token, the first of the answer, the last; and the events of the first read.
 
         0 where the stamp is the moment. The last event of a read has its stamp; the others are hidden in it, and so is
         a token whose read ended the answer, unless a read is one segment.
         """
-        stamps = self._stamps
         if not stamps:
             return 0, 0, 0, 1
         ended = stamps[-1] >= self.done_ns and not self.one_a_read
         if not merged_events and not self.unsure and not ended:
             return 0, 0, 0, 1
         first_ns, last_ns, answer_ns = stamps[0], stamps[-1], self._answer_ns
+        if not merged_events and not self.unsure and len(stamps) > 1 and stamps[-2] < last_ns:
+            last_low = max(stamps[-2], lows.get(last_ns, 0))
+            return 0, last_low if answer_ns == last_ns else 0, last_low, 1
         first_events = bisect_right(stamps, first_ns) if merged_events else 1
         shared = bool(merged_events) and not self.one_a_read
         first_low = self._low_ns(
@@ -378,3 +374,8 @@ class Timeline:
                 before_ns = max(self.headers_ns, self.first_event_ns if self.first_event_ns < at_ns else 0)
             found.append(max(before_ns, lows.get(at_ns, 0)))
         return min(found, default=0)
+
+
+@lru_cache(maxsize=64)  # servers know a handful of them
+def _label(reasons: str) -> str:
+    return clean_line(reasons)[:FINISH_REASON_CHARS_MAX]

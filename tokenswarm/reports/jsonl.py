@@ -12,7 +12,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.record import RequestRecord
 
 
-class Row(msgspec.Struct, kw_only=True, gc=False):
+class Row(msgspec.Struct, gc=False):
     """The fields of a row, in order. `text` stands in rows of runs with `save_text` only."""
 
     id: str
@@ -73,59 +73,29 @@ _ENCODER = msgspec.json.Encoder()
 def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -> bytes:
     """The request as one JSON line with its line end. `start_ns` is on the clock of the record."""
     n_gaps, mean_s, p50_s, max_s = _gaps(record)
-    first_ns, sent_ns, text = record.first_ns, record.sent_ns, msgspec.UNSET
-    value = Row(
-        id=record.id,
-        worker=worker,
-        stage=record.stage,
-        phase=record.phase,
-        conversation=record.conversation,
-        turn=record.turn,
-        outcome=record.outcome.value,
-        status=record.status or None,
-        error=record.error or None,
-        error_kind=record.error_kind or None,
-        finish_reason=record.finish_reason or None,
-        intended_s=(record.intended_ns - start_ns) / NS_PER_S,
-        sent_s=(sent_ns - start_ns) / NS_PER_S if sent_ns else None,
-        headers_s=(record.headers_ns - start_ns) / NS_PER_S if record.headers_ns else None,
-        first_s=(first_ns - start_ns) / NS_PER_S if first_ns else None,
-        last_s=(record.last_ns - start_ns) / NS_PER_S if record.last_ns else None,
-        done_s=(record.done_ns - start_ns) / NS_PER_S if record.done_ns else None,
-        ttft_s=_seconds(record.ttft_ns),
-        ttft_intended_s=_seconds(record.ttft_intended_ns),
-        ttfat_s=_seconds(record.ttfat_ns),
-        tpot_s=_seconds(record.tpot_ns),
-        e2e_s=_seconds(record.e2e_ns),
-        e2e_intended_s=_seconds(record.e2e_intended_ns),
-        stall_s=_seconds(record.stall_ns),
-        n_gaps=n_gaps,
-        itl_mean_s=mean_s,
-        itl_p50_s=p50_s,
-        itl_max_s=max_s,
-        connect_s=record.connect_ns / NS_PER_S if record.connect_ns else None,
-        send_lag_s=_seconds(record.send_lag_ns),
-        rx_lag_s_max=record.rx_lag_max_ns / NS_PER_S,
-        stamp=record.stamp,
-        prompt_tokens=record.prompt_tokens,
-        prompt_cut=record.prompt_needed > 0,
-        output_tokens=record.output_tokens,
-        token_source=record.token_source.value,
-        stated_tokens=record.stated_tokens,
-        tokens_max=record.tokens_max,
-        reasoning_tokens=record.reasoning_tokens,
-        cached_tokens=record.cached_tokens,
-        draft_tokens=record.draft_tokens,
-        accepted_tokens=record.accepted_tokens,
-        events=record.events,
-        reasoning_events=record.reasoning_events,
-        merged_events=record.merged_events,
-        reads=record.reads,
-        bytes_received=record.bytes_received,
-        reconnected=record.reconnected,
-        engine=_engine(record),
-        text=record.text if save_text else text,
-    )
+    first_ns, sent_ns = record.first_ns, record.sent_ns
+    # By place, in the order of the fields: by name they would be put into a dict, of each request.
+    value = Row(*(
+        record.id, worker, record.stage, record.phase, record.conversation, record.turn,
+        record.outcome.value, record.status or None, record.error or None, record.error_kind or None,
+        record.finish_reason or None,
+        (record.intended_ns - start_ns) / NS_PER_S,
+        (sent_ns - start_ns) / NS_PER_S if sent_ns else None,
+        (record.headers_ns - start_ns) / NS_PER_S if record.headers_ns else None,
+        (first_ns - start_ns) / NS_PER_S if first_ns else None,
+        (record.last_ns - start_ns) / NS_PER_S if record.last_ns else None,
+        (record.done_ns - start_ns) / NS_PER_S if record.done_ns else None,
+        _seconds(record.ttft_ns), _seconds(record.ttft_intended_ns), _seconds(record.ttfat_ns),
+        _seconds(record.tpot_ns), _seconds(record.e2e_ns), _seconds(record.e2e_intended_ns), _seconds(record.stall_ns),
+        n_gaps, mean_s, p50_s, max_s,
+        record.connect_ns / NS_PER_S if record.connect_ns else None,
+        _seconds(record.send_lag_ns), record.rx_lag_max_ns / NS_PER_S, record.stamp,
+        record.prompt_tokens, record.prompt_needed > 0, record.output_tokens, record.token_source.value,
+        record.stated_tokens, record.tokens_max, record.reasoning_tokens, record.cached_tokens,
+        record.draft_tokens, record.accepted_tokens, record.events, record.reasoning_events, record.merged_events,
+        record.reads, record.bytes_received, record.reconnected, _engine(record),
+        record.text if save_text else msgspec.UNSET,
+    ))  # fmt: skip
     try:
         return _ENCODER.encode(value) + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON on the wire can hold and UTF-8 can't

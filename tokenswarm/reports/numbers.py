@@ -64,6 +64,8 @@ def _three(value: float) -> str:
 
 def harmless(text: str, length_max: int = 400) -> str:
     """Foreign text on one line: no control or format characters (ANSI, line breaks, text direction), bounded."""
+    if text.isascii() and text.isprintable() and len(text) <= length_max:
+        return " ".join(text.split())
     cut = text[: length_max + 1]
     clean = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in cut)
     clean = " ".join(clean.split())
