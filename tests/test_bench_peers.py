@@ -212,6 +212,7 @@ def test_a_mean_of_a_request_is_not_held_against_the_p99_of_gaps() -> None:
 def test_the_cost_of_a_start_is_not_that_of_events() -> None:
     rows = peers.rows_of(peers.OURS, [told_of(), told_of(streams=100, tokens=3000, cpu_s=6.12)])
     assert [row[5:7] for row in rows] == [["10000", ""], ["2040", "50"]]
+    assert peers.rows_of(peers.OURS, [told_of(), told_of(tokens=3000, cpu_s=5.0)])[1][6] == "lost in the start's"
 
 
 def test_a_peer_that_has_had_its_time_says_so(tmp_path: Path) -> None:

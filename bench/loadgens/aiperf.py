@@ -47,4 +47,11 @@ def _read(job: Job, _: str) -> Told:
     )
 
 
-PEER = Peer("aiperf", "0.13.0", install_pip("aiperf"), _command, _read)
+PEER = Peer(
+    "aiperf",
+    "0.13.0",
+    install_pip("aiperf"),
+    _command,
+    _read,
+    "it is several processes, made for several cores, and has one here",
+)

@@ -42,5 +42,10 @@ def _read(job: Job, _: str) -> Told:
 
 
 PEER = Peer(
-    "genai-bench", "0.0.5", install_pip("genai-bench"), _command, _read, "it draws plots in the end; they cost CPU"
+    "genai-bench",
+    "0.0.5",
+    install_pip("genai-bench"),
+    _command,
+    _read,
+    "it sends more than it is asked for; it draws plots in the end, inside its CPU",
 )

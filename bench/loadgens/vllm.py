@@ -48,5 +48,12 @@ def _refuse(_home: Path, _version: str) -> None:
     raise BenchError("`import vllm` imports torch, some gigabytes that are not fetched here")
 
 
-PEER = Peer("vllm-rs bench serve", "0.33.0", _install, _command, _read)
+PEER = Peer(
+    "vllm-rs bench serve",
+    "0.33.0",
+    _install,
+    _command,
+    _read,
+    "without usage it counts events, the one of the role and the last one, too",
+)
 PYTHON = Peer("vllm bench serve (Python)", "0.33.0", _refuse, _command, _read)
