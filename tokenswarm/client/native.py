@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from gevent.hub import get_hub
 
+from tokenswarm.client.broken import broken, client_bug
 from tokenswarm.client.reading import NOTHING, Pieces, Read, Reads
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
-from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken, client_bug
+from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure.sketch import Sketch
