@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from typing import Any
 
 _GONE = (errno.EPIPE, errno.EIO)  # nobody reads any more; a terminal that has closed
 
@@ -43,7 +44,7 @@ class _Outlet(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._spares = spares
 
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
         except OSError as error:
