@@ -47,6 +47,7 @@ CASES: dict[str, tuple[int, str, Callable[[Path], None], list[str]]] = {
         ["p.yaml", "--concurrency", "3"],
     ),
     "nearly an option": (15, "did you mean `--host`?", _file("p.yaml", GOOD), ["p.yaml", "--hosts=http://a"]),
+    "no users": (15, "must be between 1 and 1000000", _file("p.yaml", GOOD), ["p.yaml", "--users", "0"]),
     "no host in the variable": (15, "--host is empty", _file("p.yaml", GOOD), ["p.yaml", "--host", ""]),
     "no limits in the variable": (15, "--slo is empty", _file("p.yaml", GOOD), ["p.yaml", "--slo", ""]),
     "no folder in the variable": (15, "--results is empty", _file("p.yaml", GOOD), ["p.yaml", "--results="]),
@@ -131,6 +132,7 @@ def test_tokenswarm_run(engine: Server, tmp_path: Path, name: str) -> None:
     "name",
     [
         "no data set",
+        "no users",
         "no host in the variable",
         "an unknown model",
         "a closed port",

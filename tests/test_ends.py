@@ -501,6 +501,22 @@ def rows_on(disk: Path) -> set[bytes]:
     return {line for file in files for line in file.splitlines(keepends=True) if line.endswith(b"\n")}
 
 
+def test_of_a_folder_that_was_removed_the_rows_alone_are_lost(engine: Server, tmp_path: Path) -> None:
+    command = words(tmp_path, engine, "--set", "load.stages.0.duration=3s")
+    with program(command, tmp_path) as started:
+        started.await_output("steady")
+        shutil.rmtree(tmp_path / "results")
+        finished = started.finish(60)
+
+    assert (finished.code, "Traceback" in finished.out) == (16, False), finished.out
+    assert (
+        "No such file or directory; requests are still sent and counted, but requests.jsonl will lack" in finished.out
+    )
+    assert "rows-mismatch" in finished.doubts()
+    assert finished.summary["requests"]["ok"] > 0
+    assert {path.name for path in results(tmp_path).iterdir()} >= {"summary.json", "manifest.json", "report.md"}
+
+
 def test_a_full_disk_is_one_sentence_and_16_and_nothing_is_miscounted(
     small_disk: Path, engine: Server, tmp_path: Path
 ) -> None:

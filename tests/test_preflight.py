@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -418,13 +419,19 @@ def test_an_answer_that_begins_and_brings_no_token_is_the_loads_business(monkeyp
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a certificate for localhost, with its key beside it."""
     folder = tmp_path_factory.mktemp("tls")
     files = ["-keyout", str(folder / "k.pem"), "-out", str(folder / "c.pem")]
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     subprocess.run([*command, *files, "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
+    return str(folder / "c.pem")
+
+
+@pytest.fixture(scope="module")
+def certificate(trusted: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "c.pem", folder / "k.pem")
+    context.load_cert_chain(trusted, trusted.replace("c.pem", "k.pem"))
     return context
 
 
@@ -462,6 +469,44 @@ def test_https_to_a_port_that_speaks_http() -> None:
     with backend(routes(dict(SERVES))) as server:
         said = refused(server.url.replace("http:", "https:"))
     assert "speaks plain HTTP, no TLS: write http:// instead of https://" in said
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda one: one.name)
+@pytest.mark.parametrize("reads", [False, True], ids=["resets", "ends"])
+def test_a_server_that_wants_a_client_certificate(trusted: str, version: ssl.TLSVersion, reads: bool) -> None:
+    """TLS 1.3 tells of it behind the hand-shake, where the request is under way: who does not read it resets."""
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    asking.load_cert_chain(trusted, trusted.replace("c.pem", "k.pem"))
+    asking.load_verify_locations(trusted)
+    asking.verify_mode = ssl.CERT_REQUIRED
+    asking.minimum_version = asking.maximum_version = version
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = listener.accept()
+                    kept = sock.dup()
+                    with kept, contextlib.suppress(OSError):
+                        try:
+                            asking.wrap_socket(sock, server_side=True)
+                        except ssl.SSLError:
+                            time.sleep(0.05)
+                            if reads:
+                                kept.recv(65_536)
+
+        threading.Thread(target=serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        said = refused(f"https://localhost:{port}", tls__ca_file=trusted)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert "the server wants a client certificate, and tokenswarm has none to show" in said
+    assert "is the server running" not in said
+
+
+def test_who_is_not_trusted_can_be_named(certificate: ssl.SSLContext) -> None:
+    with raw_server((), tls=certificate) as server:
+        said = refused(f"https://localhost:{server.port}")
+    assert said.endswith("self-signed certificate; if it should be, name its CA: --set tls.ca_file=FILE")
 
 
 HTTP_2 = bytes.fromhex("000012040000000000 000300000080 000400010000 000500ffffff 000008070000000000 0000000000000001")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import signal
 import sys
@@ -9,8 +11,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tokenswarm import __version__, descriptors
+from tokenswarm.cluster.terminal import end_signals, outlive_listeners
 from tokenswarm.commands import COMMANDS
-from tokenswarm.errors import ConfigError, ExitCode, UserError
+from tokenswarm.errors import ConfigError, ExitCode, ResultsError, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a share of it, a file
 
 
 def usage() -> str:
@@ -30,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.OK if words else ExitCode.CONFIG
     github: ModuleType | None = None
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until a command has handlers of its own
+        if arguments is None:
+            outlive_listeners()
+        for number in end_signals():  # as Ctrl-C, until a command has handlers of its own
+            signal.signal(number, signal.default_int_handler)
         descriptors.raise_limit()
         github = _github()
         if words[0] == "--version":
@@ -40,19 +48,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from tokenswarm.profile.typed_yaml import suggestion
 
             raise ConfigError(f"there is no command `{words[0]}`{suggestion(words[0], list(COMMANDS))}")
-        return int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
+        code = int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        from tokenswarm.reports.numbers import harmless
-
-        print(f"tokenswarm: {harmless(str(error), 4_000)}", file=sys.stderr, flush=True)
-        if github is not None:
-            github.tell([github.annotation("error", f"tokenswarm {words[0]}", str(error))], "", None)
-        return int(error.exit_code)
+        return _say(github, words[0], error)
     except KeyboardInterrupt:
         print(f"tokenswarm: {words[0]} was interrupted", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.OK)
+    except OSError as error:
+        if error.filename is not None:
+            return _say(github, words[0], ConfigError(f"{error.filename}: can't be used: {error.strerror}"))
+        if error.errno not in _FULL:
+            raise
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # else the interpreter tries once more to be rid of the rest
+        return _say(github, words[0], ResultsError(f"stdout can't be written: {error.strerror}"))
+
+
+def _say(github: ModuleType | None, word: str, error: UserError) -> int:
+    from tokenswarm.reports.numbers import harmless
+
+    print(f"tokenswarm: {harmless(str(error), 4_000)}", file=sys.stderr, flush=True)
+    if github is not None:
+        github.tell([github.annotation("error", f"tokenswarm {word}", str(error))], "", None)
+    return int(error.exit_code)
 
 
 def _github() -> ModuleType | None:

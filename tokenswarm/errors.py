@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import enum
 
+import msgspec
+
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading bytes as JSON raises: they are none, of another shape, no UTF-8, or nested without an end."""
+
 
 class ExitCode(enum.IntEnum):
     """The exit codes of every command and of plain `locust`. INVALID beats GATE_FAILED."""

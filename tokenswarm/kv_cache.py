@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tokenswarm.errors import ConfigError
+from tokenswarm.errors import MALFORMED, ConfigError
 
 DTYPE_BYTES = {
     "float32": 4.0, "fp32": 4.0, "f32": 4.0,
@@ -75,7 +75,7 @@ def read_config(text: bytes | str, origin: str = "config.json", kv_dtype: str | 
     """The shape that a config.json tells; `kv_dtype` (fp8, int8 …) replaces the model's. Raises ConfigError."""
     try:
         root = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ConfigError(f"{origin}: not valid JSON: {error}") from None
     if not isinstance(root, dict):
         raise ConfigError(f"{origin}: is no config.json of a model (it holds no object)")

@@ -18,13 +18,13 @@ from tokenswarm.client.response import Response, TransportError
 from tokenswarm.engines import Dialect
 from tokenswarm.engines.failure import clean_line, error_message, error_text
 from tokenswarm.engines.framing import BOM, Framer, ndjson, sse
+from tokenswarm.errors import MALFORMED
 from tokenswarm.record import Outcome
 
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 
 _OF_WHOLE_ANSWERS = frozenset(("choices", "message", "response", "output", "content"))
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:")
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Document:
@@ -95,7 +95,7 @@ class Opening:
         line, end, _ = self._held.removeprefix(BOM).lstrip().partition(b"\n")
         if not end and not ended:
             return None if len(line) <= self._event_bytes_max else self._usual()
-        with contextlib.suppress(*_MALFORMED):
+        with contextlib.suppress(*MALFORMED):
             msgspec.json.decode(line, type=dict[str, msgspec.Raw])
             return self._usual()
         return Document() if end else self._usual()
@@ -163,7 +163,7 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
     sentence = f"the answer's content type is {got}, not {wanted}"
     if dialect.accepts(response.content_type):
         sentence = f"the answer is no stream of this API, although its content type is {got}"
-    with contextlib.suppress(*_MALFORMED):
+    with contextlib.suppress(*MALFORMED):
         value = msgspec.json.decode(body)
         if message := error_text(value):
             return Outcome.ERROR_OBJECT, message, "error object"

@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from gevent.hub import get_hub
 
+from tokenswarm.client.broken import broken, client_bug
 from tokenswarm.client.collecting import TICKS, WAKES, Collecting, Seen
 from tokenswarm.client.reading import NOTHING, Pieces, Read, Reads
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
 from tokenswarm.client.timer import KernelTimer
-from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection, broken, client_bug
+from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.measure.sketch import Sketch

@@ -12,6 +12,7 @@ import gevent
 from gevent import socket
 
 from tokenswarm import descriptors
+from tokenswarm.client.broken import no_hands_shaken
 from tokenswarm.client.resolving import resolve
 from tokenswarm.client.response import TransportError
 from tokenswarm.client.transport import NO_DESCRIPTORS, READ_BYTES, Address, Connection, Target
@@ -51,12 +52,8 @@ def open_connection(target: Target, timeout_s: float) -> Connection:
         _avoid(target, trying)
         sentence = f"no connection to {target.host_header} within {timeout_s:g} s"
         raise TransportError(Outcome.CONNECT, sentence, "connect timeout") from None
-    except ssl.SSLCertVerificationError as error:
-        sentence = f"the certificate of {target.host_header} is not trusted: {error.verify_message}"
-        raise TransportError(Outcome.TLS, sentence, "certificate") from None
     except ssl.SSLError as error:
-        reason = (error.reason or "the peer speaks no TLS").replace("_", " ").lower()
-        raise TransportError(Outcome.TLS, f"TLS with {target.host_header} failed: {reason}", "tls") from None
+        raise no_hands_shaken(error, target.host_header) from None
     finally:
         deadline.close()
     if failure is None or failure.errno not in _OURS:

@@ -30,7 +30,7 @@ from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import NotAnEvent
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.engines.failure import error_message, hide, secret_words
-from tokenswarm.errors import ConfigError, TargetError
+from tokenswarm.errors import MALFORMED, ConfigError, TargetError
 from tokenswarm.profile.environment import has_openai_key, secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
@@ -155,7 +155,8 @@ class _Look:
         try:
             page = get(target, self._dialect.models_path, self._headers)
         except TransportError as error:
-            asked = "" if error.outcome is Outcome.TLS else "; is the server running there?"
+            unheard = error.outcome in (Outcome.CONNECT, Outcome.DNS, Outcome.TIMEOUT)
+            asked = "; is the server running there?" if unheard else ""
             said = mistaken(target, error) or f"{error.sentence}{asked}"
             raise TargetError(f"{url}: {said}") from None
         if page.status == 400 and target.tls is None and (said := mistaken(target)):
@@ -182,7 +183,7 @@ class _Look:
         if status == 200 and (self._profile.engine.model is None or "json" not in kind):
             raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}); wrong host?")
         if self._profile.engine.model is None:
-            where = f"; is this a {self._dialect.kind} server, and {url} its base URL?" if status in (404, 405) else ""
+            where = f"; is this an {self._dialect.kind} server, and {url} its base URL?" if status in (404, 405) else ""
             key = "" if self._secret or status in (404, 405) else ", or a key is missing (`engine.headers_from_env`)"
             raise TargetError(
                 f"{url}{path}: HTTP {status}{': ' + said if said else ''}: which model? Give `engine.model` (or "
@@ -191,7 +192,7 @@ class _Look:
         what = "is no list of models" if status == 200 else f"answered HTTP {status}"
         self._notes.append(f"{path} {what}, so the model's name could not be checked")
         if status == 404 and not said:
-            self._notes.append(f"{path} is unknown there; is this a {self._dialect.kind} server?")
+            self._notes.append(f"{path} is unknown there; is this an {self._dialect.kind} server?")
         return None
 
     def _choose(self, url: str, models: list[str] | None) -> str:
@@ -231,7 +232,7 @@ def _version(target: Target, headers: dict[str, str]) -> dict[str, str]:
         try:
             page = get(target, path, headers)
             answer: Any = msgspec.json.decode(page.body) if page.status == 200 else None
-        except (TransportError, msgspec.DecodeError):
+        except (TransportError, *MALFORMED):
             continue
         if isinstance(answer, dict) and isinstance(answer.get("version"), str):
             found[path] = answer["version"][:100]

@@ -13,6 +13,7 @@ import re
 import msgspec
 
 from tokenswarm.engines import Delta, Dialect, NotAnEvent
+from tokenswarm.errors import MALFORMED
 
 SHAPES_MAX = 64  # of one client; a server whose every event has another one is decoded event by event
 TRIES_MAX = 4  # strings of an event that are its words
@@ -109,7 +110,7 @@ def _places(event: bytes, text: str) -> list[Slot]:
     for string in _STRING.finditer(event):
         try:
             value = msgspec.json.decode(string[0])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED:
             continue
         if value == text:
             found.append((*string.span(1), b"t"))

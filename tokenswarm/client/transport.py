@@ -12,16 +12,15 @@ from __future__ import annotations
 import _socket
 import socket as stdlib_socket
 import ssl
-import traceback
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Any
 
 import msgspec
 from gevent import socket
 from gevent.hub import get_hub
 
-from tokenswarm.client.response import Response, TransportError
+from tokenswarm.client.broken import broken, client_bug, over_tls
+from tokenswarm.client.response import Response
 from tokenswarm.client.stamps import (
     STAMP_THIS,
     ClockPair,
@@ -35,7 +34,6 @@ from tokenswarm.client.stamps import (
 )
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.profile.target import Tls, check_url
-from tokenswarm.record import Outcome
 
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder
@@ -164,7 +162,7 @@ class Connection:
                 self._send_all(data, timeout_s)
             self.sent = Sent(before_ns, before_ns, monotonic_ns())
         except OSError as error:
-            raise broken(error, "sending the request") from None
+            raise broken(error, "sending the request", self._last_words()) from None
         self._take_stamp(self.sent.high_ns)
 
     def _send_stamped(self, data: bytes, timeout_s: float) -> bool:
@@ -379,22 +377,13 @@ class Connection:
         except ssl.SSLZeroReturnError:
             pass
         except ssl.SSLError as error:
-            end = f"TLS broke while reading the answer: {error.reason or error}"
+            end = over_tls(error)
         return b"".join(plain), end
 
-
-def client_bug(error: Exception) -> TransportError:
-    """What a request fails of where it is our fault; with the place, since a traceback a request would be a flood."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{PurePath(place.filename).name}:{place.lineno}"
-    sentence = f"a bug of this client, please report it: {type(error).__name__} at {where}: {error}"
-    return TransportError(Outcome.PROTOCOL, sentence[:200], "client bug")
-
-
-def broken(error: OSError, doing: str) -> TransportError:
-    """What a failed call to the kernel means for the request."""
-    if isinstance(error, TimeoutError):
-        return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
-    return TransportError(
-        Outcome.RESET, f"the connection broke while {doing}: {error.strerror or error}", type(error).__name__
-    )
+    def _last_words(self) -> str:
+        """Why the server would hear no more, if it said so over TLS before it hung up."""
+        try:
+            data = self.sock.recv(READ_BYTES, stdlib_socket.MSG_DONTWAIT) if self._tls is not None else b""
+        except OSError:
+            return ""
+        return (self._decrypt(data)[1] or "") if data else ""

@@ -6,6 +6,7 @@ import sys
 
 from tokenswarm import descriptors
 from tokenswarm.cluster import parent, web_later
+from tokenswarm.cluster.terminal import outlive_listeners
 from tokenswarm.errors import UserError
 from tokenswarm.profile.environment import in_github, run_token
 from tokenswarm.reports.pipelines import github
@@ -20,6 +21,7 @@ def main() -> int:
     if in_github():
         github.disarm_output()
     descriptors.raise_limit()
+    outlive_listeners()
     try:
         return run_worker(sys.argv[1], int(sys.argv[2]), run_token(), remote=False)
     except UserError as error:

@@ -51,9 +51,12 @@ class HandOver:
         self._over.set()
         if self._beside is not None:
             self._beside.join()  # the part that it is at
-        for data in self._spool.blocks(ROWS_BYTES):
-            self._send(zlib.compress(data, 1))
-            gevent.sleep(0)
+        try:
+            for data in self._spool.blocks(ROWS_BYTES):
+                self._send(zlib.compress(data, 1))
+                gevent.sleep(0)
+        except OSError:  # somebody removed them; the number that is told next shows how many lack
+            self.written = False
         self._tell(ToMaster.DONE, {"rows": self._spool.rows - self._spool.lost, "seq": self._sent + 1})
         if not self._await(self._sent + 1) or not self.written:
             return False
@@ -73,9 +76,12 @@ class HandOver:
                     return
                 self._over.wait(1.0)
                 continue
-            for data in blocks_of(path, BESIDE_BYTES):
-                self._send(gevent.get_hub().threadpool.apply(zlib.compress, (data, 1)))
-                self._over.wait(BESIDE_S)
+            try:
+                for data in blocks_of(path, BESIDE_BYTES):
+                    self._send(gevent.get_hub().threadpool.apply(zlib.compress, (data, 1)))
+                    self._over.wait(BESIDE_S)
+            except OSError:
+                self.written = False
             if self._await(self._sent) and self.written:
                 path.unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ from locust.env import Environment
 from locust.event import Events
 
 from tokenswarm.cluster.runners import make_worker
+from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
 
@@ -83,7 +84,7 @@ def run_worker(master_host: str, master_port: int, token: str, *, remote: bool =
     environment.parsed_options = argparse.Namespace()  # else the first users' start builds Locust's parser: 100 ms
     worker = Worker(environment, token)
     environment.tokenswarm_worker = worker
-    signals = [gevent.signal_handler(s, worker.end, s.name) for s in (signal.SIGTERM, signal.SIGINT)]
+    signals = [gevent.signal_handler(number, worker.end, number.name) for number in end_signals()]
     worker.hello()
     gevent.spawn(runner.greenlet.join).link(lambda _: worker.gone.set())  # the master said quit
     worker.gone.wait()

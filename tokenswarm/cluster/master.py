@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, make_master
 from tokenswarm.cluster.stages import for_search
+from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile.plan import plan
 from tokenswarm.profile.profile import Profile
@@ -61,9 +61,7 @@ def run_profile(profile: Profile, given: dict[str, Any], began: Callable[[Path],
 def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int | None) -> int:
     company = Company(run, lambda: cluster.in_run)
     controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers, run.search)
-    signals = [
-        gevent.signal_handler(number, lambda: _interrupt(controller, run)) for number in (signal.SIGINT, signal.SIGTERM)
-    ]
+    signals = [gevent.signal_handler(number, lambda: _interrupt(controller, run)) for number in end_signals()]
     count = remote or run.profile.workers
     workers = LocalWorkers(0 if remote else count, runner.server.port, token)
     workers.watch(controller.process_ended)
@@ -79,10 +77,11 @@ def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int |
 def _interrupt(controller: Controller, run: Run) -> None:
     """The first signal ends the run in order; a second one ends the process."""
     if controller.interrupted:
-        say(
-            f"interrupted twice: stopping at once. What the workers wrote is in {run.folder.spool}: "
-            f"`tokenswarm report --merge {run.folder.path}` makes a partial result of it"
-        )
+        kept = f"What is written by now is in {run.folder.path}"
+        if run.folder.spool.is_dir():
+            mend = f"`tokenswarm report --merge {run.folder.path}` makes a partial result of it"
+            kept = f"What the workers wrote is in {run.folder.spool}: {mend}"
+        say(f"interrupted twice: stopping at once. {kept}")
         sys.exit(int(ExitCode.INTERRUPTED))
     say("interrupted: open streams get a few seconds, then the results are written (again to stop at once)")
     controller.interrupt(signal=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
-from signal import SIGINT, getsignal, signal
+from signal import SIGHUP, SIGINT, SIGTERM, getsignal, signal
 from typing import Any, NoReturn
 
 import gevent
@@ -31,6 +32,7 @@ from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
+from tokenswarm.cluster.terminal import end_signals, outlive_listeners
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
@@ -96,6 +98,9 @@ class Plugin:
         self._controller: Controller | None = None
         self._task: gevent.Greenlet | None = None
         self._main = gevent.getcurrent()
+        outlive_listeners()
+        if SIGHUP in end_signals():  # Locust knows SIGTERM
+            gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
         self._run: Run | None = None
         self._tab = web_tab.add(environment)
         self._run_time = self._options.get("run_time")
@@ -205,7 +210,7 @@ class Plugin:
         found: list[tuple[str, Node]] = []
         if rate:
             found.append(("load.spawn_rate", typed_yaml.literal(str(rate), "--spawn-rate")))
-        if not users and arrivals is None and self._options.get("run_profile"):
+        if users is None and arrivals is None and self._options.get("run_profile"):
             return found
         if seconds:
             warmup = self._options.get("warmup")
@@ -220,7 +225,8 @@ class Plugin:
             duration = str(ENDLESS_S)
         if arrivals is None:
             self._options.pop("duration", None)  # of an earlier run at a rate
-            return found + options.one_stage("users", str(users or 1), "--users, --run-time", duration)
+            shown = "1" if users is None else str(users)
+            return found + options.one_stage("users", shown, "--users, --run-time", duration)
         self._options["duration"] = duration  # beside --rate
         return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tokenswarm.errors import ConfigError
+from tokenswarm.errors import MALFORMED, ConfigError
 from tokenswarm.judge import alike
 from tokenswarm.judge.compare import measured, percentiles
 from tokenswarm.judge.ranksum import RUNS_MAX
@@ -95,7 +95,7 @@ def read_group(path: Path) -> list[Run]:
         group = msgspec.json.decode(path.read_bytes(), type=Group)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ConfigError(f"{path}: is no group of runs that `compare --save` wrote: {error}") from None
     if group.schema_version != SCHEMA_VERSION:
         raise ConfigError(f"{path}: has schema version {group.schema_version}, this program reads {SCHEMA_VERSION}")

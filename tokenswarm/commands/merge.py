@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.errors import ConfigError, ResultsError
+from tokenswarm.errors import MALFORMED, ConfigError, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.measure import snapshot
@@ -76,7 +76,7 @@ def _run_of(folders: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     try:
         manifest = msgspec.json.decode((home / MANIFEST).read_bytes(), type=dict[str, Any])
         manifest["run_id"], manifest["profile"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, OSError) as error:
+    except (*MALFORMED, KeyError, OSError) as error:
         raise ConfigError(f"{home / MANIFEST}: is no manifest of a run: {error}") from None
     return home, manifest
 
@@ -107,7 +107,7 @@ def _collect(home: Path, run_id: str, folders: Sequence[Path]) -> list[Owner]:
 def _owner(path: Path) -> Owner:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Owner)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ConfigError(f"{path}: does not say whose rows these are: {error}") from None
 
 
@@ -178,7 +178,7 @@ def _lines(path: Path, rows: Rows) -> Iterator[tuple[bytes, tuple[int, str]]]:
     for line in lines:
         try:
             row = msgspec.json.decode(line, type=_Row) if line.endswith(b"\n") else None
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED:
             row = None
         if row is None:
             rows.torn += 1
@@ -226,7 +226,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
 def _profile(home: Path, manifest: dict[str, Any]) -> Profile:
     try:
         return profiles.decode(msgspec.json.encode(manifest["profile"]))
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise ConfigError(f"{home / MANIFEST}: its profile can't be read: {error}") from None
 
 

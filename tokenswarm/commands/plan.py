@@ -270,9 +270,9 @@ def _trace(given: Mapping[str, Any]) -> tuple[fleet.Columns, float]:
 
 def _mean(summaries: Sequence[Summary], which: str) -> float | None:
     """Mean length over the requests of all steady windows; None where the engine told none."""
-    stats = [getattr(summary.tokens, which) for summary in summaries]
+    stats = [stat for summary in summaries if (stat := getattr(summary.tokens, which)).mean is not None]
     n = sum(stat.n for stat in stats)
-    total = sum(stat.mean * stat.n for stat in stats if stat.n)
+    total = sum(stat.mean * stat.n for stat in stats)
     return total / n if n and total else None
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.commands import compare, groups, run_process
-from tokenswarm.errors import ConfigError, ExitCode, ResultsError, UserError
+from tokenswarm.errors import MALFORMED, ConfigError, ExitCode, ResultsError, UserError
 from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.load import trace
 from tokenswarm.profile import options
@@ -262,7 +262,7 @@ def _process(group: Group, side: Made) -> tuple[int, str]:
         out.seek(0)
         try:
             run_id = msgspec.json.decode(out.read(), type=_RunId).run_id
-        except msgspec.DecodeError:
+        except MALFORMED:
             run_id = ""
     return code, run_id
 

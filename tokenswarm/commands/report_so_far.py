@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tokenswarm.clock import NS_PER_S, realtime_ns
-from tokenswarm.errors import ConfigError
+from tokenswarm.errors import MALFORMED, ConfigError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.measure import snapshot
@@ -57,7 +57,7 @@ def partial(home: Path) -> Summary:
 def _profile(home: Path, manifest: dict[str, Any]) -> Profile:
     try:
         return profiles.decode(msgspec.json.encode(manifest["profile"]))
-    except (msgspec.DecodeError, KeyError) as error:
+    except (*MALFORMED, KeyError) as error:
         raise ConfigError(f"{home / 'manifest.json'}: its profile can't be read: {error}") from None
 
 

@@ -8,16 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.errors import ExitCode
 
 COMMAND = (sys.executable, "-m", "tokenswarm.cli", "run")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def signals_to(ask: Callable[..., None]) -> Iterator[None]:
     """Meanwhile `ask` is called for each signal that asks for the end, instead of what else would be."""
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, ask) for number in end_signals()}
     try:
         yield
     finally:

@@ -130,6 +130,13 @@ def _at(tree: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
+def _said(value: Any) -> Any:
+    """A value without what it leaves open: another version's profile has not the same keys that are not set."""
+    if isinstance(value, Mapping):
+        return {name: said for name, inner in value.items() if (said := _said(inner)) is not None} or None
+    return [_said(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def differences(runs: Sequence[Run]) -> dict[str, str]:
     """{subject: a sentence's end} of what is not alike in these runs; {} where all is."""
     found = {}
@@ -149,7 +156,7 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _of(run: Run, subject: str, key: str) -> Any:
-    return (run.about.get(subject) or {}).get(key)
+    return _said((run.about.get(subject) or {}).get(key))
 
 
 def _short(first: Any, second: Any) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import msgspec
 from tokenswarm.engines import Dialect, NotAnEvent, Usage
 from tokenswarm.engines.failure import clean_line, error_message
 from tokenswarm.engines.framing import Framer, Oversize, ndjson, sse
+from tokenswarm.errors import MALFORMED
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.record import Outcome
 
@@ -125,7 +126,7 @@ def _events(captured: Captured, framer: Framer) -> list[tuple[int, bytes]]:
 def _field(payload: bytes, keys: set[str], name: str) -> str:
     try:
         value: Any = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except MALFORMED:
         return ""
     if not isinstance(value, dict):
         return ""

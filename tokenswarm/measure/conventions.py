@@ -7,7 +7,7 @@ adds stands in `accumulate`, what is printed in `sections`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import msgspec
 
@@ -99,6 +99,15 @@ def _second_shares_a_read(record: RequestRecord) -> bool:
     return len(stamps) > 1 and stamps[0] == stamps[1]
 
 
+class Spread(TypedDict):
+    """A distribution in the words of another tool."""
+
+    n: int
+    mean: float | None
+    p50: float | None
+    p99: float | None
+
+
 class _Total(Protocol):
     """What `sections` reads of a run's total block."""
 
@@ -113,7 +122,7 @@ class _Total(Protocol):
     conventions: Conventions
 
 
-def sections(run: _Total) -> dict[str, dict[str, Any]]:
+def sections(run: _Total) -> dict[str, dict[str, Spread | int | float | None]]:
     """The `conventions` of summary.json: by tool, metrics under that tool's own names and units.
 
     A distribution is {n, mean, p50, p99}: these tools print percentiles whatever the sample size. Throughputs divide by
@@ -172,11 +181,10 @@ def _rate(quantity: float, span_s: float | None) -> float | None:
     return quantity / span_s if span_s else None
 
 
-def _spread(sketch: Sketch, scale: float = 1.0) -> dict[str, float | None]:
-    p50, p99 = sketch.quantiles((0.5, 0.99))
-    values = {"mean": sketch.mean, "p50": p50, "p99": p99}
-    return {"n": sketch.n} | {name: None if value is None else value * scale for name, value in values.items()}
+def _spread(sketch: Sketch, scale: float = 1.0) -> Spread:
+    found = [None if value is None else value * scale for value in (sketch.mean, *sketch.quantiles((0.5, 0.99)))]
+    return {"n": sketch.n, "mean": found[0], "p50": found[1], "p99": found[2]}
 
 
-def _ms(sketch: Sketch) -> dict[str, float | None]:
+def _ms(sketch: Sketch) -> Spread:
     return _spread(sketch, 1e3)

@@ -32,15 +32,23 @@ def named(kind: str) -> dict[str, Path]:
 def find(kind: str, word: str) -> str:
     """The file that a user means: one of this path, else the bundled one of this name. Raises ConfigError."""
     path = Path(word)
-    if path.is_file() or path.name != word or path.suffix or not word:
+    if path.name != word or path.suffix or not word or (is_there(path) and path.is_file()):
         return word
     there = named(kind)
     if word in there:
         return str(there[word])
-    if path.exists():
+    if is_there(path):
         return word
     missing = f"{typed_yaml.shown(word)}: no such file, and no bundled {kind} has that name"
     raise ConfigError(f"{missing} (`tokenswarm profiles` lists them){typed_yaml.suggestion(word, list(there))}")
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this path. What the system won't look at is not there; who reads it says why."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def about(path: Path) -> str:

@@ -302,10 +302,10 @@ def beside(profile: Profile, path: Path, overridden: Collection[str]) -> Profile
         for key in keys:
             value = getattr(value, key, None)
         named = {".".join(keys[: n + 1]) for n in range(len(keys))}
-        if not isinstance(value, str) or named & set(overridden) or Path(value).exists():
+        if not isinstance(value, str) or named & set(overridden) or bundled.is_there(Path(value)):
             continue
         near = (folder / value for folder in list(path.resolve().parents)[:_FOLDERS_UP])
-        if found := next((one for one in near if one.exists()), None):
+        if found := next((one for one in near if bundled.is_there(one)), None):
             profile = _replaced(profile, keys, str(found))
     return profile
 

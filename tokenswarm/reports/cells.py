@@ -97,8 +97,8 @@ def _latency_row(name: str, stat: Stat) -> list[str]:
 
 def with_bar(stat: Stat, which: str) -> str:
     """A percentile, and ± half of its interval where that is more than BAR_FROM of it."""
-    value, high = getattr(stat, which), stat.high.get(which)
-    if value is None or high is None or (half_s := (high - stat.low[which]) / 2) <= BAR_FROM * value:
+    value, low, high = getattr(stat, which), stat.low.get(which), stat.high.get(which)
+    if value is None or low is None or high is None or (half_s := (high - low) / 2) <= BAR_FROM * value:
         return duration(value)
     return f"{duration(value)} ±{duration(half_s)}"
 

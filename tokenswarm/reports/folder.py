@@ -105,8 +105,13 @@ class ResultsFolder:
             pass  # the first failure is the one to tell
 
     def close_rows(self) -> None:
-        """All rows are there: onto the disk with them. Raises ResultsError, again if appending had failed."""
+        """All rows are there: onto the disk with them. Raises ResultsError, again if appending had failed.
+
+        A folder that somebody removed meanwhile is made again, for what is known without rows.
+        """
         rows, self._rows = self._rows, None
+        with contextlib.suppress(OSError):
+            self.path.mkdir(parents=True, exist_ok=True)
         if rows is not None:
             try:
                 os.fsync(rows.fileno())

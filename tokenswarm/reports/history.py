@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.errors import ConfigError, ResultsError
+from tokenswarm.errors import MALFORMED, ConfigError, ResultsError
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.result.comparison import Comparison, Open
 from tokenswarm.result.history import SCHEMA_VERSION, Line, Told
@@ -192,7 +192,7 @@ def _decoded(data: bytes) -> Line | str:
         if version != SCHEMA_VERSION:
             return f"has schema version {version}, this program reads {SCHEMA_VERSION}"
         line = msgspec.json.decode(data, type=Line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         cut = "is cut, it has no end of line" if not data.endswith(b"\n") else "is no line of a history"
         return f"{cut}: {harmless(str(error))}"
     if line.kind == "run" and (line.at is None or not line.run_id):

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.errors import ConfigError
+from tokenswarm.errors import MALFORMED, ConfigError
 from tokenswarm.reports.folder import ResultsFolder
 from tokenswarm.reports.rows import row_files
-from tokenswarm.result.summary import SCHEMA_VERSION, Summary, from_json
+from tokenswarm.result.summary import SCHEMA_VERSION, VERSIONS_READ, Summary, from_json
 
 LEAVE_OUT = "; leave it out, or run it again"
 
@@ -31,10 +31,10 @@ def read_summary(folder: Path) -> Summary:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     try:
         version = msgspec.json.decode(data, type=_Head).schema_version
-        if version != SCHEMA_VERSION:
+        if version not in VERSIONS_READ:
             raise ConfigError(f"{path}: has schema version {version}, this program reads {SCHEMA_VERSION}")
         return from_json(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ConfigError(f"{path}: is no summary of a run: {error}") from None
 
 
@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict) if path.exists() else {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ConfigError(f"{path}: is no manifest of a run: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None

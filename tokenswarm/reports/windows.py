@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from tokenswarm.errors import MALFORMED
 from tokenswarm.measure.windows import Restart, Window
 from tokenswarm.result.soak import Soak, WindowTold, soak, told
 
@@ -39,7 +40,7 @@ def read_soak(folder: Path, window_s: float, changing: Collection[int] = ()) -> 
                     window = _DECODER.decode(line)
                     windows.append(told(window))
                     restarts += window.restarts
-                except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+                except (*MALFORMED, ValueError) as error:
                     note = note or f"{path}:{number}: is no window ({error}); it is left out"
     except FileNotFoundError:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor, inf, isfinite
+from typing import Annotated
 
 import msgspec
 
@@ -29,25 +30,29 @@ KERNEL_ERROR_S = 5e-6  # of a duration between two of its stamps: the path insid
 KERNEL_GAP_ERROR_S = 1e-6  # between two reads, which took the same path
 
 
+Finite = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+"""No file holds more of anything: what does is damaged, and no axis could show it."""
+
+
 class Stat(msgspec.Struct, kw_only=True):
     """One latency (s) or length (tokens). A percentile p is None where n_effective is below n(1) of statistics.py, or
     where the instrument's own error is too large a part of it (`withheld`).
     """
 
     n: int = 0
-    mean: float | None = None
-    min: float | None = None
-    max: float | None = None
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    p999: float | None = None
-    low: dict[str, float] = {}  # of each percentile with enough samples, be it withheld or not
-    high: dict[str, float | None] = {}  # None: nothing bounds it
-    sample_low: dict[str, float] = {}
-    sample_high: dict[str, float | None] = {}
-    withheld: dict[str, float | None] = {}  # percentile -> half of its interval / its value; None: nothing bounds it
+    mean: Finite | None = None
+    min: Finite | None = None
+    max: Finite | None = None
+    p50: Finite | None = None
+    p90: Finite | None = None
+    p95: Finite | None = None
+    p99: Finite | None = None
+    p999: Finite | None = None
+    low: dict[str, Finite] = {}  # of each percentile with enough samples, be it withheld or not
+    high: dict[str, Finite | None] = {}  # None: nothing bounds it
+    sample_low: dict[str, Finite] = {}
+    sample_high: dict[str, Finite | None] = {}
+    withheld: dict[str, Finite | None] = {}  # percentile -> half of its interval / its value; None: nothing bounds it
     n_effective: float = 0.0
     merged_ratio: float = 0.0  # of what lies between reads: the share that shared a read
 

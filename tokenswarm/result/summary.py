@@ -21,9 +21,10 @@ from tokenswarm.profile.bars import Bars
 from tokenswarm.result.soak import Soak
 from tokenswarm.result.stat import PERCENTILES as PERCENTILES
 from tokenswarm.result.stat import RHO_OF as RHO_OF
-from tokenswarm.result.stat import Stat, latency, stamp_error_s, stat
+from tokenswarm.result.stat import Finite, Stat, latency, stamp_error_s, stat
 
-SCHEMA_VERSION = 2  # 1 had no `low`, `high`, `sample_low`, `sample_high`, `withheld`; it is still read
+SCHEMA_VERSION = 2
+VERSIONS_READ = (1, 2)  # 1 had no `low`, `high`, `sample_low`, `sample_high`, `withheld`
 
 TokenLabel = Literal["server", "events", "mixed"]
 
@@ -203,14 +204,14 @@ class Summary(Part, kw_only=True):
     partial: bool
     verdict: Verdict = msgspec.field(default_factory=Verdict)
     gates: list[Gate] = []
-    duration_s: float
+    duration_s: Finite
     stages: list[Stage] = []
     search: dict[str, Any] = {}  # of `tokenswarm search`: the interval, and every try
     soak: Soak | None = None  # of a run of two windows (`soak.window`) or more, or in which an engine restarted
     server: dict[str, Any] = {}
     gpu: dict[str, Any] = {}
     instrument: InstrumentReport
-    conventions: dict[str, dict[str, Any]] = {}
+    conventions: dict[str, dict[str, conventions.Spread | int | float | None]] = {}
 
 
 FIRST_KEYS = ("schema_version", "run_id", "partial", "verdict", "gates", "duration_s")

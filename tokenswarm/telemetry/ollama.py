@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tokenswarm.engines.ollama_ps import loaded
+from tokenswarm.errors import MALFORMED
 from tokenswarm.telemetry.exposition import PageError
 from tokenswarm.telemetry.reading import Reading
 
@@ -19,7 +20,7 @@ def read(page: bytes) -> Reading:
         raise PageError("empty", "the answer of /api/ps is empty")
     try:
         answer = msgspec.json.decode(page)
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         raise PageError("truncated", "the page is no JSON, or not all of it") from None
     try:
         models = loaded(answer)[:MODELS_MAX]

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from tokenswarm.errors import MALFORMED
+
 TOKENS_MAX = 10_000_000
 
 
@@ -84,7 +86,7 @@ def cells_of(line: str) -> list[str]:
 def fields_of(line: str) -> Mapping[str, Any] | None:
     try:
         found = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return None
     return found if isinstance(found, dict) else None
 

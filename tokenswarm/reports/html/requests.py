@@ -16,6 +16,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from tokenswarm.errors import MALFORMED
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.reports.rows import LINE_BYTES_MAX, ROWS_NAME, Lines, missing_files
 
@@ -273,14 +274,14 @@ def _blocks(path: Path) -> Iterator[Sequence[ChartRow | None]]:
 def _decoded(decoder: msgspec.json.Decoder[ChartRow], lines: memoryview) -> Sequence[ChartRow | None]:
     try:
         return decoder.decode_lines(lines)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return [_row(decoder, line) for line in bytes(lines).splitlines()]
 
 
 def _row(decoder: msgspec.json.Decoder[ChartRow], line: bytes) -> ChartRow | None:
     try:
         return decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return None
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from tokenswarm.errors import MALFORMED
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.reports.rows import ROWS_NAME, missing_files
 
@@ -58,7 +59,7 @@ def sample(paths: Sequence[Path], run_id: str) -> Sampled:
             for line in lines:
                 try:
                     row = decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except MALFORMED:
                     found.unreadable += 1
                     continue
                 found.rows += 1

@@ -233,7 +233,8 @@ def _convention(value: Any, name: str) -> str:
 
 def repeat(manifest: Mapping[str, Any]) -> str:
     """The command, and what else made the run what it was."""
-    command = [str(word) for word in manifest.get("command") or []]
+    words = manifest.get("command")
+    command = [str(word) for word in words] if isinstance(words, list) else []
     versions, host = _mapping(manifest.get("versions")), _mapping(manifest.get("host"))
     dataset, seeds, engine = (_mapping(manifest.get(name)) for name in ("dataset", "seeds", "engine"))
     profile = _mapping(manifest.get("profile"))

@@ -1,0 +1,130 @@
+"""A run whose terminal closes, whose reader leaves, whose stdout is full: what it measured is on disk all the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import PATIENCE, SAMPLES, environ, locust, program, tokenswarm
+from simulator_process import Server, simulator
+from test_ends import results
+
+from tokenswarm.cluster.terminal import end_signals
+
+PROFILE = """
+name: test
+purpose: smoke
+target: http://127.0.0.1:9
+dataset: {path: %s, output_tokens: {max: 4}}
+load: {stages: [{users: 2, duration: %s}]}
+phases: {warmup: 0s, drain: 5s}
+telemetry: {engine_metrics: []}
+"""
+FILES = {"summary.json", "manifest.json", "requests.jsonl", "report.html", "report.md", "junit.xml", "metrics.txt"}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Server]:
+    with simulator("--preset", "instant") as server:
+        yield server
+
+
+def words(home: Path, engine: Server, duration: str = "2s") -> list[str]:
+    path = home / "profile.yaml"
+    path.write_text(PROFILE % (SAMPLES / "sharegpt.json", duration), encoding="utf-8")
+    return tokenswarm("run", str(path), "--host", engine.url)
+
+
+def all_there(home: Path) -> bool:
+    folder = results(home)
+    return {path.name for path in folder.iterdir()} == FILES and (folder / "requests.jsonl").stat().st_size > 0
+
+
+@pytest.mark.parametrize("left", ["stdout", "stderr"])
+def test_who_reads_a_pipe_may_leave(left: str, engine: Server, tmp_path: Path) -> None:
+    """As in `tokenswarm run … 2>&1 | head -1`."""
+    reader, writer = os.pipe()
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {left: writer}
+    with subprocess.Popen(words(tmp_path, engine), cwd=tmp_path, env=environ(tmp_path), **streams) as started:  # type: ignore[call-overload]
+        os.close(writer)
+        if left == "stderr":
+            os.read(reader, 1)  # it has begun
+        os.close(reader)
+        code = started.wait(60 * PATIENCE)
+
+    assert (code in (0, 11), all_there(tmp_path)) == (True, True), code
+
+
+def test_a_terminal_that_closes_ends_the_run_in_order(engine: Server, tmp_path: Path) -> None:
+    """The kernel sends SIGHUP to what stands in its foreground, and takes no more words."""
+    command, home = words(tmp_path, engine, "300s"), environ(tmp_path)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe(command[0], command, home)
+    shown = b""
+    while b" ok, 0 failed" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    watch = threading.Timer(60 * PATIENCE, os.kill, (pid, signal.SIGKILL))
+    watch.start()
+    _, status = os.waitpid(pid, 0)
+    watch.cancel()
+
+    assert (os.waitstatus_to_exitcode(status), all_there(tmp_path)) == (13, True)
+    assert b'"partial": true' in (results(tmp_path) / "summary.json").read_bytes()
+
+
+def test_plain_locust_hears_of_it_too(engine: Server, tmp_path: Path) -> None:
+    command = locust("chat.py", "--headless", "--host", engine.url, "--users", "2", "--run-time", "300s")
+    with program([*command, "--dataset", str(SAMPLES / "sharegpt.json")], tmp_path) as started:
+        started.await_output(r"steady, 2 users")
+        started.process.send_signal(signal.SIGHUP)
+        finished = started.finish()
+
+    assert (finished.code, finished.summary["partial"]) == (13, True), finished.out
+
+
+def test_nohup_is_kept(engine: Server, tmp_path: Path) -> None:
+    with program(["nohup", *words(tmp_path, engine, "4s")], tmp_path) as started:
+        started.await_output(r"steady, 2 users")
+        started.process.send_signal(signal.SIGHUP)
+        finished = started.finish()
+
+    assert (finished.went_well, finished.summary["partial"]) == (True, False), finished.out
+
+
+def test_an_ignored_hangup_asks_for_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ignored = end_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        heard = end_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (set(heard) - set(ignored), set(ignored)) == ({signal.SIGHUP}, {signal.SIGINT, signal.SIGTERM})
+
+
+def test_a_full_disk_under_stdout_is_16_and_the_files_are_there(engine: Server, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full, (tmp_path / "said").open("wb") as said:
+        code = subprocess.run(
+            words(tmp_path, engine), cwd=tmp_path, env=environ(tmp_path), stdout=full, stderr=said, check=False
+        ).returncode
+
+    told = (tmp_path / "said").read_text("utf-8")
+    assert (code, all_there(tmp_path)) == (16, True)
+    assert f"tokenswarm: stdout can't be written: {os.strerror(errno.ENOSPC)}\n" in told
+    assert "Traceback" not in told
+
+
+def test_no_disk_under_stderr_and_no_stdout_at_all_cost_nothing(engine: Server, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" >&- 2>/dev/full', "sh", *words(tmp_path, engine)]
+    code = subprocess.run(command, cwd=tmp_path, env=environ(tmp_path), check=False).returncode
+    assert (code in (0, 11), all_there(tmp_path)) == (True, True), code

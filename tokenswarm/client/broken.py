@@ -1,0 +1,48 @@
+"""What a call that failed means for the request, in a sentence: the kernel's words, TLS's, or a bug of ours."""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+from pathlib import PurePath
+
+from tokenswarm.client.response import TransportError
+from tokenswarm.record import Outcome
+
+WANTS_CERTIFICATE = "the server wants a client certificate, and tokenswarm has none to show"
+_MENDED_BY_CA = frozenset({2, 18, 19, 20, 21})  # X509_V_ERR_*: an issuer, or the certificate itself, is not known here
+
+
+def client_bug(error: Exception) -> TransportError:
+    """What a request fails of where it is our fault; with the place, since a traceback a request would be a flood."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{PurePath(place.filename).name}:{place.lineno}"
+    sentence = f"a bug of this client, please report it: {type(error).__name__} at {where}: {error}"
+    return TransportError(Outcome.PROTOCOL, sentence[:200], "client bug")
+
+
+def broken(error: OSError, doing: str, said: str = "") -> TransportError:
+    """What a failed call to the kernel means for the request. `said`: what the server told of it over TLS."""
+    if isinstance(error, TimeoutError):
+        return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
+    sentence = said or f"the connection broke while {doing}: {error.strerror or error}"
+    return TransportError(Outcome.RESET, sentence, type(error).__name__)
+
+
+def over_tls(error: ssl.SSLError) -> str:
+    """Why TLS broke after the hand-shake, at whose end the server of TLS 1.3 has not yet seen the client's part."""
+    if "CERTIFICATE_REQUIRED" in (error.reason or ""):
+        return WANTS_CERTIFICATE
+    return f"TLS broke while reading the answer: {error.reason or error}"
+
+
+def no_hands_shaken(error: ssl.SSLError, server: str) -> TransportError:
+    """Why there is no connection over TLS."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        mend = "; if it should be, name its CA: --set tls.ca_file=FILE" if error.verify_code in _MENDED_BY_CA else ""
+        sentence = f"the certificate of {server} is not trusted: {error.verify_message}{mend}"
+        return TransportError(Outcome.TLS, sentence, "certificate")
+    reason = (error.reason or "the peer speaks no TLS").replace("_", " ").lower()
+    if reason.endswith("alert handshake failure"):
+        reason += f" (no cipher in common, or {WANTS_CERTIFICATE})"
+    return TransportError(Outcome.TLS, f"TLS with {server} failed: {reason}", "tls")
