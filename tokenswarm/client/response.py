@@ -140,8 +140,9 @@ class Response:
 
     def _mark(self, key: bytes, value: bytes) -> None:
         if len(self.marks) < MARKS_MAX:
-            said = value.decode("latin-1")
-            self.marks[key.decode("latin-1")[:MARK_CHARS]] = "".join(c for c in said if c.isprintable())[:MARK_CHARS]
+            name, said = key.decode("latin-1")[:MARK_CHARS], value.decode("latin-1")
+            before = f"{self.marks[name]}, " if name in self.marks else ""  # Caddy's Server stands before the engine's
+            self.marks[name] = (before + "".join(c for c in said if c.isprintable()))[:MARK_CHARS]
 
     @property
     def announced(self) -> bool:
