@@ -13,6 +13,11 @@ from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parent.parent
 
+if PROMETHEUS := os.environ.get("TOKENSWARM_PROMETHEUS"):  # a folder with a prometheus and promtool to test with
+    if not all(os.access(Path(PROMETHEUS, name), os.X_OK) for name in ("prometheus", "promtool")):
+        raise pytest.UsageError(f"TOKENSWARM_PROMETHEUS={PROMETHEUS}: there are no prometheus and promtool")
+    os.environ["PATH"] = f"{PROMETHEUS}{os.pathsep}{os.environ['PATH']}"
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` ignores it for all below it: no user's Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,7 @@
-"""Debian's Prometheus on a free port with a folder of its own, for as long as a test needs it."""
+"""Prometheus on a free port with a folder of its own, for as long as a test needs it.
+
+Debian's, or with TOKENSWARM_PROMETHEUS=FOLDER (see conftest.py) the one there: any from 2.42 on.
+"""
 
 from __future__ import annotations
 

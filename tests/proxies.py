@@ -60,8 +60,9 @@ CADDY = """
   auto_https off
 }}
 http://127.0.0.1:{port} {{
-  {more}
-  reverse_proxy {upstream}
+  reverse_proxy {upstream} {{
+    {more}
+  }}
 }}
 """
 APACHE = """
@@ -89,7 +90,6 @@ http_access allow all
 access_log none
 cache_log {folder}/cache.log
 pid_filename {folder}/pid
-cache deny all
 shutdown_lifetime 0 seconds
 {more}
 """
@@ -98,9 +98,14 @@ PROXIES = {
     "nginx": Proxy("nginx", NGINX, ("-e", "{folder}/error.log", "-c", "{conf}"), "proxy_http_version 1.1;"),
     "haproxy": Proxy("haproxy", HAPROXY, ("-db", "-f", "{conf}"), "option http-no-delay"),
     "lighttpd": Proxy("lighttpd", LIGHTTPD, ("-D", "-f", "{conf}"), "server.stream-response-body = 1"),
-    "caddy": Proxy("caddy", CADDY, ("run", "--adapter", "caddyfile", "--config", "{conf}"), ""),
+    "caddy": Proxy("caddy", CADDY, ("run", "--adapter", "caddyfile", "--config", "{conf}"), "buffer_requests"),
     "apache2": Proxy("apache2", APACHE, ("-DFOREGROUND", "-f", "{conf}"), ""),
-    "varnish": Proxy("varnishd", VARNISH, ("-F", "-n", "{folder}/n", "-a", "127.0.0.1:{port}", "-f", "{conf}"), ""),
+    "varnish": Proxy(
+        "varnishd",
+        VARNISH,  # pytest folders are of root alone, so no jail
+        ("-F", "-j", "none", "-n", "{folder}/n", "-a", "127.0.0.1:{port}", "-f", "{conf}"),
+        "",
+    ),
     "squid": Proxy("squid", SQUID, ("-N", "-f", "{conf}"), ""),
 }
 

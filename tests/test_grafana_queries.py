@@ -2,6 +2,8 @@
 
 There are the embedded engine (also as the Ollama that its exporter polls), a run of three stages against it, a second,
 synthetic one with failures, the load, GPU (a replayed record) and Ollama exporters, and our recording rules.
+
+The Prometheus is the one on the PATH, Debian's 2.42, or that of the folder TOKENSWARM_PROMETHEUS; 3.5.3 passes, too.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ class World:
     ollama_run_id: str
     earliest: float  # when the first of the runs began
     begin: float
-    end: float
+    over: float  # when it ended, as it told
+    end: float  # when the program that ran it had left
     summary: dict[str, Any]
     engine: str  # host:port of the real one
     elsewhere: str  # of the other one, which the run OTHER is against
@@ -259,13 +262,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         telemetry = ("--set", f"telemetry.gpu_exporters=[http://{hosts[0]}]")
         summary = _run(results, engine.url, exporter, "--set", _stages_of(*USERS), *telemetry)
         end = time.time()
-        prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
+        (over,) = prometheus.wait_for(f'tokenswarm_run_end_timestamp_seconds{{run_id="{summary["run_id"]}"}}').values()
         time.sleep(2.5)  # so that the last scrapes and rules have seen it
         told = prometheus.wait_for(f'tokenswarm_run_start_timestamp_seconds{{run_id="{summary["run_id"]}"}}')
         (started,) = told.values()
         assert began < started < end
         yield World(
-            prometheus, natives, summary["run_id"], native["run_id"], began, started, end, summary,
+            prometheus, natives, summary["run_id"], native["run_id"], began, started, over, end, summary,
             addresses["vllm"], addresses["vllm_elsewhere"], (hosts[0], hosts[1]),
         )  # fmt: skip
 
@@ -286,7 +289,7 @@ def _answers(
         data = prometheus.api("query_range", query=expr, start=f"{begin:.3f}", end=f"{time.time():.3f}", step="1")
         return [(one["metric"], [float(v) for _, v in one.get("values", ())] + _counts(one)) for one in data["result"]]
     found = []
-    for at in (world.end - 3, time.time()):
+    for at in (world.over - 3, time.time()):
         data = prometheus.api("query", query=expr, time=f"{at:.3f}")
         found += [(one["metric"], [float(one["value"][1])]) for one in data["result"]]
     return found
@@ -376,11 +379,17 @@ def test_what_is_drawn_from_buckets_is_drawn_from_native_histograms_alone(world:
         if version() < (3, 0) and "last_over_time" in target["expr"]:  # of a native histogram: before 3 it gives none
             continue
         for run_id in (world.run_id, world.ollama_run_id):
-            classic = [value for _, values in _answers(world, target, run_id) for value in values]
-            native = [value for _, values in _answers(world, target, run_id, world.natives) for value in values]
+            stored = [_answers(world, target, run_id, server) for server in (world.prometheus, world.natives)]
+            rows = [{tuple(sorted(labels.items())) for labels, _ in answers} for answers in stored]
+            shared = rows[0] & rows[1] or rows[0] | rows[1]  # what rules record, only the first one has
             # The highest p99 is the worst request of one window, which the other may not have seen begin.
             typical = statistics.median if "(0.99" in target["expr"] else max
-            finite = [[value for value in values if math.isfinite(value)] for values in (classic, native)]
+            above = 1 if (name, panel["title"]) in SIGNED else 0  # a change is held against the whole
+            finite = [
+                [value + above for labels, values in answers for value in values
+                 if tuple(sorted(labels.items())) in shared and math.isfinite(value)]
+                for answers in stored
+            ]  # fmt: skip
             high, high_native = (typical(values) if values else None for values in finite)
             where = f"{name}: {panel['title']} {target['refId']}"
             compared += high is not None
@@ -422,10 +431,12 @@ def test_variables_and_annotations_have_answers(world: World, name: str) -> None
         assert data, note["name"]
         if note.get("useValueForTime"):
             shown = {float(value) / 1000 for one in data for _, value in one["values"]}
-            # On a busy machine the program that ran it may leave long after the run's own end.
-            over_s = world.begin + len(USERS) * STAGE_S
-            low_s, high_s = (over_s, world.end) if note["name"] == "Run end" else (world.begin, world.begin)
-            assert any(low_s - 1 < moment < high_s + 1 for moment in shown)
+            # On a busy machine workers come late, and the program that ran it leaves long after the run's own end.
+            load_s = len(USERS) * STAGE_S
+            low_s, high_s = {
+                "Run end": (world.begin + load_s, world.end), "Stages": (world.begin, world.end - load_s),
+            }.get(note["name"], (world.begin, world.begin))  # fmt: skip
+            assert any(low_s - 1 < moment < high_s + 1 for moment in shown), (note["name"], low_s, high_s, shown)
         if note["name"] == "Stages":
             marks = {
                 one["metric"]["load"].split()[0]: {float(value) / 1000 for _, value in one["values"]}
@@ -464,6 +475,12 @@ def _stages(world: World, x: str, y: str) -> list[tuple[float, float]]:
     return sorted((a, b) for a, b in pairs if a is not None and b is not None)
 
 
+def _told(world: World, points: list[tuple[float, float]], x: str, y: str) -> list[tuple[float, float]]:
+    """Those of stages whose `y` the report tells: on a busy machine it withholds one that a push had shown before."""
+    known = [found for found, _ in _stages(world, x, y)]
+    return [point for point in points if any(point[0] == pytest.approx(one, rel=1e-6) for one in known)]
+
+
 CURVES = {
     "Throughput over concurrency": ("concurrency", "throughput.output_tokens_per_s"),
     "Throughput over requests in flight": ("batch_mean", "throughput.output_tokens_per_s"),
@@ -478,14 +495,16 @@ CURVES = {
 def test_the_curve_of_the_stages_is_the_one_of_the_summary(world: World, title: str) -> None:
     (points,) = _points(world, "b-throughput-vs-batch", title).values()
     wanted = _stages(world, *CURVES[title])
-    assert len(wanted) == len(USERS)
-    assert points == [pytest.approx(point, rel=1e-6) for point in wanted]
+    assert len(wanted) == len(USERS) or (wanted and "latency" in CURVES[title][1])
+    assert _told(world, points, *CURVES[title]) == [pytest.approx(point, rel=1e-6) for point in wanted]
 
 
 def test_the_speed_of_a_user_is_one_over_the_median_tpot(world: World) -> None:
     (points,) = _points(world, "b-throughput-vs-batch", "Speed of each user over concurrency").values()
-    wanted = [(users, 1 / tpot) for users, tpot in _stages(world, "concurrency", "latency.tpot_s.p50")]
-    assert points == [pytest.approx(point, rel=1e-6) for point in wanted]
+    place = ("concurrency", "latency.tpot_s.p50")
+    wanted = [(users, 1 / tpot) for users, tpot in _stages(world, *place)]
+    assert wanted
+    assert _told(world, points, *place) == [pytest.approx(point, rel=1e-6) for point in wanted]
 
 
 def test_the_stage_table_marks_the_knee(world: World) -> None:
@@ -534,8 +553,8 @@ def test_the_distributions_of_both_runs_rise_to_one(world: World, title: str) ->
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)
     place = next(i for i, (_, y) in enumerate(curves["A"]) if y >= 0.5)
-    known = world.summary["latency"][f"{title.lower()}_s"]["p50"]
-    assert within(known, (curves["A"][place - 1][0] if place else 0.0, curves["A"][place][0]))
+    known = world.summary["latency"][f"{title.lower()}_s"]["p50"]  # None: withheld, on a busy machine
+    assert known is None or within(known, (curves["A"][place - 1][0] if place else 0.0, curves["A"][place][0]))
 
 
 def test_both_runs_have_their_stage_curves(world: World) -> None:
@@ -560,7 +579,7 @@ def test_the_comparison_tells_run_totals_and_their_change(world: World) -> None:
         world.summary["latency"]["ttft_s"]["p50"],
         buckets_of(world.prometheus, "ttft", world.run_id).around(0.5),
     )
-    assert within(known, bucket)
+    assert known is None or within(known, bucket)  # None: withheld, on a busy machine
     assert within(latency["Run A"][latency["Number"].index("TTFT p50")], bucket)
 
 

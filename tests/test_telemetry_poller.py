@@ -362,6 +362,26 @@ def test_replicas_behind_one_address_are_said() -> None:
     assert "several processes answer at this address in turn" in said[0]
 
 
+def test_old_pages_of_a_cache_give_no_number_and_the_first_one_none_either() -> None:
+    """As behind Varnish: the first page is the engine's, then the same one comes with its age, for two minutes."""
+
+    def script(age: int) -> list[Any]:
+        return [answer(PAGE).replace(b"\r\n\r\n", b"\r\nAge: %d\r\n\r\n" % age, 1), CLOSE]
+
+    with raw_server(*[script(age) for age in (0, 0, 1, 2, 3)], script(0)) as server:
+        it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            it.phase(0, "steady", Stage(users=1), 1.0)
+            until(lambda: it.pages[0].watch.gaps.get("cached", 0) > 3)  # one that is young again comes too late
+            it.phase(0, "drain", None, 1.0)
+            summary = summary_of()
+            it.finish(summary)
+    block = summary.server["metrics"]
+    assert (block["coverage"]["empty_windows"], block["generation_tokens"]) == (1, None)
+    assert block["requests_compared"] is None
+    assert "a cache on the path answers with old pages" in said[0]
+
+
 def test_an_address_that_was_given_is_asked_to_the_end() -> None:
     with raw_server([answer(b"", status="404 Not Found"), CLOSE]) as server:
         url = f"http://127.0.0.1:{server.port}/metrics"

@@ -60,7 +60,18 @@ def test_several_processes_at_one_address_are_one_doubt_that_says_what_to_give()
     (found,) = case.doubts()
     assert (found.code, found.severity) == ("engine-telemetry-gaps", "degraded")
     assert "Several processes answer at http://x/metrics in turn" in found.message
-    assert "`telemetry.engine_metrics` the address of each engine" in found.message
+    assert "`telemetry.engine_metrics` each engine's own address" in found.message
+
+
+def test_old_pages_of_a_cache_are_one_doubt_that_says_what_to_give() -> None:
+    case = Case()
+    for sources in (case.metrics["sources"], case.gpu["sources"]):
+        sources[:] = [source(gaps={"cached": 9})]
+    engine, gpus = case.doubts()
+    assert (engine.code, gpus.code) == ("engine-telemetry-gaps", "gpu-telemetry-gaps")
+    assert "A cache on the path answers at http://x/metrics with old pages" in engine.message
+    assert "`telemetry.engine_metrics` each engine's own address" in engine.message
+    assert "`telemetry.gpu_exporters` the address behind it" in gpus.message
 
 
 def test_a_run_that_was_not_watched_has_none_either() -> None:

@@ -18,7 +18,7 @@ from simulator_process import Server, simulator
 
 from tokenswarm.judge.rules.contamination import router_retries
 from tokenswarm.judge.rules.evidence import Evidence
-from tokenswarm.judge.rules.path import MENDS, by_name, tokens_held_back
+from tokenswarm.judge.rules.path import MENDS, by_name, lost_by, tokens_held_back
 from tokenswarm.measure.held import EVENTS_MIN, Held
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.record import EngineTimes, RequestRecord
@@ -87,7 +87,7 @@ def test_the_signs_of_a_stream(name: str) -> None:
 
 
 def judged(record: RequestRecord, metrics: dict[str, Any] | None = None, marks: dict[str, str] | None = None,
-           lag_s: float = 0.0001) -> Doubt | None:  # fmt: skip
+           lag_s: float = 0.0001, late_share: float = 1.0) -> Doubt | None:  # fmt: skip
     """What the rule says of a run of 60 such answers, with the engine's metrics beside them."""
     merged = sample_runs.run(ok=1)
     block = merged.block(0)
@@ -100,7 +100,10 @@ def judged(record: RequestRecord, metrics: dict[str, Any] | None = None, marks: 
             if value is not None:
                 getattr(block, name).add(value / 1e9)
     block.ok, block.output_tokens, block.events = 60, 60 * record.output_tokens, 60 * record.events
-    merged.workers[0].instrument.rx_lag.add(lag_s, 100_000)
+    late = round(late_share * 100_000)
+    merged.workers[0].instrument.rx_lag.add(lag_s, late)
+    if late < 100_000:
+        merged.workers[0].instrument.rx_lag.add(0.0001, 100_000 - late)
     summary = sample_runs.summary(merged)
     if metrics is not None:
         summary.server["metrics"] = {"latency": metrics, "sources": []}
@@ -175,6 +178,16 @@ def test_a_client_that_reads_late_is_not_cleared() -> None:
     assert judged(answer(in_blocks(made(), 21), blocks=3), says(), lag_s=0.4) is None
 
 
+def test_a_busy_machine_hides_no_proxy_that_two_witnesses_tell_of() -> None:
+    """The engine's word and most of the answers; one read in fifty came late, which the word alone does not stand."""
+    told = judged(answer(corked(made())), says(), lag_s=0.4, late_share=0.02)
+    assert told is not None
+    assert "each 200 ms" in told.message
+    late = answer([max(160 * MS, at) for at in made()])
+    assert judged(late, says()) is not None
+    assert judged(late, says(), lag_s=0.4, late_share=0.02) is None
+
+
 def test_the_headers_of_the_answer_choose_the_mend() -> None:
     record = STREAMS["stored whole"][0]
     for marks, wanted in (
@@ -188,6 +201,13 @@ def test_the_headers_of_the_answer_choose_the_mend() -> None:
         assert wanted in found.message
     assert all(by_name({header: pattern}) is not None for header, pattern, _ in MENDS)
     assert by_name({"server": "uvicorn"}) is None
+
+
+def test_a_proxy_that_is_known_to_lose_answers_is_named_where_it_may_have() -> None:
+    told = lost_by({"server": "Caddy, uvicorn"}, {"ok": 80, "empty": 4})
+    assert "`buffer_requests`" in told
+    assert lost_by({"server": "Caddy"}, {"ok": 80, "reset": 4}) == ""
+    assert lost_by({"server": "uvicorn"}, {"ok": 80, "empty": 4}) == ""
 
 
 def test_no_false_alarm_in_a_hundred_clean_runs() -> None:
@@ -275,3 +295,39 @@ def test_a_proxy_as_it_comes_is_named_and_mended_it_is_not(
     assert "The engine says TTFT" in sentence(found["as-it-comes"]), found["as-it-comes"].out
     assert mend in sentence(found["as-it-comes"])
     assert sentence(found["is-mended"]) == ""
+
+
+PATH_DOUBTS = {
+    "tokens-held-back", "half-answers", "path-timeout", "router-retries", "requests-elsewhere", "requests-lost",
+    "foreign-load", "server-tokens-disagree", "engine-telemetry-gaps",
+}  # fmt: skip
+
+
+def path_doubts(run: Finished) -> set[str]:
+    return {d["code"] for d in run.summary["verdict"]["doubts"]} & PATH_DOUBTS
+
+
+def test_proxies_that_pass_tokens_on_have_no_doubt_and_a_cache_has_its_own(tmp_path: Path) -> None:
+    """Those of Debian for which no mend is due, and Varnish, which keeps /metrics, with its mend: side by side."""
+    data = SAMPLES / "sharegpt.json"
+    with ExitStack() as stack:
+
+        def behind(name: str, folder: str, more: str = "") -> tuple[str, Server]:
+            server = stack.enter_context(simulator("--preset", "paced"))
+            upstream = server.url.removeprefix("http://")
+            return stack.enter_context(proxy(name, tmp_path / folder, upstream, more=more)), server
+
+        cases = {}
+        gzip = {"varnish": "sub vcl_backend_response { set beresp.do_gzip = true; }"}
+        for name in ("caddy", "apache2", "squid", "varnish"):
+            url, _ = behind(name, f"{name}-conf", gzip.get(name, ""))
+            cases[name] = PROFILE.format(url=url, data=data, metrics="auto")
+        url, server = behind("varnish", "mended-conf")
+        cases["mended"] = PROFILE.format(url=url, data=data, metrics=f"{server.url}/metrics")
+        found = runs(cases, tmp_path)
+    wanted = {"varnish": {"engine-telemetry-gaps", "tokens-held-back"}}
+    assert {name: path_doubts(run) for name, run in found.items()} == {name: wanted.get(name, set()) for name in cases}
+    (gaps,) = (d for d in found["varnish"].summary["verdict"]["doubts"] if d["code"] == "engine-telemetry-gaps")
+    assert "A cache on the path answers at http://127.0.0.1:" in gaps["message"]
+    assert "no `beresp.do_gzip`" in sentence(found["varnish"])
+    assert found["caddy"].manifest["engine"]["probes"][0]["marks"]["server"] == "Caddy, tokenswarm-simulate"

@@ -21,6 +21,7 @@ class Page(msgspec.Struct, frozen=True):
     body: bytes
     location: str = ""  # of a redirect
     framed: bool = True  # content-length or chunks say that the body is whole; else only the close does
+    age_s: int = 0  # since a cache on the path got it from its server (RFC 9111, 5.1)
 
 
 class _Answer(Response):
@@ -61,4 +62,6 @@ def request(
     if not response.complete:
         raise TransportError(Outcome.OVERSIZE, f"the answer has more than {PAUSE_BYTES >> 20} MiB", "too large")
     body = b"".join(response.drain()[1])
-    return Page(response.status, response.content_type, body, response.location, response.framed)
+    age = response.marks.get("age", "")
+    age_s = int(age) if age.isdecimal() else 0
+    return Page(response.status, response.content_type, body, response.location, response.framed, age_s)

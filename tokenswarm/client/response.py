@@ -144,9 +144,10 @@ class Response:
 
     def _mark(self, key: bytes, value: bytes) -> None:
         if len(self.marks) < MARKS_MAX:
-            said = value.decode("latin-1")
-            plain = "".join(c for c in said if c.isprintable())[:MARK_CHARS]
-            self.marks = {**self.marks, key.decode("latin-1")[:MARK_CHARS]: plain}
+            name, said = key.decode("latin-1")[:MARK_CHARS], value.decode("latin-1")
+            before = f"{self.marks[name]}, " if name in self.marks else ""  # Caddy's Server stands before the engine's
+            plain = (before + "".join(c for c in said if c.isprintable()))[:MARK_CHARS]
+            self.marks = {**self.marks, name: plain}
 
     @property
     def announced(self) -> bool:

@@ -115,7 +115,8 @@ class Page:
             self.watch.gap("http_status", f"{self._path} answered HTTP {answer.status}{_hint(answer)}", now_ns)
             return answer.status < 500 and answer.status not in NOT_YET
         middle_ns, slack_ns = (began_ns + now_ns) // 2, (now_ns - began_ns) // 2
-        hopeless = self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed) == "not_metrics"
+        reason = self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed, stale=answer.age_s > 0)
+        hopeless = reason == "not_metrics"
         if hopeless and self._found and answer.body.lstrip()[:1] == b"[" and self._path.endswith("/metrics"):
             self._path = self._path.removesuffix("/metrics").removesuffix("/prometheus") + "/prometheus/metrics"
             self._target = msgspec.structs.replace(self._target, base_path="")
@@ -229,8 +230,8 @@ class Poller:
         engines, gpus = self._watches()
         join.fill(summary, engines, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
         for page in self.pages:
-            several = isinstance(page.watch, EngineWatch) and page.watch.several
-            if page.watch.looks and (several or not page.watch.good):
+            void = page.watch.stale or (isinstance(page.watch, EngineWatch) and page.watch.several)
+            if page.watch.looks and (void or not page.watch.good):
                 self._say(f"no telemetry from {page.watch.url}: {page.watch.problem}")
 
 

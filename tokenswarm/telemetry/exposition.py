@@ -20,7 +20,7 @@ Samples = dict[str, dict[Labels, float]]
 
 GapReason = Literal[
     "timeout", "connect", "closed_early", "http_framing", "http_status", "too_large", "truncated", "not_metrics",
-    "malformed", "incomplete", "empty", "several_processes",
+    "malformed", "incomplete", "empty", "several_processes", "cached",
 ]  # fmt: skip
 """Why a poll brought nothing. The first six are the transport's."""
 

@@ -21,6 +21,7 @@ SEVERAL = (
     "several processes answer at this address in turn, their counts go back and forth: it is a router, or a cache; "
     "give telemetry.engine_metrics the address of each engine"
 )
+CACHED = "a cache on the path answers with old pages (Age above 0): give telemetry the address behind it"
 
 
 class Return(msgspec.Struct, frozen=True):
@@ -43,13 +44,27 @@ class Watch:
         self.misses = 0  # in a row
         self.gaps: dict[str, int] = {}  # over the whole run, by reason
         self.problem = ""  # the newest one, in a sentence
+        self.stale = False  # a cache has answered: no number from then on, as pages of before tell of no window
 
     def windows(self) -> list[Window]:
         raise NotImplementedError
 
-    def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
-        """Take a page, or count a gap: its reason. `framed`: HTTP itself tells that the page is whole."""
+    def page(
+        self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True, stale: bool = False
+    ) -> GapReason | None:
+        """Take a page, or count a gap: its reason.
+
+        `framed`: HTTP itself tells that the page is whole. `stale`: it is a cache's, and old.
+        """
         raise NotImplementedError
+
+    def _check_cache(self, *, stale: bool) -> None:
+        """Raises PageError once a cache has answered."""
+        self.stale = self.stale or stale
+        if self.stale:
+            for window in self.windows():
+                window.void()
+            raise PageError("cached", CACHED)
 
     @property
     def waits(self) -> bool:
@@ -103,18 +118,21 @@ class EngineWatch(Watch):
 
     def gap(self, reason: GapReason, sentence: str, at_ns: int) -> None:
         """A look that brought nothing."""
-        if reason not in ("incomplete", "several_processes"):  # these did bring a page
+        if reason not in ("incomplete", "several_processes", "cached"):  # these did bring a page
             self._processes.missed()
         self._refused = self._refused or reason == "connect"
         super().gap(reason, sentence, at_ns)
 
-    def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
+    def page(
+        self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True, stale: bool = False
+    ) -> GapReason | None:
         """Take a page, or count a gap."""
         whole = framed or page.rstrip().endswith(END)
         try:
             reading = self._read(page + b"\n" if whole and page.strip() else page)
             if not whole:
                 reading = msgspec.structs.replace(reading, born_at_0=False)  # it may have been cut, behind a line
+            self._check_cache(stale=stale)
             self._check_process(reading)
             reading = self._whole(reading)
         except PageError as error:
@@ -218,10 +236,13 @@ class GpuWatch(Watch):
     def open(self, stage: int, now_ns: int) -> None:
         self.by_stage[stage] = GpuWindow(stage, now_ns, self.interval_s, self.newest)
 
-    def page(self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True) -> GapReason | None:
+    def page(
+        self, page: bytes, at_ns: int, slack_ns: int, *, framed: bool = True, stale: bool = False
+    ) -> GapReason | None:
         """Take a page, or count a gap."""
         try:
             found = gpus.read(page + b"\n" if framed and page.strip() else page)
+            self._check_cache(stale=stale)
         except PageError as error:
             self.gap(error.reason, str(error), at_ns)
             return error.reason

@@ -6,6 +6,7 @@ import msgspec
 
 from tokenswarm.judge.rules.accounting import FAILED_SHARE_MAX, error_kinds
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
+from tokenswarm.judge.rules.path import lost_by
 from tokenswarm.measure.periods import Outage
 from tokenswarm.measure.prompt_cut import BEYOND
 from tokenswarm.measure.windows import Restart
@@ -44,7 +45,8 @@ def failures(evidence: Evidence, summary: Summary) -> Doubt | None:
         "failures",
         "degraded",
         f"{counts.failed} of {finished} requests failed ({counts.failed / finished:.1%}), mostly as {main}.{when} "
-        f"Latencies are those of the others. Mend it, or lower the load: {error_kinds(counts)}.",
+        f"Latencies are those of the others. Mend it, or lower the load: {error_kinds(counts)}."
+        f"{lost_by(evidence.marks, outcomes)}",
         failed=counts.failed,
         finished=finished,
         outcomes=outcomes,

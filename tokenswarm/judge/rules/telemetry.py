@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from tokenswarm.judge.rules import contamination
-from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt
+from tokenswarm.judge.rules.evidence import Evidence, Rule, Severity, doubt, steady
+from tokenswarm.judge.rules.path import engine_word
 from tokenswarm.result.summary import Doubt, Summary
 from tokenswarm.telemetry.window import HOLE_INTERVALS
 
@@ -22,21 +23,24 @@ AT_WORK = 0.5  # share of the time in which a kernel ran
 CLOCK_SHARE = 0.85  # of the card's highest clock; boards at work run at 0.9 of it and more
 POWER_REASONS = frozenset({"sw_power_cap", "sync_boost"})  # a card at its power limit does what it was built for
 
+ANOTHER = {
+    "several_processes": "Several processes answer at {url} in turn (their counts go back and forth): a router that "
+    "takes turns, or a cache of old pages.",
+    "cached": "A cache on the path answers at {url} with old pages (their `Age` is above 0; Varnish keeps what GET "
+    "asks for 120 s).",
+}
+"""Reasons of gaps for which no number of the source means anything, and what they say."""
+
 
 def engine_gaps(evidence: Evidence, summary: Summary) -> Doubt | None:
     metrics = summary.server.get("metrics")
     if not metrics:
         return None
-    mixed = [source["url"][:120] for source in metrics["sources"] if source["gaps"].get("several_processes")]
-    if mixed:
-        return doubt(
-            "engine-telemetry-gaps",
-            "degraded",
-            f"Several processes answer at {mixed[0]} in turn (their counts go back and forth): a router that takes "
-            f"turns, or a cache of old pages. The engine's numbers are left out. Give `telemetry.engine_metrics` the "
-            f"address of each engine.",
-            urls=mixed,
-        )
+    wrong = _answered_by_another(metrics["sources"])
+    if wrong is not None:
+        mend = "Give `telemetry.engine_metrics` each engine's own address."
+        told = f"{wrong[0]} The engine's numbers are left out. {mend}"
+        return doubt("engine-telemetry-gaps", "degraded", told, urls=wrong[1])
     silent = _silent(metrics["sources"])
     if silent and evidence.profile.telemetry.engine_metrics == ("auto",) and len(silent) == len(metrics["sources"]):
         return None  # not every server has metrics: `auto` that finds none was only a try
@@ -47,12 +51,25 @@ def engine_gaps(evidence: Evidence, summary: Summary) -> Doubt | None:
 def gpu_gaps(evidence: Evidence, summary: Summary) -> Doubt | None:
     if not summary.gpu.get("sources"):
         return None
+    wrong = _answered_by_another(summary.gpu["sources"])
+    if wrong is not None:
+        told = f"{wrong[0]} The GPUs' numbers are left out. Give `telemetry.gpu_exporters` the address behind it."
+        return doubt("gpu-telemetry-gaps", "degraded", told, urls=wrong[1])
     coverage = summary.gpu["coverage"]
     found = _missing(evidence, _silent(summary.gpu["sources"]), coverage)
     if found is None and coverage["resets"]:
         told = "'s counters began again inside a steady window: its energy is that of the longest piece."
         found = ("note", told, {"resets": coverage["resets"]})
     return None if found is None else doubt("gpu-telemetry-gaps", found[0], f"A GPU exporter{found[1]}", **found[2])
+
+
+def _answered_by_another(sources: list[dict[str, Any]]) -> tuple[str, list[str]] | None:
+    """Where something else than the one that was asked gave the pages: what it is, and at which addresses."""
+    for reason, told in ANOTHER.items():
+        urls = [source["url"][:120] for source in sources if source["gaps"].get(reason)]
+        if urls:
+            return told.format(url=urls[0]), urls
+    return None
 
 
 def _silent(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,6 +132,11 @@ def tokens_disagree(evidence: Evidence, summary: Summary) -> Doubt | None:
     if not compared or compared["agree"]:
         return None
     difference = compared["difference_ratio"]
+    word = engine_word(steady(evidence).held, summary)
+    if word is not None and word.held:  # what was made before an edge of the window came behind it
+        late_ratio = word.late_s / metrics["coverage"]["window_s"]
+        if abs(difference) <= late_ratio + compared["tolerance_ratio"]:
+            return None
     more = difference > 0
     why = contamination.foreign_load if more else contamination.requests_elsewhere
     if why(evidence, summary) is not None:
