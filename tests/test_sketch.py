@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch, SketchWire, bucket_edge
+from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch, SketchWire, Tally, bucket_edge
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e6)
 SAMPLES = st.lists(SECONDS, min_size=1, max_size=60)
@@ -201,3 +201,13 @@ def test_sketches_compare_by_value_and_print_what_matters() -> None:
     assert Sketch([1.0]) != Sketch([2.0])
     assert Sketch([1.0]) != 1.0
     assert repr(Sketch([1.0])) == "Sketch(n=1, p50=1.0, max=1.0)"
+
+
+def test_a_tally_is_the_sum_of_its_sketches_wherever_their_buckets_lie() -> None:
+    parts = [[1.0, 1.5, 2.0], [], [1e-9, 0.0], [1e6, 1.5, -1.0, math.inf], [3.0] * 5]
+    tally, whole = Tally(), Sketch()
+    for values in parts:
+        tally.add(Sketch(values))
+        whole.merge(Sketch(values))
+        assert tally.sketch() == whole
+        assert tally.n == whole.n
