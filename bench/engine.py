@@ -64,7 +64,7 @@ def measured(rounds: int, say: Say) -> str:
 def run(rounds: int, against: str | None, say: Say) -> list[Cost]:
     """`against`: a revision. The load of the goal, and a low one, engines in turn."""
     found = []
-    with _other(against) as other:
+    with at_revision(against) as other:
         folders = {"this one": REPO} | ({against: other} if against is not None and other is not None else {})
         for _ in range(rounds):
             for streams, itl_ms in ((STREAMS, ITL_MS), (24, 20.0)):
@@ -79,7 +79,7 @@ def run(rounds: int, against: str | None, say: Say) -> list[Cost]:
 
 
 @contextlib.contextmanager
-def _other(revision: str | None) -> Iterator[Path | None]:
+def at_revision(revision: str | None) -> Iterator[Path | None]:
     """The library as it was at a revision."""
     if revision is None:
         yield None

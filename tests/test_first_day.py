@@ -166,6 +166,19 @@ def test_help_and_mistakes_wait_for_no_heavy_import(words: str, tmp_path: Path) 
     assert done.stdout.splitlines()[-1] == "", done.stdout
 
 
+@pytest.mark.parametrize("words", ["run smoke", "search smoke --rate 1,4", "run --users 1"])
+def test_a_server_that_is_not_there_is_told_before_locust_is_loaded(words: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom tokenswarm import cli\ncode = cli.main(sys.argv[1:])\n"
+        "print(code, [name for name in ('locust', 'flask', 'aiohttp') if name in sys.modules])"
+    )
+    slo = REPO / "configs/slo/batch.yaml"
+    command = [sys.executable, "-c", code, *words.split(), "--slo", str(slo), "--host", "http://127.0.0.1:1"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ(tmp_path), capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=1) == ["14", "[]\n"], done.stdout + done.stderr
+    assert "is the server running there?" in done.stderr
+
+
 def test_a_run_loads_no_web_ui(engine: str, tmp_path: Path) -> None:
     """Neither its master nor its worker, whose imports Python writes to the same stderr."""
     command = tokenswarm("run", "--host", engine, "--users", "1", "--duration", "1s", "--warmup", "0s")

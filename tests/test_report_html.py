@@ -259,7 +259,7 @@ def test_rows_in_blocks_are_drawn_as_one_by_one(tmp_path: Path) -> None:
     ok = [item for item in items if item["outcome"] == "ok"]
     for stage in (0, 1):
         expected = Sketch(item["ttft_s"] for item in ok if item["stage"] == stage and item["phase"] == "steady")
-        sketch = drawn.stages[stage].sketches["ttft_s"]
+        sketch = drawn.stages[stage].tallies["ttft_s"].sketch()
         assert (sketch.n, sketch.counts, sketch.min, sketch.max) == (
             expected.n, expected.counts, expected.min, expected.max
         )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch, SketchWire, bucket_edge
+from tokenswarm.measure.sketch import RELATIVE_ERROR, Sketch, SketchWire, Tally, bucket_edge
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e6)
 SAMPLES = st.lists(SECONDS, min_size=1, max_size=60)
@@ -64,6 +64,18 @@ def test_zero_and_negative_values_count_as_zero_and_are_counted() -> None:
     assert (sketch.low, sketch.quantile(0.5), sketch.sum) == (0.0, 0.0, 3.0)
     only = Sketch([0.0])
     assert (only.low, only.high, only.quantile(0.5)) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 0.0, -1.0])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_many_at_once_are_as_one_by_one(odd: float, place: int) -> None:
+    values = [1.0, 2.0]
+    values.insert(place, odd)
+    at_once, each = Sketch(), Sketch()
+    at_once.add_all(values)
+    for value in values:
+        each.add(value)
+    assert at_once == each
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -201,3 +213,13 @@ def test_sketches_compare_by_value_and_print_what_matters() -> None:
     assert Sketch([1.0]) != Sketch([2.0])
     assert Sketch([1.0]) != 1.0
     assert repr(Sketch([1.0])) == "Sketch(n=1, p50=1.0, max=1.0)"
+
+
+def test_a_tally_is_the_sum_of_its_sketches_wherever_their_buckets_lie() -> None:
+    parts = [[1.0, 1.5, 2.0], [], [1e-9, 0.0], [1e6, 1.5, -1.0, math.inf], [3.0] * 5]
+    tally, whole = Tally(), Sketch()
+    for values in parts:
+        tally.add(Sketch(values))
+        whole.merge(Sketch(values))
+        assert tally.sketch() == whole
+        assert tally.n == whole.n

@@ -576,10 +576,10 @@ def test_a_key_that_the_server_repeats_as_its_version_is_in_no_file_and_on_no_pa
     version = answer(json.dumps({"version": told}).encode(), "application/json")
     with raw_server([models, CLOSE], [version, CLOSE]) as server:
         pushed = in_a_process_of_its_own(
-            "from tokenswarm.cluster import conclusion, push; from tokenswarm.profile.engine import Engine;"
+            "from tokenswarm.cluster import conclusion, look, push; from tokenswarm.profile.engine import Engine;"
             "engine = Engine(headers_from_env={'Authorization': 'KEY'}, probe=False);"
             f"made = sample_runs.profile(target=('http://127.0.0.1:{server.port}',), engine=engine);"
-            f"run = conclusion.open_run(made, {str(tmp_path)!r}, ['run']);"
+            f"run = conclusion.open_run(look.look(made), {str(tmp_path)!r}, ['run']);"
             "print(json.dumps(push.of_run(run.profile, run.manifest, list, str)._state.info))"
         )
     files = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]

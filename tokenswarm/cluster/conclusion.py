@@ -21,9 +21,9 @@ from typing import Any
 import msgspec
 from rich.console import Console, RenderableType
 
-from tokenswarm.client import preflight
 from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.entrance import say
+from tokenswarm.cluster.look import Looked
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.cluster.run_end import RunEnd
@@ -35,7 +35,6 @@ from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import of_stage
-from tokenswarm.load import schedule, trace
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.environment import github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
@@ -64,18 +63,12 @@ class Run(msgspec.Struct):
     search: Searching | None = None
 
 
-def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:
-    """Check the target, fix the model, make the folder, write the first manifest. Raises UserError.
+def open_run(looked: Looked, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:
+    """Make the folder, write the first manifest. Raises UserError.
 
     `alone`: nobody else writes to the terminal meanwhile. `quiet`: and neither do we, until the end.
     """
-    neighbour = Neighbour(profile)
-    profile, arrivals = _planned(profile)
-    findings = preflight.check(profile, say)
-    if note := neighbour.note():
-        findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
-    engine = msgspec.structs.replace(profile.engine, model=findings.model)
-    profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
+    profile, findings = looked.profile, looked.findings
     now = datetime.now(UTC)
     folder = ResultsFolder.create(Path(results), new_run_id(now, secrets.token_hex(2)))
     folder.rotate_bytes = profile.soak.rotate_bytes
@@ -94,25 +87,7 @@ def open_run(profile: Profile, results: str, command: Sequence[str], *, alone: b
     for note in findings.notes if not quiet else ():
         say(note)
     progress = terminal.Progress(Console(stderr=True, quiet=quiet), alone=alone, whole_s=length_s(profile))
-    return Run(profile, arrivals, folder, manifest, progress, Console().print, neighbour)
-
-
-def _planned(profile: Profile) -> tuple[Profile, int | None]:
-    """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
-    load = profile.load
-    if load.trace is not None:
-        found = trace.trace_of(load)
-        for note in found.notes:
-            say(note)
-        stage, arrivals = trace.planned(load, found, profile.phases.warmup)
-        known = msgspec.structs.replace(load.trace, sha256=load.trace.sha256 or trace.digest(Path(load.trace.path)))
-        load = msgspec.structs.replace(load, trace=known)
-    elif load.open and load.requests is not None:
-        stage, arrivals = schedule.counted(load, profile.phases.warmup)
-    else:
-        return profile, None
-    load = msgspec.structs.replace(load, stages=(stage,))
-    return msgspec.structs.replace(profile, load=load), arrivals
+    return Run(profile, looked.arrivals, folder, manifest, progress, Console().print, looked.neighbour)
 
 
 def as_typed(command: Sequence[str]) -> list[str]:

@@ -13,25 +13,28 @@ import gevent
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster.conclusion import Company, Run, open_run
 from tokenswarm.cluster.controller import Controller
-from tokenswarm.cluster.entrance import address_of, say, searching_of
+from tokenswarm.cluster.entrance import address_of, say
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
+from tokenswarm.cluster.look import Looked
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, make_master
-from tokenswarm.cluster.stages import for_search
+from tokenswarm.cluster.stages import Searching
 from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile.plan import plan
-from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.output import form_of
 
 
-def run_profile(profile: Profile, given: dict[str, Any], began: Callable[[Path], object] = lambda _: None) -> int:
-    """Run a profile that was checked (entrance.py); `given`: parsed `tokenswarm run` options; `began` hears where its
-    results go. Raises UserError before any load.
+def run_profile(
+    looked: Looked,
+    given: dict[str, Any],
+    began: Callable[[Path], object] = lambda _: None,
+    searching: Searching | None = None,
+) -> int:
+    """Run a profile that was checked (entrance.py) and whose target was looked at (look.py); `given`: parsed
+    `tokenswarm run` options; `began` hears where its results go. Raises UserError before any load.
     """
-    searching = searching_of(profile) if given.get("search") else None
-    if searching is not None:
-        profile = for_search(profile)
+    profile = looked.profile
     remote = given["expect_workers"]
     if remote is None:
         check_descriptors(profile.load.under_way, profile.workers)
@@ -43,7 +46,7 @@ def run_profile(profile: Profile, given: dict[str, Any], began: Callable[[Path],
     cluster = Cluster(environment, token)
     command = shlex.split(given["started_by"]) if given["started_by"] else sys.argv
     try:
-        run = open_run(profile, given["results"], command=command, quiet=given["quiet"])
+        run = open_run(looked, given["results"], command=command, quiet=given["quiet"])
     except UserError:
         if runner.clients:
             runner.quit()

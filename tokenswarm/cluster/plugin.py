@@ -29,6 +29,7 @@ from tokenswarm.cluster import web_tab
 from tokenswarm.cluster.conclusion import Company, Run, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
+from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
@@ -171,7 +172,7 @@ class Plugin:
             check_descriptors(profile.load.under_way, 1)
             read_data_set(profile)
         tables = not self._options.get("only_summary") and (self._headless or self._options.get("print_stats"))
-        run = open_run(profile, self._options["results"], command=sys.argv, alone=not tables)
+        run = open_run(look(profile), self._options["results"], command=sys.argv, alone=not tables)
         if self._headless:
             run.show = self._last.append
         return run

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenswarm.cluster import entrance, parent, web_later
+from tokenswarm.cluster.stages import for_search
 from tokenswarm.commands import groups, repeat
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
@@ -66,10 +67,14 @@ def start(given: dict[str, Any]) -> int:
     folders: list[Path] = []
     try:
         entrance.check(profile, given)
-        web_later.put_off()
-        from tokenswarm.cluster.master import run_profile  # after mistakes: gevent and Locust take half a second
+        searching = entrance.searching_of(profile) if given.get("search") else None
+        from tokenswarm.cluster.look import look  # after mistakes: gevent takes a while
 
-        code = run_profile(profile, given, folders.append)
+        looked = look(profile if searching is None else for_search(profile))
+        web_later.put_off()
+        from tokenswarm.cluster.master import run_profile  # after the look: Locust takes half a second
+
+        code = run_profile(looked, given, folders.append, searching)
     except KeyboardInterrupt:
         print("tokenswarm: interrupted before the load began: none was sent", file=sys.stderr, flush=True)
         return int(ExitCode.INTERRUPTED)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class ResultsFolder:
             raise ResultsError(f"{folder.path}: exists already, or a file is where a folder should be") from None
         except OSError as error:
             raise ResultsError(f"{folder.path}: can't make the results folder: {error.strerror}") from None
-        folder._write(".probe", b"can this be written?\n")
+        folder._write(".probe", (b"can this be written?\n",))
         (folder.path / ".probe").unlink()
         return folder
 
@@ -154,19 +155,23 @@ class ResultsFolder:
 
     def write_json(self, name: str, data: bytes) -> None:
         """Write a document under `name`, whole or not at all. Raises ResultsError."""
-        self._write(name, data)
+        self._write(name, (data,))
 
     def write_text(self, name: str, text: str) -> None:
         """`write_json` for text, as UTF-8."""
-        self._write(name, text.encode("utf-8", "replace"))
+        self.write_pieces(name, (text,))
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write_pieces(self, name: str, pieces: Iterable[str]) -> None:
+        """`write_text`, piece by piece."""
+        self._write(name, (piece.encode("utf-8", "replace") for piece in pieces))
+
+    def _write(self, name: str, data: Iterable[bytes]) -> None:
         if not _DOCUMENT.fullmatch(name.removeprefix(".")):
             raise ValueError(f"{name!r} is no name for a document of a results folder")
         path, temporary = self.path / name, self.path / f"{name}.part"
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

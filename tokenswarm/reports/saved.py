@@ -77,6 +77,5 @@ def write_page(folder: Path, summary: Summary, more: Sequence[Path] = ()) -> lis
 
     manifest = read_manifest(folder)
     rows, problems = [*row_files(folder), *more], list[str]()
-    text = page.render(summary, manifest, rows or None, problems)
-    ResultsFolder(folder).write_text("report.html", text)
+    ResultsFolder(folder).write_pieces("report.html", page.pieces(summary, manifest, rows or None, problems))
     return [f"{folder}/{problem}" for problem in problems]

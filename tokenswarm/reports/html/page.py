@@ -7,7 +7,7 @@ well-formed XML, too, so that strict parsers can check it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -22,13 +22,22 @@ from tokenswarm.result.summary import Part, Summary
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
+_FOOT = "</main></body></html>\n"
 _SIGNS = {"VALID": "✓", "DEGRADED": "!", "INVALID": "✗"}
 
 
 def render(summary: Summary, manifest: Mapping[str, Any], requests: Rows, problems: list[str] | None = None) -> str:
-    """The page. `manifest` as of `manifest.finish`; `requests`: files of rows, or rows as dicts.
+    """The page as one text, of `pieces`."""
+    return "".join(pieces(summary, manifest, requests, problems))
 
-    What could not be read of them is told in the page, and added to `problems`.
+
+def pieces(
+    summary: Summary, manifest: Mapping[str, Any], requests: Rows, problems: list[str] | None = None
+) -> Iterator[str]:
+    """The page, chart by chart and section by section, so that nobody has to hold it whole.
+
+    `manifest` as of `manifest.finish`; `requests`: files of rows, or rows as dicts. What could not be read of them is
+    told in the page, and added to `problems`.
     """
     data = Data(summary, read(requests, summary.duration_s))
     if problems is not None:
@@ -41,31 +50,35 @@ def render(summary: Summary, manifest: Mapping[str, Any], requests: Rows, proble
         ("windows", "Windows of a long run", soak.figures(data)),
     ]
     parts.sort(key=lambda part: all(figure.draw is None for figure in part[2]))  # pictures before absent ones
-    body = [
-        _banner(summary, manifest),
-        _tiles(summary),
-        *(charts(name, title, figures, _legend(data)) for name, title, figures in parts),
-        section("search", "Search", tables.search(summary)),
-        section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>"),
-        section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>"),
-        section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>"),
-        section("soak", "Drift, memory, restarts", soak.tables(summary)),
-        section("stages", "Stages", tables.stages(summary)),
-        section("latency", "Latency", _latency(summary)),
-        section("engine", "What the engine reports", engine.engine_tables(summary)),
-        section("kv-cache", "KV-cache: reported and predicted", kv_cache.kv_tables(summary)),
-        section("gpus", "What the GPUs report", gpu.gpu_tables(summary)),
-        section("sources", "How engine and GPUs were read", sources.sources(summary)),
-        section("instrument", "The instrument", tables.instrument(summary)),
-        section("conventions", "In other tools' words", _conventions(summary)),
-        section("repeat", "Repeat it", tables.repeat(manifest)),
-        section("definitions", "Definitions", _definitions(data)),
-    ]
-    return document(f"tokenswarm: {summary.run_id}", "".join(body))
+    yield _head(f"tokenswarm: {summary.run_id}")
+    yield _banner(summary, manifest)
+    yield _tiles(summary)
+    for name, title, figures in parts:
+        yield from _charts(name, title, figures, _legend(data))
+    yield section("search", "Search", tables.search(summary))
+    yield section("gates", "Gates", tables.gates(summary) or "<p>The run has no SLO, so nothing was judged.</p>")
+    yield section("doubts", "Reasons to doubt", tables.doubts(summary) or "<p>None was found.</p>")
+    yield section("failures", "Failures by kind", tables.failures(summary) or "<p>No request failed.</p>")
+    yield section("soak", "Drift, memory, restarts", soak.tables(summary))
+    yield section("stages", "Stages", tables.stages(summary))
+    yield section("latency", "Latency", _latency(summary))
+    yield section("engine", "What the engine reports", engine.engine_tables(summary))
+    yield section("kv-cache", "KV-cache: reported and predicted", kv_cache.kv_tables(summary))
+    yield section("gpus", "What the GPUs report", gpu.gpu_tables(summary))
+    yield section("sources", "How engine and GPUs were read", sources.sources(summary))
+    yield section("instrument", "The instrument", tables.instrument(summary))
+    yield section("conventions", "In other tools' words", _conventions(summary))
+    yield section("repeat", "Repeat it", tables.repeat(manifest))
+    yield section("definitions", "Definitions", _definitions(data))
+    yield _FOOT
 
 
 def document(title: str, body: str) -> str:
     """The file around a body: its policy and its style sheet."""
+    return f"{_head(title)}{body}{_FOOT}"
+
+
+def _head(title: str) -> str:
     style = resources.files("tokenswarm.reports.html").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'
@@ -73,7 +86,7 @@ def document(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         '<meta name="referrer" content="no-referrer"/><meta name="color-scheme" content="light dark"/>'
         f'<link rel="icon" href="data:,"/><title>{escape(title)}</title><style>{style}</style></head>'
-        f"<body><main>{body}</main></body></html>\n"
+        "<body><main>"
     )
 
 
@@ -84,17 +97,25 @@ def section(name: str, title: str, inside: str) -> str:
 
 def charts(name: str, title: str, figures: Sequence[Figure], legend: str) -> str:
     """The drawn figures in a grid, then one sentence for each that is left out; those of one reason together."""
+    return "".join(_charts(name, title, figures, legend))
+
+
+def _charts(name: str, title: str, figures: Sequence[Figure], legend: str) -> Iterator[str]:
+    if not figures:
+        return
+    yield f'<section id="{name}"><h2>{escape(title)}</h2>'
     drawn = [figure for figure in figures if figure.draw is not None]
+    if drawn:
+        yield f'{legend}<div class="grid">'
+        yield from map(render_figure, drawn)
+        yield "</div>"
     reasons: dict[str, list[str]] = {}
     for figure in figures:
         if figure.draw is None:
             reasons.setdefault(figure.reason, []).append(figure.title)
-    absent = "".join(
-        f'<p class="absent">Not shown: {escape("; ".join(titles))}, because {escape(reason)}.</p>'
-        for reason, titles in reasons.items()
-    )
-    grid = f'{legend}<div class="grid">{"".join(map(render_figure, drawn))}</div>' if drawn else ""
-    return section(name, title, grid + absent)
+    for reason, titles in reasons.items():
+        yield f'<p class="absent">Not shown: {escape("; ".join(titles))}, because {escape(reason)}.</p>'
+    yield "</section>"
 
 
 def _legend(data: Data) -> str:

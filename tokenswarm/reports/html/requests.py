@@ -7,7 +7,7 @@ of fixed size and seed. A line that is no row is counted, not an error: a run th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, islice
 from math import log, log1p
 from operator import attrgetter
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 
 from tokenswarm.errors import MALFORMED
-from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.sketch import Sketch, Tally
 from tokenswarm.reports.rows import LINE_BYTES_MAX, ROWS_NAME, Lines, missing_files
 
 BINS_MAX = 600
@@ -66,16 +66,17 @@ class Sample(Generic[T]):
         self._size, self._random = size, random.Random(seed).random
         self._weight, self._next = 1.0, 0  # number of the next item that replaces one, once there are `size`
 
-    def offer(self, items: Sequence[T]) -> None:
+    def offer(self, items: Sequence[Any], kept: Callable[[Any], T] = lambda item: item) -> None:
+        """`kept`: what is kept of an item that is taken."""
         free = self._size - len(self.items)
         if free > 0:
-            self.items += items[:free]
+            self.items += map(kept, items[:free])
             if len(self.items) == self._size:
                 self._next = self._size - 1
                 self._skip()
         if len(self.items) == self._size:
             while self._next < self.n + len(items):
-                self.items[int(self._random() * self._size)] = items[self._next - self.n]
+                self.items[int(self._random() * self._size)] = kept(items[self._next - self.n])
                 self._skip()
         self.n += len(items)
 
@@ -105,12 +106,14 @@ class Bins:
                 self._edges[index] += rate * ((index + 1) * len(ats) - sum(ats))
                 self._whole[index + 1] += rate * len(ats)
 
-    def spread(self, answers: Iterable[tuple[float, float, int]]) -> None:
-        """Of `n` tokens the first at `first_s`, the others evenly up to `last_s`: (first_s, last_s, n)."""
+    def spread(self, answers: Iterable[ChartRow]) -> None:
+        """The tokens of answers: of each the first when it came, the others evenly up to the last."""
         width_s, bins, edges, whole = self.width_s, self.n, self._edges, self._whole
-        for first_s, last_s, n in answers:
-            first, last = first_s / width_s, last_s / width_s
-            index, end = int(first), int(last)
+        for answer in answers:
+            first_s, last_s, n = answer.first_s, answer.last_s, answer.output_tokens
+            if first_s is None or last_s is None or n < 1:
+                continue
+            index, end = int(first := first_s / width_s), int(last := last_s / width_s)
             if first < 0 or end >= bins:  # seldom: in part outside
                 if 0 <= index < bins:
                     edges[index] += (1 if last_s > first_s else n) / width_s
@@ -120,7 +123,8 @@ class Bins:
             elif last > first:
                 rate = (n - 1) / (last_s - first_s)
                 edges[index] += rate * (index + 1 - first) + 1 / width_s
-                whole[index + 1] += rate
+                index += 1
+                whole[index] += rate
                 edges[end] -= rate * (end + 1 - last)
                 whole[end + 1] -= rate
             else:
@@ -131,17 +135,33 @@ class Bins:
         return [max(part + whole, 0.0) for part, whole in zip(self._edges, accumulate(self._whole), strict=False)]
 
 
+class Counted:
+    """Sketches of some values at a time; of the same values once more, the one before: TTFT is drawn twice, and where
+    each event is one token, TPOT is the mean ITL."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+        self._sketch = Sketch()
+
+    def sketch(self, values: list[float]) -> Sketch:
+        """To be read only."""
+        if values != self._values:
+            self._values, self._sketch = values, Sketch()
+            self._sketch.add_all(values)
+        return self._sketch
+
+
 class StageRows:
     """Successful requests that were intended in the steady window of a stage."""
 
     def __init__(self) -> None:
-        self.sketches = {name: Sketch() for name in METRICS}
+        self.tallies = {name: Tally() for name in METRICS}
         self.points: dict[str, Sample[float]] = {name: Sample(POINTS_PER_STAGE_MAX) for name in METRICS}
 
-    def add(self, rows: Sequence[ChartRow]) -> None:
+    def add(self, rows: Sequence[ChartRow], counted: Counted) -> None:
         for name in METRICS:
             values = [value for value in map(attrgetter(name), rows) if value is not None]
-            self.sketches[name].add_all(values)
+            self.tallies[name].add(counted.sketch(values))
             self.points[name].offer(values)
 
 
@@ -159,46 +179,40 @@ class Drawn:
         self.stages: dict[int, StageRows] = {}
         self.ttft: Sample[tuple[float, float, int]] = Sample(POINTS_MAX)  # (sent s, TTFT s, stage)
         self.rolling_s = self.duration_s / ROLLING_BINS
-        self.rolling = [Sketch() for _ in range(ROLLING_BINS)]
+        self.rolling = [Tally() for _ in range(ROLLING_BINS)]
         self.failures: Sample[tuple[float, str]] = Sample(FAILURES_MAX)  # (end s, what)
+        self._counted = Counted()
 
     def add(self, rows: Sequence[ChartRow]) -> None:
         """Take some rows, column by column: calls for each row and value would be most of the work."""
         self.n += len(rows)
-        spans = [
-            (row.sent_s, row.done_s)
-            for row in rows
-            if row.sent_s is not None and row.done_s is not None and row.done_s > row.sent_s
-        ]
-        if len(spans) < len(rows):
-            rest = [row for row in rows if row.sent_s is not None and row.done_s is None]
-            spans += [(row.sent_s or 0.0, _ended_s(row, self.duration_s)) for row in rest]
-        self.in_flight.step([sent_s for sent_s, _ in spans], 1.0)
-        self.in_flight.step([ended_s for _, ended_s in spans], -1.0)
+        sent = [row for row in rows if row.sent_s is not None and (row.done_s is None or row.done_s > row.sent_s)]
+        self.in_flight.step([row.sent_s for row in sent], 1.0)  # type: ignore[misc]
+        self.in_flight.step([row.done_s or _ended_s(row, self.duration_s) for row in sent], -1.0)
         ok = [row for row in rows if row.outcome == "ok"]
         if len(ok) < len(rows):
             failed = [row for row in rows if row.outcome not in ("ok", "cancelled", "censored")]
             self.failures.offer([(_ended_s(row, row.intended_s), row.error_kind or row.outcome) for row in failed])
         # The first token when it came, the others evenly up to the last: rows hold no stamp of each.
-        self.tokens.spread(
-            (row.first_s, row.last_s, row.output_tokens)
-            for row in ok
-            if row.first_s is not None and row.last_s is not None and row.output_tokens > 0
-        )
-        self._add_ttft(
-            [(row.sent_s, row.ttft_s, row.stage) for row in ok if row.sent_s is not None and row.ttft_s is not None]
-        )
+        self.tokens.spread(ok)
+        self._add_ttft([row for row in ok if row.sent_s is not None and row.ttft_s is not None])
         steady = [row for row in ok if row.phase == "steady"]
-        for number in {row.stage for row in steady}:
-            self.stages.setdefault(number, StageRows()).add([row for row in steady if row.stage == number])
+        for number in (numbers := {row.stage for row in steady}):
+            of_stage = steady if len(numbers) == 1 else [row for row in steady if row.stage == number]
+            self.stages.setdefault(number, StageRows()).add(of_stage, self._counted)
 
-    def _add_ttft(self, found: Sequence[tuple[float, float, int]]) -> None:
-        self.ttft.offer(found)
+    def _add_ttft(self, rows: Sequence[ChartRow]) -> None:
+        self.ttft.offer(rows, lambda row: (row.sent_s or 0.0, row.ttft_s or 0.0, row.stage))
+        sent_s, ttft_s = [row.sent_s or 0.0 for row in rows], [row.ttft_s or 0.0 for row in rows]
+        places = [int(at_s / self.rolling_s) for at_s in (min(sent_s), max(sent_s))] if rows else []
         by_bin: dict[int, list[float]] = {}
-        for sent_s, ttft_s, _ in found:
-            by_bin.setdefault(int(sent_s / self.rolling_s), []).append(ttft_s)
+        if len(set(places)) == 1:
+            by_bin[places[0]] = ttft_s
+        else:
+            for at_s, value_s in zip(sent_s, ttft_s, strict=True):
+                by_bin.setdefault(int(at_s / self.rolling_s), []).append(value_s)
         for place, values in by_bin.items():
-            self.rolling[min(max(place, 0), ROLLING_BINS - 1)].add_all(values)
+            self.rolling[min(max(place, 0), ROLLING_BINS - 1)].add(self._counted.sketch(values))
 
 
 def _ended_s(row: ChartRow, else_s: float) -> float:

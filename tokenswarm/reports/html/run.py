@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.sketch import Sketch, Tally
 from tokenswarm.measure.statistics import enough
 from tokenswarm.reports.html.figure import PERCENTILE_NAMES, Data, Drawing, Figure, left_out, load_name, load_of
 from tokenswarm.reports.html.requests import ROLLING_BINS, cdf
@@ -53,9 +53,9 @@ def _distribution(data: Data, field: str, short: str, caption: str) -> Figure:
     name, title = f"cdf-{field.removesuffix('_s').replace('_', '-')}", f"{short}: share of requests within"
     curves: list[tuple[str, list[tuple[float, float]]]] = []
     for number_, rows in sorted(data.rows.stages.items()):
-        sketch = rows.sketches[field]
-        if sketch.n > 1:
-            curves.append((data.colour(number_), cdf(sketch)))
+        tally = rows.tallies[field]
+        if tally.n > 1:
+            curves.append((data.colour(number_), cdf(tally.sketch())))
     if not curves:
         return left_out(
             name, title, data.rows.reason or "fewer than two successful requests of the steady windows have it"
@@ -145,19 +145,22 @@ def _ttft_over_time(data: Data) -> Figure:
 Rolling = tuple[str, str, list[tuple[float, float]]]  # label, classes, (time, value)
 
 
-def _rolling(bins: Sequence[Sketch], width_s: float) -> list[Rolling]:
+def _rolling(bins: Sequence[Tally], width_s: float) -> list[Rolling]:
     """The median, and the highest percentile that most windows with requests have enough samples for."""
-    windows: list[tuple[float, Sketch]] = []
+    names = (("p50", "p50"), ("p99", "tail"), ("p95", "tail"), ("p90", "tail"))
+    lines: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in names}
+    filled = 0
     for index in range(ROLLING_BINS):
         merged = Sketch()
         for near in bins[max(0, index - ROLLING_OVER // 2) : index + ROLLING_OVER // 2 + 1]:
-            merged.merge(near)
-        windows.append(((index + 0.5) * width_s, merged))
-    filled = sum(1 for _, sketch in windows if sketch.n)
+            merged.merge(near.sketch())
+        filled += merged.n > 0
+        for name, value in zip(lines, merged.quantiles([PERCENTILES[name] for name in lines]), strict=True):
+            if value and enough(PERCENTILES[name], merged.n):
+                lines[name].append(((index + 0.5) * width_s, value))
     found: list[Rolling] = []
-    for name, style in (("p50", "p50"), ("p99", "tail"), ("p95", "tail"), ("p90", "tail")):
-        p = PERCENTILES[name]
-        points = [(at, value) for at, sketch in windows if enough(p, sketch.n) and (value := sketch.quantile(p))]
+    for name, style in names:
+        points = lines[name]
         if 2 * len(points) > filled and len(points) > 1 and not any(style == other for _, other, _ in found):
             found.append((PERCENTILE_NAMES[name], style, points))
     return found

@@ -1,0 +1,52 @@
+"""The look at a target before there is load. It needs no Locust, so a server that is not there is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tokenswarm.client import preflight
+from tokenswarm.cluster.entrance import say
+from tokenswarm.cluster.neighbour import Neighbour
+from tokenswarm.load import schedule, trace
+from tokenswarm.profile.profile import Profile
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """A run whose target answers."""
+
+    profile: Profile  # with the model and the base URLs that were found
+    arrivals: int | None  # that the schedule has in its window, where it is known before
+    findings: preflight.Findings
+    neighbour: Neighbour
+
+
+def look(profile: Profile) -> Looked:
+    """Read the trace, ask the target, fix the model. Raises UserError."""
+    neighbour = Neighbour(profile)
+    profile, arrivals = _planned(profile)
+    findings = preflight.check(profile, say)
+    if note := neighbour.note():
+        findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
+    engine = msgspec.structs.replace(profile.engine, model=findings.model)
+    profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
+    return Looked(profile, arrivals, findings, neighbour)
+
+
+def _planned(profile: Profile) -> tuple[Profile, int | None]:
+    """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
+    load = profile.load
+    if load.trace is not None:
+        found = trace.trace_of(load)
+        for note in found.notes:
+            say(note)
+        stage, arrivals = trace.planned(load, found, profile.phases.warmup)
+        known = msgspec.structs.replace(load.trace, sha256=load.trace.sha256 or trace.digest(Path(load.trace.path)))
+        load = msgspec.structs.replace(load, trace=known)
+    elif load.open and load.requests is not None:
+        stage, arrivals = schedule.counted(load, profile.phases.warmup)
+    else:
+        return profile, None
+    load = msgspec.structs.replace(load, stages=(stage,))
+    return msgspec.structs.replace(profile, load=load), arrivals
