@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tokenswarm.clock import FakeClock
 from tokenswarm.judge.gates import evaluate
+from tokenswarm.judge.search import Search, answer
 from tokenswarm.judge.verdict import Evidence, judge
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.load import ENDLESS_S, Stage
@@ -308,3 +309,9 @@ def test_a_note_stays_whole_off_a_terminal() -> None:
     screen = Screen(terminal=False)
     screen.progress.note("word " * 40)
     assert screen.lines == [("word " * 40).strip()]
+
+
+def test_a_search_that_was_interrupted_before_its_first_try_was_decided_has_a_table() -> None:
+    summary = summarize(sample_runs.run())
+    summary.search = answer(Search(2.0, 4.0, 0.05, whole=False), "rate")
+    assert "results/x" in written(summary)

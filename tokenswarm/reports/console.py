@@ -92,7 +92,7 @@ class _Table:
     def _draw(self, columns: Sequence[int]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, header_style="bold")
         for column in columns:
-            first_of_names = column == 0 and self._cells[0][0][:1].isalpha()
+            first_of_names = column == 0 and any(row[0][:1].isalpha() for row in self._cells[:1])
             justify: Literal["left", "right"] = "left" if first_of_names else "right"
             table.add_column(Text(self._head[column]), justify=justify, no_wrap=True)
         for row in self._cells:
