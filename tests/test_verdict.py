@@ -30,7 +30,7 @@ from tokenswarm.measure.budget import FINE_METRICS, scale_of
 from tokenswarm.measure.snapshot import Instrument, Merged
 from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.profile.engine import Engine
-from tokenswarm.profile.load import ENDLESS_S, Load, Stage
+from tokenswarm.profile.load import ENDLESS_S, Load, Stage, TraceSource
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
 from tokenswarm.profile.typed_yaml import Seconds
@@ -562,6 +562,17 @@ def test_the_drift_of_a_smoke_test_is_only_noted() -> None:
         ("short-run", "degraded"),
         ("not-steady", "note"),
     ]
+
+
+def test_the_halves_of_a_trace_differ_by_themselves() -> None:
+    case = Case()
+    drift(1.5)(case)
+    (condemned,) = case.judge().doubts
+    load = Load(kind="trace", trace=TraceSource(path="azure.csv"))
+    case.evidence["profile"] = msgspec.structs.replace(case.evidence["profile"], load=load)
+    (noted,) = [doubt for doubt in case.judge().doubts if doubt.code == "not-steady"]
+    assert (condemned.code, condemned.severity, noted.severity) == ("not-steady", "invalid", "note")
+    assert "The trace has hours of its own" in noted.message
 
 
 def test_a_constant_server_did_not_change_by_nothing() -> None:

@@ -83,7 +83,8 @@ def censored(evidence: Evidence, summary: Summary) -> Doubt | None:
 def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
     """The medians of a window's halves differ, by more than chance; or MSER-5 finds no steady part.
 
-    A note in a short run, which `short-run` doubts already. Where the windows were tested for a trend, see `_beside`.
+    A note in a short run, which `short-run` doubts already, and under a trace, whose own load is not even. Where the
+    windows were tested for a trend, see `_beside`.
     """
     found: list[tuple[Severity, float, str, Block]] = []
     tested = {(one.stage, one.metric): one for one in summary.soak.drift} if summary.soak is not None else {}
@@ -98,11 +99,16 @@ def not_steady(evidence: Evidence, summary: Summary) -> Doubt | None:
         return None
     severity, change, metric, block = max(found, key=lambda row: (SEVERITIES.index(row[0]), abs(row[1])))
     cut = block.mser_cut.get(metric, 0) / max(1, block.mser_n.get(metric, 0))
+    traced = evidence.profile.load.kind == "trace"
+    mend = (
+        "The trace has hours of its own, more requests in one or longer ones: see when it was so in report.html."
+        if traced
+        else "Use a longer warm-up, or a lower load if the server falls behind."
+    )
     return doubt(
         "not-steady",
-        "note" if _is_short(summary) else severity,
-        f"Stage {block.stage + 1} was not steady: {'; '.join(_how(metric, change, cut))}. Use a longer warm-up, or a "
-        f"lower load if the server falls behind.",
+        "note" if traced or _is_short(summary) else severity,
+        f"Stage {block.stage + 1} was not steady: {'; '.join(_how(metric, change, cut))}. {mend}",
         stage=block.stage,
         metric=f"{metric}_s",
         change=change,
