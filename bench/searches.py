@@ -94,8 +94,8 @@ def _known(of: str) -> float:
     load = {"kind": "constant", "stages": [{"rate": OVERLOAD, "duration": STEP_S}]}
     if of == "users":
         load = {"stages": [{"users": USERS, "duration": STEP_S}]}
-    with _engine() as url, tempfile.TemporaryDirectory() as folder:
-        summary = _tokenswarm("run", folder, {**PROFILE, "target": url, "load": load})
+    with engine() as url, tempfile.TemporaryDirectory() as folder:
+        summary = tokenswarm("run", folder, {**PROFILE, "target": url, "load": load})
     per_s = float(summary["throughput"]["requests_per_s"])
     if of == "rate":
         return per_s
@@ -104,17 +104,17 @@ def _known(of: str) -> float:
 
 
 def _one(of: str, known: float) -> Found:
-    with _engine() as url, tempfile.TemporaryDirectory() as folder:
+    with engine() as url, tempfile.TemporaryDirectory() as folder:
         search = {of: BOUNDS[of], "resolution": RESOLUTION, "shortest": SHORTEST_S, "longest": LONGEST_S}
         began_s = time.monotonic()
-        summary = _tokenswarm("search", folder, {**PROFILE, "target": url, "slo": LIMITS[of], "search": search})
+        summary = tokenswarm("search", folder, {**PROFILE, "target": url, "slo": LIMITS[of], "search": search})
         took_s = time.monotonic() - began_s
     found = summary["search"]
     passed, failed = found["passed"] or 0.0, found["failed"] or math.inf
     return Found(of, known, passed, failed, found["probes"], took_s)
 
 
-def _tokenswarm(command: str, folder: str, profile: dict[str, Any]) -> dict[str, Any]:
+def tokenswarm(command: str, folder: str, profile: dict[str, Any]) -> dict[str, Any]:
     """Its summary. A profile is YAML, and JSON is."""
     file = Path(folder) / "p.yaml"
     file.write_text(json.dumps(profile), encoding="utf-8")
@@ -132,7 +132,7 @@ def _tokenswarm(command: str, folder: str, profile: dict[str, Any]) -> dict[str,
 
 
 @contextlib.contextmanager
-def _engine() -> Iterator[str]:
+def engine() -> Iterator[str]:
     command = [sys.executable, "-m", "tokenswarm.simulator", "--port", "0", *ENGINE]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
