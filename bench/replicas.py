@@ -105,12 +105,14 @@ def section(found: list[Held]) -> str:
         f"replicas for {SHARE:.0%} of that",
         "a run at that rate",
     )
+    kept = "yes" if abs(off) <= OFF_MAX else "**no**"
     return f"""\
 ## Does a plan hold?
 
-`python -m bench --replicas {len(found)}`, load average {os.getloadavg()[1]:.1f}. The engine and the limit of the searches, resolution
-{RESOLUTION:.0%}; two engines get requests in turn. A run of {RUN_S:.0f} s at {SHARE:.0%} of what two should carry.
+`python -m bench --replicas {len(found)}`, load average {os.getloadavg()[1]:.1f}. The engine and the limit of the
+searches, resolution {RESOLUTION:.0%}; two engines get requests in turn. A run of {RUN_S:.0f} s at {SHARE:.0%} of what
+two should carry.
 
-* What two replicas carry is within {OFF_MAX:.0%} of what a plan counts on. {off:+.1%}: {"yes" if abs(off) <= OFF_MAX else "**no**"}.
+* What two replicas carry is within {OFF_MAX:.0%} of what a plan counts on. {off:+.1%}: {kept}.
 
 {table(head, rows)}"""
