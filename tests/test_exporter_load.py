@@ -401,7 +401,8 @@ def test_rude_peers_cost_no_memory_and_no_push(exporter: Exporter) -> None:
     settled = process.memory_info().rss
     for _ in range(3):
         crowd()
-    assert process.memory_info().rss < settled * 1.15
+    of_each = 3 * 20 * len(exporter.text())  # a page for each of the stuck; what good scrapes leave behind is less
+    assert process.memory_info().rss - settled < of_each / 2
     end_s = time.monotonic() + 20
     while process.num_fds() > 40:
         assert time.monotonic() < end_s

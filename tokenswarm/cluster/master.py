@@ -10,7 +10,6 @@ from typing import Any
 
 import gevent
 
-from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster.conclusion import Company, Run, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import address_of, say
@@ -34,10 +33,7 @@ def run_profile(
     """Run a profile that was checked (entrance.py) and whose target was looked at (look.py); `given`: parsed
     `tokenswarm run` options; `began` hears where its results go. Raises UserError before any load.
     """
-    profile = looked.profile
     remote = given["expect_workers"]
-    if remote is None:
-        check_descriptors(profile.load.under_way, profile.workers)
     host, port, token = address_of(given["bind"], remote)
     if remote is None:
         token = token or new_token()

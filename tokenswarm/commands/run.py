@@ -68,9 +68,13 @@ def start(given: dict[str, Any]) -> int:
     try:
         entrance.check(profile, given)
         searching = entrance.searching_of(profile) if given.get("search") else None
-        from tokenswarm.cluster.look import look  # after mistakes: gevent takes a while
+        profile = profile if searching is None else for_search(profile)
+        from tokenswarm.client.pool import check_descriptors  # after mistakes: gevent takes a while
+        from tokenswarm.cluster.look import look
 
-        looked = look(profile if searching is None else for_search(profile))
+        if given["expect_workers"] is None:
+            check_descriptors(profile.load.under_way, profile.workers)
+        looked = look(profile)
         web_later.put_off()
         from tokenswarm.cluster.master import run_profile  # after the look: Locust takes half a second
 
