@@ -145,7 +145,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(engine: str, tmp_path: Path) -> N
 
 
 def test_a_run_does_not_outlive_its_killed_group(engine: str, tmp_path: Path) -> None:
-    more = ("--repeat", "2", "--set", "load.stages.0.duration=2m")
+    more = ("--repeat", "2", "--set", "load.stages.0.duration=1h")
     command = tokenswarm("run", short(tmp_path), "--host", engine, *more)
     with program(command, tmp_path) as started:
         started.await_output(r"run 1/2: about [\s\S]*stage 1 steady", LONG_S)
