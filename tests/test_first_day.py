@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sample_runs
@@ -20,6 +21,7 @@ from simulator_process import simulator
 from test_reports_text import EVIL, evil_run, judged
 
 from tokenswarm import cli
+from tokenswarm.commands import run as run_command
 from tokenswarm.errors import ConfigError
 from tokenswarm.judge.verdict import Evidence, judge
 from tokenswarm.profile import bundled, options, plan
@@ -327,3 +329,19 @@ def test_the_demo_ends_with_a_command_as_it_is_typed_here(monkeypatch: pytest.Mo
     assert demo.own_name() == str(program)
     monkeypatch.setenv("PATH", str(program.parent))
     assert demo.own_name() == "tokenswarm"
+
+
+@pytest.mark.parametrize(
+    ("words", "bundled"),
+    [
+        ([], True),
+        (["dataset.ignore_eos=false", "dataset.output_tokens={max: 8}"], True),  # what of it, not which
+        (["dataset.path=x.json"], False),
+        (["dataset.format=synthetic"], False),
+        (["dataset={format: synthetic}"], False),
+    ],
+)
+def test_the_bundled_samples_are_sent_where_nothing_says_which(words: list[str], bundled: bool) -> None:
+    given: dict[str, Any] = {"profile": None, "dataset": None, "set": words}
+    run_command._data_set(given)
+    assert (given["dataset"] is not None) == bundled

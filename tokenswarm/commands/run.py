@@ -15,6 +15,8 @@ from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
 from tokenswarm.profile.bundled import configs
 
+CHOOSES = ("dataset", "dataset.path", "dataset.format")  # keys that say which data set; the others, what of it
+
 
 def make_parser(command: str, about: str | None = None) -> argparse.ArgumentParser:
     """The options of `tokenswarm run`, which `tokenswarm search` shares."""
@@ -49,7 +51,9 @@ def main(words: list[str]) -> int:
 
 def _data_set(given: dict[str, Any]) -> None:
     """The bundled samples, where no profile and no option names a data set."""
-    if given["profile"] is None and given["dataset"] is None and not any("dataset" in pair for pair in given["set"]):
+    names = (pair.partition("=")[0].strip() for pair in given["set"])
+    chosen = any(name in CHOOSES or name.startswith("dataset.synthetic") for name in names)
+    if given["profile"] is None and given["dataset"] is None and not chosen:
         given["dataset"] = str(configs() / "samples" / "sharegpt.json")
         print(f"tokenswarm: no data set was given: the bundled samples are sent, {given['dataset']}", file=sys.stderr)
 
