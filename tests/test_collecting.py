@@ -177,14 +177,19 @@ def turn(streams: list[Stream], burst: int = 1) -> None:
         gevent.sleep(0.001)
 
 
-@needs_c
-def test_many_wake_ups_make_it_collect_and_bursts_end_that(native: NativeReader) -> None:
+def collected(native: NativeReader) -> list[Stream]:
+    """So many streams out of step that they are read by the clock."""
     streams = [Stream(native, tcp_pair(), True) for _ in range(40)]
     for _ in range(40):
         turn(streams)
         if native.collecting.period_ns:
-            break
-    assert native.collecting.period_ns
+            return streams
+    raise AssertionError("they are still read at each arrival")
+
+
+@needs_c
+def test_many_wake_ups_make_it_collect_and_bursts_end_that(native: NativeReader) -> None:
+    streams = collected(native)
     assert not native._watcher.active
     turn(streams)
     for _ in range(40):
@@ -206,11 +211,7 @@ def test_many_wake_ups_make_it_collect_and_bursts_end_that(native: NativeReader)
 
 @needs_c
 def test_an_end_is_read_by_the_next_tick(native: NativeReader) -> None:
-    streams = [Stream(native, tcp_pair(), True) for _ in range(40)]
-    for _ in range(40):
-        turn(streams)
-        if native.collecting.period_ns:
-            break
+    streams = collected(native)
     polls, poll = 0, native.poll
 
     def counting() -> None:
@@ -250,12 +251,7 @@ def test_without_stamps_of_the_kernel_it_reads_at_each_arrival(native: NativeRea
 
 @needs_c
 def test_when_nothing_comes_any_more_the_clock_stops(native: NativeReader) -> None:
-    streams = [Stream(native, tcp_pair(), True) for _ in range(40)]
-    for _ in range(40):
-        turn(streams)
-        if native.collecting.period_ns:
-            break
-    assert native.collecting.period_ns
+    streams = collected(native)
     with gevent.Timeout(20):
         while native.collecting.period_ns:
             gevent.sleep(0.01)

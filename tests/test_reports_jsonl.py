@@ -52,6 +52,26 @@ def test_offsets_count_from_the_start_and_durations_are_seconds() -> None:
     assert all(f"{name}_s" in fields for name in LATENCIES if name != "itl")
 
 
+def test_each_field_stands_in_the_row_under_its_own_name() -> None:
+    """A row is built by place, and many of its fields are numbers."""
+    record = sample_runs.request(1, START_NS + NS_PER_S)
+    names = sorted(set(Row.__struct_fields__) & set(RequestRecord.__struct_fields__))
+    kept = {"outcome", "token_source", "engine", "text"}  # not a number or a text, or told otherwise
+    values: dict[str, Any] = {}
+    for number, name in enumerate([name for name in names if name not in kept], 1_000):
+        before = getattr(record, name)
+        values[name] = f"text {number}" if isinstance(before, str) else number
+    fields = decode(msgspec.structs.replace(record, **values))
+    assert len(values) > 20
+    assert {name: fields[name] for name in values} == values
+    assert fields["worker"] == 3
+    marks = ("intended", "sent", "headers", "first", "last", "done")
+    moments = {f"{name}_ns": START_NS + NS_PER_S * number for number, name in enumerate(marks, 1)}
+    told = decode(msgspec.structs.replace(record, **moments))
+    assert [told[f"{name}_s"] for name in marks] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert (told["ttft_s"], told["ttft_intended_s"], told["e2e_s"], told["e2e_intended_s"]) == (2.0, 3.0, 4.0, 5.0)
+
+
 def test_what_did_not_happen_is_null() -> None:
     fields = decode(sample_runs.failure(1, START_NS, Outcome.CONNECT, "refused", sent_ns=0, headers_ns=0, status=0))
     for name in ("sent_s", "headers_s", "first_s", "last_s", "ttft_s", "tpot_s", "e2e_s", "status", "itl_p50_s"):

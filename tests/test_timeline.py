@@ -304,6 +304,26 @@ def test_everything_the_exchange_knows_is_in_the_record() -> None:
     )
 
 
+def test_each_mark_stands_in_the_record_under_its_own_name() -> None:
+    """The record is built by place, and many of its fields are numbers."""
+    computed = {"first_low_ns", "unsure"}
+    marks = (set(Timeline.__slots__) & set(RequestRecord.__struct_fields__)) - computed
+    values: dict[str, object] = {}
+    for number, name in enumerate(sorted(marks), 1_000):
+        before = getattr(Timeline(), name)
+        values[name] = f"text {number}" if isinstance(before, str) else number
+    counts = {"prompt_tokens": 11, "output_tokens": 12, "reasoning_tokens": 3, "cached_tokens": 4}
+    counts |= {"draft_tokens": 5, "accepted_tokens": 6}
+    timeline = marked((10, A), (20, Delta(usage=Usage(**counts))))
+    for name, value in values.items():
+        setattr(timeline, name, value)
+    got = frozen(timeline, Outcome.RESET, error="why", error_kind="kind")
+    assert len(values) > 15
+    assert {name: getattr(got, name) for name in values} == values
+    assert {name: getattr(got, name) for name in counts} == counts
+    assert (got.id, got.outcome, got.error, got.error_kind) == ("r", Outcome.RESET, "why", "kind")
+
+
 def test_errors_are_short_clean_and_only_on_failures() -> None:
     timeline = marked((10, Delta("a", error="first")), (11, Delta(error="second")))
     assert frozen(timeline, Outcome.ERROR_OBJECT).error == "first"

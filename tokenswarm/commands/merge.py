@@ -15,21 +15,18 @@ from typing import Any
 
 import msgspec
 
+from tokenswarm.commands import unended
 from tokenswarm.errors import MALFORMED, ConfigError, ResultsError
-from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Inbox, Merged, SnapshotError
-from tokenswarm.profile import profile as profiles
-from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown
 from tokenswarm.reports.folder import ResultsFolder
 from tokenswarm.reports.rows import ROWS_NAME, Lines, missing_files, row_files
 from tokenswarm.reports.saved import read_summary, write_page
 from tokenswarm.reports.spool import Owner
-from tokenswarm.reports.windows import read_soak
-from tokenswarm.result.summary import Summary, changing, plan_of, summarize, to_json
+from tokenswarm.result.summary import Summary, to_json
 
 MANIFEST = "manifest.json"
 
@@ -194,12 +191,9 @@ def _was_rebuilt(home: Path) -> bool:
 
 def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows: Rows) -> None:
     """summary.json, manifest.json and report.md of a run whose master wrote none."""
-    profile = _profile(home, manifest)
+    profile = unended.profile_of(home, manifest)
     merged = _merged(home, str(manifest["run_id"]))
-    last = max((block.stage for block in merged.blocks), default=-1)
-    plan = [plan_of(n, s) for n, s in enumerate(profile.load.stages) if n <= last]
-    summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
-    summary.soak = read_soak(home, profile.soak.window_s, changing(summary))
+    summary = unended.summary_of(home, merged, profile)
     evidence = Evidence(
         merged=merged,
         expected_workers=max(owner.workers for owner in owners),
@@ -208,8 +202,7 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
         marks=manifests.marks(manifest),
         recovered=_told(owners, rows) + " Missing are the last second, streams that were open, and telemetry.",
     )
-    summary.gates = gates.evaluate(profile.slo, summary, merged, profile.bars)
-    summary.verdict = verdict.judge(evidence, summary)
+    unended.judge(summary, evidence)
     last_s = max(path.stat().st_mtime for path in (home / ".spool").glob("worker-*.jsonl"))
     whole = manifests.finish(
         manifest,
@@ -221,13 +214,6 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
     folder.write_json(MANIFEST, msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     folder.write_text("report.md", markdown.render(summary, whole))
     folder.write_json("summary.json", to_json(summary))
-
-
-def _profile(home: Path, manifest: dict[str, Any]) -> Profile:
-    try:
-        return profiles.decode(msgspec.json.encode(manifest["profile"]))
-    except MALFORMED as error:
-        raise ConfigError(f"{home / MANIFEST}: its profile can't be read: {error}") from None
 
 
 def _merged(home: Path, run_id: str) -> Merged:

@@ -8,21 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tokenswarm.clock import NS_PER_S, realtime_ns
-from tokenswarm.errors import MALFORMED, ConfigError
-from tokenswarm.judge import gates, verdict
+from tokenswarm.commands import unended
+from tokenswarm.errors import ConfigError
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Merged, SnapshotError
-from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports.folder import LIVE_NAME
 from tokenswarm.reports.saved import read_manifest
-from tokenswarm.reports.windows import read_soak
-from tokenswarm.result.summary import Summary, changing, plan_of, summarize
+from tokenswarm.result.summary import Summary
 
 STALE_S = 60.0  # sums that are older are those of a master that died
 
@@ -51,21 +47,11 @@ def partial(home: Path) -> Summary:
             f"`tokenswarm report --merge {home}` makes a partial result of what is on disk"
         )
     manifest = read_manifest(home)
-    return _summary(home, merged, _profile(home, manifest), manifest, age_s)
-
-
-def _profile(home: Path, manifest: dict[str, Any]) -> Profile:
-    try:
-        return profiles.decode(msgspec.json.encode(manifest["profile"]))
-    except (*MALFORMED, KeyError) as error:
-        raise ConfigError(f"{home / 'manifest.json'}: its profile can't be read: {error}") from None
+    return _summary(home, merged, unended.profile_of(home, manifest), manifest, age_s)
 
 
 def _summary(home: Path, merged: Merged, profile: Profile, manifest: dict[str, Any], age_s: float) -> Summary:
-    last = max((block.stage for block in merged.blocks), default=-1)
-    plan = [plan_of(number, stage) for number, stage in enumerate(profile.load.stages) if number <= last]
-    summary = summarize(merged, plan=plan, partial=True, bars=profile.bars)
-    summary.soak = read_soak(home, profile.soak.window_s, changing(summary))
+    summary = unended.summary_of(home, merged, profile)
     evidence = Evidence(
         merged=merged,
         expected_workers=len(merged.workers),
@@ -74,9 +60,7 @@ def _summary(home: Path, merged: Merged, profile: Profile, manifest: dict[str, A
         goes_on=f"These are its numbers {summary.duration_s:.0f} s after its start, written {max(0.0, age_s):.0f} s "
         "ago. What the engine and the GPUs tell, and what needs the order of requests, comes at the end.",
     )
-    summary.gates = gates.evaluate(profile.slo, summary, merged, profile.bars)
-    summary.verdict = verdict.judge(evidence, summary)
-    return summary
+    return unended.judge(summary, evidence)
 
 
 def rows(home: Path) -> list[Path]:

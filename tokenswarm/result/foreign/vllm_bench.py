@@ -8,24 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenswarm.result.foreign.found import Format, Found, first, number
+from tokenswarm.result.foreign import serving
+from tokenswarm.result.foreign.found import Format
 
 NAMES = {"ttft_s": "ttft", "tpot_s": "tpot", "itl_s": "itl", "e2e_s": "e2el"}
-MS = 1e-3
-
-
-def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
-    values = {
-        f"{field}.{ours}": number(part.get(f"{theirs}_{name}_ms"), MS)
-        for field, name in NAMES.items()
-        for ours, theirs in (("p50", "median"), ("p99", "p99"))
-    }
-    values["requests_per_s"] = number(part.get("request_throughput"))
-    values["output_tokens_per_s"] = number(part.get("output_throughput"))
-    load = {
-        name: part[name] for name in ("request_rate", "burstiness", "max_concurrency") if part.get(name) is not None
-    }
-    return Found(values=values, completed=number(part.get("completed")), model=first(part, ("model_id",)), load=load)
+LOAD = ("request_rate", "burstiness", "max_concurrency")
 
 
 def _matches(whole: Mapping[str, Any]) -> bool:
@@ -37,15 +24,8 @@ FORMAT = Format(
     tool="vllm_bench",
     matches=_matches,
     parts=lambda whole: [whole],
-    read=_read,
-    ours={
-        "ttft_s": (("conventions", "vllm_bench", "ttft_ms"), MS),
-        "tpot_s": (("conventions", "vllm_bench", "tpot_ms"), MS),
-        "itl_s": (("conventions", "vllm_bench", "itl_ms"), MS),
-        "e2e_s": (("conventions", "vllm_bench", "e2el_ms"), MS),
-        "requests_per_s": (("conventions", "vllm_bench", "request_throughput"), 1.0),
-        "output_tokens_per_s": (("conventions", "vllm_bench", "output_throughput"), 1.0),
-    },
+    read=lambda part, _: serving.found(part, NAMES, LOAD),
+    ours=serving.ours("vllm_bench", NAMES),
     apart="tokens of a server that sends no usage are counted by a tokenizer there and by events here; a request that "
     "is truncated may be a success there and is a failure here",
 )
