@@ -28,5 +28,14 @@ def share_with_it() -> None:
     begins at nice 0, whatever the value of the session that it came from.
     """
     with contextlib.suppress(OSError):  # not Linux, not built in, or a higher priority that may not be given
-        nice = Path(f"/proc/{os.getppid()}/autogroup").read_text(encoding="ascii").split()[-1]
-        Path("/proc/self/autogroup").write_text(nice, encoding="ascii")
+        nice = nice_of(Path(f"/proc/{os.getppid()}/autogroup").read_text(encoding="ascii"))
+        if nice:
+            Path("/proc/self/autogroup").write_text(nice, encoding="ascii")
+
+
+def nice_of(told: str) -> str:
+    """The nice value in what /proc says of a process's autogroup; "" where it is in none.
+
+    A container whose first process never began a session is in the root's group, of which the kernel says nothing.
+    """
+    return told.rpartition(" nice ")[2].strip() if " nice " in told else ""

@@ -122,7 +122,8 @@ def throttled_ns(stats: Sequence[Path]) -> int:
             lines = path.read_text(encoding="ascii").splitlines()
         except OSError:
             continue
-        found += [int(line.split()[1]) * _THROTTLED[line.split()[0]] for line in lines if line.split()[0] in _THROTTLED]
+        words = [line.split() for line in lines if line.strip()]
+        found += [int(word[1]) * _THROTTLED[word[0]] for word in words if word[0] in _THROTTLED]
     return max(found)
 
 
@@ -154,7 +155,8 @@ def _pressure_ns(groups: Sequence[Path]) -> int:
         except OSError:
             continue
         words = dict(word.split("=") for word in some.split()[1:])
-        return int(words.get("total", "0")) * 1000
+        if "total" in words:
+            return int(words["total"]) * 1000
     return 0
 
 
