@@ -338,6 +338,7 @@ def test_the_demo_ends_with_a_command_as_it_is_typed_here(monkeypatch: pytest.Mo
         (["dataset.ignore_eos=false", "dataset.output_tokens={max: 8}"], True),  # what of it, not which
         (["dataset.path=x.json"], False),
         (["dataset.format=synthetic"], False),
+        (["dataset.synthetic.input_mean=9"], False),
         (["dataset={format: synthetic}"], False),
     ],
 )

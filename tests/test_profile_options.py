@@ -111,7 +111,8 @@ def test_without_a_profile_options_must_say_where_and_what() -> None:
     with pytest.raises(ConfigError, match="no data set: give --dataset"):
         options.read_profile(None, {}, host)
     assert options.read_profile(None, {"dataset": "x"}, host).dataset.path == "x"
-    assert options.read_profile(None, {"set": ["dataset.format=synthetic"]}, host).dataset.format == "synthetic"
+    for words in (["dataset.format=synthetic"], ["dataset.synthetic.input_mean=9"], ["dataset.synthetic={turns: 2}"]):
+        assert options.read_profile(None, {"set": words}, host).dataset.format == "synthetic"
     with pytest.raises(ConfigError, match=r"^--engine: `engine.kind: vllm` is not one of openai, ollama$"):
         options.read_profile(None, {"dataset": "x", "engine": "vllm"}, host)
 

@@ -117,19 +117,26 @@ def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[
     slo = (profiles.read_text(Path(slo_path)), slo_path) if slo_path else None
     overrides = [*more, *_stage(options, text, path), *given(options)]
     if path is None:
-        _need_a_start({key for key, _ in overrides})
+        overrides += _start({key for key, _ in overrides})
     profile = profiles.load(text, path or "command line", overrides, slo)
     if path is None or options.get("expect_workers") or options.get("master"):
         return profile  # remote workers read these paths, from their own folders
     return beside(profile, Path(path), {key for key, _ in overrides})
 
 
-def _need_a_start(keys: set[str]) -> None:
-    """Without a profile file, a target and a data set must come from options. Raises ConfigError."""
+def _start(keys: set[str]) -> list[tuple[str, Node]]:
+    """Without a profile file, a target and a data set must come from options: what follows from them, if anything.
+
+    Raises ConfigError.
+    """
     if "target" not in keys:
         raise ConfigError("no target: give --host URL, for example --host http://127.0.0.1:8000")
-    if not keys & {"dataset", "dataset.path", "dataset.format"}:
+    if keys & {"dataset", "dataset.path", "dataset.format"}:
+        return []
+    lengths = next((key for key in keys if key.startswith("dataset.synthetic")), None)
+    if lengths is None:
         raise ConfigError("no data set: give --dataset FILE (`tokenswarm data fetch sharegpt` downloads one)")
+    return [("dataset.format", typed_yaml.literal("synthetic", f"--set {lengths}"))]
 
 
 def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> list[tuple[str, Node]]:
