@@ -76,6 +76,10 @@ def test_an_engine_that_restarts_is_named_and_the_run_goes_on(tmp_path: Path) ->
             assert so_far["partial"] is True
             assert "goes-on" in {doubt["code"] for doubt in so_far["verdict"]["doubts"]}
             assert so_far["requests"]["ok"] > 0
+            seen = so_far["server"]["metrics"]
+            assert seen["sources"][0]["good"] > 0
+            assert seen["running"]["mean"] > 0
+            assert so_far["stages"][0]["server"]["metrics"]["running"] == seen["running"]
             assert "The run has not ended" in (folder / "report.html").read_text("utf-8")
             assert not (folder / "summary.json").exists()
 
@@ -149,6 +153,7 @@ def test_a_run_whose_master_was_killed_keeps_what_was_rotated(tmp_path: Path) ->
             load.await_output("steady, 8 users", SLOW_S)
             folder = results(tmp_path)
             assert eventually(lambda: len(row_files(folder)) > 0, SLOW_S), "rows are handed over while the load runs"
+            assert eventually((folder / ".spool" / "told.part").exists, SLOW_S)
             workers = children(load.process.pid)
             os.kill(load.process.pid, signal.SIGKILL)
             load.process.wait()
@@ -163,6 +168,7 @@ def test_a_run_whose_master_was_killed_keeps_what_was_rotated(tmp_path: Path) ->
     rows, summary = all_rows(folder), json.loads((folder / "summary.json").read_bytes())
     assert len({(row["worker"], row["id"]) for row in rows}) == len(rows)
     assert abs(len(rows) - summary["requests"]["ok"] - summary["requests"]["failed"]) <= 16
+    assert summary["server"]["metrics"]["sources"][0]["good"] > 0, "what the engine told is kept, too"
     assert run(tokenswarm("report", "--merge", str(folder)), tmp_path, SLOW_S).code == 0
     assert len(all_rows(folder)) == len(rows)
 

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 from rich.console import Console, RenderableType
 
+from tokenswarm.clock import monotonic_ns
 from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.entrance import say
 from tokenswarm.cluster.look import Looked
@@ -41,7 +42,7 @@ from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
-from tokenswarm.reports import markdown, output
+from tokenswarm.reports import markdown, output, told
 from tokenswarm.reports.folder import ResultsFolder, new_run_id
 from tokenswarm.reports.pipelines import github, gitlab, junit
 from tokenswarm.result.summary import Summary, changing, plan_of, summarize, to_json
@@ -106,7 +107,11 @@ class Company:
         self._push = push.of_run(run.profile, run.manifest, members, say, self._poller)
         pages = self._poller.pages
         self._soak = SoakWatch(
-            run.folder, run.profile.soak.window_s, lambda: [page.watch for page in pages], run.progress.note
+            run.folder,
+            run.profile.soak.window_s,
+            lambda: [page.watch for page in pages],
+            self._told_so_far,
+            run.progress.note,
         )
 
     @property
@@ -123,6 +128,12 @@ class Company:
             self._push.finish(end.merged, summary.verdict)
         self.summary = summary
         return code
+
+    def _told_so_far(self, merged: Merged) -> bytes:
+        """What engines and GPUs told, for a report of the run before its end."""
+        summary = summarize(merged, partial=True)
+        self._poller.fill(summary, monotonic_ns())
+        return told.encode(summary)
 
     def _add(self, summary: Summary, merged: Merged) -> None:
         """What was watched beside the requests."""
@@ -182,11 +193,11 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
         workers=_workers(end),
         stamps={"receive": own.stamp, "send": own.sent_stamp, "sends_unstamped": own.sends_unstamped},
     )
-    told = markdown.render(summary, manifest)
+    page = markdown.render(summary, manifest)
     documents = {
         "summary.json": to_json(summary),
         "manifest.json": msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n",
-        "report.md": told.encode(),
+        "report.md": page.encode(),
         "junit.xml": junit.render(summary, manifest).encode(),
         "metrics.txt": gitlab.render(summary).encode(),
     }
@@ -200,7 +211,7 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
             step()
         except ResultsError as error:
             problem = problem or error
-    if in_github() and (unwritten := github.tell(github.annotations_of(summary), told, github_summary())):
+    if in_github() and (unwritten := github.tell(github.annotations_of(summary), page, github_summary())):
         say(unwritten)
     return problem
 

@@ -218,6 +218,11 @@ class Poller:
         for page in self.pages:
             page.stop()
 
+    def fill(self, summary: Summary, now_ns: int) -> None:
+        """Put what was seen until now into the blocks of the summary."""
+        engines, gpus = self._watches()
+        join.fill(summary, engines, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
+
     def finish(self, summary: Summary) -> None:
         """Wait a second for the readings at the last edge, stop, and fill the blocks of the summary."""
         now_ns = monotonic_ns()
@@ -227,8 +232,7 @@ class Poller:
             while any(page.running and page.watch.waits for page in self.pages):
                 gevent.sleep(0.02)
         self.stop()
-        engines, gpus = self._watches()
-        join.fill(summary, engines, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
+        self.fill(summary, now_ns)
         for page in self.pages:
             void = page.watch.stale or (isinstance(page.watch, EngineWatch) and page.watch.several)
             if page.watch.looks and (void or not page.watch.good):

@@ -2,7 +2,7 @@
 
 A watcher of the run, on the master: it looks at the sums that come each second and costs the workers nothing. Windows
 go to windows.jsonl with their sketches as they close; in memory stays what the report tells of each. `tokenswarm
-report` makes its tables of a run that goes on from these files.
+report` makes its tables of a run that goes on from these files; what engines and GPUs told so far lies beside them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tokenswarm.measure.snapshot import Merged
 from tokenswarm.measure.windows import Cutter, Restart
 from tokenswarm.profile.load import Stage
 from tokenswarm.record import FAILED_OUTCOMES
-from tokenswarm.reports.folder import ResultsFolder
+from tokenswarm.reports.folder import LIVE_NAME, TOLD_NAME, ResultsFolder
 from tokenswarm.reports.windows import WINDOWS_NAME, encode
 from tokenswarm.result.soak import Soak, WindowTold, soak, told
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch, Watch
@@ -40,9 +40,15 @@ class SoakWatch:
     """Use it as one of the run's watchers; `finish` gives the section of the summary."""
 
     def __init__(
-        self, folder: ResultsFolder, window_s: float, watches: Callable[[], list[Watch]], say: Callable[[str], None]
+        self,
+        folder: ResultsFolder,
+        window_s: float,
+        watches: Callable[[], list[Watch]],
+        telemetry: Callable[[Merged], bytes],
+        say: Callable[[str], None],
     ) -> None:
         self._folder, self._window_s, self._watches, self._say = folder, window_s, watches, say
+        self._telemetry = telemetry
         self._cutter = Cutter(window_s)
         self._merged = Merged(run_id=folder.run_id)
         self._windows: list[WindowTold] = []
@@ -99,7 +105,9 @@ class SoakWatch:
         self._write_live()
 
     def _write_live(self) -> None:
-        self._keep(lambda: self._folder.write_live(snapshot.encode(self._merged)))
+        self._keep(lambda: self._folder.write_live(LIVE_NAME, snapshot.encode(self._merged)))
+        if self._watches():
+            self._keep(lambda: self._folder.write_live(TOLD_NAME, self._telemetry(self._merged)))
 
     def _keep(self, write: Callable[[], None]) -> None:
         """Write; what the disk refuses is said once, and the run goes on."""

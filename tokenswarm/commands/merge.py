@@ -200,9 +200,10 @@ def _rebuild(home: Path, manifest: dict[str, Any], owners: Sequence[Owner], rows
         profile=profile,
         rows=rows.total,
         marks=manifests.marks(manifest),
-        recovered=_told(owners, rows) + " Missing are the last second, streams that were open, and telemetry.",
+        recovered=_told(owners, rows) + " Missing are the last second, streams that were open, and the last "
+        "ten seconds of what engine and GPUs told.",
     )
-    unended.judge(summary, evidence)
+    unended.judge(home, summary, evidence)
     last_s = max(path.stat().st_mtime for path in (home / ".spool").glob("worker-*.jsonl"))
     whole = manifests.finish(
         manifest,

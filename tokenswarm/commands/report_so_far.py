@@ -58,9 +58,9 @@ def _summary(home: Path, merged: Merged, profile: Profile, manifest: dict[str, A
         profile=profile,
         marks=manifests.marks(manifest),
         goes_on=f"These are its numbers {summary.duration_s:.0f} s after its start, written {max(0.0, age_s):.0f} s "
-        "ago. What the engine and the GPUs tell, and what needs the order of requests, comes at the end.",
+        "ago. What needs the order of requests, or engine and client at one moment, comes at the end.",
     )
-    return unended.judge(summary, evidence)
+    return unended.judge(home, summary, evidence)
 
 
 def rows(home: Path) -> list[Path]:

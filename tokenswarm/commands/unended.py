@@ -13,6 +13,7 @@ from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.profile import Profile
+from tokenswarm.reports import told
 from tokenswarm.reports.windows import read_soak
 from tokenswarm.result.summary import Summary, changing, plan_of, summarize
 
@@ -34,9 +35,13 @@ def summary_of(home: Path, merged: Merged, profile: Profile) -> Summary:
     return summary
 
 
-def judge(summary: Summary, evidence: Evidence) -> Summary:
-    """The same with its gates and verdict."""
+def judge(home: Path, summary: Summary, evidence: Evidence) -> Summary:
+    """The same with its gates and verdict, and with what engines and GPUs told until some seconds before.
+
+    That comes last: counters of an engine that goes on are of another moment than the sums, and convict nobody.
+    """
     profile = evidence.profile
     summary.gates = gates.evaluate(profile.slo, summary, evidence.merged, profile.bars)
     summary.verdict = verdict.judge(evidence, summary)
+    told.put_back(summary, home / ".spool")
     return summary

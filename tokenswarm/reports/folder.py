@@ -18,7 +18,9 @@ from tokenswarm.errors import ResultsError
 from tokenswarm.reports.rows import ROWS_NAME, closed_name
 
 LIVE_NAME = "live.part"
-"""In the spool, while the run goes on: the newest sums of all workers."""
+"""In the spool, while the run goes on: the newest sums of all workers,"""
+TOLD_NAME = "told.part"
+"""and what engines and GPUs told until then."""
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _DOCUMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -121,7 +123,8 @@ class ResultsFolder:
                 self.failure = self.failure or ResultsError(
                     f"{self.path / ROWS_NAME}: could not be written: {error.strerror}"
                 )
-        (self.spool / LIVE_NAME).unlink(missing_ok=True)
+        for name in (LIVE_NAME, TOLD_NAME):
+            (self.spool / name).unlink(missing_ok=True)
         if self.spool.is_dir() and not any(self.spool.iterdir()):
             self.spool.rmdir()
         if self.failure is not None:
@@ -142,9 +145,9 @@ class ResultsFolder:
         except OSError as error:
             raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
 
-    def write_live(self, data: bytes) -> None:
-        """Keep the newest sums, for whoever asks while the run goes on; not waited for. Raises ResultsError."""
-        path = self.spool / LIVE_NAME
+    def write_live(self, name: str, data: bytes) -> None:
+        """Keep what is newest, for whoever asks while the run goes on; not waited for. Raises ResultsError."""
+        path = self.spool / name
         temporary = path.with_suffix(".new")
         try:
             temporary.write_bytes(data)
