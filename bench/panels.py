@@ -286,14 +286,17 @@ def section(
     head = ("dashboard", "", "ms", "samples", "now / before", "met", "its dearest query", "all its queries, ms")
     command = (f"BENCH_AGAINST={against} " if against else "") + f"python -m bench --panels {rounds}"
     told = ", ".join(f"{side} {ms:.1f} ms" for side, ms in rules.items())
+    text = (
+        f"{RANGE_S // 60} minutes of a run with {WORKERS} workers and of a shorter one, scraped each second: "
+        f"{counts[0]:,} series, {counts[1]:,} samples, in one Prometheus with what the rules record. Each query of each "
+        f"panel, {rounds} times, of which the least tells the dearest and the sum of all; the dearest of each dashboard "
+        f"{rounds * AGAIN} times more, in turn with that of the dashboards before. Prometheus's own time of evaluation, "
+        "ms: median (min..max); the samples that it counts, a range at each step anew. Floor: selecting the series of "
+        "the query now, without a function."
+    )
     return (
         f"## What a dashboard's dearest query takes\n\n`{command}`, {took_s:.0f} s, load average "
-        f"{os.getloadavg()[1]:.1f}. {RANGE_S // 60} minutes of a run with {WORKERS} workers and of a shorter one, "
-        f"scraped each second: {counts[0]:,} series, {counts[1]:,} samples, in one Prometheus with what the rules record. "
-        f"Each query of each panel, {rounds} times, of which the least tells the dearest and the sum of all; the dearest of "
-        f"each dashboard {rounds * AGAIN} times more, in turn with that of the dashboards before. Prometheus's own time of "
-        "evaluation, ms: median (min..max); the samples that it counts, a range at each step anew. Floor: selecting "
-        "the series of the query now, without a function.\n\n"
+        f"{os.getloadavg()[1]:.1f}. {text}\n\n"
         f"* At most {RATIO:g} of the dearest before, or no sample beyond those of its series: {_kept(found)}.\n"
         f"* What that costs while nobody looks: recording rules take of each second {told}.\n\n" + table(head, rows)
     )
