@@ -101,6 +101,7 @@ def test_a_rule_comes_after_those_that_it_asks_and_the_first_folders_wins(tmp_pa
         (Cost(5.0, 90), Cost(1.0, 9), "yes"),
         (Cost(5.1, 90), Cost(1.0, 9), "**no**"),
         (Cost(9.0, 9), Cost(8.0, 9), "at its floor"),
+        (Cost(2.0, 9), Cost(1.0, 9), "yes; at its floor"),
     ],
 )
 def test_a_dashboard_is_cheap_enough_or_at_its_floor(now: Cost, floor: Cost, verdict: str) -> None:
