@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import arrivals, bars, clean, comparison, drawing, engine, replicas, searches, stall, truth
+from bench import arrivals, bars, clean, comparison, drawing, engine, panels, replicas, searches, stall, truth
 from bench.experiments import EXPERIMENTS, FULL, QUICK, profile
 from bench.results import missed_at, own_sections, render, with_section
 from bench.runs import two_cores
@@ -30,6 +30,7 @@ OWN_SECTIONS = {
     "engine": engine,
     "report": drawing,
     "replicas": replicas,
+    "panels": panels,
 }
 """By option: a module whose `measured(rounds, say)` is a section of RESULTS.md, made by itself."""
 

@@ -30,6 +30,7 @@ OWN = (
     "## Does a comparison",
     "## Does a rule cry wolf",
     "## What a token costs the embedded engine",
+    "## What a dashboard's dearest query takes",
 )
 PACKAGES = ("tokenswarm", "gevent", "httptools", "msgspec", "locust", "geventhttpclient", "aiohttp")
 

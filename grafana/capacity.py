@@ -17,11 +17,7 @@ ENERGY = stage("tokenswarm_stage_joules_per_output_token")
 TOKENS = stage("tokenswarm_stage_output_tokens_per_second")
 REQUESTS = stage("tokenswarm_stage_requests_per_second")
 GOODPUT = stage("tokenswarm_stage_goodput_ratio")
-KNEE_RATIO = 0.9
-KNEE = (
-    f"(bottomk(1, {CONCURRENCY} and on (stage) ({TOKENS} >= {KNEE_RATIO} * scalar(max({TOKENS})))) * 0 + 1)"
-    f" or {CONCURRENCY} * 0"
-)
+KNEE = stage("tokenswarm:stage:knee")
 NO_STAGE = "no stage is over yet; the first point comes with the end of the first stage"
 UNJUDGED = "the run has no SLO, or no stage is over yet"
 LIVE = "nothing is in flight in the time range"
@@ -253,7 +249,7 @@ def _stages() -> list[Builder]:
     )
     about = About(
         "The stages that are over, as in the report.",
-        f"tokenswarm_stage_*; knee: the fewest users with at least {KNEE_RATIO:.0%} of the best throughput",
+        "tokenswarm_stage_*; knee: the fewest users with at least 90 % of the best throughput",
         "the knee is the last stage: where next to nothing waits in the engine, more users may give more.",
         NO_STAGE
         + ". A column that is missing: no stage has enough requests for it, no SLO, or engine and GPU tell nothing",
