@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 SPIN = "while True: pass"
 TIMEOUT_S = 180.0
 SIGNS_PERCENT = 1.0  # of a worker's instructions: what rules may add
-CPU_ANSWERS, CPU_PAIRS = 1000, 20  # replayed with and without
+CPU_ANSWERS, CPU_PAIRS = 1000, 20  # replayed, and the signs of as many alone
 APIS = ("openai-chat", "openai-completions", "openai-responses", "openai-messages", "ollama-chat", "ollama-generate")
 THE_MACHINES = frozenset({
     "clock-step", "cpu-saturated", "cpu-throttled", "loop-stall", "merged-events", "receive-lag", "send-lag",
@@ -150,10 +150,10 @@ def signs(say: Say) -> float | None:
 
 
 def signs_cpu(say: Say) -> str:
-    """CPU with what is done for rules alone, of that without, in words."""
-    found = replay.cpu_ratios(reader_name(), CPU_ANSWERS, CPU_PAIRS)
-    said = f"{statistics.median(found):.3f} ({found[0]:.3f}..{found[-1]:.3f})"
-    say(f"CPU with the signs that rules look for, of that without, in {CPU_PAIRS} pairs: {said}")
+    """CPU of what is done for rules alone, of that of the hot path, in words."""
+    found = [100 * share for share in replay.cpu_shares(reader_name(), CPU_ANSWERS, CPU_PAIRS)]
+    said = f"{statistics.median(found):.2f} % ({found[0]:.2f}..{found[-1]:.2f})"
+    say(f"CPU of the signs that rules look for, of that of the hot path, in {CPU_PAIRS} pairs: {said}")
     return said
 
 
@@ -173,6 +173,6 @@ def section(found: list[Judged], percent: float | None, cpu: str, took_s: float)
         f"{os.getloadavg()[1]:.1f}. Runs of 3 s, random in shape, against the embedded engine; every second one beside "
         f"a busy loop.\n\n* No false alarm. {alarms} of {len(found)} runs have one: {verdict}.\n"
         f"* What a worker does for rules alone is at most {SIGNS_PERCENT:g} % of its instructions. {cost}{kept}.\n"
-        f"* CPU of the hot path with it, of that without, in {CPU_PAIRS} pairs of turns: {cpu}.\n\n"
+        f"* Of the CPU of the hot path, {CPU_PAIRS} pairs of runs in turn: {cpu}.\n\n"
         + table(("doubt", "runs", "of"), rows)
     )

@@ -2,7 +2,7 @@
 
 `python -m bench.replay READER ANSWERS` reads so many answers of 128 tokens, an event a read, as a worker does: receive,
 decode, mark, count, a row, and says how much CPU that took, s. `--signs`: only what is done with an answer for rules
-alone, so many times; `--no-signs`: all but that. Under callgrind it switches counting on around that: see `counted`.
+alone, so many times. Under callgrind it switches counting on around that: see `counted`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ from tokenswarm.client.transport import Connection, make_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.measure import recorder as counting
-from tokenswarm.measure.held import Held
-from tokenswarm.measure.loads import Loads
-from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -134,19 +131,8 @@ class Replay:
             counting._hold_against_asked(block, record)
 
 
-def without_signs() -> None:
-    """Leave out what a worker does for rules alone."""
-    for kind, name in ((Held, "add"), (Periods, "add"), (Loads, "count"), (Response, "_mark")):
-        setattr(kind, name, lambda *_, **__: None)
-    for name in ("announced", "retries"):
-        setattr(Response, name, 0)
-    counting._hold_against_asked = lambda *_: None
-
-
 def main() -> None:
     reader, answers, *flags = sys.argv[1:]
-    if "--no-signs" in flags:
-        without_signs()
     replay = Replay(reader)
     scripts = [answer(number) for number in range(WARM if "--signs" in flags else int(answers) + WARM)]
     for script in scripts[:WARM]:
@@ -177,15 +163,18 @@ def signs_instructions(reader: str) -> float:
     return (counted(reader, many, "--signs") - counted(reader, few, "--signs")) / (many - few) / TOKENS
 
 
-def cpu_ratios(reader: str, answers: int, pairs: int) -> list[float]:
-    """CPU of so many answers, of that without what is done for rules alone, by pairs of runs, either first in turn."""
+def cpu_shares(reader: str, answers: int, pairs: int) -> list[float]:
+    """CPU of what is done for rules alone, of that of so many answers: pairs of runs in turn."""
     found = []
-    for number in range(pairs):
-        took = {}
-        for flag in ("", "--no-signs")[:: 1 if number % 2 else -1]:
-            command = [sys.executable, "-m", "bench.replay", reader, str(answers), *filter(None, [flag])]
-            took[flag] = float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO).stdout)
-        found.append(took[""] / took["--no-signs"])
+    for _ in range(pairs):
+        whole, alone = (
+            float(subprocess.run(
+                [sys.executable, "-m", "bench.replay", reader, str(times * answers), *flags],
+                check=True, capture_output=True, text=True, cwd=REPO,
+            ).stdout) / times
+            for times, flags in ((1, ()), (50, ("--signs",)))
+        )  # fmt: skip
+        found.append(alone / whole)
     return sorted(found)
 
 
