@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ Say = Callable[[str], None]
 SPIN = "while True: pass"
 TIMEOUT_S = 180.0
 SIGNS_PERCENT = 1.0  # of a worker's instructions: what rules may add
+CPU_ANSWERS, CPU_PAIRS = 1000, 20  # replayed, and the signs of as many alone
 APIS = ("openai-chat", "openai-completions", "openai-responses", "openai-messages", "ollama-chat", "ollama-generate")
 THE_MACHINES = frozenset({
     "clock-step", "cpu-saturated", "cpu-throttled", "loop-stall", "merged-events", "receive-lag", "send-lag",
@@ -93,7 +95,7 @@ class Judged(NamedTuple):
 def measured(rounds: int, say: Say) -> str:
     """The section on false alarms, of so many runs."""
     began_s = time.monotonic()
-    return section(run(rounds, say), signs(say), time.monotonic() - began_s)
+    return section(run(rounds, say), signs(say), signs_cpu(say), time.monotonic() - began_s)
 
 
 def run(runs: int, say: Say, seed: int = 13) -> list[Judged]:
@@ -140,14 +142,22 @@ def _spinning(busy: bool) -> Iterator[None]:
 def signs(say: Say) -> float | None:
     """Instructions of an answer that are there for rules alone, in percent; None where there is no valgrind."""
     try:
-        with_signs, without = (replay.instructions(reader_name(), signs=kept) for kept in (True, False))
+        whole, alone = replay.instructions(reader_name()), replay.signs_instructions(reader_name())
     except FileNotFoundError:
         return None
-    say(f"{with_signs:.0f} instructions an event, {without:.0f} without the signs that rules look for")
-    return 100 * (with_signs - without) / with_signs
+    say(f"{whole:.0f} instructions an event, {alone:.0f} of them for the signs that rules look for")
+    return 100 * alone / whole
 
 
-def section(found: list[Judged], percent: float | None, took_s: float) -> str:
+def signs_cpu(say: Say) -> str:
+    """CPU of what is done for rules alone, of that of the hot path, in words."""
+    found = [100 * share for share in replay.cpu_shares(reader_name(), CPU_ANSWERS, CPU_PAIRS)]
+    said = f"{statistics.median(found):.2f} % ({found[0]:.2f}..{found[-1]:.2f})"
+    say(f"CPU of the signs that rules look for, of that of the hot path, in {CPU_PAIRS} pairs: {said}")
+    return said
+
+
+def section(found: list[Judged], percent: float | None, cpu: str, took_s: float) -> str:
     """What stands in RESULTS.md."""
     alarms = sum(bool(one.alarms) for one in found)
     counts = Counter(code for one in found for code, _ in one.doubts)
@@ -162,6 +172,7 @@ def section(found: list[Judged], percent: float | None, took_s: float) -> str:
         f"## Does a rule cry wolf?\n\n`python -m bench --clean {len(found)}`, {took_s:.0f} s, load average "
         f"{os.getloadavg()[1]:.1f}. Runs of 3 s, random in shape, against the embedded engine; every second one beside "
         f"a busy loop.\n\n* No false alarm. {alarms} of {len(found)} runs have one: {verdict}.\n"
-        f"* What a worker does for rules alone is at most {SIGNS_PERCENT:g} % of its instructions. {cost}{kept}.\n\n"
+        f"* What a worker does for rules alone is at most {SIGNS_PERCENT:g} % of its instructions. {cost}{kept}.\n"
+        f"* Of the CPU of the hot path, {CPU_PAIRS} pairs of runs in turn: {cpu}.\n\n"
         + table(("doubt", "runs", "of"), rows)
     )

@@ -1,7 +1,8 @@
 """The hot path replayed from memory, for counting instructions: they do not depend on what else the machine does.
 
 `python -m bench.replay READER ANSWERS` reads so many answers of 128 tokens, an event a read, as a worker does: receive,
-decode, mark, count, a row. Under callgrind it switches counting on around that: see `counted`.
+decode, mark, count, a row, and says how much CPU that took, s. `--signs`: only what is done with an answer for rules
+alone, so many times. Under callgrind it switches counting on around that: see `counted`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import gevent
@@ -21,13 +23,12 @@ from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
+from tokenswarm.client.response import NO_MARKS, Response
 from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import Connection, make_target
-from tokenswarm.clock import monotonic_ns
+from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.measure.held import Held
-from tokenswarm.measure.loads import Loads
-from tokenswarm.measure.periods import Periods
+from tokenswarm.measure import recorder as counting
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -36,8 +37,12 @@ from tokenswarm.reports.jsonl import row
 
 REPO = Path(__file__).resolve().parent.parent
 TOKENS = 128
+WARM = 2  # answers that are not counted
 SWEEP_READS = {True: 24, False: 12}  # at 50 tokens/s, between two sweeps that decode a stream; of stamps: the second
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ndate: Sun, 29 Nov 2026 05:00:00 GMT\r\nserver: uvicorn\r\n"
+    b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 EVENT = (
     'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1764300000,"model":"bench",'
     '"choices":[{"index":0,"delta":{%s},"logprobs":null,"finish_reason":%s,"token_ids":null}]}\n\n'
@@ -82,7 +87,7 @@ class Replay:
         for data in reads:
             peer.send(data)
         connection = Connection(gevent.socket.socket(fileno=ours.detach()), None, (None, None), 0)
-        timeline = Timeline()
+        timeline = Timeline(tokens_max=TOKENS, ignore_eos=True)
         exchange = Exchange(self.client, connection, timeline)
         timeline.sent_ns = timeline.intended_ns = exchange.response.last_read_ns = monotonic_ns()
         ended: list[bool] = []
@@ -99,7 +104,9 @@ class Replay:
             pass
         exchange.reading.stop()
         outcome, _, _ = exchange.conclude()
-        timeline.done_ns = exchange.response.last_read_ns
+        response = exchange.response
+        timeline.done_ns = response.last_read_ns
+        timeline.announced, timeline.retries = response.announced, response.retries
         record = timeline.finish(outcome, id="0-0", stage=0, phase="steady", conversation="0", turn=0)
         assert record.ok, record
         assert record.events == TOKENS
@@ -107,44 +114,76 @@ class Replay:
         row(record, 0, self.recorder.start_ns, save_text=False)
         connection.close()
         peer.close()
+        self.record = record
 
-
-def without_signs() -> None:
-    """Leave out what a worker does for rules alone."""
-    for kind, name in ((Held, "add"), (Periods, "add"), (Loads, "count")):
-        setattr(kind, name, lambda *_, **__: None)
+    def signs(self, times: int) -> None:
+        """What a worker does with an answer for rules alone, so many times."""
+        recorder, record, response = self.recorder, self.record, Response()
+        block = recorder._block(record.stage, record.phase)
+        for _ in range(times):
+            response.marks = NO_MARKS
+            response._mark(b"server", b"uvicorn")
+            assert not response.announced
+            assert not response.retries
+            block.periods.add((record.done_ns - recorder.start_ns) // NS_PER_S, failed=False)
+            recorder._loads.count(block, record)
+            block.held.add(record)
+            counting._hold_against_asked(block, record)
 
 
 def main() -> None:
-    reader, answers = sys.argv[1], int(sys.argv[2])
-    if "--no-signs" in sys.argv:
-        without_signs()
+    reader, answers, *flags = sys.argv[1:]
     replay = Replay(reader)
-    scripts = [answer(number) for number in range(answers + 2)]
-    for script in scripts[:2]:
+    scripts = [answer(number) for number in range(WARM if "--signs" in flags else int(answers) + WARM)]
+    for script in scripts[:WARM]:
         replay.once(script)
-    counting = os.environ.get("BENCH_CALLGRIND")
-    if counting:
+    under = os.environ.get("BENCH_CALLGRIND")
+    if under:
         subprocess.run(["callgrind_control", "-i", "on", str(os.getpid())], check=True, capture_output=True)
-    for script in scripts[2:]:
+    began_s = time.process_time()
+    if "--signs" in flags:
+        replay.signs(int(answers))
+    for script in scripts[WARM:]:
         replay.once(script)
-    if counting:
+    took_s = time.process_time() - began_s
+    if under:
         subprocess.run(["callgrind_control", "-i", "off", str(os.getpid())], check=True, capture_output=True)
+    print(took_s)
 
 
-def instructions(reader: str, *, signs: bool = True) -> float:
+def instructions(reader: str) -> float:
     """Instructions an event, in user space: what more answers take, so that starting the count costs nothing."""
     few, many = 20, 60
-    return (counted(reader, many, signs) - counted(reader, few, signs)) / (many - few) / TOKENS
+    return (counted(reader, many) - counted(reader, few)) / (many - few) / TOKENS
 
 
-def counted(reader: str, answers: int, signs: bool = True) -> int:
+def signs_instructions(reader: str) -> float:
+    """The same of what a worker does for rules alone. Counted by itself: two counts of answers differ by more."""
+    few, many = 200, 1200
+    return (counted(reader, many, "--signs") - counted(reader, few, "--signs")) / (many - few) / TOKENS
+
+
+def cpu_shares(reader: str, answers: int, pairs: int) -> list[float]:
+    """CPU of what is done for rules alone, of that of so many answers: pairs of runs in turn."""
+    found = []
+    for _ in range(pairs):
+        whole, alone = (
+            float(subprocess.run(
+                [sys.executable, "-m", "bench.replay", reader, str(times * answers), *flags],
+                check=True, capture_output=True, text=True, cwd=REPO,
+            ).stdout) / times
+            for times, flags in ((1, ()), (50, ("--signs",)))
+        )  # fmt: skip
+        found.append(alone / whole)
+    return sorted(found)
+
+
+def counted(reader: str, answers: int, *flags: str) -> int:
     """Instructions of so many answers. Raises BenchError."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-        command += [sys.executable, "-m", "bench.replay", reader, str(answers)]
-        command += [] if signs else ["--no-signs"]
+        command += [sys.executable, "-m", "bench.replay", reader, str(answers), *flags]
         environ = {**os.environ, "BENCH_CALLGRIND": "1", "PYTHONHASHSEED": "0"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, env=environ, timeout=600)
         if done.returncode:

@@ -16,6 +16,7 @@ from proxies import proxy
 from running import SAMPLES, Finished, program, tokenswarm
 from simulator_process import Server, simulator
 
+from tokenswarm.client.response import Response
 from tokenswarm.judge.rules.contamination import router_retries
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.rules.path import MENDS, by_name, lost_by, tokens_held_back
@@ -331,3 +332,13 @@ def test_proxies_that_pass_tokens_on_have_no_doubt_and_a_cache_has_its_own(tmp_p
     assert "A cache on the path answers at http://127.0.0.1:" in gaps["message"]
     assert "no `beresp.do_gzip`" in sentence(found["varnish"])
     assert found["caddy"].manifest["engine"]["probes"][0]["marks"]["server"] == "Caddy, tokenswarm-simulate"
+
+
+def test_what_one_answer_says_of_the_path_stands_in_no_other() -> None:
+    """A mark that many answers have is kept once."""
+    told = []
+    for second in (b"via: 1.1 one\r\n", b"", b"Server: uvicorn\r\n"):
+        response = Response()
+        response.feed(b"HTTP/1.1 200 OK\r\nServer: Caddy\r\n" + second + b"date: today\r\n\r\n", 1, 0)
+        told.append(response.marks)
+    assert told == [{"server": "Caddy", "via": "1.1 one"}, {"server": "Caddy"}, {"server": "Caddy, uvicorn"}]

@@ -34,6 +34,9 @@ class Outcome(enum.StrEnum):
     CENSORED = "censored"  # still running when the drain bound was reached
 
 
+OK = Outcome.OK
+"""For what runs with each answer: CPython 3.11 spends a thousand instructions on looking a member up by its class."""
+
 FAILED_OUTCOMES = frozenset(Outcome) - {Outcome.OK, Outcome.CANCELLED, Outcome.CENSORED}
 
 
@@ -132,7 +135,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ok(self) -> bool:
-        return self.outcome is Outcome.OK
+        return self.outcome is OK
 
     @property
     def ttft_ns(self) -> int | None:
@@ -203,9 +206,9 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
 
         That is: it was told to ignore its end of text, or says itself that the length is what ended it.
         """
-        if self.tokens_max is None or self.token_source is not TokenSource.SERVER:
+        if self.tokens_max is None or self.output_tokens >= self.tokens_max:
             return False
-        return self.output_tokens < self.tokens_max and (self.ignore_eos or self.finish_reason in LENGTH_REASONS)
+        return self.token_source is TokenSource.SERVER and (self.ignore_eos or self.finish_reason in LENGTH_REASONS)
 
     @property
     def stall_ns(self) -> int | None:

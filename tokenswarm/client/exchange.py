@@ -27,7 +27,7 @@ from tokenswarm.engines.framing import Framer, Oversize, ndjson
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
-from tokenswarm.record import Outcome
+from tokenswarm.record import OK, Outcome
 
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
 MADE_UP = "[DONE] without a finish reason, after {} content events: a gateway ended it; see its log"
@@ -290,9 +290,11 @@ class Exchange:
             self.left_ns, broken = self._over_ns, None  # it broke off behind the protocol's own end: nothing is missing
         failure = self.failure or broken
         outcome, sentence = self.timeline.judge(self._dialect.end)
+        document = self._framer if isinstance(self._framer, Document) else None
+        if outcome is OK and failure is None and document is None and 200 <= response.status < 300:
+            return OK, "", ""  # most of them
         if outcome is Outcome.ERROR_OBJECT:  # what the server said beats how it then hung up
             return outcome, sentence, "error object"
-        document = self._framer if isinstance(self._framer, Document) else None
         if untouched and failure is not None and failure.kind == "closed early" and 200 <= response.status < 300:
             return Outcome.RESET, NO_BODY.format(response.status), "no body"
         if failure is not None and (document is None or not document.text or failure.outcome is Outcome.PROTOCOL):
@@ -314,7 +316,7 @@ class Exchange:
             return outcome, self._with_words(silent), "silent end"
         if outcome is Outcome.TRUNCATED and self.timeline.over_ns and self.timeline.events:
             return outcome, MADE_UP.format(self.timeline.events), "made-up end"
-        return (outcome, "", "") if outcome is Outcome.OK else (outcome, self._with_words(sentence), outcome.value)
+        return outcome, self._with_words(sentence), outcome.value
 
     def _finish_stream(self) -> None:
         """The end of the body, or of what came of it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import httptools
@@ -21,7 +22,8 @@ PATH_MARKS = frozenset(
 """Headers in which proxies, caches and gateways give themselves away ..."""
 PATH_PREFIXES = (b"x-envoy-", b"x-litellm-", b"x-portkey-", b"x-kong-")
 """... and the beginnings of such."""
-RETRY_MARKS = ("x-litellm-attempted-retries", "x-portkey-retry-attempt-count")
+RETRY_MARKS = frozenset(("x-litellm-attempted-retries", "x-portkey-retry-attempt-count"))
+LINES = frozenset((b"content-type", b"content-encoding", b"retry-after", b"transfer-encoding", b"content-length"))
 CHUNKED = ((b"transfer-encoding", b"chunked"),)
 MARKS_MAX, MARK_CHARS = 16, 120
 NO_MARKS: dict[str, str] = {}  # one for all that have none
@@ -35,6 +37,20 @@ class TransportError(Exception):
         self.outcome = outcome
         self.sentence = sentence
         self.kind = kind
+
+
+@lru_cache(maxsize=256)
+def _heard(name: bytes) -> bytes:
+    """The name of a header in small letters; b"" of one that says nothing to us."""
+    key = name.lower()
+    return key if key in LINES or key in PATH_MARKS or key.startswith(PATH_PREFIXES) else b""
+
+
+@lru_cache(maxsize=64)  # most servers say the same in each answer
+def _mark_of(key: bytes, value: bytes) -> dict[str, str]:
+    """A mark as it is kept. Many answers have this very dict: it is not to be changed."""
+    said = "".join(c for c in value.decode("latin-1") if c.isprintable())
+    return {key.decode("latin-1")[:MARK_CHARS]: said[:MARK_CHARS]}
 
 
 class Response:
@@ -128,35 +144,40 @@ class Response:
         self.trailing = self.complete  # a second answer that nobody asked for, and that changes nothing
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.complete:
+        key = _heard(name)
+        if not key or self.complete:
             return
-        key = name.lower()
         if key == b"content-type":
             self.content_type = sys.intern(value.decode("latin-1").lower())
         elif key == b"content-encoding":
             self.content_encoding = value.decode("latin-1").strip().lower()
         elif key == b"retry-after":
             self.retry_after = value.decode("latin-1")[:40]
-        elif key in (b"transfer-encoding", b"content-length"):
+        elif key in LINES:
             self.framing += ((key, value),)
-        elif key in PATH_MARKS or key.startswith(PATH_PREFIXES):
+        else:
             self._mark(key, value)
 
     def _mark(self, key: bytes, value: bytes) -> None:
-        if len(self.marks) < MARKS_MAX:
-            name, said = key.decode("latin-1")[:MARK_CHARS], value.decode("latin-1")
-            before = f"{self.marks[name]}, " if name in self.marks else ""  # Caddy's Server stands before the engine's
-            plain = (before + "".join(c for c in said if c.isprintable()))[:MARK_CHARS]
-            self.marks = {**self.marks, name: plain}
+        first, marks = _mark_of(key, value), self.marks
+        if not marks:
+            self.marks = first
+        elif len(marks) < MARKS_MAX:
+            ((name, said),) = first.items()
+            if name in marks:  # Caddy's Server stands before the engine's
+                said = f"{marks[name]}, {said}"[:MARK_CHARS]
+            self.marks = {**marks, name: said}
 
     @property
     def announced(self) -> bool:
         """Whether the length was said ahead: somebody had the whole answer before it sent the head."""
-        return any(name == b"content-length" for name, _ in self.framing)
+        return self.framing != CHUNKED and any(name == b"content-length" for name, _ in self.framing)
 
     @property
     def retries(self) -> int:
         """Attempts beyond the first that a gateway says it made."""
+        if RETRY_MARKS.isdisjoint(self.marks):
+            return 0
         said = (self.marks.get(name, "") for name in RETRY_MARKS)
         return max((int(n) for n in said if n.isascii() and n.isdigit() and len(n) < 4), default=0)
 

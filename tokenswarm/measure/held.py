@@ -48,8 +48,10 @@ class Held(msgspec.Struct, kw_only=True):
         if events < EVENTS_MIN:
             return
         self.answers += 1
-        self.announced += record.announced
-        self.packed += record.packed
+        if record.announced:
+            self.announced += 1
+        if record.packed:
+            self.packed += 1
         if record.merged_events > BURST_SHARE * events:
             span_ns = record.last_ns - record.first_ns
             if span_ns <= STORED_SHARE * (record.last_ns - record.sent_ns) and span_ns < STORED_NS * events:
@@ -62,16 +64,20 @@ class Held(msgspec.Struct, kw_only=True):
             self._tell(record)
 
     def _tell(self, record: RequestRecord) -> None:
-        times, total_ns = record.engine, record.e2e_ns
+        times, sent_ns = record.engine, record.sent_ns
         assert times is not None
-        if times.total_ns is None or times.decode_ns is None or total_ns is None:
+        total_ns, decode_ns = times.total_ns, times.decode_ns
+        if total_ns is None or decode_ns is None or not sent_ns or not record.done_ns:
             return
         self.told += 1
-        self.client_first_ns += max(0, record.first_ns - record.sent_ns)
-        self.client_total_ns += total_ns
-        self.engine_first_ns += max(0, times.ttft_ns or times.total_ns - times.decode_ns)
-        self.engine_total_ns += times.total_ns
-        self.engine_decode_ns += times.decode_ns
+        if record.first_ns > sent_ns:
+            self.client_first_ns += record.first_ns - sent_ns
+        self.client_total_ns += record.done_ns - sent_ns
+        first_ns = times.ttft_ns or total_ns - decode_ns
+        if first_ns > 0:
+            self.engine_first_ns += first_ns
+        self.engine_total_ns += total_ns
+        self.engine_decode_ns += decode_ns
         self.told_events += record.events
         self.told_tokens += record.output_tokens
 

@@ -27,9 +27,10 @@ class Loads:
         self._sent_ns: deque[int] = deque(maxlen=KEPT)
 
     def count(self, block: Block, record: RequestRecord) -> None:
-        load_ns = record.engine.load_ns if record.engine is not None else None
-        if load_ns is None:
+        times = record.engine
+        if times is None or times.load_ns is None:
             return
+        load_ns = times.load_ns
         if load_ns >= COLD_NS and 0 < self._warm_ns < record.sent_ns:
             passed = sum(sent_ns > record.sent_ns for sent_ns in self._sent_ns)
             for kind, n in (("again", 1), ("overtaken by", passed)):

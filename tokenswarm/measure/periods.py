@@ -24,13 +24,16 @@ class Periods(msgspec.Struct, kw_only=True):
     ended: dict[int, int] = {}  # bin -> requests
     failed: dict[int, int] = {}
 
-    def add(self, at_s: float, *, failed: bool) -> None:
+    def add(self, at_s: int, *, failed: bool) -> None:
         """Count a request that ended at `at_s`."""
-        key = max(0, int(at_s)) // self.width_s
-        self.ended[key] = self.ended.get(key, 0) + 1
+        key, ended = at_s // self.width_s if at_s > 0 else 0, self.ended
         if failed:
             self.failed[key] = self.failed.get(key, 0) + 1
-        while len(self.ended) > BINS_MAX:
+        if key in ended:
+            ended[key] += 1
+            return
+        ended[key] = 1
+        while len(ended) > BINS_MAX:
             self._widen(2 * self.width_s)
 
     def merge(self, other: Periods) -> None:

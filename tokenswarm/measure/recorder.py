@@ -17,7 +17,7 @@ from tokenswarm.measure.series import Series
 from tokenswarm.measure.slo import Limits, Slo
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.measure.waiting import Waiting
-from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, EngineTimes, Outcome, RequestRecord
+from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, OK, EngineTimes, Outcome, RequestRecord
 
 SENTENCE_CHARS_MAX = 200
 ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
@@ -152,19 +152,19 @@ class Recorder:
         self._attribute(record, met)
 
     def _count(self, block: Block, record: RequestRecord) -> bool:
-        outcome = record.outcome
+        outcome, ok = record.outcome, record.outcome is OK
         _count_one(block.by_outcome, outcome.value)
         block.reconnects += record.reconnected
         block.retried += record.retries > 0
         block.reads += record.reads
         block.bytes_received += record.bytes_received
-        if outcome is Outcome.CANCELLED:
+        if not ok and outcome is Outcome.CANCELLED:
             block.cancelled += 1
             return False
-        if outcome is not Outcome.CENSORED:
-            block.periods.add((record.done_ns - self.start_ns) / NS_PER_S, failed=outcome is not Outcome.OK)
+        if ok or outcome is not Outcome.CENSORED:
+            block.periods.add((record.done_ns - self.start_ns) // NS_PER_S, failed=not ok)
         met = False
-        if outcome is Outcome.OK:
+        if ok:
             block.ok += 1
             block.events += record.events
             block.merged_events += record.merged_events
@@ -293,8 +293,8 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     budget.add(block.budget, record)
     tokens = record.output_tokens
     block.output_tokens += tokens
-    sources = block.output_tokens_by_source
-    sources[record.token_source.value] = sources.get(record.token_source.value, 0) + tokens
+    sources, source = block.output_tokens_by_source, record.token_source.value
+    sources[source] = sources.get(source, 0) + tokens
     _hold_against_asked(block, record)
     block.reasoning_tokens += record.reasoning_tokens or 0
     block.reasoning_events += record.reasoning_events
@@ -317,19 +317,28 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
 
 def _hold_against_asked(block: Block, record: RequestRecord) -> None:
     """Count what can't be read off the sums: counts beyond or below what was asked for, and who told them."""
-    if record.over_limit:
-        block.over_limit += 1
-        _example(block.over_limit_says, record)
-    elif record.short:
-        block.short += 1
-        _example(block.short_says, record)
-    if record.ignore_eos and record.tokens_max:
-        block.length_kept += record.output_tokens >= record.tokens_max
-        block.length_halved += record.finish_reason == "stop" and record.output_tokens <= HALVED * record.tokens_max
-    block.reasoning_added += record.reasoning_added
+    asked = record.tokens_max
+    if asked is not None:
+        if asked == record.stated_tokens == record.output_tokens != 0:
+            pass  # most of them: neither over nor short
+        elif record.over_limit:
+            block.over_limit += 1
+            _example(block.over_limit_says, record)
+        elif record.short:
+            block.short += 1
+            _example(block.short_says, record)
+        if record.ignore_eos and asked:
+            if record.output_tokens >= asked:
+                block.length_kept += 1
+            elif record.finish_reason == "stop" and record.output_tokens <= HALVED * asked:
+                block.length_halved += 1
+    if record.reasoning_added:
+        block.reasoning_added += 1
     if record.events > 1:
-        block.tokens_told += record.tokens_told
-        block.tokens_untold += not record.tokens_told
+        if record.tokens_told:
+            block.tokens_told += 1
+        else:
+            block.tokens_untold += 1
 
 
 def _example(says: dict[str, str], record: RequestRecord) -> None:

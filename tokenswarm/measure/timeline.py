@@ -18,7 +18,7 @@ from tokenswarm.engines.failure import clean_line
 from tokenswarm.measure.ending import FAILED_REASONS, judged
 from tokenswarm.measure.gaps import gaps_of
 from tokenswarm.measure.stated import merged, output_tokens, plausible
-from tokenswarm.record import EngineTimes, Outcome, RequestRecord
+from tokenswarm.record import OK, EngineTimes, Outcome, RequestRecord
 
 FINISH_REASON_CHARS_MAX = 64  # a label, not a text
 NOT_FINISHED: Mapping[int, str] = {}
@@ -281,7 +281,7 @@ class Timeline:
         """Judge a body that ended well-framed under 2xx. `end`: what the protocol ends an answer with, in words."""
         ended = self._choices == 1 and self._finished and self._stamps and not (self._error or self._of_choice)
         if ended and FAILED_REASONS.isdisjoint(self._finished.values()):
-            return Outcome.OK, ""  # most of them
+            return OK, ""  # most of them
         return judged(
             error=self._error, reasons=self._finished.values(), unfinished=bool(self._unfinished()),
             missing=self.choices_missing, choices=self._choices, events=self.events, began=self._started, end=end,
@@ -308,7 +308,7 @@ class Timeline:
         lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else NO_LOWS
         gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(stamps, self._tokens, self._of_choice, lows)
         first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(stamps, merged_events, lows)
-        failed, first_ns = outcome is not Outcome.OK, stamps[0] if stamps else 0
+        failed, first_ns = outcome is not OK, stamps[0] if stamps else 0
         # By place, in the order of the record's fields: by name they would be put into a dict, of each request.
         return RequestRecord(*(
             id, outcome, stage, phase, self.intended_ns, self.sent_ns, self.headers_ns,
