@@ -76,6 +76,11 @@ STREAMS: dict[str, tuple[RequestRecord, set[str]]] = {
     "packed, event by event": (answer(made(), packed=True), {"packed"}),
     "blocks": (answer(in_blocks(made(), 21), blocks=3), {"blocks"}),
     "a cork": (answer(corked(made())), {"corked"}),
+    "a cork, as HAProxy of a busy machine": (
+        answer([at * MS for at in [211] * 10 + [399] * 10 + [619] * 10 + [839] * 8 + [881] * 2]),
+        {"corked"},
+    ),
+    "each 150 ms": (answer(corked(made(), 150 * MS)), set()),
     "too short to tell": (answer([900 * MS] * (EVENTS_MIN - 1)), set()),
     "a quick engine after a long wait": (answer(made(5000 * MS, 2 * MS)), set()),
 }
