@@ -490,7 +490,7 @@ static PyObject *reader_body(Reader *r, PyObject *arguments) {
     Bytes rest = s->rest;
     s->rest = (Bytes){0};
     s->news = s->phase == WHOLE ? HAS_ENDED : 0;
-    int failed = feed(s, rest.at, rest.len, s->last_ns);
+    int failed = rest.len && feed(s, rest.at, rest.len, s->last_ns);
     drop(&rest);
     return failed ? NULL : PyLong_FromLong(s->news);
 }
