@@ -11,7 +11,7 @@ help:
 	@echo "make observe the demo with Prometheus and the exporters around it, until Ctrl-C"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   lint, types, layers"
-	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams; instructions an event of both readers"
+	@echo "make check-native  the reader in C: strict warnings, sanitizers, mutated streams, libFuzzer; instructions an event of both readers"
 	@echo "make bench   CPU per event, capacity, stamp error, memory: writes bench/RESULTS.md"
 	@echo "make long    what takes hours: ten million requests in virtual time, other random examples in all tests"
 	@echo "make bench-peers  other load generators beside this one, true or not, each installed by itself: bench/PEERS.md"
@@ -54,6 +54,7 @@ format: $(VENV)/dev
 
 check-native: $(VENV)/dev
 	@$(BIN)/python tests/native/check.py
+	@$(BIN)/python tests/native/fuzz.py
 	@$(BIN)/python tests/native/instructions.py
 
 bench: $(VENV)/dev

@@ -1,8 +1,8 @@
 """The hot path replayed from memory, for counting instructions: they do not depend on what else the machine does.
 
-`python -m bench.replay READER ANSWERS` reads so many answers of 128 tokens, an event a read, as a worker does: receive,
-decode, mark, count, a row, and says how much CPU that took, s. `--signs`: only what is done with an answer for rules
-alone, so many times. Under callgrind it switches counting on around that: see `counted`.
+`python -m bench.replay READER WIRE ANSWERS` reads so many answers of 128 tokens, an event a read, as a worker does:
+receive, decode, mark, count, a row, and says how much CPU that took, s. WIRE is a key of WIRES. `--signs`: only what is
+done with an answer for rules alone, so many times. Under callgrind it switches counting on around that: see `counted`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -41,7 +43,7 @@ WARM = 2  # answers that are not counted
 SWEEP_READS = {True: 24, False: 12}  # at 50 tokens/s, between two sweeps that decode a stream; of stamps: the second
 HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Sun, 29 Nov 2026 05:00:00 GMT\r\nserver: uvicorn\r\n"
-    b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"content-type: %s\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 EVENT = (
     'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1764300000,"model":"bench",'
@@ -51,26 +53,54 @@ USAGE = (
     'data: {"id":"chatcmpl-%d","object":"chat.completion.chunk","created":1764300000,"model":"bench","choices":[],'
     '"usage":{"prompt_tokens":16,"total_tokens":144,"completion_tokens":128}}\n\n'
 )
+LINE = '{"model":"bench","created_at":"2026-11-28T16:36:%02d.%09dZ",%s,"done":%s}\n'
+LAST = (
+    'true,"done_reason":"length","total_duration":2613824000,"load_duration":5061521,"prompt_eval_count":16,'
+    '"prompt_eval_duration":5803000,"eval_count":128,"eval_duration":2601699900'
+)
 
 
-def answer(number: int) -> list[bytes]:
-    """The reads of one answer, as vLLM sends them."""
+def vllm_chat(number: int) -> list[str]:
+    """The events of one answer, as vLLM sends them."""
     events = [EVENT % (number, '"role":"assistant","content":""', "null")]
     events += [EVENT % (number, f'"content":" word{n}"', "null") for n in range(TOKENS)]
-    events += [EVENT % (number, "", '"length"'), USAGE % number, "data: [DONE]\n\n"]
-    return [HEAD, *(b"%x\r\n%s\r\n" % (len(event), event.encode()) for event in events), b"0\r\n\r\n"]
+    return [*events, EVENT % (number, "", '"length"'), USAGE % number, "data: [DONE]\n\n"]
+
+
+def ollama(number: int, words: str) -> list[str]:
+    """The lines of one answer, as Ollama sends them: each has a moment of its own."""
+    said = [(words % f" word{n}", "false") for n in range(TOKENS)] + [(words % "", LAST)]
+    return [LINE % (number % 60, 7_654_321 * n, text, done) for n, (text, done) in enumerate(said)]
+
+
+WIRES: dict[str, tuple[tuple[str, str], bytes, Callable[[int], list[str]]]] = {
+    "vllm": (("openai", "chat"), b"text/event-stream; charset=utf-8", vllm_chat),
+    "ollama chat": (
+        ("ollama", "chat"),
+        b"application/x-ndjson",
+        partial(ollama, words='"message":{"role":"assistant","content":"%s"}'),
+    ),
+    "ollama generate": (("ollama", "generate"), b"application/x-ndjson", partial(ollama, words='"response":"%s"')),
+}
+
+
+def answer(wire: str, number: int) -> list[bytes]:
+    """The reads of one answer: an event is a chunk."""
+    _, content_type, events = WIRES[wire]
+    chunks = (b"%x\r\n%s\r\n" % (len(event), event.encode()) for event in events(number))
+    return [HEAD % content_type, *chunks, b"0\r\n\r\n"]
 
 
 class Replay:
     """One reader, and a worker's counting behind it."""
 
-    def __init__(self, reader: str) -> None:
+    def __init__(self, reader: str, wire: str) -> None:
         self.recorder = Recorder("bench", 0, start_ns=monotonic_ns())
         self.recorder.open_window(0, monotonic_ns())
         self.decoder = Decoder(lambda: None, open_native(self.recorder.instrument, lambda: None, reader))
         pool = Pool(make_target("http://127.0.0.1:1", Tls()), 5.0, fresh=False)
         self.client = Client(
-            DIALECTS["openai", "chat"],
+            DIALECTS[WIRES[wire][0]],
             pool,
             self.decoder,
             self.recorder,
@@ -132,9 +162,9 @@ class Replay:
 
 
 def main() -> None:
-    reader, answers, *flags = sys.argv[1:]
-    replay = Replay(reader)
-    scripts = [answer(number) for number in range(WARM if "--signs" in flags else int(answers) + WARM)]
+    reader, wire, answers, *flags = sys.argv[1:]
+    replay = Replay(reader, wire)
+    scripts = [answer(wire, number) for number in range(WARM if "--signs" in flags else int(answers) + WARM)]
     for script in scripts[:WARM]:
         replay.once(script)
     under = os.environ.get("BENCH_CALLGRIND")
@@ -151,25 +181,25 @@ def main() -> None:
     print(took_s)
 
 
-def instructions(reader: str) -> float:
+def instructions(reader: str, wire: str = "vllm") -> float:
     """Instructions an event, in user space: what more answers take, so that starting the count costs nothing."""
     few, many = 20, 60
-    return (counted(reader, many) - counted(reader, few)) / (many - few) / TOKENS
+    return (counted(reader, wire, many) - counted(reader, wire, few)) / (many - few) / TOKENS
 
 
-def signs_instructions(reader: str) -> float:
+def signs_instructions(reader: str, wire: str = "vllm") -> float:
     """The same of what a worker does for rules alone. Counted by itself: two counts of answers differ by more."""
     few, many = 200, 1200
-    return (counted(reader, many, "--signs") - counted(reader, few, "--signs")) / (many - few) / TOKENS
+    return (counted(reader, wire, many, "--signs") - counted(reader, wire, few, "--signs")) / (many - few) / TOKENS
 
 
-def cpu_shares(reader: str, answers: int, pairs: int) -> list[float]:
+def cpu_shares(reader: str, answers: int, pairs: int, wire: str = "vllm") -> list[float]:
     """CPU of what is done for rules alone, of that of so many answers: pairs of runs in turn."""
     found = []
     for _ in range(pairs):
         whole, alone = (
             float(subprocess.run(
-                [sys.executable, "-m", "bench.replay", reader, str(times * answers), *flags],
+                [sys.executable, "-m", "bench.replay", reader, wire, str(times * answers), *flags],
                 check=True, capture_output=True, text=True, cwd=REPO,
             ).stdout) / times
             for times, flags in ((1, ()), (50, ("--signs",)))
@@ -178,12 +208,12 @@ def cpu_shares(reader: str, answers: int, pairs: int) -> list[float]:
     return sorted(found)
 
 
-def counted(reader: str, answers: int, *flags: str) -> int:
+def counted(reader: str, wire: str, answers: int, *flags: str) -> int:
     """Instructions of so many answers. Raises BenchError."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-        command += [sys.executable, "-m", "bench.replay", reader, str(answers), *flags]
+        command += [sys.executable, "-m", "bench.replay", reader, wire, str(answers), *flags]
         environ = {**os.environ, "BENCH_CALLGRIND": "1", "PYTHONHASHSEED": "0"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, env=environ, timeout=600)
         if done.returncode:

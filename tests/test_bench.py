@@ -225,6 +225,18 @@ def test_more_instructions_an_event_than_were_written_down_are_told() -> None:
     assert held({"native": 21_001, "python": 83_999}, written) == {
         "native": "the native reader takes 21001 instructions an event, more than 20000 + 5 %"
     }
+    assert held({"native, ollama chat": 21_001}, {"native, ollama chat": 20_000}) == {
+        "native, ollama chat": "the native reader takes 21001 instructions an event of ollama chat, "
+        "more than 20000 + 5 %"
+    }
+
+
+def test_without_clang_fuzzing_says_so_in_one_line_and_is_no_failure() -> None:
+    script = REPO / "tests" / "native" / "fuzz.py"
+    done = subprocess.run(
+        [sys.executable, script], env={"PATH": "/nowhere"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "check-native: no fuzzing by coverage, there is no clang\n"
 
 
 def test_the_least_of_some_counts_is_held_and_one_that_is_enough_is_the_last() -> None:

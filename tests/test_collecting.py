@@ -134,7 +134,7 @@ class Stream:
     def on_news(self, news: int, _recv_ns: int, _low_ns: int) -> None:
         if news & HEAD_CAME:
             self.reader.fetch(self.fd, False)
-            self.reader.split(self.fd, SHAPE, 2)
+            self.reader.split(self.fd, SHAPE, 2, 0)
             self.reader.body(self.fd, -2, 1 << 20)
         self.closed = self.closed or bool(news & HAS_CLOSED)
 

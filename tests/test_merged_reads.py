@@ -63,7 +63,7 @@ class Stream:
 
     def take_body(self) -> None:
         self.reader.fetch(self.fd, False)
-        self.reader.split(self.fd, SHAPE, 2)
+        self.reader.split(self.fd, SHAPE, 2, 0)
         self.reader.body(self.fd, -2, 1 << 20)
 
     def send(self, events: int = 1, bytes_more: int = 0) -> None:
@@ -197,7 +197,7 @@ def test_the_end_says_when_the_token_came_that_shares_its_read() -> None:
     stream.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     reader.drain()
     reader.fetch(stream.fd, False)
-    reader.split(stream.fd, SHAPE, 2)
+    reader.split(stream.fd, SHAPE, 2, 0)
     reader.body(stream.fd, -1, 1 << 20)
     chunk = b"%x\r\n%s\r\n" % (len(event()), event())
     for last in (b"", b"0\r\n\r\n"):

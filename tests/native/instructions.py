@@ -18,7 +18,12 @@ from pathlib import Path
 
 WRITTEN = Path(__file__).with_name("instructions.json")
 MORE = 1.05
-READERS = ("native", "python")
+COUNTS = {  # (reader, wire)
+    "native": ("native", "vllm"),
+    "native, ollama chat": ("native", "ollama chat"),
+    "native, ollama generate": ("native", "ollama generate"),
+    "python": ("python", "vllm"),
+}
 TRIES = 3
 
 
@@ -38,12 +43,13 @@ def least(count: Callable[[], float], enough: float) -> int:
 
 
 def held(counted: Mapping[str, float], written: Mapping[str, float]) -> dict[str, str]:
-    """A sentence for each reader that takes more than was written down."""
+    """A sentence for each count that is more than was written down."""
     found = {}
-    for reader, before in written.items():
-        now = counted[reader]
+    for name, before in written.items():
+        now, (reader, _, wire) = counted[name], name.partition(", ")
         if now > before * MORE:
-            found[reader] = f"the {reader} reader takes {now:.0f} instructions an event, more than {before:.0f} + 5 %"
+            of = f" of {wire}" if wire else ""
+            found[name] = f"the {reader} reader takes {now:.0f} instructions an event{of}, more than {before:.0f} + 5 %"
     return found
 
 
@@ -54,11 +60,12 @@ def main(words: list[str]) -> int:
     if shutil.which("valgrind") is None:
         print("check-native: no instructions are counted, there is no valgrind")
         return 0
-    readers = READERS if reader_name() == "native" else READERS[1:]
     every = json.loads(WRITTEN.read_text("utf-8")) if WRITTEN.exists() else {}
     known = {} if "--write" in words else every.get(build(), {})
     counted = {
-        reader: least(functools.partial(replay.instructions, reader), known.get(reader, 0) * MORE) for reader in readers
+        name: least(functools.partial(replay.instructions, *count), known.get(name, 0) * MORE)
+        for name, count in COUNTS.items()
+        if count[0] in ("python", reader_name())
     }
     print(f"check-native: instructions an event: {counted}")
     if "--write" in words:

@@ -43,8 +43,9 @@ typedef struct {
     Bytes rest;               /* head or raw bytes that Python has not fetched, and what waits behind a head */
     PyObject *shape;          /* of an event, with its line breaks; NULL: the body goes to Python in pieces */
     Bytes held;               /* behind the last whole event: no line end in it */
-    size_t event_max, pause_max, pending, events, room;
-    int64_t held_ns, last_ns, lag_max, *stamps, since_ns; /* the last: at rest and empty from here on, if not read */
+    Bytes stamps, tail;       /* 8 bytes an event; the newest bytes of the body, not all where they are many */
+    size_t event_max, pause_max, tail_max, pending, events;
+    int64_t held_ns, last_ns, lag_max, since_ns; /* the last: at rest and empty from here on, if not read */
     PyObject *odd, *pieces, *lows; /* [(place among the events, bytes)], [(stamp, bytes)], [(low, stamp)]; NULL: none */
     uint64_t reads, bytes;
 } Stream;
@@ -62,8 +63,8 @@ typedef struct {
     char data[READ_BYTES];
 } Reader;
 
-static void *grown(void *at, size_t *room, size_t wanted, size_t first, size_t size) {
-    size_t more = *room ? *room : first;
+static void *grown(void *at, size_t *room, size_t wanted, size_t size) {
+    size_t more = *room ? *room : 64;
     while (more < wanted)
         more *= 2;
     at = PyMem_Realloc(at, more * size);
@@ -73,7 +74,7 @@ static void *grown(void *at, size_t *room, size_t wanted, size_t first, size_t s
 
 static int put(Bytes *b, const char *p, size_t n) {
     char *at = b->at;
-    if (b->len + n > b->room && !(at = grown(at, &b->room, b->len + n, 64, 1)))
+    if (b->len + n > b->room && !(at = grown(at, &b->room, b->len + n, 1)))
         return -1;
     b->at = at;
     if (n)
@@ -98,7 +99,8 @@ static int append(PyObject **list, PyObject *item) {
 static void free_stream(Stream *s) {
     drop(&s->rest);
     drop(&s->held);
-    PyMem_Free(s->stamps);
+    drop(&s->stamps);
+    drop(&s->tail);
     PyObject *owned[] = {s->key, s->shape, s->odd, s->pieces, s->lows};
     for (int i = 0; i < 5; i++)
         Py_XDECREF(owned[i]);
@@ -159,16 +161,6 @@ static const char *fits(PyObject *shape, const char *p, const char *end) {
     return p;
 }
 
-static int add_stamp(Stream *s, int64_t ns) {
-    int64_t *stamps = s->stamps;
-    if (s->events == s->room && !(stamps = grown(stamps, &s->room, s->events + 1, 16, sizeof *stamps)))
-        return -1;
-    s->stamps = stamps;
-    s->stamps[s->events++] = ns;
-    s->pending += sizeof ns;
-    return 0;
-}
-
 static int add_piece(Stream *s, const char *p, size_t n, int64_t ns) {
     if (!n)
         return 0;
@@ -202,8 +194,9 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
             if (append(&s->odd, Py_BuildValue("ny#", (Py_ssize_t)s->events, at, (Py_ssize_t)(next - at))))
                 return -1;
         }
-        if (add_stamp(s, ns))
+        if (put(&s->stamps, (const char *)&ns, sizeof ns))
             return -1;
+        s->events++;
         s->begun = 1;
         at = next;
     }
@@ -220,6 +213,15 @@ static int take_body(Stream *s, const char *p, size_t n, int64_t ns) {
     int failed = add_piece(s, at, old, s->held_ns) || add_piece(s, at + old, left - old, ns);
     drop(&s->held);
     return failed ? -1 : 0;
+}
+
+/* Somebody wants the last bytes of the body, whatever becomes of them. */
+static int keep(Stream *s, const char *p, size_t n) {
+    if (s->tail.len > 2 * s->tail_max) {
+        memmove(s->tail.at, s->tail.at + s->tail.len - s->tail_max, s->tail_max);
+        s->tail.len = s->tail_max;
+    }
+    return put(&s->tail, p, n);
 }
 
 /* The bytes of one read from p on are Python's, and all that come; `line` is in front of them. */
@@ -272,7 +274,7 @@ static int feed(Stream *s, const char *p, size_t n, int64_t ns) {
         }
         case DATA: {
             size_t part = MIN((uint64_t)(end - p), s->left);
-            if (take_body(s, p, part, ns))
+            if (take_body(s, p, part, ns) || (s->tail_max && keep(s, p, part)))
                 return -1;
             p += part;
             s->phase = (s->left -= part) ? DATA : s->chunked ? DATA_END : WHOLE;
@@ -388,7 +390,7 @@ static PyObject *reader_drain(Reader *r, PyObject *Py_UNUSED(none)) {
         int64_t ns = 0, low = r->looked_ns > s->since_ns ? r->looked_ns - STACK_NS : 0;
         s->news = 0;
         int failed = receive(r, s, low, &ns);
-        if (s->pending > s->pause_max)
+        if (s->pending + s->stamps.len > s->pause_max)
             s->news |= IS_FULL;
         if (!failed && s->news & (IS_FULL | HAS_ENDED | HAS_CLOSED | HAS_FAILED))
             failed = watch(r, s, 0);
@@ -410,6 +412,7 @@ static Stream *stream_of(Reader *r, long fd) {
 }
 
 #define FIND(s, fd) Stream *s = stream_of(r, fd); if (!s) return NULL
+#define OR_NONE(list) ((list) ? (list) : Py_NewRef(Py_None))
 #define FLAG(s, fd, on) int fd, on; if (!PyArg_ParseTuple(arguments, "ip", &fd, &on)) return NULL; FIND(s, fd)
 /* open(fd, key, floor, pause_max, *clocks): read it from now on; no stamp lies before `floor`. */
 static PyObject *reader_open(Reader *r, PyObject *arguments) {
@@ -423,7 +426,7 @@ static PyObject *reader_open(Reader *r, PyObject *arguments) {
         return PyErr_Format(PyExc_ValueError, "descriptor %d can't be opened", fd);
     if ((size_t)fd >= r->room) {
         size_t before = r->room;
-        Stream **streams = grown(r->streams, &r->room, (size_t)fd + 1, 64, sizeof *streams);
+        Stream **streams = grown(r->streams, &r->room, (size_t)fd + 1, sizeof *streams);
         if (!streams)
             return NULL;
         r->streams = streams;
@@ -487,36 +490,37 @@ static PyObject *reader_body(Reader *r, PyObject *arguments) {
     Bytes rest = s->rest;
     s->rest = (Bytes){0};
     s->news = s->phase == WHOLE ? HAS_ENDED : 0;
-    int failed = feed(s, rest.at, rest.len, s->last_ns);
+    int failed = rest.len && feed(s, rest.at, rest.len, s->last_ns);
     drop(&rest);
     return failed ? NULL : PyLong_FromLong(s->news);
 }
 
-/* split(fd, shape, breaks): what comes next begins an event, which so many line breaks end; called before `body`, only
- * if the body does begin with one, or with a line that has its first six bytes. */
+/* split(fd, shape, breaks, tail_max): what comes next begins an event, which so many line breaks end; called before
+ * `body`, only if the body does begin with one, or with a line that has its first six bytes. */
 static PyObject *reader_split(Reader *r, PyObject *arguments) {
     int fd, breaks;
+    unsigned tail_max;
     PyObject *shape;
-    char *at;
-    Py_ssize_t n;
-    if (!PyArg_ParseTuple(arguments, "iOi", &fd, &shape, &breaks) || PyBytes_AsStringAndSize(shape, &at, &n))
+    if (!PyArg_ParseTuple(arguments, "iSiI", &fd, &shape, &breaks, &tail_max))
         return NULL;
     FIND(s, fd);
-    char *last = at + n;
+    const char *at = PyBytes_AsString(shape), *last = at + PyBytes_Size(shape);
     while (last - at > 3 && strchr("=tsd", *at) && SEGMENT(at) <= (size_t)(last - at - 3))
         at += 3 + SEGMENT(at);
-    if (n < 9 || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
+    if (PyBytes_Size(shape) < 9 || at != last || breaks < 1 || breaks > 2 || s->pieces || s->events || s->held.len)
         return PyErr_Format(PyExc_ValueError, "this is no shape, or there is something to take");
     Py_XDECREF(s->shape);
     s->shape = Py_NewRef(shape);
     s->breaks = breaks;
+    s->tail_max = MAX(s->tail_max, tail_max);
     s->begun = s->phase != HEAD;
     Py_RETURN_NONE;
 }
 
 /* take(fd) -> what came since the last take: stamps of events, 8 bytes each; [(place, bytes)] of those with another
  * shape; then body pieces [(stamp, bytes)]; [(low, stamp)] of reads of several events, or of one and the end, that came
- * between these; reads, bytes, the largest lag, the stamp of the last read, and whether bytes stand behind the end. */
+ * between these; the last bytes of all these where they are kept; reads, bytes, the largest lag, the stamp of the last
+ * read, and whether bytes stand behind the end. */
 static PyObject *reader_take(Reader *r, PyObject *number) {
     FIND(s, PyLong_AsLong(number));
     if (s->held.len) /* it goes to Python, and so does the body from now on */
@@ -525,16 +529,12 @@ static PyObject *reader_take(Reader *r, PyObject *number) {
         return NULL;
     drop(&s->held);
     PyObject *told = Py_BuildValue(
-        "y#OOOKKLLi", s->events ? (char *)s->stamps : "", (Py_ssize_t)(s->events * sizeof *s->stamps),
-        s->odd ? s->odd : Py_None, s->pieces ? s->pieces : Py_None, s->lows ? s->lows : Py_None,
-        (unsigned long long)s->reads, (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns,
-        (int)s->trailing);
-    if (!told)
-        return NULL;
-    Py_CLEAR(s->odd);
-    Py_CLEAR(s->pieces);
-    Py_CLEAR(s->lows);
-    s->events = s->pending = s->reads = s->bytes = s->lag_max = 0;
+        "y#NNNy#KKLLi", s->events ? s->stamps.at : "", (Py_ssize_t)s->stamps.len, OR_NONE(s->odd), OR_NONE(s->pieces),
+        OR_NONE(s->lows), s->tail.at, (Py_ssize_t)s->tail.len, (unsigned long long)s->reads,
+        (unsigned long long)s->bytes, (long long)s->lag_max, (long long)s->last_ns, (int)s->trailing);
+    s->odd = s->pieces = s->lows = NULL; /* they are Python's now */
+    drop(&s->tail);
+    s->stamps.len = s->events = s->pending = s->reads = s->bytes = s->lag_max = 0;
     return told;
 }
 

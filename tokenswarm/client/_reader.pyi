@@ -14,7 +14,7 @@ class Reader:
     def drain(self) -> list[tuple[Any, int, int, int]]: ...
     def fetch(self, fd: int, raw: bool, /) -> bytes: ...
     def body(self, fd: int, length: int, event_max: int, /) -> int: ...
-    def split(self, fd: int, shape: bytes, breaks: int, /) -> None: ...
+    def split(self, fd: int, shape: bytes, breaks: int, tail_max: int, /) -> None: ...
     def take(
         self, fd: int, /
     ) -> tuple[
@@ -22,6 +22,7 @@ class Reader:
         list[tuple[int, bytes]] | None,
         list[tuple[int, bytes]] | None,
         list[tuple[int, int]] | None,
+        bytes | None,
         int,
         int,
         int,

@@ -63,7 +63,6 @@ class Exchange:
         "_recorder",
         "_seen",
         "_shapes",
-        "_tail",
         "_tail_matters",
         "_timeouts",
         "_waiter",
@@ -83,8 +82,7 @@ class Exchange:
         self._timeouts = client.timeouts
         self._recorder = client.recorder
         self._words = ""  # what the server wrote where an event was due
-        self._tail: bytes | None = b""  # the last bytes of a stream that may end without a word; None of others
-        self._tail_matters = False  # known to be such a stream; an event tells, as a whole
+        self._tail_matters = False  # known to be a stream that may end without a word; an event tells, as a whole
         self._reads: Reads
         self._pieces: Pieces
         self._reads, self._pieces = NOTHING
@@ -92,7 +90,7 @@ class Exchange:
         self._waiter = Waiter(get_hub())
         self.response = Response()
         self._encoding: Encoding | None = None  # of a body that has one
-        self._shapes = client.shapes if timeline.plain and not silent_end.may_come(client.dialect) else None
+        self._shapes = client.shapes if timeline.plain else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
         if client.native is not None and not connection.encrypted:
@@ -193,17 +191,15 @@ class Exchange:
             self._reads, self._pieces = self.reading.drain()
             self._next_read = self._next_piece = 0
             timeline.reads, timeline.rx_lag_ns_max = self.reading.reads, self.reading.lag_ns_max
-        events_before, first_piece = timeline.events, self._next_piece
+        events_before = timeline.events
         end = min(self._next_read + reads_max, len(self._reads))
         for recv_ns, _, upto in self._reads[self._next_read : end]:
             for piece in self._pieces[self._next_piece : upto]:
                 if self.failure is None:
                     self._take(piece, recv_ns)
             self._next_piece = upto
-        if self._tail is not None:
-            self._tail = silent_end.longer(self._tail, self._pieces[first_piece : self._next_piece])
-            if not self._tail_matters:
-                self._look_at_tail(timeline.events > 0)
+        if self.reading.tail is not None and not self._tail_matters:
+            self._look_at_tail(timeline.events > 0)
         self._next_read = end
         if timeline.events != events_before:
             if not events_before:
@@ -224,7 +220,11 @@ class Exchange:
         if shapes is None or not breaks or self.ended or self.response.content_encoding not in ("", "identity"):
             return
         self._seen = None
-        shape = (shapes.learn(*seen, breaks) if seen is not None else None) or self.reading.shape or shapes.newest
+        shape = (
+            (shapes.learn(*seen, breaks, self._tail_matters) if seen is not None else None)
+            or self.reading.shape
+            or shapes.newest
+        )
         known = self.reading.splitting and shape is self.reading.shape
         if shape is not None and not known and shape.breaks == breaks:
             self.reading.split(shape)
@@ -234,12 +234,11 @@ class Exchange:
 
     def _look_at_tail(self, enough: bool) -> None:
         """Does it matter? `enough`: what came holds an event, or the answer is over."""
-        assert self._tail is not None
-        if silent_end.may_come(self._dialect, self._tail):
+        reading = self.reading
+        if silent_end.may_come(self._dialect, reading.tail or b""):
             self._tail_matters = True
-            self._shapes = None  # its words are looked at, to the last: they tell how it ended
         elif enough:
-            self._tail = None
+            reading.tail = None
 
     def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
@@ -312,7 +311,9 @@ class Exchange:
             return failure.outcome, failure.sentence, failure.kind
         if outcome is Outcome.TRUNCATED and self.timeline.choices_missing:
             return outcome, sentence, "choices missing"
-        if outcome is Outcome.TRUNCATED and (silent := silent_end.sentence(self._dialect, self._tail, self.timeline)):
+        if outcome is Outcome.TRUNCATED and (
+            silent := silent_end.sentence(self._dialect, self.reading.tail, self.timeline)
+        ):
             return outcome, self._with_words(silent), "silent end"
         if outcome is Outcome.TRUNCATED and self.timeline.over_ns and self.timeline.events:
             return outcome, MADE_UP.format(self.timeline.events), "made-up end"
@@ -320,7 +321,7 @@ class Exchange:
 
     def _finish_stream(self) -> None:
         """The end of the body, or of what came of it."""
-        if self._tail is not None and not self._tail_matters:
+        if self.reading.tail is not None and not self._tail_matters:
             self._look_at_tail(enough=True)
         whole = self.failure is None and self.response.complete
         if whole and self._encoding is not None and self._encoding.cut:

@@ -13,7 +13,7 @@ from gevent.hub import get_hub
 
 from tokenswarm.client.broken import broken, client_bug
 from tokenswarm.client.collecting import TICKS, WAKES, Collecting, Seen
-from tokenswarm.client.reading import NOTHING, Pieces, Read, Reads
+from tokenswarm.client.reading import NOTHING, TAIL_BYTES, Pieces, Read, Reads, longer
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
 from tokenswarm.client.timer import KernelTimer
@@ -138,6 +138,7 @@ class NativeReading:
         "reads",
         "shape",
         "splitting",
+        "tail",
     )
 
     def __init__(
@@ -163,6 +164,7 @@ class NativeReading:
         self._waiting: tuple[list[Read], list[bytes | array[int]]] | None = None  # reads and pieces to be drained
         self.reads = self.bytes_received = self.lag_ns_max = 0
         self.shape: Shape | None = None
+        self.tail: bytes | None = b""
         self.can_split = self.splitting = False  # not before a body whose framing is plain
 
     def start(self, done: Callable[[], None], full: Callable[[], None]) -> None:
@@ -179,7 +181,7 @@ class NativeReading:
         return waiting or NOTHING
 
     def split(self, shape: Shape) -> None:
-        self._reader.split(self._fd, shape.pattern, shape.breaks)
+        self._reader.split(self._fd, shape.pattern, shape.breaks, TAIL_BYTES if shape.keeps_tail else 0)
         self.shape, self.splitting = shape, True
 
     def stop(self) -> None:
@@ -192,7 +194,7 @@ class NativeReading:
 
     def _take(self) -> None:
         response = self._response
-        stamps, odd, pieces, lows, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
+        stamps, odd, pieces, lows, tail, reads, size, lag_ns, last_ns, trailing = self._reader.take(self._fd)
         self.reads += reads
         self.bytes_received += size
         self.lag_ns_max = max(self.lag_ns_max, lag_ns)
@@ -212,6 +214,9 @@ class NativeReading:
             self.splitting = False
             for recv_ns, piece in pieces:
                 self._add(recv_ns, piece)
+        if self.tail is not None:
+            read = (tail,) if tail is not None else [piece for _, piece in (*(odd or ()), *(pieces or ()))]
+            self.tail = longer(self.tail, (*read, *response.pieces))
         if response.reads:
             raw, plain = response.drain()
             reads_so_far, pieces_so_far = self._waiting = self._waiting or ([], [])

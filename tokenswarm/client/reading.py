@@ -23,6 +23,8 @@ Reads = Sequence[Read]
 Pieces = Sequence["bytes | array[int]"]
 """Bytes of the body; or the stamps of events that have the stream's shape, which nobody needs to look at."""
 
+TAIL_BYTES = 16_384  # some forty events of Ollama's
+
 NOTHING: tuple[Reads, Pieces] = ((), ())  # what most streams have to drain most of the time
 
 
@@ -34,6 +36,7 @@ class Reading(Protocol):
     shape: Shape | None  # of the events that came as stamps alone
     can_split: bool  # whether it is of use to call `split`
     splitting: bool  # whether events of the shape come as stamps now
+    tail: bytes | None  # the last bytes of the body that was drained; None: nobody wants them
 
     @property
     def bytes_received(self) -> int: ...
@@ -62,7 +65,7 @@ class PythonReading:
     It has no look at all streams at once, so a read of several events hides whatever came since the read before.
     """
 
-    __slots__ = ("_connection", "_instrument", "_response", "lag_ns_max", "reads", "shape")
+    __slots__ = ("_connection", "_instrument", "_response", "lag_ns_max", "reads", "shape", "tail")
 
     can_split = splitting = False
 
@@ -72,6 +75,7 @@ class PythonReading:
         self._instrument = instrument
         self.reads = self.lag_ns_max = 0
         self.shape: Shape | None = None
+        self.tail: bytes | None = b""
 
     @property
     def bytes_received(self) -> int:
@@ -83,6 +87,8 @@ class PythonReading:
     def drain(self) -> tuple[Reads, Pieces]:
         reads, pieces = self._response.drain()
         self._connection.resume()
+        if self.tail is not None:
+            self.tail = longer(self.tail, pieces)
         if reads:
             add, instrument = self._instrument.rx_lag.add, self._instrument
             for _, lag_ns, _ in reads:
@@ -97,6 +103,11 @@ class PythonReading:
 
     def stop(self) -> None:
         self._connection.stop()
+
+
+def longer(tail: bytes, pieces: Pieces) -> bytes:
+    """The last bytes of what came so far and these pieces of the body."""
+    return (tail + b"".join(piece for piece in pieces if isinstance(piece, bytes)))[-TAIL_BYTES:]
 
 
 def _lag(read: tuple[int, int, int]) -> int:

@@ -36,6 +36,7 @@ class Shape(msgspec.Struct, frozen=True):
     breaks: int
     like: Delta  # what its events say, but for the words
     example: bytes
+    keeps_tail: bool  # its words are gone, but the last bytes of such a stream are looked at
 
 
 class Shapes:
@@ -48,7 +49,7 @@ class Shapes:
         self._known: dict[bytes, Shape] = {}
         self.newest: Shape | None = None
 
-    def learn(self, piece: bytes, event: bytes, delta: Delta, breaks: int) -> Shape | None:
+    def learn(self, piece: bytes, event: bytes, delta: Delta, breaks: int, keeps_tail: bool) -> Shape | None:
         """The shape of an event that was decoded to `delta` and that came in `piece`; None where it has none."""
         text = delta.content or delta.reasoning
         if (
@@ -67,7 +68,8 @@ class Shapes:
                 pattern = _pattern(front, event, slots, breaks)
                 if pattern is None:
                     return None
-                shape = self._known.setdefault(pattern, Shape(pattern, breaks, delta, front + event + b"\n" * breaks))
+                fresh = Shape(pattern, breaks, delta, front + event + b"\n" * breaks, keeps_tail)
+                shape = self._known.setdefault(pattern, fresh)
                 self.newest = shape
                 return shape
         return None

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 
-from tokenswarm.client.reading import Pieces
+from tokenswarm.client.reading import TAIL_BYTES
 from tokenswarm.engines import Dialect, NotAnEvent
 from tokenswarm.engines.framing import Oversize, ndjson, sse
 from tokenswarm.measure.timeline import Timeline
 
-TAIL_BYTES = 16_384  # some forty events of Ollama's
 EQUAL_MAX = 30  # it ends an answer after more pieces than this that are all the same
 _FINGERPRINT = b'"fp_ollama"'
 
@@ -21,11 +20,6 @@ _FINGERPRINT = b'"fp_ollama"'
 def may_come(dialect: Dialect, first: bytes = b"") -> bool:
     """Whether a stream that begins so is Ollama's."""
     return dialect.kind == "ollama" or _FINGERPRINT in first
-
-
-def longer(tail: bytes, pieces: Pieces) -> bytes:
-    """The last bytes of what came so far and these pieces; there are no stamps among them before the kind is known."""
-    return (tail + b"".join(piece for piece in pieces if isinstance(piece, bytes)))[-TAIL_BYTES:]
 
 
 def sentence(dialect: Dialect, tail: bytes | None, timeline: Timeline) -> str:
