@@ -33,7 +33,6 @@ from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
-from tokenswarm.cluster.terminal import end_signals, outlive_listeners
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
@@ -44,6 +43,7 @@ from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.pipelines import github
+from tokenswarm.terminal import end_signals, outlive_listeners
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
 LOOPBACK = str(b"127.0.0.1", "ascii")
