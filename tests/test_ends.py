@@ -301,6 +301,33 @@ def test_a_ctrl_c_behind_a_run_that_one_has_ended_is_heard_again(engine: Server,
     assert finished.code != 0
 
 
+BROKEN = """
+from tokenswarm.cluster import plugin, probes
+from tokenswarm.cluster.users import ReplayUser
+
+class Chat(ReplayUser):
+    pass
+
+def sample(self):
+    raise KeyError("a bug of ours")
+
+probes.Probes.sample = sample
+"""
+
+
+def test_a_bug_in_a_worker_ends_the_run_at_once_and_by_name(engine: Server, tmp_path: Path) -> None:
+    """Silence would be waited for: through the window, and two minutes for a final report."""
+    (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
+    command = [*locust("chat.py")[:2], str(tmp_path / "broken.py"), *plain(engine, "-t", "300s")[3:]]
+    with program(command, tmp_path) as started:
+        finished = started.finish(60)
+
+    assert finished.code == 11, finished.out
+    assert "a bug in tokenswarm stopped this worker" in finished.out
+    assert "worker-lost" in finished.doubts()
+    assert (results(tmp_path) / "summary.json").exists()
+
+
 def test_a_worker_of_plain_locust_hands_over_too(engine: Server, tmp_path: Path) -> None:
     before, port = engine.truth()["totals"]["received"], str(free_port())
     worker = locust("chat.py", "--worker", "--master-host", "127.0.0.1", "--master-port", port)

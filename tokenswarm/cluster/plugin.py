@@ -125,6 +125,8 @@ class Plugin:
             if isinstance(environment.runner, WorkerRunner):
                 gevent.spawn(self._leave_when_gone, worker)
                 environment.events.quitting.add_listener(lambda **_: self._end_worker(worker))
+            else:
+                gevent.spawn(self._lose_when_gone, worker)
         if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
             self._open()
 
@@ -321,6 +323,13 @@ class Plugin:
             except KeyboardInterrupt:
                 sys.exit(int(ExitCode.INTERRUPTED))
             self._environment.process_exit_code = int(worker.exit_code)
+
+    def _lose_when_gone(self, worker: Worker) -> None:
+        """A bug stopped the worker of this process: nobody waits for its final report."""
+        worker.gone.wait()
+        say(worker.last_words())
+        if self._controller is not None:
+            self._controller.process_ended(os.getpid(), int(worker.exit_code))
 
     def _leave_when_gone(self, worker: Worker) -> None:
         with _ctrl_c(lambda: gevent.kill(self._main, KeyboardInterrupt)):
