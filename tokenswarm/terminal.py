@@ -43,11 +43,18 @@ def outlive_listeners(*, result: bool = True) -> None:
             setattr(sys, name, io.TextIOWrapper(outlet, stream.encoding, errors, line_buffering=lines))
 
 
+def wait_for_nobody() -> None:
+    """From now on: whoever asked for the end does not want to wait for a reader of stdout."""
+    _Outlet.hurry = True
+
+
 class _Outlet(io.FileIO):
     """A descriptor whose listener may leave, or stand still. `spares`: it fails of nothing, and waits for nobody.
 
     Without a buffer of io's, whose lock would fail every greenlet that writes while another one waits.
     """
+
+    hurry = False  # of all of them
 
     def __init__(self, descriptor: int, *, spares: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -79,7 +86,7 @@ class _Outlet(io.FileIO):
                 ready = not self._deaf and bool(select.select((), (self.fileno(),), (), PATIENCE_S)[1])
             except AssertionError:  # gevent's hub must not wait
                 return False
-            self._deaf = self._spares and not ready
+            self._deaf = (self._spares or self.hurry) and not ready
             if self._deaf:
                 return False
         self._deaf = False

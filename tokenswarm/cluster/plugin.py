@@ -43,7 +43,7 @@ from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.pipelines import github
-from tokenswarm.terminal import end_signals, outlive_listeners
+from tokenswarm.terminal import end_signals, outlive_listeners, wait_for_nobody
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
 LOOPBACK = str(b"127.0.0.1", "ascii")
@@ -99,7 +99,7 @@ class Plugin:
         self._controller: Controller | None = None
         self._task: gevent.Greenlet | None = None
         self._main = gevent.getcurrent()
-        outlive_listeners()
+        gevent.signal_handler(SIGTERM, wait_for_nobody)
         if SIGHUP in end_signals():  # Locust knows SIGTERM
             gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
         self._run: Run | None = None
@@ -370,8 +370,9 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 
 def _on_parser(parser: Any, **_: Any) -> None:
+    outlive_listeners()  # before Locust's logging takes hold of stderr
     if in_github():
-        github.disarm_output()  # before Locust's logging takes hold of stderr
+        github.disarm_output()
     options.add_arguments(parser, locust=True)
     parser.set_defaults(web_host=LOOPBACK)
     if not run_token():
