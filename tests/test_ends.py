@@ -190,6 +190,18 @@ def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Serv
     assert "Traceback" not in finished.out
 
 
+def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> None:
+    with simulator("--preset", "instant", "--fault", "stall:1:1") as server:
+        command = [word for word in words(tmp_path, server) if word != "--no-probe"]
+        with program(command, tmp_path) as started:
+            assert eventually(lambda: server.truth()["totals"]["received"] == 1)
+            started.process.send_signal(signal.SIGTERM)
+            finished = started.finish(30)
+
+    assert finished.code == 13, finished.out
+    assert finished.out == "tokenswarm: interrupted before the load began: none was sent\n"
+
+
 # Plain Locust
 
 
@@ -320,7 +332,7 @@ def test_a_bug_in_a_worker_ends_the_run_at_once_and_by_name(engine: Server, tmp_
     (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
     command = [*locust("chat.py")[:2], str(tmp_path / "broken.py"), *plain(engine, "-t", "300s")[3:]]
     with program(command, tmp_path) as started:
-        finished = started.finish(60)
+        finished = started.finish(15)
 
     assert finished.code == 11, finished.out
     assert "a bug in tokenswarm stopped this worker" in finished.out
