@@ -20,6 +20,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from aiohttp.web_protocol import RequestHandler
 from exporters.families import CONTENT_TYPE, Family, Readings
 from tokenswarm import descriptors
 from tokenswarm.errors import ConfigError, ExitCode, UserError
+from tokenswarm.terminal import outlive_listeners
+from tokenswarm.untold import UNTOLD
 
 ANSWERS_MAX = 8
 ASK_S = 5.0
@@ -350,11 +353,11 @@ class Server:
     def own(self, exporter: str) -> Readings:
         """The exporter's own cost, so that nobody has to guess what watching costs."""
         readings = Readings()
-        me = psutil.Process()
-        times = me.cpu_times()
-        readings.add("tokenswarm_exporter_cpu_seconds_total", times.user + times.system, exporter)
-        readings.add("tokenswarm_exporter_resident_memory_bytes", me.memory_info().rss, exporter)
-        readings.add("tokenswarm_exporter_open_fds", me.num_fds(), exporter)
+        readings.add("tokenswarm_exporter_cpu_seconds_total", time.process_time(), exporter)
+        with contextlib.suppress(*UNTOLD):
+            readings.add("tokenswarm_exporter_open_fds", psutil.Process().num_fds(), exporter)
+        with contextlib.suppress(*UNTOLD):
+            readings.add("tokenswarm_exporter_resident_memory_bytes", psutil.Process().memory_info().rss, exporter)
         for outcome in OUTCOMES:
             readings.add("tokenswarm_exporter_scrapes_total", self.scrapes[outcome], exporter, outcome)
         return readings
@@ -376,6 +379,7 @@ def end_this_process() -> None:
 
 def command(prog: str, run: Callable[[], int]) -> int:
     """Run a command; a mistake of the user becomes one sentence on stderr and its exit code."""
+    outlive_listeners(result=False)
     descriptors.raise_limit()
     try:
         return run()

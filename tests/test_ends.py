@@ -190,6 +190,18 @@ def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Serv
     assert "Traceback" not in finished.out
 
 
+def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> None:
+    with simulator("--preset", "instant", "--fault", "stall:1:1") as server:
+        command = [word for word in words(tmp_path, server) if word != "--no-probe"]
+        with program(command, tmp_path) as started:
+            assert eventually(lambda: server.truth()["totals"]["received"] == 1)
+            started.process.send_signal(signal.SIGTERM)
+            finished = started.finish(30)
+
+    assert finished.code == 13, finished.out
+    assert finished.out == "tokenswarm: interrupted before the load began: none was sent\n"
+
+
 # Plain Locust
 
 
@@ -299,6 +311,33 @@ def test_a_ctrl_c_behind_a_run_that_one_has_ended_is_heard_again(engine: Server,
     assert (results(tmp_path) / "summary.json").exists()
     assert "nobody heard it" not in finished.out
     assert finished.code != 0
+
+
+BROKEN = """
+from tokenswarm.cluster import plugin, probes
+from tokenswarm.cluster.users import ReplayUser
+
+class Chat(ReplayUser):
+    pass
+
+def sample(self):
+    raise KeyError("a bug of ours")
+
+probes.Probes.sample = sample
+"""
+
+
+def test_a_bug_in_a_worker_ends_the_run_at_once_and_by_name(engine: Server, tmp_path: Path) -> None:
+    """Silence would be waited for: through the window, and two minutes for a final report."""
+    (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
+    command = [*locust("chat.py")[:2], str(tmp_path / "broken.py"), *plain(engine, "-t", "300s")[3:]]
+    with program(command, tmp_path) as started:
+        finished = started.finish(15)
+
+    assert finished.code == 11, finished.out
+    assert "a bug in tokenswarm stopped this worker" in finished.out
+    assert "worker-lost" in finished.doubts()
+    assert (results(tmp_path) / "summary.json").exists()
 
 
 def test_a_worker_of_plain_locust_hands_over_too(engine: Server, tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ import copy
 import ctypes
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from exporter_process import names, parse, promtool_findings, run, running, value
+from running import eventually
 
 from exporters import ollama
 from exporters.families import Readings, render
@@ -603,6 +607,29 @@ def test_record_writes_what_replay_serves(tmp_path: Path) -> None:
     ended = run("gpu", "--gpu-backend", backend, "--record", str(path), "--seconds", "0.5", "--interval", "0.1")
     assert ended.returncode == 0, ended.stderr
     assert replay.load(path)["answers"]["0/uuid"] == [[0, UUID]]
+
+
+def test_a_recording_that_is_ended_early_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    command = [sys.executable, "-m", "exporters.gpu", "--gpu-backend", f"replay:{RECORD_PATH}", "--record", str(path)]
+    with subprocess.Popen([*command, "--seconds", "3600"], stdout=subprocess.DEVNULL) as started:
+        assert eventually(path.exists)
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(60) == 13
+    assert replay.load(path)["answers"]["0/uuid"] == [[0, UUID]]
+
+
+@pytest.mark.parametrize(
+    ("where", "limit", "seconds"), [("none/out.json", "unlimited", "3600"), ("out.json", "1", "0.1")]
+)
+def test_a_record_that_can_not_be_written_is_16(where: str, limit: str, seconds: str, tmp_path: Path) -> None:
+    """At once, where that can be known; and of a disk that fills up no half of it is left."""
+    path = tmp_path / where
+    command = [sys.executable, "-m", "exporters.gpu", "--gpu-backend", f"replay:{RECORD_PATH}", "--record", str(path)]
+    limited = ["sh", "-c", f'ulimit -f {limit}; exec "$@"', "sh", *command, "--seconds", seconds]
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=90, check=False)
+    assert (ended.returncode, path.exists()) == (16, False), ended.stderr
+    assert ended.stderr.startswith(f"python -m exporters.gpu: {path} can't be written: ")
 
 
 def test_the_table_and_the_calls_agree() -> None:

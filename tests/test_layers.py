@@ -42,7 +42,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tokenswarm.engines",),
     ("tokenswarm.prompts", "tokenswarm.load"),
     ("tokenswarm.profile", "tokenswarm.kv_cache"),
-    ("tokenswarm.record", "tokenswarm.clock", "tokenswarm.descriptors", "tokenswarm.errors"),
+    (
+        "tokenswarm.record",
+        "tokenswarm.clock",
+        "tokenswarm.descriptors",
+        "tokenswarm.errors",
+        "tokenswarm.terminal",
+        "tokenswarm.untold",
+    ),
 )
 """The rooms from the top floor to the ground; a room imports only what stands below it (docs/architecture.md)."""
 
@@ -53,6 +60,8 @@ IO = (
     "tokenswarm/commands/",
     "tokenswarm/simulator/",
     "tokenswarm/clock.py",
+    "tokenswarm/terminal.py",
+    "tokenswarm/untold.py",
 )
 """Who may ask the world; every other file of tokenswarm/ is the core."""
 
@@ -145,7 +154,12 @@ THIRD_PARTY = {
     "locust": ("tokenswarm/cluster/", "locustfiles/"),
     "flask": ("tokenswarm/cluster/web_tab.py",),
     "httptools": ("tokenswarm/client/response.py",),
-    "psutil": ("tokenswarm/cluster/probes.py", "tokenswarm/cluster/neighbour.py", "exporters/"),
+    "psutil": (
+        "tokenswarm/untold.py",
+        "tokenswarm/cluster/probes.py",
+        "tokenswarm/cluster/neighbour.py",
+        "exporters/",
+    ),
     "aiohttp": ("tokenswarm/simulator/", "exporters/"),
     "prometheus_client": ("exporters/",),
     "pynvml": ("exporters/",),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import pty
 import signal
+import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import PATIENCE, SAMPLES, environ, locust, program, tokenswarm
+from running import PATIENCE, SAMPLES, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 from test_ends import results
 
-from tokenswarm.cluster.terminal import end_signals
+from tokenswarm.terminal import end_signals
 
 PROFILE = """
 name: test
@@ -122,6 +127,74 @@ def test_a_full_disk_under_stdout_is_16_and_the_files_are_there(engine: Server, 
     assert (code, all_there(tmp_path)) == (16, True)
     assert f"tokenswarm: stdout can't be written: {os.strerror(errno.ENOSPC)}\n" in told
     assert "Traceback" not in told
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that nobody reads and that takes no more."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(65_536)):
+            pass
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(1)):
+            pass
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("deaf", ["stdout", "stderr", "all of plain Locust"])
+def test_who_reads_a_pipe_may_stand_still(deaf: str, full_pipe: int, engine: Server, tmp_path: Path) -> None:
+    """As a pager, or a log collector that hangs. Words wait or are lost; the load, the files and signals do not."""
+    command = words(tmp_path, engine)
+    if deaf == "all of plain Locust":
+        command = locust("chat.py", "--headless", "--host", engine.url, "--users", "2", "--run-time", "3s")
+        command += ["--warmup", "1s", "--dataset", str(SAMPLES / "sharegpt.json")]
+    streams = {"stdout": full_pipe, "stderr": full_pipe}
+    if deaf in streams:
+        streams = dict.fromkeys(streams, subprocess.DEVNULL) | {deaf: full_pipe}
+    with subprocess.Popen(command, cwd=tmp_path, env=environ(tmp_path), **streams) as started:  # type: ignore[call-overload]
+        try:
+            if deaf != "stderr":  # stdout may be the result, so it is waited for; whoever has had enough says so
+                assert eventually(lambda: (tmp_path / "results" / "latest").exists())
+                time.sleep(1)
+                started.send_signal(signal.SIGTERM)
+            code = started.wait(15 * PATIENCE)
+        finally:
+            started.kill()
+
+    assert (code in ((13,) if deaf == "stdout" else (0, 11, 13)), all_there(tmp_path)) == (True, True), code
+
+
+def test_a_character_that_the_terminal_lacks_costs_nothing(engine: Server, tmp_path: Path) -> None:
+    """Nor does a folder whose name is no text there: in the locale C an umlaut is two halves of something."""
+    command = [*words(tmp_path, engine), "--results", "müller"]
+    done = run(command, tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
+    command = json.loads((tmp_path / "müller" / "latest" / "manifest.json").read_bytes())["command"]
+    assert (done.code in (0, 11), "Traceback" in done.out, command[-1]) == (True, False, "müller"), done.out
+
+
+@pytest.mark.parametrize("where", ["a full disk", "a pipe that nobody reads"])
+def test_an_exporter_serves_whatever_becomes_of_its_words(where: str) -> None:
+    reader, writer = os.pipe()
+    if where == "a pipe that nobody reads":
+        os.close(reader)
+    stream = os.open("/dev/full", os.O_WRONLY) if where == "a full disk" else writer
+    port = free_port()
+    command = [sys.executable, "-m", "exporters.load", "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=stream, stderr=stream) as started:
+        assert eventually(lambda: started.poll() is not None or listens(port))
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(60 * PATIENCE) == 0
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def test_no_disk_under_stderr_and_no_stdout_at_all_cost_nothing(engine: Server, tmp_path: Path) -> None:

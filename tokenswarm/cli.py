@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tokenswarm import __version__, descriptors
-from tokenswarm.cluster.terminal import end_signals, outlive_listeners
 from tokenswarm.commands import COMMANDS
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, UserError
+from tokenswarm.terminal import end_signals, outlive_listeners
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a share of it, a file
 

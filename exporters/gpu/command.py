@@ -2,14 +2,15 @@
 
 Two plain threads sample once a second, one the GPUs, one the host; others wait for XIDs and count PCIe bytes. Scrapes
 get the newest sample. If an NVML call hangs, the GPU series are dropped after 10 s and the host's go on. `--record`
-writes what NVML answers to a file that `--gpu-backend replay:FILE` serves again. Exit 0 after SIGTERM; 15 for a
-mistake, 14 if NVML was required and is missing.
+writes what NVML answers to a file that `--gpu-backend replay:FILE` serves again. Exit 0 after SIGTERM, 13 where that
+ended a recording, which is kept; 16 if it can't be written; 15 for a mistake, 14 if NVML was required and is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ from exporters.gpu.readings import STARTING, GpuReader, Sample
 from exporters.sampling import Sampler
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, TargetError
+from tokenswarm.terminal import end_signals
 
 PORT = 9647
 PROG = "python -m exporters.gpu"
@@ -265,23 +267,41 @@ def _record(args: argparse.Namespace) -> int:
     recorder = replay.Recorder(session)
     reader = GpuReader(recorder, args.interval, gpm=args.gpm)
     watch = GpuWatch(recorder, reader, None if args.no_pcie else PcieWatch(recorder), args.interval, args.gpu_timeout)
+    stopped = threading.Event()
+    for number in end_signals():  # what is recorded by then is kept
+        signal.signal(number, lambda *_: stopped.set())
     began_s = told_s = time.monotonic()
     sample = reader.read()
-    while (now_s := time.monotonic()) < began_s + args.seconds and sample.known:
+    if sample.known:
+        _keep(args.record, "a", "")  # better told now than after the recording
+    while (now_s := time.monotonic()) < began_s + args.seconds and sample.known and not stopped.is_set():
         if now_s - told_s >= PROGRESS_S:
             told_s = now_s
             print(f"{PROG}: recorded {now_s - began_s:.0f} of {args.seconds:g} s", file=sys.stderr, flush=True)
-        time.sleep(args.interval)
+        stopped.wait(args.interval)
         sample = reader.read()
     watch.close()
     if not sample.known:
         raise TargetError(f"NVML does not answer ({sample.reason}); nothing was recorded")
+    _keep(args.record, "w", replay.text(recorder.record("recorded by exporters.gpu --record")))
+    seconds = min(now_s - began_s, args.seconds)
+    print(f"recorded {seconds:.3g} s of {len(sample.known)} GPUs to {args.record}")
+    return ExitCode.INTERRUPTED if stopped.is_set() else ExitCode.OK
+
+
+def _keep(path: Path, mode: str, text: str) -> None:
+    """Write the record, or nothing. Raises ResultsError."""
     try:
-        args.record.write_text(replay.text(recorder.record("recorded by exporters.gpu --record")), "utf-8")
+        file = path.open(mode, encoding="utf-8")
+        try:
+            with file:
+                file.write(text)
+        except OSError:
+            if path.is_file():
+                path.unlink()  # half a record is none
+            raise
     except OSError as error:
-        raise ResultsError(f"{args.record} can't be written: {error.strerror}") from None
-    print(f"recorded {args.seconds:g} s of {len(sample.known)} GPUs to {args.record}")
-    return ExitCode.OK
+        raise ResultsError(f"{path} can't be written: {error.strerror}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import psutil
 from exporters.families import Family, Readings, Sum
 from exporters.gpu import powercap
 from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
+from tokenswarm.untold import UNTOLD
 
 FAMILIES = {
     "tokenswarm_host_cpu_seconds_total": Family("counter", "CPU time of the machine, over all CPUs.", ("mode",)),
@@ -92,7 +93,6 @@ class HostReader:
         cgroup: Path = Path("/sys/fs/cgroup"),
         sysfs: Path = Path("/sys"),
     ) -> None:
-        self._watch = watch
         self._proc = proc
         self._cgroup = cgroup
         self._energy = powercap.PowercapReader(sysfs / "class" / "powercap")
@@ -108,6 +108,8 @@ class HostReader:
             "cgroup": self._groups,
             "energy": lambda readings: readings.extend(self._energy.read()),
         }
+        if watch is not None:
+            self._sources["engine"] = lambda readings: readings.extend(watch.read())
 
     def read(self) -> Readings:
         """One sample of everything; no source can spoil another."""
@@ -115,10 +117,8 @@ class HostReader:
         for name, source in self._sources.items():
             try:
                 source(readings)
-            except (OSError, ValueError, psutil.Error):
+            except UNTOLD:
                 self._errors[name] += 1
-        if self._watch is not None:
-            readings.extend(self._watch.read())
         for name in self._sources:
             readings.add("tokenswarm_host_read_errors_total", self._errors[name], name)
         return readings
@@ -291,7 +291,6 @@ class EngineWatch:
         return readings
 
     def _look(self) -> None:
-        self._look_at_ns = self._clock() + int(LOOK_AGAIN_S * NS_PER_S)
         roots = self._find()
         tree = {process.pid: process for process in roots}
         for root in roots:
@@ -306,6 +305,7 @@ class EngineWatch:
             # Another process than before, none of the old ones left: a restart, however long the gap was.
             self._restarts += bool(self._roots) and not identities & self._roots
             self._roots = identities
+        self._look_at_ns = self._clock() + int(LOOK_AGAIN_S * NS_PER_S)  # last: a look that failed is none
 
     def _find(self) -> list[psutil.Process]:
         if self._pid is not None:

@@ -6,10 +6,10 @@ import sys
 
 from tokenswarm import descriptors
 from tokenswarm.cluster import parent, web_later
-from tokenswarm.cluster.terminal import outlive_listeners
 from tokenswarm.errors import UserError
 from tokenswarm.profile.environment import in_github, run_token
 from tokenswarm.reports.pipelines import github
+from tokenswarm.terminal import outlive_listeners
 
 
 def main() -> int:

@@ -62,6 +62,7 @@ class Run(msgspec.Struct):
     neighbour: Neighbour
     form: output.Form = "tables"
     search: Searching | None = None
+    written: bool = False  # all that there is for files; what follows is said
 
 
 def open_run(looked: Looked, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:
@@ -92,9 +93,13 @@ def open_run(looked: Looked, results: str, command: Sequence[str], *, alone: boo
 
 
 def as_typed(command: Sequence[str]) -> list[str]:
-    """The command with its program by name: the file behind it may be one that can't be started."""
+    """The command with its program by name: the file behind it may be one that can't be started.
+
+    Its words are the bytes that were given: Python reads a path as half characters where the locale is none of UTF-8.
+    """
     program = Path(command[0]) if command else Path("tokenswarm")
-    return [program.name if program.suffix != ".py" else "tokenswarm", *command[1:]]
+    words = (os.fsencode(word).decode("utf-8", "replace") for word in command[1:])
+    return [program.name if program.suffix != ".py" else "tokenswarm", *words]
 
 
 class Company:
@@ -158,6 +163,7 @@ def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> t
         _judge_search(run, run.search, evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
     problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)
+    run.written = True
     if run.form == "tables":
         run.show(terminal.report(summary, str(run.folder.path), written=problem is None))
     else:

@@ -6,6 +6,7 @@ thread, a pause after each block, so that no stream is read later for it.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -24,10 +25,13 @@ ROWS_AHEAD = 4  # messages under way before the first is acknowledged
 BESIDE_BYTES, BESIDE_S = 128 * 1024, 0.02  # of a block beside the load, and the pause after it
 
 
-def open_spool(folder: str | None, owner: Owner, *, parts: bool = False) -> Spool:
-    """In the results folder where it is of this machine, else in a folder of its own below TMPDIR."""
-    if folder is not None and Path(folder).is_dir():
-        return Spool(Path(folder), owner, parts=parts)
+def open_spool(folder: bytes | None, owner: Owner, *, parts: bool = False) -> Spool:
+    """In the results folder where it is of this machine, else in a folder of its own below TMPDIR.
+
+    In bytes, as the system has it: a path need not be text.
+    """
+    if folder is not None and (home := Path(os.fsdecode(folder))).is_dir():
+        return Spool(home, owner, parts=parts)
     try:
         return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner, parts=parts)
     except OSError as error:

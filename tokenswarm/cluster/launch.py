@@ -18,9 +18,9 @@ from locust.env import Environment
 from locust.event import Events
 
 from tokenswarm.cluster.runners import make_worker
-from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
+from tokenswarm.terminal import end_signals
 
 WAITING_S = 3.0  # before a worker says that it still waits
 STOP_S = 5.0  # for a worker to end after it was asked to

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from gevent.hub import Hub
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
 from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.load import schedule, trace
 from tokenswarm.profile.profile import Profile
+
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # it is told in a sentence, and not by gevent before
 
 
 class Looked(msgspec.Struct, frozen=True):

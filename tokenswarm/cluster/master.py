@@ -18,10 +18,10 @@ from tokenswarm.cluster.look import Looked
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master, make_master
 from tokenswarm.cluster.stages import Searching
-from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile.plan import plan
 from tokenswarm.reports.output import form_of
+from tokenswarm.terminal import end_signals
 
 
 def run_profile(
@@ -74,7 +74,10 @@ def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int |
 
 
 def _interrupt(controller: Controller, run: Run) -> None:
-    """The first signal ends the run in order; a second one ends the process."""
+    """The first signal ends the run in order; a second one, or one when nobody reads its result, ends the process."""
+    if run.written:
+        say(f"interrupted: the results are in {run.folder.path}, and stdout did not take them all")
+        sys.exit(int(ExitCode.INTERRUPTED))
     if controller.interrupted:
         kept = f"What is written by now is in {run.folder.path}"
         if run.folder.spool.is_dir():

@@ -83,7 +83,7 @@ class _Run(msgspec.Struct):
     profile: Any
     index: Count
     count: Count
-    spool: str | None = None
+    spool: bytes | None = None
 
 
 class _Course(msgspec.Struct):

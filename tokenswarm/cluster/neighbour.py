@@ -19,6 +19,7 @@ from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.judge.rules.causes import MEND_ENGINE, is_loopback
 from tokenswarm.judge.rules.evidence import Beside
 from tokenswarm.profile.profile import Profile
+from tokenswarm.untold import UNTOLD
 
 # Engines that take all cores unless they are told how many threads to have.
 _ON_THE_CPU = re.compile(r"ollama|llama[-_.]?cpp|llama-server|llamafile|xllamacpp|koboldcpp|local-ai", re.IGNORECASE)
@@ -79,7 +80,7 @@ class Neighbour:
             }
             family = [psutil.Process(pid) for pid in pids]
             return family + [child for process in family for child in process.children(recursive=True)]
-        except (psutil.Error, OSError):
+        except UNTOLD:
             return []
 
 
@@ -97,14 +98,14 @@ def _cores() -> set[int]:
 def _cores_of(process: psutil.Process) -> set[int]:
     try:
         return set(process.cpu_affinity())
-    except (psutil.Error, AttributeError, OSError):
+    except UNTOLD:
         return _cores()
 
 
 def _words(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
-    except (psutil.Error, OSError):
+    except UNTOLD:
         return ""
 
 
@@ -119,7 +120,7 @@ def _cpu_s(family: Sequence[psutil.Process]) -> float:
     for process in family:
         try:
             times = process.cpu_times()
-        except (psutil.Error, OSError):
+        except UNTOLD:
             continue
         total_s += times.user + times.system
     return total_s

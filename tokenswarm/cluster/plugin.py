@@ -33,7 +33,6 @@ from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
-from tokenswarm.cluster.terminal import end_signals, outlive_listeners
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
@@ -44,6 +43,7 @@ from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.pipelines import github
+from tokenswarm.terminal import end_signals, outlive_listeners, wait_for_nobody
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
 LOOPBACK = str(b"127.0.0.1", "ascii")
@@ -99,7 +99,7 @@ class Plugin:
         self._controller: Controller | None = None
         self._task: gevent.Greenlet | None = None
         self._main = gevent.getcurrent()
-        outlive_listeners()
+        gevent.signal_handler(SIGTERM, wait_for_nobody)
         if SIGHUP in end_signals():  # Locust knows SIGTERM
             gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
         self._run: Run | None = None
@@ -125,6 +125,8 @@ class Plugin:
             if isinstance(environment.runner, WorkerRunner):
                 gevent.spawn(self._leave_when_gone, worker)
                 environment.events.quitting.add_listener(lambda **_: self._end_worker(worker))
+            else:
+                gevent.spawn(self._lose_when_gone, worker)
         if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
             self._open()
 
@@ -322,6 +324,13 @@ class Plugin:
                 sys.exit(int(ExitCode.INTERRUPTED))
             self._environment.process_exit_code = int(worker.exit_code)
 
+    def _lose_when_gone(self, worker: Worker) -> None:
+        """A bug stopped the worker of this process: nobody waits for its final report."""
+        worker.gone.wait()
+        say(worker.last_words())
+        if self._controller is not None:
+            self._controller.process_ended(os.getpid(), int(worker.exit_code))
+
     def _leave_when_gone(self, worker: Worker) -> None:
         with _ctrl_c(lambda: gevent.kill(self._main, KeyboardInterrupt)):
             worker.gone.wait()
@@ -361,8 +370,9 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 
 def _on_parser(parser: Any, **_: Any) -> None:
+    outlive_listeners()  # before Locust's logging takes hold of stderr
     if in_github():
-        github.disarm_output()  # before Locust's logging takes hold of stderr
+        github.disarm_output()
     options.add_arguments(parser, locust=True)
     parser.set_defaults(web_host=LOOPBACK)
     if not run_token():

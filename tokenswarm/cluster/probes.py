@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from gevent.hub import get_hub
 from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.measure.snapshot import Instrument
+from tokenswarm.untold import UNTOLD
 
 TICK_S = 0.01  # a stall shorter than this does not matter to streams of 50 tokens/s
 CGROUPS = Path("/sys/fs/cgroup")
@@ -29,7 +31,6 @@ class Probes:
 
     def __init__(self, instrument: Instrument) -> None:
         self._instrument = instrument
-        self._process = psutil.Process()
         self._timer = get_hub().loop.timer(TICK_S, TICK_S)
         self._due_ns = 0
         self._gc_began_ns = 0
@@ -62,8 +63,7 @@ class Probes:
         instrument.cpu_ratio_last = (cpu_s - self._cpu_s) / elapsed_s
         instrument.cpu_ratio_max = max(instrument.cpu_ratio_max, instrument.cpu_ratio_last)
         self._cpu_s, self._sampled_ns = cpu_s, now_ns
-        with contextlib.suppress(OSError, psutil.Error):  # /proc can't be opened: no descriptors left
-            instrument.rss_bytes = self._process.memory_info().rss
+        instrument.rss_bytes = resident_bytes() or instrument.rss_bytes
         offset_ns = realtime_ns() - monotonic_ns()
         instrument.clock_step_ns_max = max(instrument.clock_step_ns_max, abs(offset_ns - self._offset_ns))
         self._offset_ns = offset_ns
@@ -93,7 +93,7 @@ class Probes:
 
 def resident_bytes() -> int:
     """Memory of this process; 0 where it can't be read."""
-    with contextlib.suppress(OSError, psutil.Error):
+    with contextlib.suppress(*UNTOLD):  # or /proc can't be opened: no descriptors left
         return int(psutil.Process().memory_info().rss)
     return 0
 
@@ -105,13 +105,15 @@ def cpu_stats(membership: str, root: Path = CGROUPS) -> list[Path]:
     """
     found = []
     for line in membership.splitlines():
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = root / controllers if controllers else root
         group = mount / path.lstrip("/")
         found += [level / "cpu.stat" for level in (group, *group.parents) if level.is_relative_to(mount)]
-    return [path for path in dict.fromkeys(found) if path.is_file()]
+    return [path for path in dict.fromkeys(found) if os.access(path, os.R_OK)]
 
 
 def throttled_ns(stats: Sequence[Path]) -> int:
@@ -122,8 +124,8 @@ def throttled_ns(stats: Sequence[Path]) -> int:
             lines = path.read_text(encoding="ascii").splitlines()
         except OSError:
             continue
-        words = [line.split() for line in lines if line.strip()]
-        found += [int(word[1]) * _THROTTLED[word[0]] for word in words if word[0] in _THROTTLED]
+        words = [line.partition(" ") for line in lines]
+        found += [int(told) * _THROTTLED[name] for name, _, told in words if name in _THROTTLED and told.isdecimal()]
     return max(found)
 
 
@@ -142,21 +144,18 @@ def _scheduled() -> tuple[int, int]:
     """CPU that the main thread had, and that it waited for while it was ready to run."""
     try:
         ran, waited, *_ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
+        return int(ran), int(waited)
     except (OSError, ValueError):
         return 0, 0
-    return int(ran), int(waited)
 
 
 def _pressure_ns(groups: Sequence[Path]) -> int:
     """How long some process of the group, or of the machine, waited for a core (PSI, `some`)."""
     for path in (*groups, Path("/proc/pressure/cpu")):
         try:
-            some = path.read_text(encoding="ascii").partition("\n")[0]
-        except OSError:
+            return int(path.read_text(encoding="ascii").partition("\n")[0].partition("total=")[2]) * 1000
+        except (OSError, ValueError):
             continue
-        words = dict(word.split("=") for word in some.split()[1:])
-        if "total" in words:
-            return int(words["total"]) * 1000
     return 0
 
 

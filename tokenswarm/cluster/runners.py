@@ -7,6 +7,7 @@ hello *first*; its `client_ready` is what the master makes of a hello that it ac
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -28,6 +29,7 @@ from tokenswarm import __version__
 from tokenswarm.cluster import messages, port
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.errors import ConfigError, TargetError
+from tokenswarm.untold import UNTOLD
 
 SILENCE_S = 10
 """Without a word for so long a worker is lost, here and there: the master gives it up, and its dead man's switch ends
@@ -39,6 +41,16 @@ BREATH = 64  # messages between two looks at everything else: a flood must not s
 
 runners.rpc = port  # sockets with bounds
 runners.HEARTBEAT_LIVENESS = SILENCE_S  # heartbeats that may stay away, one a second; Locust gives up after 3
+
+_monitor = runners.Runner.monitor_cpu_and_memory
+
+
+def _monitor_where_it_is_told(runner: runners.Runner) -> None:
+    with contextlib.suppress(*UNTOLD):  # a warning of Locust's less; else plain Locust would exit with 2 for it
+        _monitor(runner)
+
+
+runners.Runner.monitor_cpu_and_memory = _monitor_where_it_is_told
 
 log = logging.getLogger("tokenswarm")
 

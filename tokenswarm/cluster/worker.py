@@ -79,9 +79,9 @@ class Worker:
         self.exit_code = ExitCode.OK
         self.message = ""
         handlers: dict[ToWorker, Callable[[Any], None]] = {
-            ToWorker.RUN: lambda data: gevent.spawn(self._prepare, data) and None,
+            ToWorker.RUN: lambda data: self._spawn(self._prepare, data) and None,
             ToWorker.PHASE: self._enter,
-            ToWorker.DRAIN: lambda data: gevent.spawn(self._drain, float(data["bound_s"])) and None,
+            ToWorker.DRAIN: lambda data: self._spawn(self._drain, float(data["bound_s"])) and None,
             ToWorker.ACK: self._on_ack,
             ToWorker.REFUSED: self._on_refused,
         }
@@ -94,7 +94,7 @@ class Worker:
         """Ask for a place in the run: within this process. Over the port, the runner asked before it was there."""
         if isinstance(self._environment.runner, Runner):
             self._environment.runner.attend()
-            gevent.spawn(self._watch_master)
+            self._spawn(self._watch_master)
         else:
             self._tell(ToMaster.HELLO, hello(self._token))
 
@@ -150,7 +150,7 @@ class Worker:
         calm_garbage_collection()
         forget_spawners()
         self._probes.start()
-        self._reporter = gevent.spawn(self._report_forever)
+        self._reporter = self._spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})
         self._drain_by_ns = 0
         self.ready.set()
@@ -197,7 +197,7 @@ class Worker:
         if self._left == 0 and not self._sending and self.phase == "steady" and not self.recorder.spent:
             self.recorder.close_window(self.stage, monotonic_ns())
             self.recorder.spent = True
-            gevent.spawn(self._report, final=False)
+            self._spawn(self._report)
 
     def _depart(self, prompt: Prompt, due: Due) -> gevent.Greenlet:
         """The greenlet that sends an arrival."""
@@ -235,9 +235,9 @@ class Worker:
     def _report_forever(self) -> None:
         while True:
             gevent.sleep(REPORT_S)
-            self._report(final=False)
+            self._report()
 
-    def _report(self, *, final: bool) -> None:
+    def _report(self, *, final: bool = False) -> None:
         self._probes.sample()
         self._decoder.count_lags()
         self.recorder.wraps = self._stock.wraps
@@ -303,7 +303,7 @@ class Worker:
         if self._spool is None:
             self._leave(ExitCode.INTERRUPTED, how)
         else:
-            gevent.spawn(self._drain, INTERRUPT_DRAIN_S)
+            self._spawn(self._drain, INTERRUPT_DRAIN_S)
 
     def _finish(self) -> None:
         self.ready.clear()
@@ -349,6 +349,12 @@ class Worker:
 
     def _on_refused(self, data: dict[str, Any]) -> None:
         self._leave(ExitCode.CONFIG, str(data["sentence"]))
+
+    def _spawn(self, function: Callable[..., None], *arguments: Any) -> gevent.Greenlet:
+        """A greenlet whose bug ends this worker: one that went silent would have the master wait for it."""
+        greenlet = gevent.spawn(function, *arguments)
+        greenlet.link_exception(lambda _: self._crashed())
+        return greenlet
 
     def _crashed(self) -> None:
         self._leave(ExitCode.INTERNAL, "a bug in tokenswarm stopped this worker; the log has the traceback")

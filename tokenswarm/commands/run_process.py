@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from tokenswarm.cluster.terminal import end_signals
 from tokenswarm.errors import ExitCode
+from tokenswarm.terminal import end_signals
 
 COMMAND = (sys.executable, "-m", "tokenswarm.cli", "run")
 
