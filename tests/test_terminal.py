@@ -172,7 +172,9 @@ def test_who_reads_a_pipe_may_stand_still(deaf: str, full_pipe: int, engine: Ser
 def test_a_character_that_the_terminal_lacks_costs_nothing(engine: Server, tmp_path: Path) -> None:
     """Nor does a folder whose name is no text there: in the locale C an umlaut is two halves of something."""
     command = [*words(tmp_path, engine), "--results", "müller"]
-    done = run(command, tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
+    surroundings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = run(command, tmp_path, COLUMNS="0", **surroundings)
+    assert "verdict:" in done.out, "a width of 0 shows nothing"
     command = json.loads((tmp_path / "müller" / "latest" / "manifest.json").read_bytes())["command"]
     assert (done.code in (0, 11), "Traceback" in done.out, command[-1]) == (True, False, "müller"), done.out
 
