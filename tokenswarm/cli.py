@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in end_signals():  # as Ctrl-C, until a command has handlers of its own
             signal.signal(number, signal.default_int_handler)
         descriptors.raise_limit()
-        github = _github()
+        github = _surroundings()
         if words[0] == "--version":
             print(f"tokenswarm {__version__} ({_reader_name()} reader)")
             return ExitCode.OK
@@ -77,10 +77,11 @@ def _say(github: ModuleType | None, word: str, error: UserError) -> int:
     return int(error.exit_code)
 
 
-def _github() -> ModuleType | None:
+def _surroundings() -> ModuleType | None:
     """What speaks with GitHub's runner, where this is a step of a workflow: from here on, it alone."""
-    from tokenswarm.profile.environment import in_github
+    from tokenswarm.profile.environment import forget_no_width, in_github
 
+    forget_no_width()
     if not in_github():
         return None
     from tokenswarm.reports.pipelines import github

@@ -30,10 +30,8 @@ def outlive_listeners(*, result: bool = True) -> None:
     """Words to stdout and stderr fail no more, and hold nobody up, because nobody is there to read them.
 
     A full disk under stdout stays an OSError, and its reader is waited for, where that may be the result. What is said
-    on stderr is never worth a run. A terminal 0 columns wide, as some containers say, is one of unknown width.
+    on stderr is never worth a run.
     """
-    if not os.environ.get("COLUMNS", "1").strip(" 0"):
-        del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed before we began

@@ -38,7 +38,7 @@ from tokenswarm.errors import ConfigError, ExitCode, UserError
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.engine import Engine, same_api
-from tokenswarm.profile.environment import in_github, run_token
+from tokenswarm.profile.environment import forget_no_width, in_github, run_token
 from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.phases import Phases
 from tokenswarm.profile.profile import Profile
@@ -371,6 +371,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 def _on_parser(parser: Any, **_: Any) -> None:
     outlive_listeners()  # before Locust's logging takes hold of stderr
+    forget_no_width()
     if in_github():
         github.disarm_output()
     options.add_arguments(parser, locust=True)

@@ -57,6 +57,12 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(root) / "tokenswarm"
 
 
+def forget_no_width() -> None:
+    """A terminal 0 columns wide, as some containers say, is one of unknown width: in it nothing would be shown."""
+    if not os.environ.get("COLUMNS", "1").strip(" 0"):
+        del os.environ["COLUMNS"]
+
+
 def wanted_reader(environ: Mapping[str, str] = os.environ) -> str:
     """Which reader of streams was asked for: `native`, `python`, or "" (the best that is there)."""
     return environ.get("TOKENSWARM_READER", "")
