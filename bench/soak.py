@@ -64,7 +64,7 @@ class Day:
         self.results.rotate_bytes = 16 << 20
         owner = Owner(run_id=self.recorder.run_id, worker=0, workers=1, host="far", pid=1)
         self.spool = Spool(self.results.spool, owner, parts=True)
-        self.watch = SoakWatch(self.results, window_s, list, print)
+        self.watch = SoakWatch(self.results, window_s, list, lambda _: b"", print)
         self.rows = 0
 
     def _records(self, until_ns: int) -> Iterator[RequestRecord]:

@@ -264,7 +264,7 @@ def test_a_run_of_few_windows_is_not_tested() -> None:
 def test_stages_shorter_than_a_window_have_a_line_each_and_one_alone_has_none(tmp_path: Path) -> None:
     for stages in (1, 3):
         folder = ResultsFolder.create(tmp_path, f"{RUN_ID}-{stages}")
-        watch = SoakWatch(folder, 10.0, list, str)
+        watch = SoakWatch(folder, 10.0, list, lambda _: b"", str)
         blocks = [
             Block(
                 stage=number, phase="steady", window_ns=6 * NS_PER_S, window_start_ns=number * 10 * NS_PER_S, ok=number
