@@ -215,9 +215,10 @@ def _add_gaps(budget: Budget, record: RequestRecord) -> None:
 
 
 def _least_stall(record: RequestRecord, groups: Sequence[_Group], stall_s: float) -> float:
-    doubtful = {group.place for group in groups}
-    surely_ns = max((gap for place, gap in enumerate(record.gaps_ns) if place not in doubtful), default=0)
-    return min(stall_s, max([surely_ns / NS_PER_S] + [group.least for group in groups]))
+    sure_ns = list(record.gaps_ns)
+    for group in reversed(groups):  # the last of them first, so that places stay
+        del sure_ns[group.place]
+    return min(stall_s, max([max(sure_ns, default=0) / NS_PER_S] + [group.least for group in groups]))
 
 
 def _groups(record: RequestRecord) -> list[_Group]:
