@@ -249,7 +249,9 @@ VLLM = {
     "--temperature": Option("engine.temperature", float),
     "--top-p": Option("engine.top_p", float),
     "--random-range-ratio": Option("", why="lengths vary by `dataset.synthetic.input_stddev` and `output_stddev` here"),
-    "--random-prefix-len": Option("", why="synthetic prompts share no prefix"),
+    "--random-prefix-len": Option(
+        "", why="synthetic prompts share no prefix; rows with one `system` message do, or a Mooncake trace"
+    ),
     "--num-warmups": Option("", why="a warm-up is a time here: `phases.warmup`"),
     "--ready-check-timeout-sec": Option("", why="`timeouts.ready` waits for a server that still loads"),
     "--goodput": Option("", why="limits are `slo`, as `slo: {ttft_s: {p95: 0.5}, goodput_ratio: 0.95}`"),
