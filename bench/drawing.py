@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.engine import at_revision
 from bench.goals import met, spread
 from bench.results import table
-from bench.runs import REPO
+from bench.runs import REPO, at_revision
 from bench.sender import BenchError
 
 ROWS = 1_000_000

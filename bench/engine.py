@@ -6,8 +6,6 @@ that does little but send, is the floor: on loopback a send does the receiver's 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
@@ -15,11 +13,9 @@ import select
 import socket
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,7 +24,7 @@ import psutil
 
 from bench.goals import met, spread
 from bench.results import table
-from bench.runs import REPO, two_cores
+from bench.runs import REPO, at_revision, two_cores
 from bench.sender import BenchError, Pace, started
 
 Say = Callable[[str], None]
@@ -76,21 +72,6 @@ def run(rounds: int, against: str | None, say: Say) -> list[Cost]:
                         f"a core second, late {cost.late_ms[0]:.2f} / {cost.late_ms[1]:.2f} ms"
                     )
     return found
-
-
-@contextlib.contextmanager
-def at_revision(revision: str | None) -> Iterator[Path | None]:
-    """The library as it was at a revision."""
-    if revision is None:
-        yield None
-        return
-    done = subprocess.run(["git", "archive", revision, "tokenswarm"], capture_output=True, check=False, cwd=REPO)
-    if done.returncode:
-        raise BenchError(f"there is no revision {revision}: {done.stderr.decode().strip()}")
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as packed:
-            packed.extractall(folder, filter="data")
-        yield Path(folder)
 
 
 def _one(name: str, folder: Path, streams: int, itl_ms: float) -> Cost:

@@ -9,16 +9,12 @@ The floor of a query is what selecting its series takes, without a function over
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import re
-import subprocess
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +24,7 @@ from bench import panel_series
 from bench.goals import met, spread
 from bench.panel_series import BLOCK_S, RANGE_S, WORKERS, Prometheus
 from bench.results import table
-from bench.runs import REPO
+from bench.runs import REPO, at_revision
 from bench.sender import BenchError
 
 Say = Callable[[str], None]
@@ -95,7 +91,7 @@ def measured(rounds: int, say: Say) -> str:
     """The section on the dearest panel queries."""
     against = os.environ.get("BENCH_AGAINST")
     began_s = time.monotonic()
-    with _at(against) as other, tempfile.TemporaryDirectory() as name:
+    with at_revision(against, str(DASHBOARDS), str(RULES)) as other, tempfile.TemporaryDirectory() as name:
         sides = {"now": REPO} | ({"before": other} if other is not None else {})
         folder = Path(name)
         told = panel_series.scraped(folder, say)
@@ -114,22 +110,6 @@ def measured(rounds: int, say: Say) -> str:
             found = [compared(prometheus, queries, costs, board, end_s, rounds) for board in boards]
             rules = {side: rules_ms(prometheus, where / RULES, end_s, rounds) for side, where in sides.items()}
     return section(found, rules, against, rounds, counts, time.monotonic() - began_s)
-
-
-@contextlib.contextmanager
-def _at(revision: str | None) -> Iterator[Path | None]:
-    """Dashboards and rules as they were at a revision."""
-    if revision is None:
-        yield None
-        return
-    command = ["git", "archive", revision, str(DASHBOARDS), str(RULES)]
-    done = subprocess.run(command, capture_output=True, check=False, cwd=REPO)
-    if done.returncode:
-        raise BenchError(f"no dashboards at revision {revision}: {done.stderr.decode().strip()}")
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as packed:
-            packed.extractall(folder, filter="data")
-        yield Path(folder)
 
 
 def step_s(columns: int, scrape_s: int) -> int:

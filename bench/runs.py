@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +21,22 @@ from bench.sender import BenchError, Pace, started
 REPO = Path(__file__).resolve().parent.parent
 DISTURBED = 0.05  # share of the time that a process waited for its core, from which on a row says so
 OVERLOAD_S = 60.0  # how much longer than planned a client that can't keep up may take
+
+
+@contextlib.contextmanager
+def at_revision(revision: str | None, *paths: str) -> Iterator[Path | None]:
+    """A folder with the library, or with these parts of the repository, as they were at a revision."""
+    if revision is None:
+        yield None
+        return
+    command = ["git", "archive", revision, *(paths or ("tokenswarm",))]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=REPO)
+    if done.returncode:
+        raise BenchError(f"of revision {revision} there is nothing: {done.stderr.decode().strip()}")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as packed:
+            packed.extractall(folder, filter="data")
+        yield Path(folder)
 
 
 class Cores(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gevent.hub import get_hub
@@ -37,6 +38,17 @@ settings.load_profile("even")
 def _now() -> None:
     """Tell gevent what time it is: after minutes of tests without it, its time-outs would be over at once."""
     get_hub().loop.update_now()
+
+
+@pytest.fixture(scope="module")
+def setups() -> Iterator[list[Any]]:
+    """A client of each reader: Python's, then the one in C."""
+    from exchanges import Setup  # it loads the client, which few files need
+
+    found = [Setup("python"), Setup("native")]
+    yield found
+    for setup in found:
+        setup.close()
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 
 import pytest
 from exchanges import BUILT, Setup
 from raw_server import CLOSE, LAST_CHUNK, Step, chunk, content, head
-from test_readers import same, shaped
-from two_readers import Play, clients
+from two_readers import Play, clients, same, shaped
 
 from tokenswarm.client.reading import TAIL_BYTES
 from tokenswarm.record import Outcome
@@ -22,14 +20,6 @@ REPEATED, ENGINE = "equal pieces in a row", "so Ollama ends when its engine fail
 LAST = {"done": True, "done_reason": "length", "total_duration": 9_000_000, "eval_count": 7, "prompt_eval_count": 3}
 APIS = ("chat", "generate")
 _number = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def setups() -> Iterator[list[Setup]]:
-    found = [Setup("python"), Setup("native")]
-    yield found
-    for setup in found:
-        setup.close()
 
 
 def line(api: str, said: object = " w", **fields: object) -> bytes:

@@ -11,20 +11,16 @@ import socket
 import struct
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from exchanges import BUILT, Setup
 from raw_server import CLOSE, DONE, LAST_CHUNK, Step, chunk, content, head, usage
 from test_exchange import FAILURES, FRAMINGS
 from test_odd_streams import BEHIND, EMPTIES, END, NO_STREAMS, STOP, delta, event
-from two_readers import Play, clients, play
+from two_readers import Play, clients, play, same, shaped
 
 from tokenswarm.client.native import NativeReading
-from tokenswarm.client.sending import Client
-from tokenswarm.client.shape import Shape
 from tokenswarm.client.transport import Connection
 from tokenswarm.record import Outcome
 
@@ -34,33 +30,12 @@ STREAMS = Path(__file__).parent / "streams"
 CHAT, OLLAMA = ("openai", "chat"), ("ollama", "chat")
 
 
-@pytest.fixture(scope="module")
-def setups() -> Iterator[list[Setup]]:
-    found = [Setup("python"), Setup("native")]
-    yield found
-    for setup in found:
-        setup.close()
-
-
-def same(pair: list[Client], steps: tuple[Step, ...] | list[Step], **options: Any) -> dict[str, Any]:
-    """What both tell of these steps; they must tell the same."""
-    python, native = (play(client, steps, **options) for client in pair)
-    differing = {name: (python[name], native[name]) for name in python if python[name] != native[name]}
-    assert not differing, steps
-    return native
-
-
 def kind_of(name: str) -> tuple[str, str]:
     if "responses" in name or "messages" in name:
         return ("openai", "responses" if "responses" in name else "messages")
     if name.endswith("ndjson"):
         return ("ollama", "generate" if "generate" in name else "chat")
     return ("openai", "completions" if "completion" in name else "chat")
-
-
-def shaped(client: Client) -> Shape | None:
-    assert client.shapes is not None
-    return client.shapes.newest
 
 
 def named(fingerprint: bytes) -> bytes:

@@ -15,6 +15,7 @@ from raw_server import CLOSE, RESET, Step
 
 from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.sending import Client
+from tokenswarm.client.shape import Shape
 from tokenswarm.client.transport import READ_BYTES, Connection
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Delta
@@ -143,3 +144,16 @@ def clients(setups: Sequence[Setup], **options: Any) -> list[Client]:
 
 
 __all__ = ["SAMPLING", "Delta", "Play", "clients", "play", "slices"]
+
+
+def same(pair: list[Client], steps: tuple[Step, ...] | list[Step], **options: Any) -> dict[str, Any]:
+    """What both tell of these steps; they must tell the same."""
+    python, native = (play(client, steps, **options) for client in pair)
+    differing = {name: (python[name], native[name]) for name in python if python[name] != native[name]}
+    assert not differing, steps
+    return native
+
+
+def shaped(client: Client) -> Shape | None:
+    assert client.shapes is not None
+    return client.shapes.newest

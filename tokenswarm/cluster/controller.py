@@ -7,7 +7,6 @@ streams end or meet the drain bound, every worker hands its last report over, an
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +174,7 @@ class Controller:
             "run_id": self._folder.run_id,
             "profile": profiles.encode(self._profile),
             "count": len(members),
-            "spool": os.fsencode(self._folder.spool),
+            "spool": bytes(self._folder.spool),
         }
         for member in self._cluster.in_run:
             self._cluster.send(member, ToWorker.RUN, {**data, "index": member.index})
