@@ -65,7 +65,7 @@ def _stamp_us() -> float:
         sock.sendmsg([BODY], STAMP_THIS if stamps else [])
         if stamps:
             segments_in(sock)
-            take_sent_stamps(sock.recvmsg)
+            take_sent_stamps(sock.recvmsg, one=True)
         peer.recv(len(BODY))
 
     both = [

@@ -45,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "tokenswarm.record",
         "tokenswarm.clock",
+        "tokenswarm.compiled",
         "tokenswarm.descriptors",
         "tokenswarm.errors",
         "tokenswarm.terminal",

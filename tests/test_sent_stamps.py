@@ -115,10 +115,10 @@ def test_a_stamp_that_is_late_wakes_the_reader_once(setup: Setup, monkeypatch: p
     """Left in the error queue it would wake the reader again and again: a core for each stream that waits."""
     calls = 0
 
-    def late(recvmsg: Callable[..., Any]) -> list[int]:
+    def late(recvmsg: Callable[..., Any], *, one: bool = False) -> list[int]:
         nonlocal calls
         calls += 1
-        return [] if calls == 1 else take_sent_stamps(recvmsg)
+        return [] if calls == 1 else take_sent_stamps(recvmsg, one=one)
 
     record, woken = looked(setup, monkeypatch, late)
     assert record.outcome is Outcome.OK
@@ -128,8 +128,8 @@ def test_a_stamp_that_is_late_wakes_the_reader_once(setup: Setup, monkeypatch: p
 
 
 def test_a_stamp_that_never_comes_leaves_the_bracket(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(recvmsg: Callable[..., Any]) -> list[int]:
-        take_sent_stamps(recvmsg)
+    def lost(recvmsg: Callable[..., Any], *, one: bool = False) -> list[int]:
+        take_sent_stamps(recvmsg, one=one)
         return []
 
     before_ns = monotonic_ns()
@@ -143,8 +143,8 @@ def test_a_stamp_that_never_comes_leaves_the_bracket(setup: Setup, monkeypatch: 
 def test_a_stamp_of_another_send_is_not_taken(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a segment that was sent again, or of the request before: it lies outside of the bracket."""
 
-    def stale(recvmsg: Callable[..., Any]) -> list[int]:
-        take_sent_stamps(recvmsg)
+    def stale(recvmsg: Callable[..., Any], *, one: bool = False) -> list[int]:
+        take_sent_stamps(recvmsg, one=one)
         return [time.time_ns() - 50 * MS]
 
     record, _ = looked(setup, monkeypatch, stale)
@@ -203,6 +203,13 @@ def test_what_else_lies_in_the_error_queue_is_thrown_away() -> None:
 
     assert take_sent_stamps(recvmsg) == [7_000_000_001]
     assert entries == []
+
+
+def test_one_stamp_is_enough_where_there_is_one() -> None:
+    """Looking on would cost as much as the stamp; what lies behind it wakes whoever reads."""
+    entries = [entry(2, 1), entry(4, 7_000_000_001), entry(4, 8_000_000_001)]
+    assert take_sent_stamps(lambda *_: (b"", entries.pop(0), socket.MSG_ERRQUEUE, None), one=True) == [7_000_000_001]
+    assert entries == [entry(4, 8_000_000_001)]
 
 
 def test_a_flood_of_errors_does_not_keep_the_reader() -> None:

@@ -45,20 +45,24 @@ def copied(folder: Path) -> Path:
         subprocess.run(command, check=True, timeout=60)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (folder / name).write_bytes((REPO / name).read_bytes())
-    for built in (folder / "tokenswarm" / "client").glob("*.so"):
+    for built in (folder / "tokenswarm").glob("*/*.so"):
         built.unlink()
     return folder
 
 
+LIBRARIES = ("tokenswarm/client/_reader.abi3.so", "tokenswarm/measure/_gaps.abi3.so")
+
+
+@pytest.mark.parametrize("stale", LIBRARIES)
 @pytest.mark.skipif(not BUILT, reason="no C compiler here, or another system")
-def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path) -> None:
+def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path, stale: str) -> None:
     """After a pull: it would speak another language than what stands above it."""
-    client = copied(tmp_path) / "tokenswarm" / "client"
-    library = client / "_reader.abi3.so"
-    library.write_bytes((REPO / "tokenswarm" / "client" / "_reader.abi3.so").read_bytes())
+    copied(tmp_path)
+    for library in LIBRARIES:
+        (tmp_path / library).write_bytes((REPO / library).read_bytes())
     assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(native reader)\n")
-    newer = library.stat().st_mtime + 10
-    os.utime(client / "_reader.c", (newer, newer))
+    newer = (tmp_path / stale).stat().st_mtime + 10
+    os.utime(tmp_path / stale.replace(".abi3.so", ".c"), (newer, newer))
     assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(python reader)\n")
     assert "older than its source" in version(tmp_path, TOKENSWARM_READER="native").stderr
 
@@ -80,7 +84,7 @@ def readers(built: zipfile.ZipFile) -> list[str]:
 @pytest.mark.skipif(not BUILT, reason="no C compiler here, or another system")
 def test_a_wheel_holds_the_reader_and_fits_every_later_python(tmp_path: Path) -> None:
     built, said = wheel(copied(tmp_path))
-    assert readers(built) == ["tokenswarm/client/_reader.abi3.so"]
+    assert sorted(readers(built)) == sorted(LIBRARIES)
     assert "-cp311-abi3-linux_" in str(built.filename)
     assert "the reader in C is built" in said
 
@@ -102,11 +106,14 @@ def test_without_a_compiler_the_install_goes_on_and_says_so_in_a_line(tmp_path: 
     assert "the reader in C is not there" in told.stderr
 
 
-def test_a_compiler_that_fails_is_told_of_in_its_own_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_compiler_that_fails_is_told_of_in_its_own_words(tmp_path: Path, library: str) -> None:
+    """All or nothing: no half of it stays behind."""
     source = copied(tmp_path)
-    (source / "tokenswarm" / "client" / "_reader.c").write_text("#error no good\n")
+    (source / library.replace(".abi3.so", ".c")).write_text("#error no good\n")
     built, said = wheel(source)
     assert readers(built) == []
+    assert not list(source.glob("tokenswarm/*/_*.abi3*"))
     assert "the C compiler failed: " in said or "there is no C compiler" in said
 
 

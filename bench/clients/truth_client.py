@@ -124,8 +124,8 @@ def _set_clock(at_ns: int, by_ns: int) -> None:
         seconds, nanoseconds = original(data)
         return divmod(moved(seconds * NS_PER_S + nanoseconds), NS_PER_S)
 
-    def sent(recvmsg: Callable[..., Any]) -> list[int]:
-        return [moved(stamp_ns) for stamp_ns in take_sent_stamps(recvmsg)]
+    def sent(recvmsg: Callable[..., Any], *, one: bool = False) -> list[int]:
+        return [moved(stamp_ns) for stamp_ns in take_sent_stamps(recvmsg, one=one)]
 
     def wall() -> int:
         return moved(realtime_ns())

@@ -1,9 +1,10 @@
 """The reader in C under sanitizers: strict warnings, address and undefined behaviour, mutated streams, leaks.
 
-`make check-native` runs it: `check.py [SECONDS [SEED]]`. It compiles tokenswarm/client/_reader.c beside the real one,
-with -Wall -Wextra -Werror and both sanitizers, loads it into Python with the sanitizers' runtime, and plays streams
-until the time is over: those of tests/streams, the scripts of the tests and tests/native/corpus, cut, changed, spliced.
-After each, the reader in Python must have told the same. What differs is written to tests/native/found, to be moved
+`make check-native` runs it: `check.py [SECONDS [SEED]]`. It compiles what is in C, tokenswarm/client/_reader.c and
+tokenswarm/measure/_gaps.c, beside the real ones, with -Wall -Wextra -Werror and both sanitizers, loads it into Python
+with the sanitizers' runtime, counts gaps as Python does, and plays streams until the time is over: those of
+tests/streams, the scripts of the tests and tests/native/corpus, cut, changed, spliced. After each, the reader in Python
+must have told the same. What differs is written to tests/native/found, to be moved
 into the corpus. Exit code 1 then.
 """
 
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 TESTS = HERE.parent
 REPO = TESTS.parent
 SECONDS = 60.0
+GAPS = 2_000  # answers whose gaps are counted
 STEP = b"\x00--step--\x00"  # between the reads of a corpus file
 SANITIZE = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 SPICE = (
@@ -52,13 +54,13 @@ def main() -> int:
     seed = sys.argv[2] if len(sys.argv) > 2 else str(random.randrange(10**6))
     build = load(REPO / ".ci" / "build_reader.py", "build_reader")
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "_reader.abi3.so"
-        compiled = subprocess.run(build.command(library, *build.STRICT, *SANITIZE), check=False)
-        if compiled.returncode:
-            return 1
+        for source in build.SOURCES:
+            library = Path(folder) / f"{source.stem}.abi3.so"
+            if subprocess.run(build.command(source, library, *build.STRICT, *SANITIZE), check=False).returncode:
+                return 1
         environ = {**os.environ, "PYTHONMALLOC": "malloc", "LD_PRELOAD": runtime(build), "PYTHONPATH": str(REPO)}
         environ |= {"ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
-        command = [sys.executable, __file__, "--fuzz", seconds, seed, str(library)]
+        command = [sys.executable, __file__, "--fuzz", seconds, seed, folder]
         print(f"check-native: {seconds} s of mutated streams, seed {seed}", flush=True)
         return subprocess.run(command, env=environ, check=False, timeout=float(seconds) * 3 + 120).returncode
 
@@ -75,7 +77,7 @@ def load(path: Path, name: str) -> ModuleType:
 
 def runtime(build: ModuleType) -> str:
     """The sanitizer's library, which must be in the process before Python is."""
-    compiler = build.command(Path("x"))[0]
+    compiler = build.command(Path("x"), Path("y"))[0]
     found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False)
     path = found.stdout.strip()
     if not Path(path).is_absolute() or shutil.which(compiler) is None:
@@ -83,15 +85,21 @@ def runtime(build: ModuleType) -> str:
     return path
 
 
-def fuzz(seconds: float, seed: int, library: Path) -> int:
+def fuzz(seconds: float, seed: int, folder: Path) -> int:
     import tokenswarm.client
+    from tokenswarm.measure import gaps
 
     sys.path.insert(0, str(TESTS))
-    tokenswarm.client._reader = load(library, "tokenswarm.client._reader")  # type: ignore[attr-defined]  # not the real one
+    tokenswarm.client._reader = load(folder / "_reader.abi3.so", "tokenswarm.client._reader")  # type: ignore[attr-defined]  # not the real one
+    gaps.IN_C = load(folder / "_gaps.abi3.so", "tokenswarm.measure._gaps")
     from exchanges import Setup
+    from test_gaps import assert_both_count_alike
     from two_readers import clients, play
 
     seeds, chance = corpus(), random.Random(seed)
+    for _ in range(GAPS):
+        magnitude = chance.randrange(1, 70)
+        assert_both_count_alike(tuple(chance.randrange(-1, 1 << magnitude) for _ in range(chance.randrange(300))))
     setups = [Setup("python"), Setup("native")]
     until_s, number = time.monotonic() + seconds, 0
     kinds = (("openai", "chat"), ("openai", "completions"), ("ollama", "chat"), ("ollama", "generate"))
@@ -99,7 +107,7 @@ def fuzz(seconds: float, seed: int, library: Path) -> int:
     while time.monotonic() < until_s or number < len(seeds):
         steps = seeds[number] if number < len(seeds) else mutated(chance, seeds)
         number += 1
-        with (library.parent / "last").open("wb") as last:
+        with (folder / "last").open("wb") as last:
             last.write(STEP.join(steps))
         lazily, pair = chance.random() < 0.3, chance.choice(pairs)
         told = [play(client, [*steps, "close"], lazily=lazily) for client in pair]

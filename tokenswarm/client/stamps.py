@@ -147,10 +147,11 @@ def cant_stamp(error: OSError) -> bool:
     return error.errno in _CANT_STAMP
 
 
-def take_sent_stamps(recvmsg: Callable[..., Any]) -> list[int]:
+def take_sent_stamps(recvmsg: Callable[..., Any], *, one: bool = False) -> list[int]:
     """Empty the error queue: the stamps of sends in it, ns of the wall clock. What else lies there is thrown away.
 
     An error that the path reported (ICMP) belongs to the connection: TCP tells it by itself where it matters.
+    `one`: up to the first stamp, behind which there is hardly ever anything; what there is wakes whoever reads.
     """
     stamps = []
     for _ in range(_QUEUE_MAX):
@@ -167,6 +168,8 @@ def take_sent_stamps(recvmsg: Callable[..., Any]) -> list[int]:
                 of_a_send = _unpack_origin(data)[1] == _OF_STAMPS
         if stamp_ns and of_a_send:
             stamps.append(stamp_ns)
+            if one:
+                break
     return stamps
 
 

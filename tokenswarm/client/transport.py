@@ -199,15 +199,15 @@ class Connection:
                 socket.wait_write(self.sock.fileno(), timeout=left_s)
 
     def _take_stamp(self, latest_ns: int) -> None:
-        """Read when the request was sent, if the kernel has said so by now; the error queue is empty afterwards."""
+        """Read when the request was sent, if the kernel has said so by now."""
         if not self._stamp_owed:
             return
-        stamps = take_sent_stamps(self._recvmsg)
+        stamps = take_sent_stamps(self._recvmsg, one=True)
         if not stamps:
             return
         self._stamp_owed = False
         if self.stamps_sends:
-            self.sent = self.clocks.place_sent(max(stamps), self.sent.low_ns, latest_ns)
+            self.sent = self.clocks.place_sent(stamps[0], self.sent.low_ns, latest_ns)
 
     def receive(self, response: Response, done: Callable[[], None], full: Callable[[], None]) -> None:
         """Read into `response` from the hub. There `done()` is called once when it has ended, and `full()` each time

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Literal
 
+from tokenswarm.compiled import compiled
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile.environment import wanted_reader
 
@@ -18,20 +16,10 @@ def reader_name() -> Literal["native", "python"]:
     wanted = wanted_reader()
     if wanted not in ("", "native", "python"):
         raise ConfigError(f"TOKENSWARM_READER is `{wanted}`; it may be `native` or `python`")
-    built = sys.platform.startswith("linux") and _is_built()
+    built = all(map(compiled, ("tokenswarm.client._reader", "tokenswarm.measure._gaps")))
     if wanted == "native" and not built:
         raise ConfigError(
             "TOKENSWARM_READER is `native`, and the reader in C is not there, or older than its source: it is built "
             "where tokenswarm is installed on Linux with a C compiler; install it again"
         )
     return "native" if built and wanted != "python" else "python"
-
-
-def _is_built() -> bool:
-    """Whether it is there, and of the source beside it: after a pull the old one would speak another language."""
-    spec = importlib.util.find_spec("tokenswarm.client._reader")
-    if spec is None or spec.origin is None:
-        return False
-    library = Path(spec.origin)
-    source = library.with_name("_reader.c")
-    return not source.exists() or source.stat().st_mtime <= library.stat().st_mtime

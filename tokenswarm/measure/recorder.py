@@ -12,6 +12,7 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import budget, conventions
+from tokenswarm.measure.gaps import add_gaps
 from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.slo import Limits, Slo
@@ -137,7 +138,7 @@ class Recorder:
                 block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
                 block.conventions.event_gap.add_gaps(record.gaps_ns)
             else:
-                waiting.gaps.add_gaps(record.gaps_ns)
+                add_gaps(waiting.gaps, record.gaps_ns)
             _add_latencies(block, record)
             if record.first_ns:
                 conventions.accumulate(block.conventions, record)
