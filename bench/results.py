@@ -150,10 +150,10 @@ def _lost(runs: list[Run]) -> str:
 def _cpu(runs: list[Run]) -> str:
     text = (
         "\n## CPU per event\n\nAll that the client process did, user and system, from the end of the ramp to the end "
-        "of the load, divided by the events of that time; the same runs as above. `epoll` is the floor: recv and a "
-        "count of events, no HTTP, no JSON. The ratio is to that floor in the same round. A client that has "
-        "to wait, for its core or because it is saturated, finds more events in a read, and looks cheaper than it is: "
-        "rounds that were disturbed do not count for the goal.\n\n"
+        "of the load, divided by the events of that time, and what of that was system; the same runs as above. "
+        "`epoll` is the floor: recv and a count of events, no HTTP, no JSON. The ratio is to that floor in the same "
+        "round. A client that has to wait, for its core or because it is saturated, finds more events in a read, and "
+        "looks cheaper than it is: rounds that were disturbed do not count for the goal.\n\n"
     )
     for streams in [level for level in _levels(runs) if level in FLOOR_RATIO]:
         floor = _of(runs, "epoll", streams)
@@ -163,12 +163,13 @@ def _cpu(runs: list[Run]) -> str:
             calm = [a.cpu_us / b.cpu_us for a, b in zip(rounds, floor, strict=True) if not a.disturbed | b.disturbed]
             cpu, rate = spread([run.cpu_us for run in rounds]), spread([run.events_per_s for run in rounds])
             core = spread([100 * run.cpu_ratio for run in rounds])
+            kernel = spread([run.system_us for run in rounds])
             ratio = spread([a.cpu_us / b.cpu_us for a, b in zip(rounds, floor, strict=True)])
-            if cpu and rate and core and ratio:
+            if cpu and rate and core and ratio and kernel:
                 verdict = met(spread(calm), FLOOR_RATIO[streams]) if client == OURS[0] else "–"
-                row = [client, rate.show(0), core.show(0), cpu.show(1), ratio.show(2), verdict]
+                row = [client, rate.show(0), core.show(0), cpu.show(1), kernel.show(1), ratio.show(2), verdict]
                 rows.append([*row, f"{len(calm)} of {len(rounds)}"])
-        head = ("client", "events/s", "% of a core", "µs an event", "ratio", "met", "undisturbed rounds")
+        head = ("client", "events/s", "% of a core", "µs an event", "system", "ratio", "met", "undisturbed rounds")
         text += f"{streams} streams; goal: {FLOOR_RATIO[streams]:g} times the floor\n\n" + table(head, rows) + "\n"
     return text
 

@@ -70,6 +70,11 @@ class Run(NamedTuple):
         return float(self.result["window"]["cpu_s"] / self.result["window"]["events"]) * 1e6
 
     @property
+    def system_us(self) -> float:
+        """What of that the kernel did for it."""
+        return float(self.result["window"]["system_s"] / self.result["window"]["events"]) * 1e6
+
+    @property
     def cpu_ratio(self) -> float:
         return float(self.result["window"]["cpu_s"] / self.result["window"]["s"])
 

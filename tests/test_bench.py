@@ -186,7 +186,7 @@ def made_up(client: str, streams: int, *, off_ns: int = 0, late_ns: int = 1000, 
     truth["send_ns"] = dict.fromkeys(names, 5_000)
     seen = dict.fromkeys(names, 100_000_000 + off_ns)
     result = {"events": 10, "requests": 1, "errors": 0, "wall_s": 1.0, "waited_s": 0.0, "ttft_ns": seen, "itl_ns": seen}
-    result["window"] = {"s": 1.0, "cpu_s": cpu_s, "events": 10_000}
+    result["window"] = {"s": 1.0, "cpu_s": cpu_s, "system_s": cpu_s / 4, "events": 10_000}
     return Run(client, streams, result, truth, 0.0)
 
 
@@ -212,10 +212,10 @@ def test_report_does_not_believe_a_late_sender() -> None:
 def test_report_gives_ratios_of_the_same_round() -> None:
     rounds = accuracy_of(made_up("tokenswarm", 400, cpu_s=0.25))
     text = render(QUICK, {"accuracy": rounds}, [], 1.0)
-    assert "| tokenswarm | 10000 | 25 | 25.0 | 2.50 | **no** | 1 of 1 |" in text
-    assert "| aiohttp | 10000 | 10 | 10.0 | 1.00 | – |" in text
+    assert "| tokenswarm | 10000 | 25 | 25.0 | 6.2 | 2.50 | **no** | 1 of 1 |" in text
+    assert "| aiohttp | 10000 | 10 | 10.0 | 2.5 | 1.00 | – |" in text
     text = render(QUICK, {"accuracy": accuracy_of(made_up("tokenswarm", 400, cpu_s=0.11))}, [], 1.0)
-    assert "| tokenswarm | 10000 | 11 | 11.0 | 1.10 | yes | 1 of 1 |" in text
+    assert "| tokenswarm | 10000 | 11 | 11.0 | 2.8 | 1.10 | yes | 1 of 1 |" in text
 
 
 def test_more_instructions_an_event_than_were_written_down_are_told() -> None:
@@ -259,7 +259,7 @@ def test_cpu_of_a_disturbed_round_does_not_count() -> None:
     cheap = made_up("tokenswarm", 400, cpu_s=0.01)
     cheap.result["waited_s"] = 0.5
     text = render(QUICK, {"accuracy": accuracy_of(cheap)}, [], 1.0)
-    assert "| tokenswarm | 10000 | 1 | 1.0 | 0.10 | not usable | 0 of 1 |" in text
+    assert "| tokenswarm | 10000 | 1 | 1.0 | 0.2 | 0.10 | not usable | 0 of 1 |" in text
 
 
 def test_report_names_lost_events() -> None:

@@ -85,7 +85,8 @@ class Tally:
         self.events = self.requests = self.errors = 0
         self.open = 0  # requests sent and not ended
         self.extra: dict[str, Any] = {}
-        self._window: list[tuple[int, int, int]] = []  # (now, CPU, events) at its start and, so far, its end
+        # (now, CPU, the kernel's share of it, events) at its start and, so far, its end
+        self._window: list[tuple[int, int, int, int]] = []
         self._rss_full = 0
         gc.collect()
         self._rss_base = rss_bytes()
@@ -102,7 +103,8 @@ class Tally:
     def tick(self) -> None:
         elapsed_s = self.elapsed_s()
         if self._options.ramp_s <= elapsed_s <= (self._options.seconds or math.inf):
-            self._window[1:] = [(time.perf_counter_ns(), time.process_time_ns(), self.events)]
+            system_ns = int(os.times().system * 1e9)
+            self._window[1:] = [(time.perf_counter_ns(), time.process_time_ns(), system_ns, self.events)]
         if self.open == self._options.streams:
             self._rss_full = max(self._rss_full, rss_bytes())
 
@@ -116,10 +118,10 @@ class Tally:
     def report(self) -> None:
         """Print the JSON line."""
         wall_ns, cpu_ns = time.perf_counter_ns() - self._began_ns, time.process_time_ns() - self._cpu_ns
-        window = {"s": 0.0, "cpu_s": 0.0, "events": 0}
+        window = {"s": 0.0, "cpu_s": 0.0, "system_s": 0.0, "events": 0}
         if len(self._window) == 2:
-            s, cpu_s, events = (end - start for start, end in zip(*self._window, strict=True))
-            window = {"s": s / 1e9, "cpu_s": cpu_s / 1e9, "events": events}
+            s, cpu, system, events = (end - start for start, end in zip(*self._window, strict=True))
+            window = {"s": s / 1e9, "cpu_s": cpu / 1e9, "system_s": system / 1e9, "events": events}
         result = {
             "events": self.events,
             "requests": self.requests,
