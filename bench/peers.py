@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -213,6 +214,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where peers are installed")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="the first words of the peers' names; ours always")
+    parser.add_argument("--streams", nargs="+", type=int, default=STREAMS, metavar="N", help="at once, in turn")
     parser.add_argument("--peer-s", type=float, default=PEER_S, help=f"for all runs of a peer, s ({PEER_S})")
     chosen = parser.parse_args()
     descriptors.raise_limit()
@@ -221,17 +223,21 @@ def main() -> int:
     named = [peer for peer in PEERS if chosen.only is None or peer.name.split()[0] in chosen.only]
     found = Found([], [], [])
     for peer in (OURS, *named):
-        _try(Trial(peer, chosen.cache, cores, chosen.peer_s), found)
-    PAGE.write_text(page([OURS, *named], found, load, time.monotonic() - began_s), encoding="utf-8")
+        _try(Trial(peer, chosen.cache, cores, chosen.peer_s), found, chosen.streams)
+    text = page([OURS, *named], found, load, time.monotonic() - began_s)
+    if chosen.only is None and chosen.streams == STREAMS:
+        PAGE.write_text(text, encoding="utf-8")
+    else:
+        print(text)
     return 0
 
 
-def _try(trial: Trial, found: Found) -> None:
+def _try(trial: Trial, found: Found, levels: Sequence[int]) -> None:
     peer, runs = trial.peer, []
     _say(f"{peer.name} {peer.version}: installing, once")
     try:
         trial.install()
-        for streams in STREAMS:
+        for streams in levels:
             _say(f"{peer.name}: {streams} streams")
             runs.append(trial.truth(streams))
             _say(" | ".join(rows_of(peer, runs)[-1]))

@@ -172,21 +172,22 @@ def test_last_words_break_no_table() -> None:
 
 @needs_sender
 def test_a_peer_is_held_against_the_sender_and_one_that_cant_be_installed_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Our own client is a peer as the others are."""
+    """Our own client is a peer as the others are. One alone is tried, and the page stays as it is."""
 
     def refuse(*_: object) -> None:
         raise BenchError("there is no such wheel")
 
-    for name, value in {"PAGE": tmp_path / "PEERS.md", "STREAMS": (1, 2), "TOKENS": 5, "PACE": SHORT}.items():
+    for name, value in {"PAGE": tmp_path / "PEERS.md", "STREAMS": (1, 2, 3), "TOKENS": 5, "PACE": SHORT}.items():
         monkeypatch.setattr(peers, name, value)
     monkeypatch.setattr(peers, "WRONG", {"clean end": wrong_streams.WRONG["a clean end after 5 tokens"]})
     other, third = (peers.OURS._replace(name=name, install=refuse) for name in ("other", "third"))
     monkeypatch.setattr(peers, "PEERS", (other, third))
-    monkeypatch.setattr(sys, "argv", ["peers", "--cache", str(tmp_path), "--only", "other"])
+    monkeypatch.setattr(sys, "argv", ["peers", "--cache", str(tmp_path), "--only", "other", "--streams", "1", "2"])
     assert peers.main() == 0
-    text = (tmp_path / "PEERS.md").read_text(encoding="utf-8")
+    text = capsys.readouterr().out
+    assert not (tmp_path / "PEERS.md").exists()
     assert "| 1 | 3 of 3 |" in text
     assert "| 2 | 6 of 6 |" in text
     assert "| tokenswarm (a worker's client) | F | 8 ok, 10 tokens each | 8 ok, 10 tokens each |" in text
