@@ -40,7 +40,7 @@ from tokenswarm.reports.jsonl import row
 REPO = Path(__file__).resolve().parent.parent
 TOKENS = 128
 WARM = 2  # answers that are not counted
-SWEEP_READS = {True: 24, False: 12}  # at 50 tokens/s, between two sweeps that decode a stream; of stamps: the second
+SWEEP_READS = {True: 36, False: 12}  # at 50 tokens/s, between two sweeps that decode a stream; of stamps: the third
 HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Sun, 29 Nov 2026 05:00:00 GMT\r\nserver: uvicorn\r\n"
     b"content-type: %s\r\ntransfer-encoding: chunked\r\n\r\n"

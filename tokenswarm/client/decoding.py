@@ -1,7 +1,7 @@
 """When streams are decoded: in bounded slices of the hub, one a loop iteration, so that reading never waits long.
 
 Every `SWEEP_S` the sweep queues the open streams, so that memory stays bounded, live counters move and time-outs are
-checked; every second time is enough for one whose events come as stamps, unless its time may be up. A stream that has
+checked; every third time is enough for one whose events come as stamps, unless its time may be up. A stream that has
 ended is queued at once and its greenlet woken when it is decoded. There is no timer a request and no greenlet switch a
 read.
 """
@@ -20,8 +20,8 @@ from tokenswarm.clock import NS_PER_S, monotonic_ns
 SLICE_READS = 32  # of one stream; about 0.2 ms of work: the price a waiting read may pay
 SLICE_NS = 100_000  # a slice goes on with another stream if it took no longer so far
 SWEEP_S = 0.25
-REST_NS = int(1.8 * SWEEP_S * NS_PER_S)
-"""How long a stream of which no time-out can be over is left alone: every second sweep finds it, late or early."""
+REST_NS = int(2.8 * SWEEP_S * NS_PER_S)
+"""How long a stream of which no time-out can be over is left alone: every third sweep finds it, late or early."""
 
 
 class Stream(Protocol):
