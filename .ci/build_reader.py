@@ -18,7 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path(__file__).parent.parent / "tokenswarm"
-SOURCES = (PACKAGE / "client" / "_reader.c", PACKAGE / "measure" / "_gaps.c")
+SOURCES = (PACKAGE / "client" / "_reader.c", PACKAGE / "measure" / "_counting.c")
 BUILT = {source: source.with_suffix(".abi3.so") for source in SOURCES}
 STRICT = ("-Wall", "-Wextra", "-Werror")
 

@@ -18,7 +18,7 @@ import msgspec
 
 from bench import pages
 from tokenswarm.engines import Delta, Usage
-from tokenswarm.measure.gaps import add_gaps
+from tokenswarm.measure.counting import Gaps
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.timeline import Timeline
@@ -99,9 +99,10 @@ def looks() -> list[float]:
 def main() -> None:
     if len(sys.argv) > 1:
         os.sched_setaffinity(0, {int(sys.argv[1])})
-    record, sketch, recorder = a_record(), Sketch(), Recorder("bench", 0, start_ns=START_NS)
+    record, sketch, counted = a_record(), Sketch(), Gaps()
+    recorder = Recorder("bench", 0, start_ns=START_NS)
     recorder.open_window(0, START_NS)
-    gaps = timed(1_000, lambda: add_gaps(sketch, record.gaps_ns))
+    gaps = timed(1_000, lambda: counted.add(record.gaps_ns))
     costs = {
         "insert": timed(50_000, lambda: sketch.add(0.0199)),
         "gap": [s / len(record.gaps_ns) for s in gaps],

@@ -238,7 +238,7 @@ def _costs(found: dict[str, list[float]]) -> str:
     look = spread([s * 1e6 for s in found["look"]])
     names = {
         "insert": ("Sketch.add, a value", "–"),
-        "gap": ("add_gaps, a gap", "–"),
+        "gap": ("Gaps.add, a gap", "–"),
         "recorder_add": ("Recorder.add, an answer of 128 tokens", met(add, goals.RECORDER_ADD_US)),
         "row": ("a row of requests.jsonl, the same answer", "–"),
         "report_decode": ("its line decoded, all that report.html wants of it", "–"),

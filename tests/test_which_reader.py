@@ -50,7 +50,7 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-LIBRARIES = ("tokenswarm/client/_reader.abi3.so", "tokenswarm/measure/_gaps.abi3.so")
+LIBRARIES = ("tokenswarm/client/_reader.abi3.so", "tokenswarm/measure/_counting.abi3.so")
 
 
 @pytest.mark.parametrize("stale", LIBRARIES)

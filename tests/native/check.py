@@ -1,8 +1,8 @@
 """The reader in C under sanitizers: strict warnings, address and undefined behaviour, mutated streams, leaks.
 
 `make check-native` runs it: `check.py [SECONDS [SEED]]`. It compiles what is in C, tokenswarm/client/_reader.c and
-tokenswarm/measure/_gaps.c, beside the real ones, with -Wall -Wextra -Werror and both sanitizers, loads it into Python
-with the sanitizers' runtime, counts gaps as Python does, and plays streams until the time is over: those of
+tokenswarm/measure/_counting.c, beside the real ones, with -Wall -Wextra -Werror and both sanitizers, loads it into
+Python with the sanitizers' runtime, counts gaps as Python does, and plays streams until the time is over: those of
 tests/streams, the scripts of the tests and tests/native/corpus, cut, changed, spliced. After each, the reader in Python
 must have told the same. What differs is written to tests/native/found, to be moved
 into the corpus. Exit code 1 then.
@@ -87,13 +87,13 @@ def runtime(build: ModuleType) -> str:
 
 def fuzz(seconds: float, seed: int, folder: Path) -> int:
     import tokenswarm.client
-    from tokenswarm.measure import gaps
+    from tokenswarm.measure import counting
 
     sys.path.insert(0, str(TESTS))
     tokenswarm.client._reader = load(folder / "_reader.abi3.so", "tokenswarm.client._reader")  # type: ignore[attr-defined]  # not the real one
-    gaps.IN_C = load(folder / "_gaps.abi3.so", "tokenswarm.measure._gaps")
+    counting.IN_C = load(folder / "_counting.abi3.so", "tokenswarm.measure._counting")
     from exchanges import Setup
-    from test_gaps import assert_both_count_alike
+    from test_counting import assert_both_count_alike
     from two_readers import clients, play
 
     seeds, chance = corpus(), random.Random(seed)

@@ -1,50 +1,10 @@
-"""From the stamps of an answer to the gaps between the events of each choice, and what their reads hid.
-
-The plain case, which every token takes, is _gaps.c where that was built and the reader in C may be, too.
-"""
+"""From the stamps of an answer to the gaps between the events of each choice, and what their reads hid."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from operator import sub
-from types import ModuleType
 
-from tokenswarm.clock import NS_PER_S
-from tokenswarm.compiled import compiled
-from tokenswarm.measure.sketch import Sketch
-from tokenswarm.profile.environment import wanted_reader
-
-
-def _in_c() -> ModuleType | None:
-    name = "tokenswarm.measure._gaps"
-    return importlib.import_module(name) if wanted_reader() != "python" and compiled(name) else None
-
-
-IN_C = _in_c()
-
-
-def plain_gaps(stamps: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Gaps between these stamps, ns; None where one of them is not above 0."""
-    if IN_C is not None:
-        gaps: tuple[int, ...] | None = IN_C.between(stamps)
-        if gaps is not None:
-            return gaps
-    gaps = tuple(map(sub, stamps[1:], stamps))
-    return gaps if not gaps or min(gaps) > 0 else None
-
-
-def add_gaps(sketch: Sketch, gaps_ns: tuple[int, ...]) -> None:
-    """What `Sketch.add_gaps` does with gaps of a token each."""
-    counted = IN_C.count(gaps_ns, sketch.counts) if IN_C is not None and gaps_ns else None
-    if counted is None:
-        sketch.add_gaps(gaps_ns)
-        return
-    sum_ns, least_ns, most_ns = counted
-    sketch.n += len(gaps_ns)
-    sketch.sum += sum_ns / NS_PER_S
-    sketch.min = min(sketch.min, least_ns / NS_PER_S)
-    sketch.max = max(sketch.max, most_ns / NS_PER_S)
+from tokenswarm.measure.counting import between
 
 
 def unless_ones(counts: Sequence[int]) -> tuple[int, ...]:
@@ -61,7 +21,7 @@ def gaps_between(
     Without `tokens`, or where nothing is merged, there are none of these in the answer either. `lows`: stamp of a read
     -> nothing of it came before this, where more is known than that it came after the read before.
     """
-    plain = plain_gaps(tuple(stamps))
+    plain = between(tuple(stamps))
     if plain is not None:
         return list(plain), list(tokens[1:]) if tokens is not None else [], [], [], 0
     # A stamp that runs backwards (kernel stamps are converted, ±0.1 µs) is the same read as far as anyone can tell.
@@ -91,7 +51,7 @@ def gaps_of(
 
     `of_choice`: the choice of each event, where there is more than one; the gaps of one choice stand together.
     """
-    plain = plain_gaps(stamps) if of_choice is None and tokens is None else None
+    plain = between(stamps) if of_choice is None and tokens is None else None
     if plain is not None:
         return plain, (), (), (), 0
     if of_choice is None:

@@ -12,7 +12,6 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import budget, conventions
-from tokenswarm.measure.gaps import add_gaps
 from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.slo import Limits, Slo
@@ -138,7 +137,7 @@ class Recorder:
                 block.itl.add_gaps(record.gaps_ns, record.gap_tokens)
                 block.conventions.event_gap.add_gaps(record.gaps_ns)
             else:
-                add_gaps(waiting.gaps, record.gaps_ns)
+                waiting.gaps.add(record.gaps_ns)
             _add_latencies(block, record)
             if record.first_ns:
                 conventions.accumulate(block.conventions, record)

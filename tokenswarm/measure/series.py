@@ -9,11 +9,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from math import isnan, log2, nan
+from math import isnan, nan
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import statistics
 from tokenswarm.measure.budget import FINE, bucket_key
+from tokenswarm.measure.counting import log_sums
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.record import RequestRecord
@@ -38,24 +39,18 @@ class Series:
     def add(self, record: RequestRecord) -> None:
         self.seen += 1
         if len(record.gaps_ns) > 1 and self.seen % ITL_SAMPLE == 1:
-            self._add_gaps([log2(gap_ns) for gap_ns in record.gaps_ns if gap_ns > 0])
+            self._add_gaps(record.gaps_ns)
         if len(self.intended_ns) >= SERIES_MAX:
             return
         self.intended_ns.append(record.intended_ns)
         for metric, value_ns in (("ttft", record.ttft_ns), ("tpot", record.tpot_ns), ("e2e", record.e2e_ns)):
             self.values[metric].append(nan if value_ns is None else value_ns / NS_PER_S)
 
-    def _add_gaps(self, logs: list[float]) -> None:
-        xs, ys = logs[:-1], logs[1:]
-        x, y, xx, yy, xy = self.gap_sums
-        self.gap_pairs += len(xs)
-        self.gap_sums = (
-            x + sum(xs),
-            y + sum(ys),
-            xx + sum([a * a for a in xs]),
-            yy + sum([b * b for b in ys]),
-            xy + sum([a * b for a, b in zip(xs, ys, strict=True)]),
-        )
+    def _add_gaps(self, gaps_ns: tuple[int, ...]) -> None:
+        pairs, *sums = log_sums(gaps_ns)
+        self.gap_pairs += pairs
+        x, y, xx, yy, xy = (before + more for before, more in zip(self.gap_sums, sums, strict=True))
+        self.gap_sums = x, y, xx, yy, xy
 
     def gap_correlation(self) -> float:
         """Pearson's correlation of successive log gaps within requests; 0 where all gaps are alike."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenswarm.measure.counting import Gaps, add_values
 from tokenswarm.measure.sketch import Sketch
 
 ROWS_MAX = 16  # then they are counted: 0.1 ms, which whoever is due may wait
@@ -23,7 +24,7 @@ class Waiting:
     def __init__(self, sketches: Sequence[Sketch], of_gaps: Sequence[Sketch]) -> None:
         self._sketches, self._of_gaps = sketches, of_gaps
         self._rows: list[tuple[float | None, ...]] = []
-        self.gaps = Sketch()
+        self.gaps = Gaps()
 
     def add(self, row: tuple[float | None, ...]) -> None:
         self._rows.append(row)
@@ -34,8 +35,5 @@ class Waiting:
         rows, self._rows = self._rows, []
         if rows:
             for sketch, column in zip(self._sketches, zip(*rows, strict=True), strict=True):
-                sketch.add_all([value for value in column if value is not None])
-        if self.gaps.n:
-            for sketch in self._of_gaps:
-                sketch.merge(self.gaps)
-            self.gaps = Sketch()
+                add_values(sketch, [value for value in column if value is not None])
+        self.gaps.move(self._of_gaps)

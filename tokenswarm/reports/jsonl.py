@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.measure.counting import spread
 from tokenswarm.record import RequestRecord
 
 
@@ -112,9 +113,8 @@ def _gaps(record: RequestRecord) -> tuple[int, float | None, float | None, float
     if not gaps_ns:
         return 0, None, None, None
     if not record.gap_tokens:
-        n = len(gaps_ns)
-        ordered = sorted(gaps_ns)
-        return n, sum(ordered) / (n * NS_PER_S), ordered[(n - 1) // 2] / NS_PER_S, ordered[-1] / NS_PER_S
+        n, (sum_ns, median_ns, most_ns) = len(gaps_ns), spread(gaps_ns)
+        return n, sum_ns / (n * NS_PER_S), median_ns / NS_PER_S, most_ns / NS_PER_S
     shared = sorted((gap / k, k) for gap, k in zip(gaps_ns, record.gap_tokens, strict=True) if k > 0)
     n = sum(k for _, k in shared)
     if not n:
