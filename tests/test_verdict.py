@@ -511,6 +511,15 @@ def test_a_smoke_test_on_two_cores_is_called_short_and_nothing_else() -> None:
     assert verdict.status == "DEGRADED"
 
 
+def test_a_data_set_whose_rounds_differ_may_begin_again() -> None:
+    case = Case()
+    on_merged(lambda merged: setattr(merged.workers[0], "wraps", 1))(case)
+    assert [doubt.code for doubt in case.judge().doubts] == ["dataset-wrapped"]
+    rounds = msgspec.structs.replace(case.evidence["profile"].dataset, rounds="distinct")
+    case.evidence["profile"] = msgspec.structs.replace(case.evidence["profile"], dataset=rounds)
+    assert case.judge().doubts == []
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_chance_alone_is_no_drift(seed: int) -> None:
     case = Case(ok=120, window_s=100.0, ttft=sample_runs.lognormal(0.1, 0.6, seed))
