@@ -51,14 +51,15 @@ def copied(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(not BUILT, reason="no C compiler here, or another system")
-def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["_reader.c", "_shape.h"])
+def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path, source: str) -> None:
     """After a pull: it would speak another language than what stands above it."""
     client = copied(tmp_path) / "tokenswarm" / "client"
     library = client / "_reader.abi3.so"
     library.write_bytes((REPO / "tokenswarm" / "client" / "_reader.abi3.so").read_bytes())
     assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(native reader)\n")
     newer = library.stat().st_mtime + 10
-    os.utime(client / "_reader.c", (newer, newer))
+    os.utime(client / source, (newer, newer))
     assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(python reader)\n")
     assert "older than its source" in version(tmp_path, TOKENSWARM_READER="native").stderr
 

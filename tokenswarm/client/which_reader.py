@@ -11,6 +11,8 @@ from typing import Literal
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile.environment import wanted_reader
 
+SOURCES = ("_reader.c", "_shape.h")
+
 
 @functools.cache
 def reader_name() -> Literal["native", "python"]:
@@ -33,5 +35,5 @@ def _is_built() -> bool:
     if spec is None or spec.origin is None:
         return False
     library = Path(spec.origin)
-    source = library.with_name("_reader.c")
-    return not source.exists() or source.stat().st_mtime <= library.stat().st_mtime
+    sources = [library.with_name(name) for name in SOURCES]
+    return all(source.stat().st_mtime <= library.stat().st_mtime for source in sources if source.exists())
