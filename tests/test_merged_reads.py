@@ -182,32 +182,34 @@ def test_segments_that_the_kernel_did_not_join_have_their_own_stamps(seed: int) 
     assert apart
 
 
+def reads_of_three(changed_ns: int) -> int:
+    """As how many reads three events are taken that waited, if the clocks are others from before them on."""
+    stream, other = Stream(a_reader(), tcp_pair()), socket.socketpair()
+    stream.begin()
+    stream.send()
+    arrived(stream.ours)
+    stream.look()
+    clocks = (Connection.clocks.offset_ns - changed_ns, -(1 << 62), 1 << 62)
+    stream.reader.open(other[0].fileno(), None, 0, 1 << 20, *clocks)
+    stream.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # what is not acknowledged is not joined
+    for _ in range(3):
+        time.sleep(0.001)
+        stream.send()
+    time.sleep(0.001)
+    stream.look()
+    stamps = array("q", stream.reader.take(stream.fd)[0])
+    stream.reader.close(other[0].fileno())
+    stream.close()
+    for sock in other:
+        sock.close()
+    return len(set(stamps[1:]))
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
 def test_where_the_clocks_changed_what_waits_is_one_read() -> None:
     """What came before the change and what came after it can't be told apart by stamps."""
-    reads = []
-    for changed_ns in (0, 500_000):
-        stream = Stream(a_reader(), tcp_pair())
-        other = socket.socketpair()
-        stream.begin()
-        stream.send()
-        arrived(stream.ours)
-        stream.look()
-        clocks = (Connection.clocks.offset_ns - changed_ns, -(1 << 62), 1 << 62)
-        stream.reader.open(other[0].fileno(), None, 0, 1 << 20, *clocks)
-        stream.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # what is not acknowledged is not joined
-        for _ in range(3):
-            time.sleep(0.001)
-            stream.send()
-        time.sleep(0.001)
-        stream.look()
-        stamps = array("q", stream.reader.take(stream.fd)[0])
-        reads.append(len(set(stamps[1:])))
-        stream.reader.close(other[0].fileno())
-        stream.close()
-        for sock in other:
-            sock.close()
-    assert reads == [3, 1]
+    assert any(reads_of_three(0) == 3 for _ in range(50)), "a kernel that is busy acknowledges sooner, now and then"
+    assert {reads_of_three(500_000) for _ in range(5)} == {1}
 
 
 def test_a_look_that_could_not_tell_of_all_says_nothing_of_the_others() -> None:
