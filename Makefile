@@ -18,7 +18,7 @@ help:
 	@echo "make mutants break each guard of the program, one line at a time, in a copy: a test must notice"
 	@echo "make lock    renew requirements.lock and requirements-dev.lock"
 
-$(VENV)/base: requirements.lock pyproject.toml .ci/build_reader.py tokenswarm/client/_reader.c tokenswarm/measure/_counting.c
+$(VENV)/base: requirements.lock pyproject.toml .ci/build_reader.py $(wildcard tokenswarm/*/_*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (locked versions)"

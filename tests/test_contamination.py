@@ -29,7 +29,7 @@ CODES = {rule.__name__.replace("_", "-") for rule in contamination.RULES}
 PROFILE = """
 target: [TARGET]
 engine: {model: sim}
-dataset: {path: SAMPLES, conversations: single, output_tokens: {fixed: 10}}
+dataset: {path: SAMPLES, conversations: single, rounds: ROUNDS, output_tokens: {fixed: 10}}
 load: {stages: [STAGES]}
 phases: {warmup: WARMUP, settle: 0s, drain: 5s}
 telemetry: {engine_metrics: [METRICS], interval: 500ms}
@@ -38,10 +38,16 @@ PACE = ("--preset", "paced", "--ttft-ms", "100", "--itl-ms", "5")
 
 
 def judged(
-    target: str, home: Path, *, metrics: str, stages: str = "{users: 4, duration: 4s}", warmup: str = "500ms"
+    target: str,
+    home: Path,
+    *,
+    metrics: str,
+    stages: str = "{users: 4, duration: 4s}",
+    warmup: str = "500ms",
+    rounds: str = "same",
 ) -> Finished:
     text = PROFILE.replace("SAMPLES", str(SAMPLES / "sharegpt.json")).replace("STAGES", stages)
-    for word, value in (("TARGET", target), ("WARMUP", warmup), ("METRICS", metrics)):
+    for word, value in (("TARGET", target), ("WARMUP", warmup), ("METRICS", metrics), ("ROUNDS", rounds)):
         text = text.replace(word, value)
     (home / "profile.yaml").write_text(text, encoding="utf-8")
     return run(tokenswarm("run", str(home / "profile.yaml"), "--workers", "1"), home)
@@ -59,6 +65,10 @@ WORLDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "tenant": (("--condition", "tenant:6"), {}),
     "prefix cache": (
         ("--condition", "prefix_cache"), {"stages": "{users: 1, duration: 2s}, {users: 4, duration: 4s}"},
+    ),
+    "distinct rounds": (
+        ("--condition", "prefix_cache"),
+        {"stages": "{users: 1, duration: 2s}, {users: 4, duration: 4s}", "rounds": "distinct"},
     ),
     "cold": (
         ("--condition", "cold:2", "--ttft-ms", "40", "--itl-ms", "2"),
@@ -108,6 +118,14 @@ def test_a_cache_that_fills_up_over_a_sweep_is_named_with_its_shares(worlds: Wor
     shares = found["prefix-cache-warmed"]["evidence"]["cached_by_stage"]
     assert shares["1"] - shares["0"] > 0.1
     assert shares["1"] == finished.summary["stages"][1]["server"]["metrics"]["prefix_cache_hit_ratio"]
+
+
+def test_no_cache_knows_what_begins_anew_in_each_round(worlds: Worlds) -> None:
+    """The samples are through after 43 requests, and the engine knows each prompt that it had before."""
+    summary = worlds["distinct rounds"].result().summary
+    assert summary["instrument"]["dataset_wraps"] > 0
+    assert [stage["server"]["metrics"]["prefix_cache_hit_ratio"] for stage in summary["stages"]] == [0.0, 0.0]
+    assert {doubt["code"] for doubt in summary["verdict"]["doubts"]}.isdisjoint({"dataset-wrapped", *CODES})
 
 
 def test_what_is_cold_inside_a_window_is_named_with_its_requests(worlds: Worlds) -> None:
@@ -194,6 +212,20 @@ def test_each_has_its_own_name_and_its_share(fault: str) -> None:
 
 def test_several_choices_are_not_compared_with_requests() -> None:
     assert doubts(summary(metrics(server_good=3000)), engine=Engine(choices=3)) == {}
+
+
+def test_a_conversations_own_history_in_the_cache_is_no_repeat() -> None:
+    """Follow-ups find their history there: a window that holds more of them is no cache that filled up."""
+    merged = sample_runs.run(ok=1000, stages=2)
+    first, last = merged.blocks
+    first.prompt_tokens = last.prompt_tokens = 100_000
+    first.cached_tokens, last.cached_tokens = 50_000, 80_000
+    first.first_prompt_tokens, last.first_prompt_tokens = 40_000, 10_000
+    assert doubts(sample_runs.summary(merged), merged) == {}
+    last.first_cached_tokens = 2_000
+    found = doubts(sample_runs.summary(merged), merged)["prefix-cache-warmed"]
+    assert found.evidence["cached_by_stage"] == {"0": 0.0, "1": 0.2}
+    assert "0% of the prompt tokens of first turns came from it in the first, 20% in the last" in found.message
 
 
 def test_a_cold_model_of_ollama_is_named_by_its_own_durations() -> None:

@@ -8,7 +8,7 @@ import struct
 import sys
 import time
 from array import array
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from tokenswarm.clock import monotonic_ns
 pytestmark = pytest.mark.skipif(not BUILT, reason="only the reader in C notes it")
 
 SHAPE = b'=\x07\x00data: "' + b't\x03\x00"\n\n'
+CLOCKS_NS = 100_000  # STACK_NS of _reader.c
 READ_AT_ONCE = 256  # streams that one look tells of: BATCH of _reader.c
 
 
@@ -145,6 +146,70 @@ def test_nothing_of_a_read_came_before_what_it_says(seed: int) -> None:
         assert low <= first, "an event was sent before the moment that nothing came before"
         assert low == 0 or before < low < stamp, "no narrower than the read before says"
     assert sum(low > 0 for low, *_ in stream.told) > 5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+@pytest.mark.parametrize("seed", range(4))
+def test_segments_that_the_kernel_did_not_join_have_their_own_stamps(seed: int) -> None:
+    """Events, whole and in halves, that wait together: whoever has a stamp alone came before the next was begun."""
+    dice = random.Random(seed)
+    stream = Stream(a_reader(), tcp_pair())
+    stream.begin()
+    apart = 0
+    for _ in range(60):
+        stream.look()
+        if dice.random() < 0.5:  # acknowledged at once, which lets the kernel join what comes next
+            stream.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, dice.randrange(2))
+        begun = []
+        for _ in range(dice.choice((2, 3, 5))):
+            time.sleep(dice.choice((0.0, 0.0006)))
+            text, cut = event(dice.choice((0, 30, 300))), dice.choice((0, 0, 9))
+            begun.append(monotonic_ns())
+            for half in (text[:cut], text[cut:]):
+                if half:
+                    time.sleep(0.0006 if half != text else 0.0)
+                    stream.peer.sendall(half)
+        time.sleep(0.0006)
+        stream.look()
+        stamps = array("q", stream.reader.take(stream.fd)[0])
+        assert len(stamps) == len(begun)
+        for number, (stamp, after) in enumerate(pairwise(stamps)):
+            assert begun[number] - CLOCKS_NS < stamp
+            if stamp != after:
+                apart += 1
+                assert stamp < begun[number + 1] + CLOCKS_NS, "it came before the next one was begun"
+    stream.close()
+    assert apart
+
+
+def reads_of_three(changed_ns: int) -> int:
+    """As how many reads three events are taken that waited, if the clocks are others from before them on."""
+    stream, other = Stream(a_reader(), tcp_pair()), socket.socketpair()
+    stream.begin()
+    stream.send()
+    arrived(stream.ours)
+    stream.look()
+    clocks = (Connection.clocks.offset_ns - changed_ns, -(1 << 62), 1 << 62)
+    stream.reader.open(other[0].fileno(), None, 0, 1 << 20, *clocks)
+    stream.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # what is not acknowledged is not joined
+    for _ in range(3):
+        time.sleep(0.001)
+        stream.send()
+    time.sleep(0.001)
+    stream.look()
+    stamps = array("q", stream.reader.take(stream.fd)[0])
+    stream.reader.close(other[0].fileno())
+    stream.close()
+    for sock in other:
+        sock.close()
+    return len(set(stamps[1:]))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+def test_where_the_clocks_changed_what_waits_is_one_read() -> None:
+    """What came before the change and what came after it can't be told apart by stamps."""
+    assert any(reads_of_three(0) == 3 for _ in range(50)), "a kernel that is busy acknowledges sooner, now and then"
+    assert {reads_of_three(500_000) for _ in range(5)} == {1}
 
 
 def test_a_look_that_could_not_tell_of_all_says_nothing_of_the_others() -> None:

@@ -11,7 +11,7 @@ from tokenswarm.profile.dataset import Dataset, OutputTokens
 from tokenswarm.prompts import Conversation, Message, Prompt, Turn
 from tokenswarm.prompts.from_profile import prompt_policy
 from tokenswarm.prompts.lengths import LengthLaw
-from tokenswarm.prompts.replay import OutputLength, PromptPolicy, Replay, output_tokens
+from tokenswarm.prompts.replay import OutputLength, PromptPolicy, Replay, of_round, output_tokens
 
 TWO = Conversation("c", (Turn("q1", "a1"), Turn("q2", "a2"), Turn("q3", None)), system="s")
 NONE = OutputLength(source="none")
@@ -95,6 +95,18 @@ def test_text_endpoints_get_the_template_or_the_plain_history() -> None:
     assert prompt.messages == (Message("user", "do\n\nthis"),)
     prompts, _ = walk(TWO, DATASET, ["m"])
     assert [prompt.text for prompt in prompts] == ["s\n\nq1", "s\n\nq1\n\na1\n\nq2"]
+
+
+def test_a_round_begins_in_its_own_way_wherever_the_prompt_begins() -> None:
+    plain = Conversation("p", (Turn("q1", "a1"), Turn("q2", "a2")))
+    assert of_round(plain, 0) is plain
+    prompts, _ = walk(of_round(plain, 1), DATASET, ["m"])
+    assert [contents(prompt)[0] for prompt in prompts] == [("user", "[2] q1")] * 2
+    assert contents(Replay(of_round(TWO, 2), DATASET).next_prompt()) == [("system", "[3] s"), ("user", "q1")]
+    text = Replay(of_round(Conversation("a", (Turn("do", "x"),), template="### do"), 1), DATASET).next_prompt()
+    assert text is not None
+    assert text.text == "[2] ### do"
+    assert text.messages == (Message("user", "[2] do"),)
 
 
 def test_a_models_answer_can_always_be_sent_back() -> None:

@@ -511,6 +511,15 @@ def test_a_smoke_test_on_two_cores_is_called_short_and_nothing_else() -> None:
     assert verdict.status == "DEGRADED"
 
 
+def test_a_data_set_whose_rounds_differ_may_begin_again() -> None:
+    case = Case()
+    on_merged(lambda merged: setattr(merged.workers[0], "wraps", 1))(case)
+    assert [doubt.code for doubt in case.judge().doubts] == ["dataset-wrapped"]
+    rounds = msgspec.structs.replace(case.evidence["profile"].dataset, rounds="distinct")
+    case.evidence["profile"] = msgspec.structs.replace(case.evidence["profile"], dataset=rounds)
+    assert case.judge().doubts == []
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_chance_alone_is_no_drift(seed: int) -> None:
     case = Case(ok=120, window_s=100.0, ttft=sample_runs.lognormal(0.1, 0.6, seed))
@@ -625,6 +634,33 @@ def test_a_bar_is_judged_against_its_number(metric: str, share: float, status: s
     case = Case()
     widened(metric, share)(case)
     assert case.judge().status == status
+
+
+def between_stages(unknown: int) -> Case:
+    """One stage's worst gaps last 5 ms, the other's 50 ms; of the first ones `unknown` may be as long as the others."""
+    case = Case(stages=2)
+    for stage, gap_s in enumerate((0.005, 0.05)):
+        block = case.merged.block(stage)
+        n, block.stall = block.stall.n, snapshot.Sketch()
+        for number in range(n):
+            block.stall.add(gap_s * (1 + 0.1 * number / n))
+    for _ in range(unknown):
+        case.merged.block(0).budget.stall.shift(0.0052, 0.0052, 0.06)
+    return case
+
+
+def test_a_median_that_falls_between_two_stages_is_no_doubt_of_either() -> None:
+    """Half of all samples are of each stage, so one of them moves the median of all from one to the other."""
+    case = between_stages(1)
+    (low, high) = (
+        summarize(case.merged).latency.stall_s.low["p50"],
+        summarize(case.merged).latency.stall_s.high["p50"],
+    )
+    assert high is not None
+    assert high > 8 * low
+    assert case.judge().status == "VALID"
+    wide = between_stages(790)  # nor does the first stage know it now
+    assert [doubt.code for doubt in wide.judge().doubts] == ["error-bar"]
 
 
 def test_the_profile_says_how_wide_a_bar_may_be() -> None:

@@ -53,16 +53,18 @@ def copied(folder: Path) -> Path:
 LIBRARIES = ("tokenswarm/client/_reader.abi3.so", "tokenswarm/measure/_counting.abi3.so")
 
 
-@pytest.mark.parametrize("stale", LIBRARIES)
+@pytest.mark.parametrize(
+    ("stale", "source"), [(LIBRARIES[0], "_reader.c"), (LIBRARIES[0], "_shape.h"), (LIBRARIES[1], "_counting.c")]
+)
 @pytest.mark.skipif(not BUILT, reason="no C compiler here, or another system")
-def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path, stale: str) -> None:
+def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path, stale: str, source: str) -> None:
     """After a pull: it would speak another language than what stands above it."""
     copied(tmp_path)
     for library in LIBRARIES:
         (tmp_path / library).write_bytes((REPO / library).read_bytes())
     assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(native reader)\n")
     newer = (tmp_path / stale).stat().st_mtime + 10
-    os.utime(tmp_path / stale.replace(".abi3.so", ".c"), (newer, newer))
+    os.utime((tmp_path / stale).with_name(source), (newer, newer))
     assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(python reader)\n")
     assert "older than its source" in version(tmp_path, TOKENSWARM_READER="native").stderr
 

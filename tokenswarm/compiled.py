@@ -16,5 +16,5 @@ def compiled(module: str) -> bool:
     if spec is None or spec.origin is None:
         return False
     library = Path(spec.origin)
-    source = library.with_name(f"{module.rpartition('.')[2]}.c")
-    return not source.exists() or source.stat().st_mtime <= library.stat().st_mtime
+    built_ns = library.stat().st_mtime_ns
+    return all(source.stat().st_mtime_ns <= built_ns for source in library.parent.glob("_*.[ch]"))

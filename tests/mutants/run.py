@@ -129,7 +129,7 @@ def copy_tree(into: Path, root: Path = REPO) -> Path:
 
 def built(python: Path, root: Path, file: str) -> str:
     """Build the copy's files in C anew where one was changed; why they could not be, or ""."""
-    if not file.endswith(".c"):
+    if not file.endswith((".c", ".h")):
         return ""
     done = subprocess.run([str(python), BUILDER], cwd=root, capture_output=True, text=True, check=False, timeout=TEST_S)
     return f"it is not built: {done.stderr.strip()[-200:]}" if done.returncode else ""

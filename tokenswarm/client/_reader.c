@@ -22,7 +22,9 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "_shape.h"
 enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20, NEAR_NS = 500000 };
+enum { LATE_NS = 500000 }; /* above the period of collecting: who looks that often finds little that waited */
 enum { STACK_NS = 100000 }; /* what the stack stamped may not be readable for so long; and the error of the clocks */
 enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any lag of 1 ns to 2^63 ns lies inside */
 
@@ -55,6 +57,7 @@ typedef struct {
     PyObject *place;             /* where a stamp is not plain: (key, stamp, floor, now) -> (moment, *clocks) */
     long long offset, low, high; /* the clocks: their distance, and what two looks at once may say of it */
     int epoll;
+    int64_t asked_ns;  /* since when the clocks are these */
     int64_t looked_ns; /* before the last epoll_wait but this that told of all there was */
     Stream **streams; /* by descriptor */
     size_t room;
@@ -105,60 +108,6 @@ static void free_stream(Stream *s) {
     for (int i = 0; i < 5; i++)
         Py_XDECREF(owned[i]);
     PyMem_Free(s);
-}
-
-static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
-}
-
-static int is_utf8(const char *p, size_t n) {
-    PyObject *text = PyUnicode_DecodeUTF8(p, (Py_ssize_t)n, NULL);
-    PyErr_Clear();
-    Py_XDECREF(text);
-    return text != NULL;
-}
-
-/* The closing quote of a JSON string whose inside begins at p, or NULL where a strict parser might object. */
-static const char *string_end(const char *p, const char *end) {
-    const char *from = p;
-    int ascii = 1;
-    for (; p < end && *p != '"'; p++) {
-        unsigned char c = *p;
-        ascii &= c < 0x80;
-        if (c < 0x20 || (c == '\\' && ++p == end))
-            return NULL;
-        if (c != '\\' || memchr("\"\\/bfnrt", *p, 8))
-            continue;
-        if (*p != 'u' || end - p < 5 || hex(p[1]) < 0 || hex(p[2]) < 0 || hex(p[3]) < 0 || hex(p[4]) < 0 ||
-            (hex(p[1]) == 13 && hex(p[2]) > 7))
-            return NULL; /* the last: half a character, which is Python's to judge */
-        p += 4;
-    }
-    return p < end && (ascii || is_utf8(from, p - from)) ? p : NULL;
-}
-
-/* A shape is a row of: what stands in front ('=' nothing, 't' the inside of a JSON string that is not empty, 's' of one
- * that may be, 'd' a whole number), the length of what follows (two bytes, lower first), and the bytes themselves. */
-#define SEGMENT(at) ((size_t)(unsigned char)(at)[1] | (size_t)(unsigned char)(at)[2] << 8)
-
-/* The end of an event of this shape that begins at p; NULL: it has another one. */
-static const char *fits(PyObject *shape, const char *p, const char *end) {
-    const char *at = PyBytes_AsString(shape), *last = at + PyBytes_Size(shape);
-    while (at < last) {
-        const char *from = p;
-        size_t len = SEGMENT(at);
-        if (*at == 'd')
-            while (p < end && *p >= '0' && *p <= '9')
-                p++;
-        else if (*at != '=' && !(p = string_end(p, end)))
-            return NULL;
-        if (((*at == 't' || *at == 'd') && p == from) || (*at == 'd' && *from == '0' && p > from + 1) ||
-            (size_t)(end - p) < len || memcmp(p, at + 3, len))
-            return NULL;
-        p += len;
-        at += 3 + len;
-    }
-    return p;
 }
 
 static int add_piece(Stream *s, const char *p, size_t n, int64_t ns) {
@@ -306,12 +255,18 @@ static int64_t now(clockid_t clock) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* The monotonic moment of the kernel's stamp where the clocks stand as they stood, else -1. */
+static int64_t plainly(const Reader *r, const Stream *s, int64_t stamp, int64_t now_ns) {
+    const int64_t apart = now(CLOCK_REALTIME) - now_ns, ns = stamp - r->offset;
+    return apart >= r->low && apart <= r->high && ns >= s->last_ns && ns <= now_ns ? ns : -1;
+}
+
 /* The monotonic moment of the kernel's stamp; -1 with an exception. */
 static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
-    int64_t apart = now(CLOCK_REALTIME) - now_ns, ns = stamp - r->offset;
-    if (apart >= r->low && apart <= r->high && ns >= s->last_ns && ns <= now_ns)
-        return ns;
-    long long at;
+    long long at = plainly(r, s, stamp, now_ns);
+    if (at != -1)
+        return at;
+    r->asked_ns = now_ns;
     PyObject *told = PyObject_CallFunction(r->place, "OLLL", s->key, (long long)stamp, (long long)s->last_ns, now_ns);
     const int placed = told && PyArg_ParseTuple(told, "LLLL", &at, &r->offset, &r->low, &r->high);
     Py_XDECREF(told);
@@ -329,35 +284,42 @@ static void count_read(Reader *r, Stream *s, ssize_t n, int64_t lag) {
         r->lags[(int)ceil(log2((double)lag / 1e9) * 64) + LAG_KEY_0]++; /* the keys of measure/sketch.py */
 }
 
-/* One read of one stream, of which nothing came before `low` (0: who knows); its stamp in *ns. */
-static int receive(Reader *r, Stream *s, int64_t low, int64_t *ns) {
+/* Receive up to `most` bytes, and by the wall clock the kernel's stamp of the last of them; 0: there is none. */
+static ssize_t get(Stream *s, char *into, size_t most, int flags, int64_t *stamp) {
     char control[CMSG_SPACE(sizeof(struct timespec))]; /* one stamp, and no room for the kernel to tell it twice */
-    struct iovec io = {r->data, READ_BYTES};
+    struct iovec io = {into, most};
     struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    ssize_t n = recvmsg(s->fd, &m, MSG_DONTWAIT);
+    const ssize_t n = recvmsg(s->fd, &m, MSG_DONTWAIT | flags);
+    struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
+    struct timespec t = {0};
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS)
+        memcpy(&t, CMSG_DATA(c), sizeof t);
+    *stamp = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    return n;
+}
+
+/* One read, to `at` in the buffer, of which nothing came before `low` (0: who knows); its stamp in *ns. */
+static int receive(Reader *r, Stream *s, size_t at, size_t most, int64_t low, int64_t *ns) {
+    int64_t stamp;
+    const ssize_t n = get(s, r->data + at, most, 0, &stamp);
     const int64_t now_ns = now(CLOCK_MONOTONIC);
-    s->since_ns = n < 0 || n == READ_BYTES ? now_ns : s->since_ns; /* there may be more, which came before this */
+    s->since_ns = n < 0 || n == (ssize_t)most ? now_ns : s->since_ns; /* there may be more, which came before this */
     if (n < 0) {
-        s->news = errno == EAGAIN ? WOKE_EMPTY : errno == EINTR ? 0 : HAS_FAILED; /* empty: the error queue woke us */
+        s->news |= errno == EAGAIN ? WOKE_EMPTY : errno == EINTR ? 0 : HAS_FAILED; /* empty: the error queue woke us */
         *ns = errno;
         return 0;
     }
     *ns = now_ns;
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
-        struct timespec t;
-        memcpy(&t, CMSG_DATA(c), sizeof t);
-        if ((*ns = place(r, s, (int64_t)t.tv_sec * 1000000000 + t.tv_nsec, now_ns)) == -1)
-            return -1;
-    }
+    if (stamp && (*ns = place(r, s, stamp, now_ns)) == -1)
+        return -1;
     if (!n)
         return s->news |= HAS_CLOSED, 0;
     const int tighter = low > s->last_ns && low < *ns;
-    const int64_t gap = c ? *ns - s->last_ns : 0; /* a stamp of ours does not say how near they came */
+    const int64_t gap = stamp ? *ns - s->last_ns : 0; /* a stamp of ours does not say how near they came */
     const size_t before = s->events;
     s->last_ns = *ns;
     count_read(r, s, n, now_ns - *ns);
-    if (feed(s, r->data, n, *ns))
+    if (feed(s, r->data + at, n, *ns))
         return -1;
     const int hides = s->events > before + !(s->news & HAS_ENDED);
     r->ends += s->news & HAS_ENDED ? 1 : 0;
@@ -367,6 +329,37 @@ static int receive(Reader *r, Stream *s, int64_t low, int64_t *ns) {
         r->gaps += gap;
     }
     return tighter && hides ? append(&s->lows, Py_BuildValue("LL", (long long)low, (long long)*ns)) : 0;
+}
+
+/* Behind the next event of this text; NULL: none ends in it. */
+static const char *event_end(const Stream *s, const char *p, const char *end) {
+    for (const char *q = p; (q = memchr(q, '\n', end - q)); q++)
+        if (q > p && (s->breaks == 2 ? q[-1] == '\n' : q[-1] != '\r')) /* not the line of a chunk's size */
+            return q + 1;
+    return NULL;
+}
+
+/* Read what a stream has. Events that nobody looked for in a while may lie in segments that the kernel did not join,
+ * and each of those has its own stamp: an event is read by itself where what follows it has another one. What was
+ * joined has the newest stamp of all, so no event in it can pass for the only one. Not where the clocks are others than
+ * at the read before: a later part would have to come after an earlier one that is known to come before its read. */
+static int receive_all(Reader *r, Stream *s, int64_t low, int late, int64_t *ns) {
+    int64_t own, next;
+    const ssize_t n = late && s->shape && r->asked_ns < s->last_ns ? get(s, r->data, READ_BYTES, MSG_PEEK, &own) : 0;
+    const char *stop = r->data, *end = stop + MAX(n, 0);
+    const size_t skip = s->chunked ? 3 : 1; /* to the first byte of the next chunk */
+    for (size_t at = 0; n > 0 && own && (stop = event_end(s, stop, end)) && stop + skip <= end;) {
+        const size_t part = stop - r->data - at;
+        if (get(s, r->data, part, MSG_PEEK | MSG_TRUNC, &own) < 0 ||
+            get(s, r->data, part + skip, MSG_PEEK | MSG_TRUNC, &next) < 0 || own == next)
+            continue;
+        if (plainly(r, s, own, now(CLOCK_MONOTONIC)) == -1)
+            break;
+        if (receive(r, s, at, part, low, ns))
+            return -1;
+        at += part;
+    }
+    return receive(r, s, 0, READ_BYTES, low, ns);
 }
 
 static int watch(Reader *r, Stream *s, int on) {
@@ -389,7 +382,7 @@ static PyObject *reader_drain(Reader *r, PyObject *Py_UNUSED(none)) {
         Stream *s = r->streams[ready[i].data.fd];
         int64_t ns = 0, low = r->looked_ns > s->since_ns ? r->looked_ns - STACK_NS : 0;
         s->news = 0;
-        int failed = receive(r, s, low, &ns);
+        int failed = receive_all(r, s, low, looks_ns - r->looked_ns > LATE_NS, &ns);
         if (s->pending + s->stamps.len > s->pause_max)
             s->news |= IS_FULL;
         if (!failed && s->news & (IS_FULL | HAS_ENDED | HAS_CLOSED | HAS_FAILED))
@@ -418,10 +411,11 @@ static Stream *stream_of(Reader *r, long fd) {
 static PyObject *reader_open(Reader *r, PyObject *arguments) {
     int fd;
     PyObject *key;
-    long long floor;
+    long long floor, offset = r->offset;
     Py_ssize_t pause_max;
     if (!PyArg_ParseTuple(arguments, "iOLnLLL", &fd, &key, &floor, &pause_max, &r->offset, &r->low, &r->high))
         return NULL;
+    r->asked_ns = r->offset == offset ? r->asked_ns : now(CLOCK_MONOTONIC);
     if (fd < 0 || pause_max < 0 || ((size_t)fd < r->room && r->streams[fd]))
         return PyErr_Format(PyExc_ValueError, "descriptor %d can't be opened", fd);
     if ((size_t)fd >= r->room) {

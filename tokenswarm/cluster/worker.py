@@ -46,7 +46,7 @@ from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
 from tokenswarm.prompts import Prompt
 from tokenswarm.prompts.from_profile import prompt_policy
-from tokenswarm.prompts.replay import Replay
+from tokenswarm.prompts.replay import Replay, of_round
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
 from tokenswarm.reports.spool import Owner, Spool
@@ -165,7 +165,10 @@ class Worker:
 
     def replay(self) -> Replay:
         """The next conversation of this worker's share."""
-        return Replay(next(self._stock), self._policy)
+        conversation = next(self._stock)
+        if self.profile.dataset.rounds == "distinct":
+            conversation = of_round(conversation, self._stock.wraps)
+        return Replay(conversation, self._policy)
 
     def send(self, prompt: Prompt) -> RequestRecord | None:
         """Send one prompt now and wait for its end. None where the run is draining, or all its requests were sent."""

@@ -90,6 +90,7 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skip_bad_ratio: float = 0.0
     shuffle: bool = True
     shuffle_seed: int = 1
+    rounds: Literal["same", "distinct"] = "same"  # whether a prefix cache may know what is sent again
     synthetic: Synthetic = Synthetic()
 
     def __post_init__(self) -> None:

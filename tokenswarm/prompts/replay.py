@@ -44,6 +44,25 @@ class PromptPolicy(msgspec.Struct, frozen=True, kw_only=True):
     output: OutputLength
 
 
+def of_round(conversation: Conversation, number: int) -> Conversation:
+    """The conversation as round `number` sends it (from 0) where rounds are to differ: from the second on it begins
+    with `[2] `, so that no prefix cache knows the rest of it. One system message for all stays one for all of a round.
+    """
+    if not number:
+        return conversation
+    mark = f"[{number + 1}] "
+    first, *more = conversation.turns
+    system, template = conversation.system, conversation.template
+    if not system:
+        first = msgspec.structs.replace(first, user=mark + first.user)
+    return msgspec.structs.replace(
+        conversation,
+        turns=(first, *more),
+        system=mark + system if system else system,
+        template=template if template is None else mark + template,
+    )
+
+
 class Replay:
     """Walks one conversation. `substituted` counts answers that had to come from the other source, or nowhere."""
 

@@ -73,17 +73,34 @@ def _of(metric: str, evidence: Evidence, summary: Summary, limited: set[tuple[st
     bar: Bar = getattr(evidence.profile.bars, metric)
     found = []
     for which, low in stat.low.items():
-        value, high = getattr(stat, which), stat.high.get(which)
-        share = stat.withheld[which] if which in stat.withheld else half_width(value, low, high)
-        share = inf if share is None else share
-        if share <= bar.degraded:
+        share = _share(stat, which)
+        if share <= bar.degraded or _between_stages(metric, which, bar, summary):
             continue
         judged = which in JUDGED or (metric, which) in limited
         severity: Severity = "degraded" if judged else "note"
         if share > bar.invalid and which == "p50" and metric in CENTRAL:
             severity = "invalid"
-        found.append(_Wide(metric, which, share, low, high, severity))
+        found.append(_Wide(metric, which, share, low, stat.high.get(which), severity))
     return found
+
+
+def _share(stat: Stat, which: str) -> float:
+    """Half of a percentile's interval / its value; inf where nothing bounds it."""
+    if which in stat.withheld:
+        withheld = stat.withheld[which]
+        return inf if withheld is None else withheld
+    return half_width(getattr(stat, which), stat.low[which], stat.high.get(which))
+
+
+def _between_stages(metric: str, which: str, bar: Bar, summary: Summary) -> bool:
+    """Whether every stage knows this percentile well: then that of the run is wide for where it falls.
+
+    The median of a stage of one user and one of four lies between what the two have, where there is next to nothing,
+    and a single sample moves it far. It is shown with its bar, and nobody should doubt the stages for it.
+    """
+    stats: list[Stat] = [getattr(stage.latency, metric) for stage in summary.stages]
+    known = [which in stat.low and _share(stat, which) <= bar.degraded for stat in stats if stat.n]
+    return len(known) > 1 and all(known)
 
 
 def _otherwise(summary: Summary) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, ms, steady
-from tokenswarm.result.summary import Doubt, Part, Summary
+from tokenswarm.measure.snapshot import Block
+from tokenswarm.result.summary import Doubt, Summary
 
 NOTED_SHARE = 0.01  # of the requests; beyond it they reach the p99
 WARMED = 0.1  # share of the prompt tokens that came from the cache, last stage − first
@@ -120,28 +121,34 @@ def requests_lost(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def _cached(part: Part, server: dict[str, Any]) -> float | None:
-    """The share of the prompt tokens that needed no prefill: the engine's, else as answers told it."""
-    told: float | None = (server.get("metrics") or {}).get("prefix_cache_hit_ratio")
-    if told is None and part.tokens.cached and part.tokens.input:
-        return part.tokens.cached / part.tokens.input
-    return told
+def _cached(block: Block, server: dict[str, Any], *, told: bool) -> float | None:
+    """The share of the prompt tokens that needed no prefill: of first turns where answers tell it, else the engine's.
+
+    A later turn finds its own history in the cache: that is no repeat, and a window holds more or fewer of those.
+    """
+    if told:
+        return block.first_cached_tokens / block.first_prompt_tokens if block.first_prompt_tokens else None
+    share: float | None = (server.get("metrics") or {}).get("prefix_cache_hit_ratio")
+    return share
 
 
-def prefix_cache_warmed(_evidence: Evidence, summary: Summary) -> Doubt | None:
+def prefix_cache_warmed(evidence: Evidence, summary: Summary) -> Doubt | None:
     """A later stage found in the cache what an earlier one had computed: a sweep that compares unlike work."""
-    shares = {stage.stage: _cached(stage, stage.server) for stage in summary.stages}
+    blocks = {stage.stage: evidence.merged.block(stage.stage) for stage in summary.stages}
+    told = any(block.cached_tokens for block in blocks.values())
+    shares = {stage.stage: _cached(blocks[stage.stage], stage.server, told=told) for stage in summary.stages}
     known = [share for share in shares.values() if share is not None]
     if len(known) < 2 or known[-1] - known[0] <= WARMED:
         return None
+    of = " of first turns" if told else ""
     return doubt(
         "prefix-cache-warmed",
         "degraded",
-        f"The prefix cache filled up over the stages: {known[0]:.0%} of the prompt tokens came from it in the first, "
-        f"{known[-1]:.0%} in the last, so later stages had less to compute. Use a data set that no stage repeats, warm "
-        f"it up before the first stage, or start the engine without prefix caching.",
+        f"The prefix cache filled up over the stages: {known[0]:.0%} of the prompt tokens{of} came from it in the "
+        f"first, {known[-1]:.0%} in the last, so later stages had less to compute. Use a data set that no stage "
+        f"repeats (`dataset.rounds: distinct`), warm it up before the first stage, or switch prefix caching off.",
         cached_by_stage={str(stage): share for stage, share in shares.items()},
-        share=_cached(summary, summary.server),
+        share=_cached(steady(evidence), summary.server, told=told),
     )
 
 

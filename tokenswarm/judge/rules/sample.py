@@ -202,15 +202,15 @@ def tokens_from_events(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
-def dataset_wrapped(_evidence: Evidence, summary: Summary) -> Doubt | None:
+def dataset_wrapped(evidence: Evidence, summary: Summary) -> Doubt | None:
     wraps = summary.instrument.dataset_wraps
-    if not wraps:
+    if not wraps or evidence.profile.dataset.rounds == "distinct":
         return None
     return doubt(
         "dataset-wrapped",
         "degraded",
         f"The data set was used up and began again {wraps} time(s): a server that caches prefixes answers repeated "
-        f"prompts faster. Use a larger data set, or a shorter run.",
+        f"prompts faster. Use a larger data set, a shorter run, or `dataset.rounds: distinct`.",
         wraps=wraps,
     )
 
