@@ -137,7 +137,7 @@ def test_late_and_foreign_workers_take_no_users(engine: Server, tmp_path: Path) 
 def test_plain_locust_is_as_particular(engine: Server, tmp_path: Path) -> None:
     at = str(free_port())
     words = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", at, "--expect-workers", "2")
-    words += ("--headless", "-u", "8", "-r", "8", "-t", "8s", "--warmup", "1s", "--host", engine.url)
+    words += ("--headless", "-u", "8", "-r", "8", "-t", "16s", "--warmup", "1s", "--host", engine.url)
     words += ("--dataset", str(SAMPLES / "sharegpt.json"), "--max-tokens", "32", "--set", "dataset.ignore_eos=true")
     worker = locust("chat.py", "--worker", "--master-host", "127.0.0.1", "--master-port", at)
     with program(worker, tmp_path, **TOKEN) as one, program(worker, tmp_path, **TOKEN) as two:
