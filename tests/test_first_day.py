@@ -87,6 +87,22 @@ def test_a_name_that_there_is_not_says_what_there_is(kind: str, word: str, hint:
     assert hint in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("run http://me:secret@gpu:8000", "the profile is an address, where a file or a name stands: give"),
+        ("search https://gpu", "give the target as --host URL"),
+        ("smoke --host http://gpu:8000", "there is no command `smoke`; did you mean `tokenswarm run smoke`?"),
+        ("serch", "did you mean `search`?"),
+    ],
+)
+def test_a_word_in_the_wrong_place_is_told_its_own(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 15
+    said = capsys.readouterr().err
+    assert told in said
+    assert "secret" not in said
+
+
 def test_profiles_and_locustfile_print_what_can_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["profiles"]) == 0
     listed = capsys.readouterr().out
