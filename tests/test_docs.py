@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tokenswarm import cli
-from tokenswarm.commands import observe
+from tokenswarm.commands import fetch, observe
 from tokenswarm.profile import bundled, options, profile
 
 REPO = Path(__file__).resolve().parent.parent
@@ -174,6 +174,33 @@ def test_command(
         given = parse(words[1:], monkeypatch, capsys)
         if words[1] == "run":
             check_run(given, monkeypatch)
+
+
+def data_set(words: list[str]) -> str:
+    """The data set of a command that sends load; "" where it says none, or is another command."""
+    if "--dataset" in words:
+        return words[words.index("--dataset") + 1]
+    if words[0] != "tokenswarm" or words[1] not in ("run", "search", "observe") or len(words) < 3:
+        return ""
+    file = bundled.named("profile").get(words[2], REPO / words[2])
+    return str(yaml.safe_load(file.read_text("utf-8"))["dataset"].get("path", "")) if file.is_file() else ""
+
+
+def needs(page: str, wanted: str) -> list[tuple[bool, str]]:
+    """(Does the page fetch it before?, the command) of each that sends the data set of this name."""
+    fetched, found = False, []
+    for words in commands(page):
+        fetched |= words[:4] == ["tokenswarm", "data", "fetch", "sharegpt"]
+        if data_set(words) == wanted:
+            found.append((fetched, " ".join(words)))
+    return found
+
+
+def test_a_page_fetches_the_data_set_before_it_is_sent() -> None:
+    """A stranger who types the commands in their order has what each of them needs."""
+    found = [(page, *need) for page in PAGES for need in needs(page, fetch.KNOWN["sharegpt"].url.rpartition("/")[2])]
+    assert len(found) > 15
+    assert not [(page, command) for page, fetched, command in found if not fetched]
 
 
 def partial_commands(page: str) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import msgspec
 import pytest
 from raw_server import CLOSE, raw_server
 from running import SAMPLES, run, tokenswarm
@@ -56,6 +57,19 @@ def refused(url: str, **keys: str) -> str:
     with pytest.raises(TargetError) as caught:
         look(url, **keys)
     return str(caught.value)
+
+
+def test_who_looks_on_is_called_once_there_is_something_to_see() -> None:
+    """Between the list of models and the first request, which an engine beside us works at; not without an answer."""
+    profile = profiles.load("{target: http://127.0.0.1:1, dataset: {format: synthetic}}", "test")
+    with backend(routes(SERVES)) as server:
+        seen: list[list[str]] = []
+        profile = msgspec.structs.replace(profile, target=(server.url,))
+        preflight.check(profile, answers=lambda: seen.append([one.path for one in server.asked]))
+    assert seen == [[LISTS]]
+    with pytest.raises(TargetError):
+        preflight.check(profile, answers=lambda: seen.append([]))
+    assert len(seen) == 1
 
 
 # -- lists of models -----------------------------------------------------------------------------------------------

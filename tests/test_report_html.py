@@ -337,6 +337,23 @@ def test_the_page_of_a_run_is_made_by_another_process(tmp_path: Path) -> None:
     assert "is no summary of a run" in done.stderr
 
 
+def test_a_page_is_drawn_with_what_was_imported_for_it(tmp_path: Path) -> None:
+    """A module more while it is drawn is memory at the peak: those that read a package's files took 0.6 MB of 3."""
+    (tmp_path / "summary.json").write_bytes(to_json(sweep()))
+    (tmp_path / "requests.jsonl").write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in rows(300, 4)))
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from tokenswarm.reports import saved; from tokenswarm.reports.html import page\n"
+        "before, folder = set(sys.modules), Path(sys.argv[1])\n"
+        "saved.write_page(folder, saved.read_summary(folder))\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+    assert (tmp_path / "report.html").exists()
+
+
 def test_the_values_of_the_bins_are_in_the_chart() -> None:
     summary = sweep(stages=1)
     chart = figure(parse(html.render(summary, {}, rows(stages=1))), "time-in-flight")

@@ -12,6 +12,7 @@ import sample_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from running import REPO
 
 from tokenswarm.clock import FakeClock
 from tokenswarm.judge.gates import evaluate
@@ -60,6 +61,24 @@ def rendered(summary: Summary, command: list[str] | None = None) -> str:
         versions={"tokenswarm": "0.1.0"}, git_revision="f" * 40, engine={"model": EVIL}, host={},
     )  # fmt: skip
     return markdown.render(summary, manifest.finish(built, ended=now, dataset={"sha256": "ab" * 32}, workers=[]))
+
+
+def test_the_sample_of_the_readme_has_the_tables_of_a_run() -> None:
+    """Of one with several stages: heads of columns, and rows, in their order; how many fit depends on the numbers."""
+    sample = (REPO / "README.md").read_text("utf-8").partition("```text\n")[2].partition("```")[0]
+    shown, sampled = (text.splitlines() for text in (written(judged(sample_runs.run(700, stages=4)), 100), sample))
+
+    def outline(lines: list[str]) -> list[list[str]]:
+        users = next(number for number, line in enumerate(lines) if line.startswith(" users"))
+        whole = next(number for number, line in enumerate(lines) if line.startswith(" all stages"))
+        rows = [re.split(r"\s{2,}", line.strip())[0] for line in lines[whole + 2 : lines.index("", whole)]]
+        return [lines[users - 1].split(), lines[users].split(), lines[whole].split(), rows]
+
+    of_run, of_sample = outline([line.rstrip() for line in shown]), outline(sampled)
+    for there, told in zip(of_run, of_sample, strict=True):
+        words = iter(there)
+        assert all(word in words for word in told), (there, told)
+    assert of_sample[3] == of_run[3]
 
 
 @pytest.mark.parametrize(

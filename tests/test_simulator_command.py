@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from simulator_process import exchange, ndjson, request_bytes, simulator
 
 from tokenswarm.simulator import main
 from tokenswarm.simulator.command import settings_of
-from tokenswarm.simulator.presets import PRESETS
+from tokenswarm.simulator.presets import MEANS, PRESETS, Preset
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,8 @@ def test_help_names_presets_and_faults():
     shown = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout
     for name in (*PRESETS, "--kv-cache-bytes", "giant_line", "--allow-fault-header"):
         assert name in shown
+    assert set(MEANS) == {field.name for field in dataclasses.fields(Preset)} - {"about"}
+    assert f"{MEANS['max_num_seqs']} ({PRESETS['small-gpu'].max_num_seqs})" in shown
 
 
 def test_the_line_names_the_model_and_the_url():

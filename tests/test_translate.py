@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import pytest
@@ -102,6 +103,16 @@ def test_what_can_not_be_read_is_one_sentence(command: str, sentence: str, capsy
     assert cli.main(["translate", command]) == 15
     out, err = capsys.readouterr()
     assert (out, sentence in err) == ("", True), err
+
+
+def test_a_command_may_stand_without_its_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    bare = ["vllm", "bench", "serve", "--request-rate", "10", "--model", "a b", "--extra-body", '{"top_k": 1}']
+    told = []
+    for words in (bare, [shlex.join(bare)]):
+        assert cli.main(["translate", *words]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert yaml.safe_load(told[0])["engine"]["model"] == "a b"
 
 
 def test_foreign_words_begin_no_line_of_the_profile() -> None:

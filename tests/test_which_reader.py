@@ -89,6 +89,10 @@ def test_a_wheel_holds_the_reader_and_fits_every_later_python(tmp_path: Path) ->
     assert sorted(readers(built)) == sorted(LIBRARIES)
     assert "-cp311-abi3-linux_" in str(built.filename)
     assert "the reader in C is built" in said
+    built.extractall(tmp_path / "installed")
+    for library in readers(built):
+        os.utime(tmp_path / "installed" / library, (0, 0))  # pip writes them first of all
+    assert version(tmp_path / "installed", TOKENSWARM_READER="").stdout.endswith("(native reader)\n")
 
 
 def test_without_a_compiler_the_install_goes_on_and_says_so_in_a_line(tmp_path: Path) -> None:

@@ -45,9 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"tokenswarm {__version__} ({_reader_name()} reader)")
             return ExitCode.OK
         if words[0] not in COMMANDS:
+            from tokenswarm.profile import bundled
             from tokenswarm.profile.typed_yaml import suggestion
 
-            raise ConfigError(f"there is no command `{words[0]}`{suggestion(words[0], list(COMMANDS))}")
+            run = f"; did you mean `tokenswarm run {words[0]}`?" if words[0] in bundled.named("profile") else ""
+            raise ConfigError(f"there is no command `{words[0]}`{run or suggestion(words[0], list(COMMANDS))}")
         code = int(importlib.import_module(COMMANDS[words[0]][0]).main(words[1:]))
         sys.stdout.flush()
         return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -55,12 +56,13 @@ def get(target: Target, path: str, headers: dict[str, str]) -> Page:
     return request(target, "GET", path, {"accept": "application/json", **headers}, timeout_s=ANSWER_S)
 
 
-def check(profile: Profile, say: Say = lambda _: None) -> Findings:
-    """Look at every target; they must agree. `say` hears of long waits.
+def check(profile: Profile, say: Say = lambda _: None, answers: Callable[[], object] = lambda: None) -> Findings:
+    """Look at every target; they must agree. `say` hears of long waits; `answers` is called each time that a target
+    has answered, and before a first request gives it something to do.
 
     Raises TargetError, ConfigError (TLS files, missing variables).
     """
-    found = [_Look(profile, url, say).run() for url in profile.target]
+    found = [_Look(profile, url, say, answers).run() for url in profile.target]
     if len({f.model for f in found}) > 1:
         raise TargetError(f"the targets serve different models: {', '.join(f.model for f in found)}; name one")
     notes = dict.fromkeys(note for f in found for note in f.notes)
@@ -96,10 +98,11 @@ class _Listing(msgspec.Struct, frozen=True):
 class _Look:
     """The look at one target."""
 
-    def __init__(self, profile: Profile, url: str, say: Say) -> None:
+    def __init__(self, profile: Profile, url: str, say: Say, answers: Callable[[], object]) -> None:
         self._profile = profile
         self._url = url
         self._say = say
+        self._answers = answers
         self._dialect = DIALECTS[profile.engine.kind, profile.engine.api]
         self._secret = secret_headers(profile)
         self._headers = {**self._dialect.headers, **profile.engine.headers, **self._secret}
@@ -114,6 +117,7 @@ class _Look:
             likely = likely[:1] if best == 0 else likely[-1:]
         listing = likely[-1]
         model = self._choose(listing.target.url, self._models(listing))
+        self._answers()
         probes, target = [], listing.target
         if self._profile.engine.probe:
             probe, target = self._probe([one.target for one in likely], model)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenswarm.cluster.stages import Searching
 from tokenswarm.errors import ConfigError
 from tokenswarm.profile.environment import cache_folder, run_token
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.slo import Slo
 from tokenswarm.prompts.from_profile import data_settings
 from tokenswarm.prompts.library import open_library
+
+if TYPE_CHECKING:
+    from tokenswarm.cluster.stages import Searching
 
 
 def say(sentence: str) -> None:
@@ -43,6 +45,8 @@ def searching_of(profile: Profile) -> Searching:
         raise ConfigError("`load.kind: trace` can't be searched: it has arrivals of its own; say poisson or constant")
     if profile.load.requests is not None:
         raise ConfigError("`load.requests` ends a run and no search, whose tries end once they are decided")
+    from tokenswarm.cluster.stages import Searching  # what judges takes a while
+
     return Searching(profile)
 
 

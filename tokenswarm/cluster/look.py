@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from gevent.hub import Hub
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
-from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.load import schedule, trace
 from tokenswarm.profile.profile import Profile
+
+if TYPE_CHECKING:
+    from tokenswarm.cluster.neighbour import Neighbour
 
 Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # it is told in a sentence, and not by gevent before
 
@@ -27,14 +31,21 @@ class Looked(msgspec.Struct, frozen=True):
 
 def look(profile: Profile) -> Looked:
     """Read the trace, ask the target, fix the model. Raises UserError."""
-    neighbour = Neighbour(profile)
     profile, arrivals = _planned(profile)
-    findings = preflight.check(profile, say)
-    if note := neighbour.note():
+
+    @cache
+    def neighbour() -> Neighbour:
+        from tokenswarm.cluster.neighbour import Neighbour  # once there is something to see: it takes a while
+
+        return Neighbour(profile)
+
+    findings = preflight.check(profile, say, neighbour)
+    beside = neighbour()
+    if note := beside.note():
         findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
-    return Looked(profile, arrivals, findings, neighbour)
+    return Looked(profile, arrivals, findings, beside)
 
 
 def _planned(profile: Profile) -> tuple[Profile, int | None]:

@@ -9,32 +9,20 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.commands import groups
+from tokenswarm.commands import group_options, groups
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.judge import alike
-from tokenswarm.judge.compare import MARGINS, METRICS, Metric, compare, metrics_of
+from tokenswarm.judge.compare import METRICS, Metric, compare, metrics_of
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import github_summary, in_github
 from tokenswarm.profile.typed_yaml import suggestion
 from tokenswarm.reports.output import as_document
-from tokenswarm.result.comparison import Comparison, Kind, Run
+from tokenswarm.result.comparison import MARGINS, Comparison, Kind, Run
 from tokenswarm.result.foreign import formats
 
 CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": ExitCode.OK, "same": ExitCode.OK}
 
 DOCUMENTS = ("comparison.json", "comparison.md", "comparison.html")
-
-
-def add_options(parser: Any) -> None:
-    """What a comparison is asked for: the options that `tokenswarm run --repeat` has, too."""
-    group = parser.add_argument_group("how runs are held against each other")
-    group.add_argument("--differ", metavar="WHAT,…", default="", help="the point: " + ", ".join(alike.SUBJECTS))
-    group.add_argument("--metric", metavar="NAME", action="append", default=[], help="only these (may be repeated)")
-    group.add_argument(
-        "--margin", metavar="KIND=SHARE", action="append", default=[],
-        help="what still counts as the same: " + ", ".join(f"{kind}={share:g}" for kind, share in MARGINS.items()),
-    )  # fmt: skip
-    group.add_argument("--history", metavar="FILE", help="append a line to this JSONL file (tokenswarm trend reads it)")
 
 
 def main(words: list[str]) -> int:
@@ -54,7 +42,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the comparison as JSON on stdout")
     parser.add_argument("--markdown", metavar="FILE", help="write it for a pull request's comment")
     parser.add_argument("--to", metavar="DIR", help="write comparison.html, comparison.md and comparison.json there")
-    add_options(parser)
+    group_options.of_comparison(parser)
     given = parser.parse_args(words)
     if bool(given.base) == bool(given.baseline):
         raise ConfigError("compare: give the baseline once: BASE folders, or --baseline FILE")

@@ -11,9 +11,8 @@ import msgspec
 from tokenswarm.errors import MALFORMED, ConfigError
 from tokenswarm.judge import alike
 from tokenswarm.judge.compare import measured, percentiles
-from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.reports.saved import read_finished, read_manifest, read_summary, runs_in
-from tokenswarm.result.comparison import SCHEMA_VERSION, Group, Run
+from tokenswarm.result.comparison import RUNS_MAX, SCHEMA_VERSION, Group, Run
 from tokenswarm.result.foreign import formats
 
 GROUP_NAME = "group.json"

@@ -20,8 +20,8 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.commands import compare, groups, run_process
+from tokenswarm.commands.group_options import REPEAT
 from tokenswarm.errors import MALFORMED, ConfigError, ExitCode, ResultsError, UserError
-from tokenswarm.judge.ranksum import RUNS_MAX
 from tokenswarm.load import trace
 from tokenswarm.profile import options
 from tokenswarm.profile.load import ENDLESS_S
@@ -30,9 +30,8 @@ from tokenswarm.profile.profile import Profile
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.output import as_document
 from tokenswarm.reports.saved import LEAVE_OUT
-from tokenswarm.result.comparison import Run, Side
+from tokenswarm.result.comparison import RUNS_MAX, Run, Side
 
-REPEAT = 5  # where --against-host comes alone
 START_S = 4.0  # about how long a run takes beside its load: processes, preflight, reports
 
 OWN = ("--repeat", "--against-host", "--against-name", "--baseline", "--differ", "--metric", "--margin", "--history",
@@ -44,28 +43,6 @@ ENDS_AT_FIRST = (ExitCode.TARGET, ExitCode.CONFIG)  # where nothing was measured
 RANK = (ExitCode.INTERRUPTED, ExitCode.RESULTS, ExitCode.CONFIG, ExitCode.TARGET, ExitCode.INTERNAL, ExitCode.INVALID,
         ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE, ExitCode.OK)  # fmt: skip
 """Which code a group without a comparison ends with: the first of these that one of its runs had."""
-
-
-def add_options(parser: Any) -> None:
-    """The options of `tokenswarm run` that make a group of runs of it."""
-    group = parser.add_argument_group("several runs")
-    group.add_argument("--repeat", metavar="N", help=f"so many runs, 1 to {RUNS_MAX}, in a folder of theirs")
-    group.add_argument(
-        "--against-host", metavar="URL", help=f"and as many of this target, in turn; then compare ({REPEAT} a side)"
-    )
-    group.add_argument("--against-name", metavar="NAME", help="what to call that side (default: new)")
-    group.add_argument(
-        "--baseline", metavar="FILE|DIR", help="hold the runs against a stored group: compare --save, run --repeat"
-    )
-    compare.add_options(parser)
-
-
-def wanted(given: dict[str, Any]) -> bool:
-    """Do these options ask for more than one run by itself? Raises ConfigError for what makes no sense alone."""
-    for name in ("against_name", "differ", "metric", "margin"):
-        if given[name] and not (given["against_host"] or given["baseline"]):
-            raise ConfigError(f"--{name.replace('_', '-')} goes with --against-host or --baseline")
-    return any(given[name] is not None for name in ("repeat", "against_host", "baseline"))
 
 
 class Made(msgspec.Struct):

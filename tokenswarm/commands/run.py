@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenswarm.cluster import entrance, parent, web_later
-from tokenswarm.cluster.stages import for_search
-from tokenswarm.commands import groups, repeat
+from tokenswarm.commands import group_options
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
 from tokenswarm.profile.bundled import configs
@@ -40,12 +39,14 @@ def make_parser(command: str, about: str | None = None) -> argparse.ArgumentPars
 def main(words: list[str]) -> int:
     """Run a profile; raises UserError before any load."""
     parser = make_parser("run")
-    repeat.add_options(parser)
+    group_options.of_several_runs(parser)
     options.refuse_secrets(words)
     given = vars(parser.parse_args(words))
-    if not repeat.wanted(given):
+    if not group_options.several_wanted(given):
         return start(given)
     _data_set(given)
+    from tokenswarm.commands import repeat  # what compares takes a while
+
     return repeat.main(given, words)
 
 
@@ -67,12 +68,17 @@ def start(given: dict[str, Any]) -> int:
     profile = options.read_profile(given["profile"], given, options.of_run(given))
     history = given.get("history")
     if history:
+        from tokenswarm.commands import groups  # what compares takes a while
+
         groups.check_history(history)
     folders: list[Path] = []
     try:
         entrance.check(profile, given)
-        searching = entrance.searching_of(profile) if given.get("search") else None
-        profile = profile if searching is None else for_search(profile)
+        searching = None
+        if given.get("search"):
+            from tokenswarm.cluster.stages import for_search
+
+            searching, profile = entrance.searching_of(profile), for_search(profile)
         from tokenswarm.client.pool import check_descriptors  # after mistakes: gevent takes a while
         from tokenswarm.cluster.look import look
 

@@ -16,7 +16,7 @@ import msgspec
 
 from tokenswarm.judge import alike, ranksum, student
 from tokenswarm.measure.statistics import holm
-from tokenswarm.result.comparison import Comparison, Finding, Kind, Open, Run, Side, Word
+from tokenswarm.result.comparison import MARGINS, RUNS_MAX, Comparison, Finding, Kind, Open, Run, Side, Word
 from tokenswarm.result.foreign.formats import metric_names
 from tokenswarm.result.stat import PERCENTILES, Stat
 from tokenswarm.result.summary import Part, Summary
@@ -26,8 +26,6 @@ ALPHA_ALONE = 0.005  # of one run against several, whose test takes more for gra
 CONFIDENCE = 0.9  # two-sided, so that each side is a test at 5 %: two one-sided tests for *same*
 
 LATENCIES = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
-
-MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02}
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -241,7 +239,7 @@ def _more(bad: float, limit: float, held: Held, tests: int) -> tuple[int | None,
     needed = ranksum.runs_needed(abs(abs(bad) - (0.0 if beyond else limit)), deviation, alpha)
     what = "a difference beyond the margin" if beyond else "a difference within the margin"
     if needed is None:
-        return None, f"{what} would take more than {ranksum.RUNS_MAX} runs a side to show, so much do they vary"
+        return None, f"{what} would take more than {RUNS_MAX} runs a side to show, so much do they vary"
     needed = max(needed, have + 1)
     return needed, f"{what} would take about {needed} runs a side to show"
 

@@ -13,9 +13,7 @@ from math import ceil, comb, fsum, pi, sqrt
 from statistics import NormalDist
 
 from tokenswarm.measure.statistics import ranks
-
-RUNS_MAX = 40
-"""Of one group: counting the null distribution takes n³ steps."""
+from tokenswarm.result.comparison import RUNS_MAX
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,8 @@ from statistics import median
 import msgspec
 
 from tokenswarm.judge import ranksum
-from tokenswarm.judge.compare import MARGINS, METRICS
+from tokenswarm.judge.compare import METRICS
+from tokenswarm.result.comparison import MARGINS
 from tokenswarm.result.history import Line
 
 WINDOW = 10

@@ -31,6 +31,8 @@ def named(kind: str) -> dict[str, Path]:
 
 def find(kind: str, word: str) -> str:
     """The file that a user means: one of this path, else the bundled one of this name. Raises ConfigError."""
+    if "://" in word:  # not repeated: it may hold a password
+        raise ConfigError(f"the {kind} is an address, where a file or a name stands: give the target as --host URL")
     path = Path(word)
     if path.name != word or path.suffix or not word or (is_there(path) and path.is_file()):
         return word

@@ -11,6 +11,11 @@ SCHEMA_VERSION = 1
 Word = Literal["better", "worse", "same", "can't tell"]
 Kind = Literal["median", "tail", "throughput"]
 
+MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02}
+"""What still counts as the same, as a share, where nobody says otherwise."""
+
+RUNS_MAX = 40
+"""Of one side: counting the null distribution takes n³ steps."""
 
 Open = tuple[float, float, float | None]
 """A value, and what the instrument leaves open of it: from … to; None: nothing bounds it."""

@@ -21,11 +21,12 @@ from tokenswarm.errors import ConfigError, UserError
 from tokenswarm.simulator import conditions
 from tokenswarm.simulator.conditions import CONDITIONS
 from tokenswarm.simulator.faults import FAULTS, Lottery
-from tokenswarm.simulator.presets import PRESETS, Preset, build
+from tokenswarm.simulator.presets import MEANS, PRESETS, Preset, build
 
 if TYPE_CHECKING:
     from tokenswarm.simulator.server import Settings
 
+PRESET = "small-gpu"  # where none is named
 PACE = ("ttft_ms", "itl_ms")
 EVERYWHERE = ("max_model_len", "speed")
 
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (8000)")
     parser.add_argument("--tls-cert", metavar="FILE", help="speak HTTPS with this certificate (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="... and its key")
-    parser.add_argument("--preset", "--profile", default="small-gpu", metavar="NAME", help="what to be (small-gpu)")
+    parser.add_argument("--preset", "--profile", default=PRESET, metavar="NAME", help=f"what to be ({PRESET})")
     parser.add_argument("--model", default="sim", help="the model's name (sim)")
     parser.add_argument("--seed", type=int, default=0, help="of texts, lengths and faults (0)")
     parser.add_argument(
@@ -69,11 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let the prompt's words x-sim-fault=KIND[:PARAM] ask for a fault, x-sim-id=NAME for an id",
     )
-    engine = parser.add_argument_group("the preset's values")
+    engine = parser.add_argument_group(f"values of the preset, in place of its own (those of {PRESET})")
     for field in dataclasses.fields(Preset):
         if field.name != "about":
             kind = int if str(field.type).startswith("int") else float
-            engine.add_argument(_option(field.name), type=kind, metavar="X")
+            default = getattr(PRESETS[PRESET], field.name)
+            shown = f" ({default:g})" if default is not None else ""
+            engine.add_argument(_option(field.name), type=kind, metavar="X", help=MEANS[field.name] + shown)
     return parser
 
 

@@ -38,6 +38,29 @@ class Preset:
     speed: float = 1.0
 
 
+MEANS = {
+    "ttft_ms": "TTFT, of `instant` and `paced`",
+    "itl_ms": "time between two tokens, of these",
+    "params": "parameters of the model; each step reads them once",
+    "bytes_per_param": "bytes of a parameter",
+    "layers": "layers of the model",
+    "heads": "attention heads of a layer",
+    "kv_heads": "of these, heads that have keys and values in the KV-cache",
+    "head_dim": "dimension of a head",
+    "kv_dtype_bytes": "bytes of a number in the KV-cache",
+    "bytes_per_s": "memory bandwidth: a step takes max(bytes / bandwidth, FLOPs / peak) + overhead",
+    "flops_per_s": "the peak of FLOPs a second",
+    "step_overhead_ms": "the overhead of a step",
+    "kv_cache_bytes": "size of the KV-cache; when it is full, the newest request is preempted and computed again",
+    "block_size": "tokens in a block of the KV-cache",
+    "max_num_seqs": "requests in a batch",
+    "max_batched_tokens": "tokens in a step",
+    "max_model_len": "the context; longer prompts get a 400",
+    "max_queued": "requests that may wait; one more gets a 503; without it there is no bound",
+    "speed": "divides every duration: 10 is ten times as fast",
+}
+"""What each value of a preset is, for --help."""
+
 PRESETS = {
     "laptop": Preset(
         "a 1 B model in 4 bits on a laptop's CPU: 60 tokens/s alone, 4 at a time",

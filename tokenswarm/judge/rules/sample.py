@@ -31,8 +31,8 @@ def short_run(_evidence: Evidence, summary: Summary) -> Doubt | None:
     return doubt(
         "short-run",
         "degraded",
-        f"The steady windows last {length_s:.3g} s and hold {n} successful requests: a smoke test. Measure for "
-        f"{SHORT_S:g} s or more; a p99 takes {samples_needed(0.99)} requests.",
+        f"The steady windows last {length_s:.3g} s and hold {n} successful request{'s' * (n != 1)}: a smoke test. "
+        f"Measure for {SHORT_S:g} s or more; a p99 takes {samples_needed(0.99)} requests.",
         length_s=length_s,
         ok=n,
     )

@@ -8,7 +8,7 @@ well-formed XML, too, so that strict parsers can check it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from tokenswarm.reports import cells
@@ -22,6 +22,7 @@ from tokenswarm.result.summary import Part, Summary
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
+_STYLE = Path(__file__).with_name("style.css")
 _FOOT = "</main></body></html>\n"
 _SIGNS = {"VALID": "✓", "DEGRADED": "!", "INVALID": "✗"}
 
@@ -79,7 +80,7 @@ def document(title: str, body: str) -> str:
 
 
 def _head(title: str) -> str:
-    style = resources.files("tokenswarm.reports.html").joinpath("style.css").read_text(encoding="utf-8")
+    style = _STYLE.read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
