@@ -2,10 +2,10 @@
 # LLMeter tells a 99th percentile that none of the requests took.
 #
 # llmeter 0.2.0, openai 3.54.0, Python 3.11. A server answers 19 of 20 requests after 0.1 s and one after 1 s.
-# A good guess is a p99 of 1 s, or less where it is interpolated. Seen: 1.6 to 1.7 s. Its quantiles are those of a population
-# (Python's statistics.quantiles as it comes), which go on in a straight line beyond the last value; below 99 requests p99 always
-# lies there. With two outliers alike it would be right, so it is the lone straggler that is told as half as slow again.
-# Who holds a short run of it against a limit fails by a time that no user had; another tool's p99 of the same run is at most 1 s.
+# A good guess is a p99 of 1 s, or less where it is interpolated. Seen: 1.6 to 1.8 s. Its quantiles are those of a population
+# (Python's statistics.quantiles as it comes), which go on in a straight line beyond the last value; with fewer than 99
+# requests p99 always lies there, and the further the lone straggler stands apart, the further it goes.
+# Who holds a short run of it against a limit fails by a time that no user had; by other definitions p99 is at most 1 s.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

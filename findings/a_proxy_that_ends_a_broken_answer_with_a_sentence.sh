@@ -4,9 +4,9 @@
 # http-proxy-middleware 4.2.1, express 5.3.0 (npm), Node 20. An engine sends three events of a chunked answer and is reset, or
 # closes the connection, both without a last chunk. The client is Node's own fetch.
 # A good guess is a body that breaks off in both, as the head is long sent. Seen: so it is for the close; for the reset there
-# follow "Error occurred while trying to proxy", the address that was asked, and a proper end under status 200: fetch is content.
-# A reset is what a killed engine's kernel sends, so the crash that a test looks for is the one that passes: readers of lines take
-# the sentence for no event, and readers of text count it as words of the model.
+# follow "Error occurred while trying to proxy", the address that was asked, and a proper end under status 200.
+# A reset is what a killed engine's kernel may send, so the crash that a test looks for is the one that passes: readers of lines
+# take the sentence for no event, and readers of text count it as words of the model.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

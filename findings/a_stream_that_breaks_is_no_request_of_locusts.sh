@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A stream that breaks off is either a success of Locust's or no request at all, but never a failure.
 #
-# locust 2.47.0 with both of its HTTP users, Python 3.11. A server sends the head and five bytes of a chunked answer, then closes
-# the connection, as an engine does that dies. The task reads the stream, once with the call alone and once, as the
+# locust 2.47.0 with both of its HTTP users, Python 3.11. A server sends the head and five bytes of a chunked answer, then
+# closes the connection, as an engine does that dies. The task reads the stream, once from the call alone and once, as the
 # documentation has it for answers to judge, in `with ...post(..., stream=True, catch_response=True)`.
 # A good guess is a failed request in all four: the client raises, and the with block sees it go by. Seen: without the block
 # a success of a few ms, told before the body was read; with it no event, so the request is in no count and no ratio.
@@ -23,7 +23,8 @@ from gevent.server import StreamServer
 def dies(connection, _):
     while not connection.recv(65536).endswith(b"}"):
         pass
-    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n")
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    connection.sendall(b"5\r\ndata:\r\n")
     gevent.sleep(0.05)
     connection.close()
 

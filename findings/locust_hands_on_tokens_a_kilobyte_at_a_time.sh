@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # FastHttpUser's iter_lines, made for streams, hands on no line before a kilobyte of them is there.
 #
-# locust 2.47.0, geventhttpclient 2.6.1, Python 3.11. A server sends 40 events of 150 bytes, one each 20 ms, in chunks and without
-# (as to HTTP/1.0). They are read with FastHttpUser's iter_lines, HttpUser's (that of requests) and geventhttpclient's readline.
-# A good guess is each line as it comes, in all: both users have the method for it, and a read of a socket gives what is there.
-# Seen: FastHttpUser waits for 1024 bytes, so six or seven events come at once. HttpUser does as guessed with chunks, and without
-# them waits for 512 bytes, so three or four. readline, below FastHttpUser, does as guessed.
+# locust 2.47.0, geventhttpclient 2.6.1, Python 3.11. A server sends 40 events of 150 bytes, one each 20 ms, in chunks and
+# without (as to HTTP/1.0). FastHttpUser's iter_lines, HttpUser's (that of requests) and geventhttpclient's readline read them.
+# A good guess is each line as it comes, in all: both users have the method for it, and a socket's read gives what is there.
+# Seen: FastHttpUser waits for 1024 bytes, so six or seven events come at once. HttpUser does as guessed with chunks, and
+# without them waits for 512 bytes, so three or four. readline, below FastHttpUser, does as guessed.
 # Most gaps between tokens are 0 then, the first token comes with the seventh, and an average of the gaps shows nothing of it.
 set -euo pipefail
 work=$(mktemp -d)
@@ -57,7 +57,8 @@ for name, (base, read) in READERS.items():
         client = Chat(Environment(user_classes=[Chat])).client
         times = [time.monotonic() for line in read(client, path) if line.strip()]
         together = sum(b - a < 0.005 for a, b in zip(times, times[1:]))
-        print(f"{name} {path}: {len(times)} events,", "one by one" if together < 5 else "in bunches" if together > 20 else together)
+        word = "one by one" if together < 5 else "in bunches" if together > 20 else f"{together} with the one before"
+        print(f"{name} {path}: {len(times)} events, {word}")
 PY
 seen=$("$work/venv/bin/python" "$work/try.py")
 expected="FastHttpUser.iter_lines /chunks: 40 events, in bunches

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # With workers Locust's report has no answer that ends within the stop time-out; without them it has all.
 #
-# locust 2.47.0, Python 3.11. Ten users whose requests take 3 s, `-t 5s --stop-timeout 10`: each sends two, and the second ends
-# a second after the run's end, as --stop-timeout lets it. Once in one process, once with two workers.
-# A good guess is 20 requests in both reports: nothing was broken off. Seen: 20 and 10. The master waits half a second after it
-# told its workers to quit, writes its report and ends with exit code 0; what they report later goes nowhere.
-# What is missing is no random half: it is the requests in flight at the end, and long answers are in flight more often than
-# short ones. So for a model that answers for half a minute, the last half minute of every worker is gone, and its p99 with it.
+# locust 2.47.0, Python 3.11. Ten users whose requests take 3 s, `--run-time 5s --stop-timeout 10`: each sends two, and the
+# second ends a second after the run, as --stop-timeout lets it. Once in one process, once with a master and two workers.
+# A good guess is 20 requests in both reports: nothing was broken off. Seen: 20 and 10. The master waits half a second after
+# it told its workers to quit, writes its report and ends with exit code 0; what they report later goes nowhere.
+# What is missing is no random half but the requests in flight at the end, and long answers are in flight more often than
+# short ones. Of a model that answers for half a minute the last half minute is gone, and some of the p99 with it.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -31,11 +31,12 @@ PY
 cd "$work"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 load() { # a kind, then what Locust needs for it
-  local code=0 kind=$1
+  local code=0 kind=$1 told
   venv/bin/locust --headless --users 10 --spawn-rate 10 --run-time 5s --stop-timeout 10 --json-file "$kind" "${@:2}" \
     >"$kind.log" 2>&1 || code=$?
   sleep 3 # the last answers of the workers
-  echo "$kind: exit code $code, done $(wc -l <"$DONE"), in the report $(grep -o '"num_requests": [0-9]*' "$kind.json" | cut -d' ' -f2)"
+  told=$(grep -o '"num_requests": [0-9]*' "$kind.json" | cut -d' ' -f2)
+  echo "$kind: exit code $code, done $(wc -l <"$DONE"), in the report $told"
 }
 DONE=$work/process.done load process >seen
 export DONE=$work/workers.done

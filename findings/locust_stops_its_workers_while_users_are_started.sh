@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Each second in which users are started, all that runs in each of Locust's workers stands still for a while.
 #
-# locust 2.47.0, Python 3.11. A master starts 5 users, one a second, on one worker, then lets them run for 5 s. In the worker a
-# greenlet sleeps 5 ms at a time and notes how long it really was.
-# A good guess is that starting a user costs a worker what its constructor does, here nothing. Seen: a pause for each message of the
-# master's, 60 to 200 ms on the machines tried, and afterwards none. To see which options to take over from the message the worker
-# builds the whole parser of its command line anew for each single option, more than 50 times (counted below).
-# Streams that run meanwhile get one gap of that length each second of the ramp, in all workers at once, as if the server had
-# stalled; a master with many workers and few users sends the message to each of them, and so does each step of a load shape.
+# locust 2.47.0, Python 3.11. A master starts 5 users, one a second, on one worker, then lets them run for 5 s. In the worker
+# a greenlet sleeps 5 ms at a time and notes how long it really was.
+# A good guess is that a new user costs a worker what its constructor does, here nothing. Seen: a pause for each message of the
+# master's, 60 to 200 ms where it was tried, and none afterwards. To see which options to take over from the message, the
+# worker builds the whole parser of its command line anew for each single option, more than 50 times (counted below).
+# Streams that run meanwhile get a gap of that length each second of the ramp, in all workers at once, as if the server had
+# stalled. Figures of a ramp, and of a load shape with many steps, are those of the load generator.
 set -euo pipefail
 work=$(mktemp -d)
 workers=()

