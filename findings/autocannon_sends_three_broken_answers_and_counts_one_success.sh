@@ -4,8 +4,8 @@
 # autocannon 9.0.0 (npm), Node 20. A server sends the head and one event of each answer, and closes the connection 20 ms later
 # without the rest, with and without a Content-Length; 30 requests on one connection at a time.
 # A good guess is 30 errors, as for a connection that is refused. Seen: no error, reset or time-out, but 10 "2xx", though the
-# server has had all 30, and a slowest answer of more than 100 ms: a connection that went is opened again in silence, the next answer
-# is read as the rest of the one before, and its time is counted from a request that was long lost.
+# server has had all 30, and a slowest answer of more than 100 ms: a connection that went is opened again in silence, the next
+# answer is read as the rest of the one before, and its time is counted from a request that was long lost.
 # A gateway that loses every stream looks like a slow and faultless one, which is the wrong thing to mend.
 set -euo pipefail
 work=$(mktemp -d)
