@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from running import (
     SAMPLES,
@@ -291,7 +292,10 @@ def test_a_worker_that_dies_before_the_load_is_14_by_its_id(
 def test_a_worker_that_is_ended_before_the_run_may_be_replaced(engine: Server, tmp_path: Path) -> None:
     master, worker = remote(tmp_path, engine, "--set", "load.stages.0.duration=2s")
     with program(master, tmp_path) as started, program(worker, tmp_path) as first:
-        assert eventually(lambda: catches(first.process.pid, signal.SIGTERM))
+        started.await_output("waiting for 2 workers")
+        joined = psutil.Process(first.process.pid)
+        assert eventually(lambda: any(c.status == psutil.CONN_ESTABLISHED for c in joined.net_connections("tcp")))
+        time.sleep(1.0)  # its hello and the answer
         first.process.send_signal(signal.SIGTERM)
         assert first.finish(30).code == 13
         with program(worker, tmp_path), program(worker, tmp_path):
