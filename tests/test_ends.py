@@ -318,6 +318,40 @@ def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> N
     assert finished.out == "tokenswarm: interrupted before the load began: none was sent\n"
 
 
+@pytest.mark.parametrize("load", ["users", "rate", "locust"])
+def test_a_data_set_that_is_changed_under_a_run_ends_it_by_name(load: str, engine: Server, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"prompt": "Tell me of number {n}.", "output_tokens": 12}}\n' for n in range(200)))
+    rate = ("--set", "load.kind=constant", "--set", "load.stages=[{rate: 20, duration: 15s}]")
+    short = ("--set", "load.stages.0.duration=15s")
+    command = [*words(tmp_path, engine, *(rate if load == "rate" else short)), "--dataset", str(data)]
+    if load == "locust":
+        command = [word if word != str(SAMPLES / "sharegpt.json") else str(data) for word in plain(engine, "-t", "15s")]
+    with program(command, tmp_path) as started:
+        started.await_output("steady")
+        data.write_text("")
+        finished = started.finish(60)
+
+    assert finished.code == 11, finished.out
+    assert "Traceback" not in finished.out
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "worker-left")
+    assert "lost its data set: " in doubt["message"]
+    assert "the file was changed while it was in use" in doubt["message"]
+    assert finished.summary["partial"] is True
+    assert len(finished.rows) == finished.summary["requests"]["sent"] > 0
+
+
+def test_a_folder_that_is_called_latest_stays_and_is_told(engine: Server, tmp_path: Path) -> None:
+    (tmp_path / "results" / "latest").mkdir(parents=True)
+    finished = run(words(tmp_path, engine, "--set", "load.stages.0.duration=1s"), tmp_path)
+
+    assert finished.went_well, finished.out
+    assert finished.folder is not None
+    told = f"results/latest is no link, and stays what it is: this run is in results/{finished.folder.name}"
+    assert told in " ".join(finished.out.split())
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [finished.folder.name, "latest"]
+
+
 # Plain Locust
 
 

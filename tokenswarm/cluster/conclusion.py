@@ -238,7 +238,7 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     steps: list[Callable[[], object]] = [run.folder.close_rows]
     steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
     steps.append(functools.partial(_write_page, run.folder.path))
-    steps.append(run.folder.link_latest)
+    steps.append(functools.partial(_link_latest, run.folder))
     problem: ResultsError | None = None
     for step in steps:
         try:
@@ -248,6 +248,13 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     if in_github() and (unwritten := github.tell(github.annotations_of(summary), page, github_summary())):
         say(unwritten)
     return problem
+
+
+def _link_latest(folder: ResultsFolder) -> None:
+    """Who reads `latest` must not take another run for this one."""
+    latest = folder.path.parent / "latest"
+    if not folder.link_latest() and latest.exists():
+        say(f"{latest} is no link, and stays what it is: this run is in {folder.path}")
 
 
 def _write_page(folder: Path) -> None:
