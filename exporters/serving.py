@@ -29,6 +29,7 @@ from typing import NoReturn
 
 import psutil
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
@@ -65,6 +66,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _no_fault_of_ours(record: logging.LogRecord) -> bool:
+    """Whether it is worth a word. Who sends what is no HTTP is answered with 400; his mistakes must fill no log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def parser(prog: str, description: str, port: int) -> Parser:
@@ -230,6 +236,7 @@ class Server:
         )
         quiet = logging.getLogger("exporters.http")
         quiet.setLevel(logging.ERROR)
+        quiet.addFilter(_no_fault_of_ours)
         runner = web.AppRunner(app, access_log=None, logger=quiet, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         accept = runner.server

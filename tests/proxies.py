@@ -23,10 +23,10 @@ class Proxy(NamedTuple):
 
 
 NGINX = """
-daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log warn;
+daemon off; user root; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log warn;
 events {{ worker_connections 512; }}
 http {{
-  access_log off;
+  access_log off; proxy_cache_path {folder}/kept keys_zone=kept:1m;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{ listen 127.0.0.1:{port}; {more} location / {{ proxy_pass http://{upstream}; }} }}

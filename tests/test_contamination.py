@@ -162,10 +162,13 @@ def test_a_clean_run_has_none_of_them(worlds: Worlds) -> None:
 # -- by value ----------------------------------------------------------------------------------------------------------
 
 
+COVERAGE = {"samples": 100, "window_s": 100.0, "covered_s": 99.0, "hole_s": 1.1, "gaps": {}}
+
+
 def metrics(**more: Any) -> dict[str, Any]:
     compared = {"server_good": 1000, "server_bad": 0, "client_ok": 1000.0, "client_failed": 0.0, "tolerance": 20.0}
     return {
-        "requests_compared": compared | more, "coverage": {"samples": 100}, "running": {"mean": 7.0}, "routers": [],
+        "requests_compared": compared | more, "coverage": COVERAGE, "running": {"mean": 7.0}, "routers": [],
     }  # fmt: skip
 
 
@@ -208,6 +211,21 @@ def test_each_has_its_own_name_and_its_share(fault: str) -> None:
     shown = evidence.get("share", evidence.get("retries", evidence.get("lost", 0)) / max(1, evidence.get("sent", 1)))
     assert shown == pytest.approx(share)
     assert len(found[code].message) < 400
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        ({"covered_s": 40.0, "hole_s": 60.0, "gaps": {"connect": 60}}, set()),
+        ({"hole_s": 30.0, "gaps": {"connect": 30}}, set()),
+        ({"covered_s": 40.0, "hole_s": 5.0}, set()),
+        ({"hole_s": 2.0, "gaps": {"timeout": 1}}, {"foreign-load"}),
+    ],
+    ids=["died", "away and back", "restarted", "one look missed"],
+)
+def test_what_an_engine_ran_before_it_died_is_nobody_elses(part: dict[str, Any], found: set[str]) -> None:
+    told = metrics() | {"requests_compared": None, "running": {"mean": 16.0}, "coverage": COVERAGE | part}
+    assert set(doubts(summary(told))) == found
 
 
 def test_several_choices_are_not_compared_with_requests() -> None:

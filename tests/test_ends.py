@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,17 +10,32 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from running import SAMPLES, Finished, children, environ, eventually, free_port, locust, program, run, tokenswarm
+from running import (
+    SAMPLES,
+    Finished,
+    Program,
+    children,
+    environ,
+    eventually,
+    free_port,
+    locust,
+    program,
+    run,
+    tokenswarm,
+)
 from simulator_process import Server, simulator
 
 from tokenswarm.measure import snapshot
 
+FILES = {"requests.jsonl", "summary.json", "manifest.json", "report.md", "junit.xml", "metrics.txt", "report.html"}
 PROFILE = """
 name: test
 target: http://127.0.0.1:9
@@ -63,6 +79,16 @@ def catches(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
     return bool(mask >> (number - 1) & 1)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Its children but for those of another kind, and those that are not what they will be yet."""
+    found = []
+    for child in children(pid):
+        with contextlib.suppress(OSError):
+            if b"tokenswarm.cluster" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 def remote(home: Path, engine: Server, *more: str) -> tuple[list[str], list[str]]:
@@ -175,6 +201,61 @@ def test_a_second_signal_ends_it_at_once(engine: Server, tmp_path: Path) -> None
     assert eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
 
 
+def while_the_page_is_made(started: Program) -> int:
+    """The process that makes report.html, behind all other files: found, and stopped."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        for child in children(started.process.pid):
+            with contextlib.suppress(OSError):
+                if b"tokenswarm.reports.html" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(child, signal.SIGSTOP)
+                    found.append(child)
+        return found != []
+
+    deadline = time.monotonic() + 60
+    while not is_there() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found[0]
+
+
+@pytest.mark.parametrize("program_of", ["run", "locust"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_behind_the_load_changes_nothing(
+    program_of: str, number: signal.Signals, engine: Server, tmp_path: Path
+) -> None:
+    short = words(tmp_path, engine, "--set", "load.stages.0.duration=1s", "--workers", "1")
+    command = short if program_of == "run" else plain(engine, "-t", "3s")
+    with program(command, tmp_path) as started:
+        page = while_the_page_is_made(started)
+        started.process.send_signal(number)
+        started.await_output("the load had ended before this signal")
+        os.kill(page, signal.SIGCONT)
+        finished = started.finish(30)
+
+    assert finished.went_well, finished.out
+    assert finished.summary["partial"] is False
+    assert "interrupted" not in finished.doubts() | set(finished.out.split())
+    assert {path.name for path in results(tmp_path).iterdir()} == FILES
+
+
+def test_a_second_signal_behind_the_load_names_what_is_missing(engine: Server, tmp_path: Path) -> None:
+    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=1s"), tmp_path) as started:
+        page = while_the_page_is_made(started)
+        started.process.send_signal(signal.SIGINT)
+        started.await_output("the load had ended before this signal")
+        started.process.send_signal(signal.SIGINT)
+        finished = started.finish(30)
+
+    folder = results(tmp_path)
+    assert finished.code == 13, finished.out
+    told = f"lacks report.html: `tokenswarm report results/{folder.name}` makes it"
+    assert told in " ".join(finished.out.split())
+    assert not Path(f"/proc/{page}").exists(), "nobody goes on with it"
+    assert run(tokenswarm("report", f"results/{folder.name}"), tmp_path).code == 0
+    assert {path.name for path in folder.iterdir()} == FILES
+
+
 @pytest.mark.parametrize("name", ["run", "worker"])
 def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Server, tmp_path: Path) -> None:
     nobody = ("--master-host", "127.0.0.1", "--master-port", str(free_port()))
@@ -190,6 +271,41 @@ def test_a_signal_before_there_is_load_is_13_with_a_word(name: str, engine: Serv
     assert "Traceback" not in finished.out
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_dies_before_the_load_is_14_by_its_id(
+    number: signal.Signals, engine: Server, tmp_path: Path
+) -> None:
+    before = engine.truth()["totals"]["received"]
+    with program(words(tmp_path, engine, "--set", "load.stages.0.duration=2s"), tmp_path) as started:
+        assert eventually(lambda: workers_of(started.process.pid) != [])
+        victim = workers_of(started.process.pid)[0]
+        os.kill(victim, number)
+        finished = started.finish(30)
+
+    assert finished.code == 14, finished.out
+    told = f"a worker process (pid {victim}) ended with signal {number.value}, before the load began: none was sent"
+    assert told in finished.out
+    assert "Traceback" not in finished.out
+    assert engine.truth()["totals"]["received"] == before
+
+
+def test_a_worker_that_is_ended_before_the_run_may_be_replaced(engine: Server, tmp_path: Path) -> None:
+    master, worker = remote(tmp_path, engine, "--set", "load.stages.0.duration=2s")
+    with program(master, tmp_path) as started, program(worker, tmp_path) as first:
+        started.await_output("waiting for 2 workers")
+        joined = psutil.Process(first.process.pid)
+        assert eventually(lambda: any(c.status == psutil.CONN_ESTABLISHED for c in joined.net_connections("tcp")))
+        time.sleep(1.0)  # its hello and the answer
+        first.process.send_signal(signal.SIGTERM)
+        assert first.finish(30).code == 13
+        with program(worker, tmp_path), program(worker, tmp_path):
+            finished = started.finish(60)
+
+    assert finished.went_well, finished.out
+    assert not {"worker-refused", "worker-lost", "worker-left"} & finished.doubts()
+    assert "no worker of this run" not in finished.out
+
+
 def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> None:
     with simulator("--preset", "instant", "--fault", "stall:1:1") as server:
         command = [word for word in words(tmp_path, server) if word != "--no-probe"]
@@ -200,6 +316,40 @@ def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> N
 
     assert finished.code == 13, finished.out
     assert finished.out == "tokenswarm: interrupted before the load began: none was sent\n"
+
+
+@pytest.mark.parametrize("load", ["users", "rate", "locust"])
+def test_a_data_set_that_is_changed_under_a_run_ends_it_by_name(load: str, engine: Server, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"prompt": "Tell me of number {n}.", "output_tokens": 12}}\n' for n in range(200)))
+    rate = ("--set", "load.kind=constant", "--set", "load.stages=[{rate: 20, duration: 15s}]")
+    short = ("--set", "load.stages.0.duration=15s")
+    command = [*words(tmp_path, engine, *(rate if load == "rate" else short)), "--dataset", str(data)]
+    if load == "locust":
+        command = [word if word != str(SAMPLES / "sharegpt.json") else str(data) for word in plain(engine, "-t", "15s")]
+    with program(command, tmp_path) as started:
+        started.await_output("steady")
+        data.write_text("")
+        finished = started.finish(60)
+
+    assert finished.code == 11, finished.out
+    assert "Traceback" not in finished.out
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "worker-left")
+    assert "lost its data set: " in doubt["message"]
+    assert "the file was changed while it was in use" in doubt["message"]
+    assert finished.summary["partial"] is True
+    assert len(finished.rows) == finished.summary["requests"]["sent"] > 0
+
+
+def test_a_folder_that_is_called_latest_stays_and_is_told(engine: Server, tmp_path: Path) -> None:
+    (tmp_path / "results" / "latest").mkdir(parents=True)
+    finished = run(words(tmp_path, engine, "--set", "load.stages.0.duration=1s"), tmp_path)
+
+    assert finished.went_well, finished.out
+    assert finished.folder is not None
+    told = f"results/latest is no link, and stays what it is: this run is in results/{finished.folder.name}"
+    assert told in " ".join(finished.out.split())
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [finished.folder.name, "latest"]
 
 
 # Plain Locust

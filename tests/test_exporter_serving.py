@@ -90,6 +90,16 @@ def test_bad_requests_are_refused_and_harm_nothing(exporter: Exporter, request_b
     assert value(exporter.samples(), "tokenswarm_host_cpus")
 
 
+def test_bad_requests_fill_no_log() -> None:
+    with running("gpu", "--gpu-backend", "none") as exporter:
+        for line in (b"", b"Host: x\r\nX: " + b"a" * 100_000 + b"\r\n"):
+            bad = b"GET /metrics HTTP/1.1\r\n" + line + b"\r\n"
+            assert raw(exporter.port, bad).split(b" ")[1] == b"400"
+        assert exporter.stop() == 0
+        assert exporter.process.stderr is not None
+        assert exporter.process.stderr.read() == ""
+
+
 def test_one_connection_serves_one_request(exporter: Exporter) -> None:
     told = raw(exporter.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
     assert told.count(b"HTTP/1.1 200") == 1

@@ -217,3 +217,42 @@ def test_the_web_ui_takes_a_rate_that_is_no_whole_number(engine: Server, tmp_pat
             started.await_output(said)
             post(f"{base}/stop")
             assert eventually(lambda n=number: started.output.count("the run is over") > n, 30), started.output
+
+
+TRACE = "timestamp,input_tokens,output_tokens\n" + "".join(f"{n * 0.05:.2f},40,4\n" for n in range(160))
+
+
+@pytest.mark.parametrize(("kind", "comes_back"), [("rate", True), ("trace", False)])
+def test_a_server_that_is_killed_costs_its_answers_and_no_arrival(kind: str, comes_back: bool, tmp_path: Path) -> None:
+    """8 s at 20/s; the server is killed in the third, and comes back 3 s later, or never."""
+    (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
+    load = ("--rate", "20", "--arrivals", "constant") if kind == "rate" else ("--trace", "trace.csv")
+    port = str(free_port())
+    server = tokenswarm("simulate", "--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5", "--port", port)
+    words = ("--host", f"http://127.0.0.1:{port}", *load, "--warmup", "0s", "--max-tokens", "4", "--no-probe")
+    words = (*words, "--duration", "8s") if kind == "rate" else words
+    with program(server, tmp_path) as first:
+        first.await_output("simulating")
+        with program(tokenswarm("run", *words), tmp_path) as started:
+            started.await_output("steady")
+            time.sleep(2.5)
+            os.kill(first.process.pid, signal.SIGKILL)
+            if comes_back:
+                time.sleep(3.0)
+                with program(server, tmp_path):
+                    finished = started.finish(60)
+            else:
+                finished = started.finish(60)
+
+    counts, doubts = finished.summary["requests"], finished.doubts()
+    assert len(finished.rows) == counts["sent"] == counts["intended"] == 160, "each arrival was sent, and has a row"
+    assert counts["dropped"] == counts["cancelled"] == counts["censored"] == 0
+    assert counts["ok"] > 20
+    assert counts["by_outcome"]["connect"] > 20
+    assert not {"accounting-mismatch", "arrivals-missing", "rows-mismatch", "foreign-load"} & doubts
+    if comes_back:
+        assert {"engine-restarted", "failures"} & doubts, finished.out
+        assert any(row["outcome"] == "ok" and row["intended_s"] > 7 for row in finished.rows)
+    else:
+        assert "mostly-failed" in doubts
+        assert finished.code == 11

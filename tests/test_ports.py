@@ -14,6 +14,8 @@ import pytest
 from running import SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
+from tokenswarm.cluster import entrance
+
 TOKEN = {"TOKENSWARM_RUN_TOKEN": "right"}
 EVERYWHERE = {"0.0.0.0", "::", "*"}
 IMPATIENT = (
@@ -91,12 +93,16 @@ def test_a_port_that_can_not_be_had(engine: Server, tmp_path: Path, address: str
         holder.listen()
         host, at = ("127.0.0.1" if address == "taken" else address), str(holder.getsockname()[1])
         remote = ("--expect-workers", "1", "--bind", f"{host}:{at}")
+        before = engine.truth()["totals"]["received"]
         ours = run(tokenswarm("run", profile(tmp_path), "--host", engine.url, *remote), tmp_path, 30, **TOKEN)
+        asked = engine.truth()["totals"]["received"] - before
+        nobody = run(tokenswarm("run", profile(tmp_path), *remote), tmp_path, 30, **TOKEN)
         words = ("--master", "--headless", "--master-bind-host", host, "--master-bind-port", at, *words_of(engine))
         plain = run(locust("chat.py", *words), tmp_path, 30, **TOKEN)
 
     assert (ours.code, plain.code) == (15, 15), ours.out + plain.out
     why = "something else listens there" if address == "taken" else "name an address of this machine"
+    assert (asked, nobody.out) == (0, ours.out), "it is told before the target is asked"
     for finished in (ours, plain):
         told = " ".join(finished.out.split())
         assert f"can't listen on {host}:{at}: " in told
@@ -104,6 +110,19 @@ def test_a_port_that_can_not_be_had(engine: Server, tmp_path: Path, address: str
         assert "Traceback" not in told
     assert ours.out.count("\n") == 1
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", "lo", "*"])
+def test_an_address_that_can_be_had_is_not_refused(host: str) -> None:
+    at = free_port()
+    entrance.refuse_taken(host, at)
+    with socket.socket() as left:  # a connection of an earlier run that waits for its last packets is nobody's
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        left.bind(("127.0.0.1", at))
+        left.listen()
+        with socket.create_connection(("127.0.0.1", at)):
+            left.accept()[0].close()
+    entrance.refuse_taken(host, at)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ import exporter_process
 import gevent
 import pytest
 import sample_runs
+from proxies import proxy
 from raw_server import CLOSE, RESET, head, raw_server
 from simulator_process import Server, exchange, request_bytes, simulator
 
+from tokenswarm.client import page, preflight
 from tokenswarm.cluster import poller as telemetry
 from tokenswarm.cluster.poller import Poller
 from tokenswarm.errors import ConfigError
@@ -380,6 +382,57 @@ def test_old_pages_of_a_cache_give_no_number_and_the_first_one_none_either() -> 
     assert (block["coverage"]["empty_windows"], block["generation_tokens"]) == (1, None)
     assert block["requests_compared"] is None
     assert "a cache on the path answers with old pages" in said[0]
+
+
+CACHES = {
+    "nginx": "location = /metrics {{ proxy_cache kept; proxy_cache_valid 200 60s; proxy_pass http://{upstream}; }}",
+    "varnish": "sub vcl_backend_response {{ set beresp.ttl = 1s; set beresp.grace = 0s; }}",
+}
+"""nginx's says nothing at all of it; what one second makes old has an `Age` of 0."""
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_cache_that_tells_no_age_is_named_for_what_it_is(name: str, engine: Server, tmp_path: Path) -> None:
+    upstream = engine.url.removeprefix("http://")
+    with proxy(name, tmp_path / name, upstream, more=CACHES[name].format(upstream=upstream)) as url:
+        it, said = poller(profile(engine.url, engine_metrics=(f"{url}/metrics",)))
+        with it, Load(engine, users=2):
+            it.phase(0, "steady", Stage(users=2), 1.0)
+            until(lambda: it.pages[0].watch.gaps.get("cached", 0) > 1)
+            it.phase(0, "drain", None, 1.0)
+            summary = summary_of()
+            it.finish(summary)
+    assert summary.server["metrics"]["requests_compared"] is None
+    assert "a cache on the path answers with old pages" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("Age: 3", True), ("Age: 0", False), ("X-Varnish: 32788 27", True), ("X-Varnish: 26", False),
+        ("X-Cache: HIT from squid", True), ("X-Cache: Hit from cloudfront", True), ("X-Cache-Status: HIT", True),
+        ("X-Cache: TCP_MEM_HIT", True), ("CF-Cache-Status: HIT", True), ("Cache-Status: edge; hit; ttl=3", True),
+        ("X-Cache: MISS from hit.example", False), ("Cache-Status: edge; fwd=miss", False), ("X-Hits: hit", False),
+    ],
+)  # fmt: skip
+def test_what_caches_say_of_a_page(line: str, kept: bool) -> None:
+    with raw_server([answer(PAGE).replace(b"\r\n\r\n", f"\r\n{line}\r\n\r\n".encode(), 1), CLOSE]) as server:
+        target = preflight.make_checked_target(profile(url := f"http://127.0.0.1:{server.port}"), url)
+        assert page.request(target, "GET", "/metrics", {}, timeout_s=30).cached is kept
+
+
+def test_a_page_that_does_not_change_is_no_cache(engine: Server) -> None:
+    """Of an engine that has nothing to do, and of one behind a proxy that keeps nothing."""
+    idle = [line for line in engine.get("/metrics").splitlines(keepends=True) if b"process_" not in line]
+    still = [answer(b"".join(idle)), CLOSE]
+    with raw_server(still) as server:
+        it, said = poller(profile(engine.url, engine_metrics=(f"http://127.0.0.1:{server.port}/metrics", engine.url)))
+        with it, Load(engine, users=2) as load:
+            it.phase(0, "steady", Stage(users=2), 1.0)
+            until(lambda: all(page.watch.good > 5 for page in it.pages) and load.done > 5)
+            it.finish(summary_of())
+    assert said == []
+    assert [page.watch.gaps for page in it.pages] == [{}, {}]
 
 
 def test_an_address_that_was_given_is_asked_to_the_end() -> None:

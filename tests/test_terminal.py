@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,16 +180,22 @@ def test_a_character_that_the_terminal_lacks_costs_nothing(engine: Server, tmp_p
     assert (done.code in (0, 11), "Traceback" in done.out, command[-1]) == (True, False, "müller"), done.out
 
 
-@pytest.mark.parametrize("where", ["a full disk", "a pipe that nobody reads"])
-def test_an_exporter_serves_whatever_becomes_of_its_words(where: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [("load", "a full disk"), ("load", "a pipe that nobody reads"), ("gpu", "closed"), ("ollama", "a full disk")],
+)
+def test_an_exporter_serves_whatever_becomes_of_its_words(module: str, where: str) -> None:
     reader, writer = os.pipe()
     if where == "a pipe that nobody reads":
         os.close(reader)
     stream = os.open("/dev/full", os.O_WRONLY) if where == "a full disk" else writer
     port = free_port()
-    command = [sys.executable, "-m", "exporters.load", "--listen", f"127.0.0.1:{port}"]
+    exporter = [sys.executable, "-m", f"exporters.{module}", "--listen", f"127.0.0.1:{port}"]
+    command = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *exporter] if where == "closed" else exporter
     with subprocess.Popen(command, stdout=stream, stderr=stream) as started:
         assert eventually(lambda: started.poll() is not None or listens(port))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            assert answer.status == 200
         started.send_signal(signal.SIGTERM)
         assert started.wait(60 * PATIENCE) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import gevent
@@ -14,6 +15,9 @@ from tokenswarm.client.response import Response, TransportError
 from tokenswarm.client.transport import PAUSE_BYTES, Target
 from tokenswarm.record import Outcome
 
+HIT = re.compile(r"(?:^|[\s,;_])hit(?:$|[\s,;])", re.IGNORECASE)
+"""What caches say in `X-Cache` (Squid, CDNs), `Cache-Status` (RFC 9211) and others' like them: HIT, TCP_HIT, c; hit."""
+
 
 class Page(msgspec.Struct, frozen=True):
     status: int
@@ -21,22 +25,33 @@ class Page(msgspec.Struct, frozen=True):
     body: bytes
     location: str = ""  # of a redirect
     framed: bool = True  # content-length or chunks say that the body is whole; else only the close does
-    age_s: int = 0  # since a cache on the path got it from its server (RFC 9111, 5.1)
+    cached: bool = False  # a cache on the path says that it had it already, or since when (RFC 9111, 5.1)
 
 
 class _Answer(Response):
-    """A response that keeps where a redirect points. The load's own does not: nothing follows one there."""
+    """A response that keeps where a redirect points, and what caches say. The load's own has no use for either."""
 
-    __slots__ = ("location",)
+    __slots__ = ("cached", "location")
 
     def __init__(self) -> None:
         super().__init__()
         self.location = ""
+        self.cached = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"location":
             self.location = value.decode("latin-1")[:2000]
+        self.cached = self.cached or _is_kept(name.lower().decode("latin-1"), value.decode("latin-1").strip())
         super().on_header(name, value)
+
+
+def _is_kept(name: str, value: str) -> bool:
+    """Whether a header says that a cache had the answer. Varnish names two requests then: this one, and the first."""
+    if name == "age":
+        return value.isdecimal() and int(value) > 0
+    if name == "x-varnish":
+        return len(value.split()) > 1
+    return "cache" in name and HIT.search(value) is not None
 
 
 def request(
@@ -62,6 +77,4 @@ def request(
     if not response.complete:
         raise TransportError(Outcome.OVERSIZE, f"the answer has more than {PAUSE_BYTES >> 20} MiB", "too large")
     body = b"".join(response.drain()[1])
-    age = response.marks.get("age", "")
-    age_s = int(age) if age.isdecimal() else 0
-    return Page(response.status, response.content_type, body, response.location, response.framed, age_s)
+    return Page(response.status, response.content_type, body, response.location, response.framed, response.cached)

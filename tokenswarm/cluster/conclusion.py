@@ -6,6 +6,7 @@ code. If the disk fails meanwhile, the table is still printed and the exit code 
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 import platform
@@ -50,6 +51,19 @@ from tokenswarm.result.summary import Summary, changing, plan_of, summarize, to_
 PACKAGES = ("tokenswarm", "locust", "gevent", "httptools", "msgspec", "aiohttp", "prometheus-client")
 
 
+TOO_LATE = "the load had ended before this signal: its results are written to their end (again to stop at once)"
+FILES = ("requests.jsonl", "summary.json", "report.md", "junit.xml", "metrics.txt", "report.html")
+
+
+class Reached(enum.IntEnum):
+    """How far a run has come, for who is asked to end it."""
+
+    BEGUN = 0
+    COUNTED = 1  # the load is over, its numbers are known: there is nothing left to cut short
+    WRITTEN = 2  # all that there is for files; what follows is said
+    TOLD = 3
+
+
 class Run(msgspec.Struct):
     """A run that may begin: everything was checked."""
 
@@ -62,7 +76,7 @@ class Run(msgspec.Struct):
     neighbour: Neighbour
     form: output.Form = "tables"
     search: Searching | None = None
-    written: bool = False  # all that there is for files; what follows is said
+    reached: Reached = Reached.BEGUN
 
 
 def open_run(looked: Looked, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:
@@ -148,6 +162,7 @@ class Company:
 
 def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> tuple[ExitCode, Summary]:
     """Summary, verdict, gates; everything on disk; the table on stdout; the exit code."""
+    run.reached = Reached.COUNTED
     plan = [
         msgspec.structs.replace(plan_of(number, stage), arrivals=run.arrivals)
         for number, stage in enumerate(end.stages)
@@ -163,7 +178,7 @@ def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> t
         _judge_search(run, run.search, evidence, summary)
     code = verdict.exit_code(summary.verdict, summary.gates, end.interrupted)
     problem = _write(run, end, summary) or (ResultsError(end.unwritten[0]) if end.unwritten else None)
-    run.written = True
+    run.reached = Reached.WRITTEN
     if run.form == "tables":
         run.show(terminal.report(summary, str(run.folder.path), written=problem is None))
     else:
@@ -174,7 +189,20 @@ def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> t
     if run.folder.spool.is_dir():
         path = run.folder.path
         say(f"rows that requests.jsonl lacks are in {run.folder.spool}: `tokenswarm report --merge {path}` adds them")
+    run.reached = Reached.TOLD
     return code, summary
+
+
+def kept(folder: ResultsFolder) -> str:
+    """What a run that is stopped at once leaves behind, and how to make more of it."""
+    path = folder.path
+    if folder.spool.is_dir():
+        mend = f"`tokenswarm report --merge {path}` makes a partial result of it"
+        return f"What the workers wrote is in {folder.spool}: {mend}"
+    missing = [name for name in FILES if not (path / name).exists()]
+    if missing == ["report.html"]:
+        return f"{path} lacks report.html: `tokenswarm report {path}` makes it"
+    return f"{path} lacks {', '.join(missing)}" if missing else f"The results are in {path}"
 
 
 def _judge_search(run: Run, search: Searching, evidence: Evidence, summary: Summary) -> None:
@@ -210,7 +238,7 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     steps: list[Callable[[], object]] = [run.folder.close_rows]
     steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
     steps.append(functools.partial(_write_page, run.folder.path))
-    steps.append(run.folder.link_latest)
+    steps.append(functools.partial(_link_latest, run.folder))
     problem: ResultsError | None = None
     for step in steps:
         try:
@@ -220,6 +248,13 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     if in_github() and (unwritten := github.tell(github.annotations_of(summary), page, github_summary())):
         say(unwritten)
     return problem
+
+
+def _link_latest(folder: ResultsFolder) -> None:
+    """Who reads `latest` must not take another run for this one."""
+    latest = folder.path.parent / "latest"
+    if not folder.link_latest() and latest.exists():
+        say(f"{latest} is no link, and stays what it is: this run is in {folder.path}")
 
 
 def _write_page(folder: Path) -> None:

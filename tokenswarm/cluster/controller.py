@@ -41,6 +41,7 @@ PREPARE_S = 900.0  # for the slowest worker to index its data set
 SPAWN_S = 120.0  # for users to be there, beyond what the spawn rate takes
 SAME_STOP_S = 2.0  # a worker and the master that get a signal within so long were told of one and the same stop
 SPENT_LOOK_S = 0.05  # between two looks whether all requests have ended
+UNSENT = "before the load began: none was sent"
 LONGER = "no request began within the window of stage {}, which is shorter than an answer"
 REPORTED_S, REPORTED_LOOKS = 2.5, 2  # until every worker has told what was so; in looks, one a second
 
@@ -86,7 +87,7 @@ class Controller:
         """End the run early: by a signal (the results are partial) or by the web UI's stop button (they are not)."""
         self._interrupted = self._interrupted or signal
         self._stop.set()
-        if not signal:
+        if not (signal and self.active):
             return
         for member in self._cluster.in_run:
             if monotonic_ns() - member.left_ns < SAME_STOP_S * NS_PER_S:
@@ -109,7 +110,7 @@ class Controller:
         if self.active and (member is None or not (member.done or member.lost)):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             if member is None or member.index < 0:
-                self._intake.fail(TargetError(f"a worker process ended before the run began ({how})"))
+                self._intake.fail(TargetError(f"a worker process (pid {pid}) ended with {how}, {UNSENT}"))
                 return
             member.lost, member.dead = f"its process ended with {how}", True
             self._watchers.remark(f"{member.name} was lost during the run: {member.lost}")
@@ -185,7 +186,7 @@ class Controller:
             for member in self._cluster.in_run:
                 if member.lost or member.left:
                     how = member.left or f"was lost: {member.lost}"
-                    raise TargetError(f"{member.name} {how}, before the load began")
+                    raise TargetError(f"{member.name} {how}, {UNSENT}")
             if monotonic_ns() > deadline_ns:
                 raise DatasetError(f"the workers were not ready within {PREPARE_S:g} s")
         sums = {m.dataset.get("sha256") for m in self._cluster.in_run if m.prepared}
@@ -378,11 +379,9 @@ class Controller:
             self._watchers.note(sentence)
 
     def _drain(self) -> None:
-        bound_s = (
-            min(self._profile.phases.drain, INTERRUPT_DRAIN_S)
-            if self._interrupted or self._aborted
-            else self._profile.phases.drain
-        )
+        bound_s: float = self._profile.phases.drain
+        if self._interrupted or self._aborted:
+            bound_s = min(bound_s, INTERRUPT_DRAIN_S)
         ready = [m for m in self._cluster.in_run if m.prepared]
         if not ready:
             return
@@ -394,7 +393,7 @@ class Controller:
         """A worker was told to end before the master was: it drains; the others go on."""
         reason = str(data["sentence"])[:200]
         if member.index < 0:
-            self._cluster.members.pop(member.client_id, None)
+            self._cluster.leave(member)
         elif not self._interrupted:
             member.left, member.left_ns = reason, monotonic_ns()
             self._watchers.note(f"{member.name} {reason}: it drains and hands its rows over")

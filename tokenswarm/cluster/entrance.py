@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from tokenswarm.errors import ConfigError
@@ -28,7 +31,8 @@ def check(profile: Profile, given: dict[str, Any]) -> None:
     """What of a run's profile and of its parsed options can't be, and its data set. Raises UserError."""
     if given.get("search"):
         searching_of(profile)
-    address_of(given["bind"], given["expect_workers"])
+    host, port, _ = address_of(given["bind"], given["expect_workers"])
+    refuse_taken(host, port)
     if given["expect_workers"] is None:
         read_data_set(profile)
 
@@ -76,6 +80,37 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Bind and let go: who can't have its port should ask no target first. It does not listen, so that no worker that
+    waits already is heard by it and lost. Raises ConfigError.
+    """
+    bare = host.strip("[]")
+    try:
+        ways = socket.getaddrinfo(None if bare == "*" else bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        if bare not in {name for _, name in socket.if_nameindex()}:  # which ZeroMQ takes, too
+            raise ConfigError(cannot_listen(host, port, errno.ENODEV)) from None
+        return
+    failures = []
+    for family, kind, protocol, _, address in ways:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            failures.append(error.errno or 0)
+    if len(failures) == len(ways):
+        raise ConfigError(cannot_listen(host, port, failures[0]))
+
+
+def cannot_listen(host: str, port: int, number: int) -> str:
+    """The sentence for an address that can't be had; `number` is the system's for why."""
+    why = f"{os.strerror(number)}; name an address of this machine"
+    if number == errno.EADDRINUSE:
+        why = "something else listens there, perhaps another run; take another port or end it"
+    return f"can't listen on {host}:{port}: {why}"
 
 
 def read_data_set(profile: Profile) -> None:

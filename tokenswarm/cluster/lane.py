@@ -20,6 +20,7 @@ from gevent.hub import get_hub
 from tokenswarm.client.pool import room
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.alarm import Alarm
+from tokenswarm.errors import DatasetError
 from tokenswarm.load import Arrival
 from tokenswarm.load.rate import Rate
 from tokenswarm.load.schedule import schedule, share, stripe
@@ -90,6 +91,7 @@ class Lane:
         replay: Callable[[], Replay],
         depart: Callable[[Prompt, Due], gevent.Greenlet],
         draining: Event,
+        lost: Callable[[DatasetError], None],
     ) -> None:
         self.course: Course | None = None
         self._load = load
@@ -100,6 +102,7 @@ class Lane:
         self._replay = replay
         self._depart = depart
         self._draining = draining
+        self._lost = lost
         self._traced = traced
         self._conversation: Replay | None = None
 
@@ -121,7 +124,10 @@ class Lane:
 
     def _run(self, course: Course, arrivals: Iterator[Arrival]) -> None:
         with contextlib.closing(Alarm()) as alarm:
-            self._send_all(course, arrivals, alarm)
+            try:
+                self._send_all(course, arrivals, alarm)
+            except DatasetError as error:
+                self._lost(error)
 
     def _send_all(self, course: Course, arrivals: Iterator[Arrival], alarm: Alarm) -> None:
         behind = 0

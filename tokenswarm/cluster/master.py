@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 
-from tokenswarm.cluster.conclusion import Company, Run, open_run
+from tokenswarm.cluster.conclusion import TOO_LATE, Company, Reached, Run, kept, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import address_of, say
 from tokenswarm.cluster.launch import LocalWorkers, make_environment, new_token
@@ -22,6 +22,8 @@ from tokenswarm.errors import ExitCode, UserError
 from tokenswarm.profile.plan import plan
 from tokenswarm.reports.output import form_of
 from tokenswarm.terminal import end_signals
+
+DRAINS = "interrupted: open streams get a few seconds, then the results are written (again to stop at once)"
 
 
 def run_profile(
@@ -60,7 +62,8 @@ def run_profile(
 def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int | None) -> int:
     company = Company(run, lambda: cluster.in_run)
     controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers, run.search)
-    signals = [gevent.signal_handler(number, lambda: _interrupt(controller, run)) for number in end_signals()]
+    for number in end_signals():  # to the very end: there is an exit code, and no load any more
+        gevent.signal_handler(number, lambda: _interrupt(controller, run))
     count = remote or run.profile.workers
     workers = LocalWorkers(0 if remote else count, runner.server.port, token)
     workers.watch(controller.process_ended)
@@ -69,21 +72,20 @@ def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int |
     finally:
         runner.quit()
         workers.stop()
-        for watcher in signals:
-            watcher.cancel()
 
 
 def _interrupt(controller: Controller, run: Run) -> None:
-    """The first signal ends the run in order; a second one, or one when nobody reads its result, ends the process."""
-    if run.written:
+    """The first signal ends the load in order; a second one, or one when nobody reads its result, ends the process.
+
+    Once the load is over the first one changes nothing: the run is whole, its files and its exit code are its own.
+    """
+    if run.reached is Reached.TOLD:
+        return
+    if run.reached is Reached.WRITTEN:
         say(f"interrupted: the results are in {run.folder.path}, and stdout did not take them all")
         sys.exit(int(ExitCode.INTERRUPTED))
     if controller.interrupted:
-        kept = f"What is written by now is in {run.folder.path}"
-        if run.folder.spool.is_dir():
-            mend = f"`tokenswarm report --merge {run.folder.path}` makes a partial result of it"
-            kept = f"What the workers wrote is in {run.folder.spool}: {mend}"
-        say(f"interrupted twice: stopping at once. {kept}")
+        say(f"interrupted twice: stopping at once. {kept(run.folder)}")
         sys.exit(int(ExitCode.INTERRUPTED))
-    say("interrupted: open streams get a few seconds, then the results are written (again to stop at once)")
     controller.interrupt(signal=True)
+    say(TOO_LATE if run.reached is Reached.COUNTED else DRAINS)

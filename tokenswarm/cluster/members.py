@@ -68,6 +68,7 @@ class Cluster:
         self.members: dict[str, Member] = {}
         self.strangers = Strangers()
         self.closed = False  # once the run began: late workers are refused
+        self._left: set[str] = set()  # ids of members that were told to end before it began
         if isinstance(environment.runner, Master):
             environment.runner.attend(self)
             return
@@ -92,6 +93,11 @@ class Cluster:
             del self.members[name]
             if not distributed or (not old.quit and old.heard_ns > since_ns):
                 self.members[name] = Member(old.client_id, old.host, old.pid, heard_ns=old.heard_ns)
+
+    def leave(self, member: Member) -> None:
+        """It was told to end, and has no place in the run yet: another one may take it."""
+        if self.members.pop(member.client_id, None) is not None:
+            self._left.add(member.client_id)
 
     def broadcast(self, kind: ToWorker, data: Any) -> None:
         for member in self.in_run:
@@ -128,6 +134,8 @@ class Cluster:
             new = self._hello(message.node_id, message.data)
             return ready(message.node_id) if new else None
         member = self.members.get(message.node_id)
+        if member is None and message.node_id in self._left:
+            return None
         if member is None:
             self.strangers.drop(message.node_id, f"{message.type!r}")
             return None

@@ -26,7 +26,7 @@ from yaml.nodes import Node
 from tokenswarm import descriptors
 from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster import web_tab
-from tokenswarm.cluster.conclusion import Company, Run, open_run
+from tokenswarm.cluster.conclusion import TOO_LATE, Company, Reached, Run, kept, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
@@ -102,7 +102,8 @@ class Plugin:
         gevent.signal_handler(SIGTERM, wait_for_nobody)
         if SIGHUP in end_signals():  # Locust knows SIGTERM
             gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
-        self._run: Run | None = None
+        self._run: Run | None = None  # the next one
+        self._current: Run | None = None
         self._tab = web_tab.add(environment)
         self._run_time = self._options.get("run_time")
         environment.parsed_options.run_time = None  # the controller ends the run
@@ -245,7 +246,7 @@ class Plugin:
         assert cluster is not None
         code = ExitCode.INTERNAL
         try:
-            run = self._run or self._open_run()
+            run = self._current = self._run or self._open_run()
             self._run = None  # a second run from the web UI gets a folder of its own
             company = Company(run, lambda: cluster.in_run)
             watchers = [*company.watchers, *([self._tab] if self._tab else [])]
@@ -300,18 +301,21 @@ class Plugin:
             gevent.kill(self._main, KeyboardInterrupt)  # as Locust expects it
 
     def _end(self, *, told: bool) -> None:
-        """`told`: by a signal, of which a second one ends it at once."""
-        controller = self._controller
-        if controller is None or not controller.active or gevent.getcurrent() is self._task:
+        """`told`: by a signal, of which a second one ends it at once. A run that is being concluded is waited for."""
+        controller, run, task = self._controller, self._current, self._task
+        if controller is None or run is None or task is None or task.ready() or gevent.getcurrent() is task:
+            return
+        if not controller.active and (not told or run.reached is Reached.BEGUN):
             return
         try:
             if told and controller.interrupted:
                 raise KeyboardInterrupt
             controller.interrupt(signal=told)
-            if self._task is not None:
-                self._task.join()
+            if run.reached is Reached.COUNTED:
+                say(TOO_LATE)
+            task.join()
         except KeyboardInterrupt:
-            say(f"interrupted twice: stopping at once; `tokenswarm report --merge {controller.path}` brings rows back")
+            say(f"interrupted twice: stopping at once. {kept(run.folder)}")
             sys.exit(int(ExitCode.INTERRUPTED))
 
     def _end_worker(self, worker: Worker) -> None:

@@ -42,6 +42,7 @@ PATIENCE_S = 1.0  # for one page, from connecting to the last byte
 ACCEPT = {"accept": "text/plain; version=0.0.4, application/json"}
 TRIES = 3  # a target without metrics, found by `auto`, is asked so often and then left alone
 HOPS = 3  # redirects on the same server that are followed: `/metrics` of a mounted application is `/metrics/`
+STOOD = 2  # looks in a row, so that chance is none: levels alone may come back to what they were
 REDIRECTS = (301, 302, 303, 307, 308)
 NOT_YET = (408, 425, 429)  # and 5xx: a server that is still loading; other errors say that there is no such page
 REASONS: dict[Outcome, GapReason] = {
@@ -73,6 +74,8 @@ class Page:
         self._headers = headers
         self._secrets = secret_words(headers)
         self._found = found  # by `auto`: it may well have no metrics
+        self._body = b""  # of the last page
+        self._stood = 0  # looks in a row at which it stood still, though the engine went on
         self._wake = Event()
         self._greenlet: gevent.Greenlet | None = None
 
@@ -115,19 +118,39 @@ class Page:
             self.watch.gap("http_status", f"{self._path} answered HTTP {answer.status}{_hint(answer)}", now_ns)
             return answer.status < 500 and answer.status not in NOT_YET
         middle_ns, slack_ns = (began_ns + now_ns) // 2, (now_ns - began_ns) // 2
-        reason = self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed, stale=answer.age_s > 0)
+        reason = self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed, stale=answer.cached)
+        if reason is None and self._stands_still(answer):
+            reason = self.watch.page(answer.body, middle_ns, slack_ns, framed=answer.framed, stale=True)
         hopeless = reason == "not_metrics"
         if hopeless and self._found and answer.body.lstrip()[:1] == b"[" and self._path.endswith("/metrics"):
             self._path = self._path.removesuffix("/metrics").removesuffix("/prometheus") + "/prometheus/metrics"
             self._target = msgspec.structs.replace(self._target, base_path="")
         return hopeless
 
+    def _stands_still(self, answer: Answer) -> bool:
+        """Whether a cache that says nothing keeps this page, as nginx's does: it is the one before, byte for byte, and
+        is still that after a query of its own, which such a cache has not got, told of a later state. Twice in a row.
+        """
+        same, self._body = answer.body == self._body, answer.body
+        if not same or "?" in self._path or not isinstance(self.watch, EngineWatch) or self.watch.stale:
+            self._stood = 0
+            return False
+        try:
+            past = self._get(f"?tokenswarm={monotonic_ns()}")
+            later = past.status == 200 and self.watch.is_later(past.body)
+            self._stood = self._stood + 1 if later and self._get().body == answer.body else 0
+        except TransportError:
+            return False  # the page itself did come
+        return self._stood >= STOOD
+
+    def _get(self, query: str = "") -> Answer:
+        path = self._path.removeprefix(self._target.base_path)
+        return request(self._target, "GET", path + query, {**ACCEPT, **self._headers}, timeout_s=PATIENCE_S)
+
     def _ask(self) -> Answer:
         """The answer, behind redirects on the same server. The last address is kept: it is asked from then on."""
-        headers = {**ACCEPT, **self._headers}
         for _ in range(HOPS):
-            path = self._path.removeprefix(self._target.base_path)
-            answer = request(self._target, "GET", path, headers, timeout_s=PATIENCE_S)
+            answer = self._get()
             there = urljoin(f"{_root(self.watch.url)}{self._path}", answer.location)
             if answer.status not in REDIRECTS or not answer.location or _origin(there) != _origin(self.watch.url):
                 break

@@ -7,6 +7,8 @@ import socket
 from locust.exception import RPCError
 from locust.rpc.zmqrpc import BaseSocket, zmq, zmqerr
 
+from tokenswarm.cluster.entrance import cannot_listen
+
 FRAME_BYTES_MAX = 17 * 1024 * 1024
 """A connection that sends more in one frame is closed before it is read. A report may have 16 MiB."""
 
@@ -25,7 +27,7 @@ class Server(BaseSocket):  # type: ignore[misc]  # Locust is untyped for us, see
                 self.port = port
         except zmqerr.ZMQError as error:
             self.close(linger=0)
-            raise RPCError(f"can't listen on {host}:{port}: {_why(error)}") from None
+            raise RPCError(cannot_listen(host, port, error.errno)) from None
 
 
 def _ipv4_only(host: str) -> bool:
@@ -34,12 +36,6 @@ def _ipv4_only(host: str) -> bool:
         return host != "*" and all(info[0] is socket.AF_INET for info in socket.getaddrinfo(host, None))
     except OSError:
         return False
-
-
-def _why(error: zmqerr.ZMQError) -> str:
-    if error.errno == zmq.EADDRINUSE:
-        return "something else listens there, perhaps another run; take another port or end it"
-    return f"{str(error).partition(' (addr')[0]}; name an address of this machine"
 
 
 class Client(BaseSocket):  # type: ignore[misc]  # as above

@@ -13,6 +13,7 @@ from locust import User, task
 
 from tokenswarm.cluster.patience import StepBack
 from tokenswarm.cluster.worker import Worker
+from tokenswarm.errors import DatasetError
 
 
 class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see pyproject.toml
@@ -37,7 +38,12 @@ class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see p
             return
         if self._step_back is None:
             self._step_back = worker.new_step_back()
-        conversation = worker.replay()
+        try:
+            conversation = worker.replay()
+        except DatasetError as error:
+            worker.lose_data(error)
+            worker.gone.wait()  # as below
+            return
         prompt = conversation.next_prompt()
         while prompt is not None:
             record = worker.send(prompt)

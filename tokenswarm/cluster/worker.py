@@ -37,7 +37,7 @@ from tokenswarm.cluster.patience import FirstAnswers, StepBack
 from tokenswarm.cluster.probes import Probes, calm_garbage_collection, forget_spawners
 from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
-from tokenswarm.errors import ExitCode, UserError
+from tokenswarm.errors import DatasetError, ExitCode, UserError
 from tokenswarm.judge.gates import request_limits
 from tokenswarm.load.schedule import share
 from tokenswarm.measure import snapshot
@@ -66,6 +66,7 @@ class Worker:
         self._spool: Spool | None = None  # until its rows are in the master's hands
         self._hand_over: HandOver | None = None
         self._told = False  # that rows can't be written
+        self._lost = False  # its data set
         self._ended = ""  # the signal that ended this worker
         self._drain_by_ns = 0
         self._reporter: gevent.Greenlet | None = None
@@ -128,7 +129,7 @@ class Worker:
         )
         self.recorder.describes_closed = bool(profile.search.rate or profile.search.users)
         place = (self.index, count, traced(profile, self._library))
-        self._lane = Lane(profile.load, self.recorder, *place, self.replay, self._depart, self.draining)
+        self._lane = Lane(profile.load, self.recorder, *place, self.replay, self._depart, self.draining, self.lose_data)
         self._watch = PromptWatch(counts_cached=profile.engine.kind == "ollama")
         self._probes = Probes(self.recorder.instrument)
         self._decoder = Decoder(self._crashed, open_native(self.recorder.instrument, self._crashed))
@@ -146,7 +147,7 @@ class Worker:
         self._hand_over = HandOver(self._spool, self._tell, self.gone)
         if profile.soak.rotate_bytes is not None:
             self._hand_over.begin()
-        self._told = False
+        self._told = self._lost = False
         calm_garbage_collection()
         forget_spawners()
         self._probes.start()
@@ -306,6 +307,13 @@ class Worker:
         if self._spool is None:
             self._leave(ExitCode.INTERRUPTED, how)
         else:
+            self._spawn(self._drain, INTERRUPT_DRAIN_S)
+
+    def lose_data(self, error: DatasetError) -> None:
+        """It does not hold what was indexed: no prompt is to be trusted. The worker drains, and the verdict has why."""
+        if not self._lost:
+            self._lost = True
+            self._tell(ToMaster.LEAVING, {"sentence": f"lost its data set: {error}"})
             self._spawn(self._drain, INTERRUPT_DRAIN_S)
 
     def _finish(self) -> None:

@@ -21,7 +21,7 @@ SEVERAL = (
     "several processes answer at this address in turn, their counts go back and forth: it is a router, or a cache; "
     "give telemetry.engine_metrics the address of each engine"
 )
-CACHED = "a cache on the path answers with old pages (Age above 0): give telemetry the address behind it"
+CACHED = "a cache on the path answers with old pages: give telemetry the address behind it"
 
 
 class Return(msgspec.Struct, frozen=True):
@@ -144,6 +144,17 @@ class EngineWatch(Watch):
         for window in self.windows():
             window.offer(Sample(at_ns, slack_ns, reading))
         return None
+
+    def is_later(self, page: bytes) -> bool:
+        """Whether a page tells of the same process after the newest reading: a count rose, and none fell."""
+        before = self.newest
+        try:
+            reading = self._read(page)
+        except PageError:
+            return False
+        if before is None or reading.started_s != before.started_s or reading.fell(before):
+            return False
+        return any(value > before.counters.get(name, 0.0) for name, value in reading.counters.items())
 
     def _note_return(self, reading: Reading, at_ns: int) -> None:
         """Another process answers. A page that counts nothing (Ollama) tells it by nobody having listened between."""

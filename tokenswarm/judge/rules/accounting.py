@@ -72,7 +72,8 @@ def worker_left(evidence: Evidence, _summary: Summary) -> Doubt | None:
         "worker-left",
         "invalid",
         f"{len(evidence.left)} of {evidence.expected_workers} workers left before the run's end ({names}). Its "
-        f"requests are all counted, but less load was sent than planned: let every worker live until the master ends.",
+        f"requests are all counted, but less load was sent than planned: let every worker live until the master ends, "
+        f"and change no data set that is in use.",
         left=dict(evidence.left),
         expected=evidence.expected_workers,
     )

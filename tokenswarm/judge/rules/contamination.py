@@ -11,6 +11,7 @@ from typing import Any
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, ms, steady
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.result.summary import Doubt, Summary
+from tokenswarm.telemetry.server import COMPARABLE
 
 NOTED_SHARE = 0.01  # of the requests; beyond it they reach the p99
 WARMED = 0.1  # share of the prompt tokens that came from the cache, last stage − first
@@ -38,7 +39,9 @@ def foreign_load(evidence: Evidence, summary: Summary) -> Doubt | None:
     else:
         metrics, batch = _metrics(summary), summary.batch_mean or 0.0
         running = (metrics.get("running") or {}).get("mean") or 0.0
-        looks = max(1, metrics["coverage"]["samples"]) if metrics else 1
+        if not running or _partly_watched(metrics["coverage"]):
+            return None
+        looks = max(1, metrics["coverage"]["samples"])
         if running - batch <= 1 + 3 * batch / looks**0.5:  # looks are moments, the client's mean is over time
             return None
         share = 1 - batch / running
@@ -51,6 +54,14 @@ def foreign_load(evidence: Evidence, summary: Summary) -> Doubt | None:
         share=share,
         **(compared or {}),
     )
+
+
+def _partly_watched(coverage: dict[str, Any]) -> bool:
+    """Whether the readings leave out a tenth of the windows: an engine that died, or restarted. What it ran is then a
+    mean of another time than the client's."""
+    hole_s = coverage["hole_s"] if coverage["gaps"] else 0.0
+    seen_s: float = min(coverage["covered_s"], coverage["window_s"] - hole_s)
+    return seen_s < COMPARABLE * float(coverage["window_s"])
 
 
 def router_retries(evidence: Evidence, summary: Summary) -> Doubt | None:

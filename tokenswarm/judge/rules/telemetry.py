@@ -26,8 +26,8 @@ POWER_REASONS = frozenset({"sw_power_cap", "sync_boost"})  # a card at its power
 ANOTHER = {
     "several_processes": "Several processes answer at {url} in turn (their counts go back and forth): a router that "
     "takes turns, or a cache of old pages.",
-    "cached": "A cache on the path answers at {url} with old pages (their `Age` is above 0; Varnish keeps what GET "
-    "asks for 120 s).",
+    "cached": "A cache on the path answers at {url} with old pages (it says so, or they stand still while the engine "
+    "goes on; Varnish keeps what GET asks for 120 s).",
 }
 """Reasons of gaps for which no number of the source means anything, and what they say."""
 
