@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import itertools
 import os
 import queue
@@ -23,6 +24,8 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
@@ -135,6 +138,14 @@ def built(python: Path, root: Path, file: str) -> str:
     return f"it is not built: {done.stderr.strip()[-200:]}" if done.returncode else ""
 
 
+def end_those_of(root: Path) -> None:
+    """What a broken guard left running: workers that outlive their master are sessions of their own."""
+    for other in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if other.pid != os.getpid() and any(word.startswith(f"{root}/") for word in other.cmdline()):
+                other.kill()
+
+
 def passes(python: Path, root: Path, tests: Sequence[str], bound_s: float = TEST_S) -> bool | str:
     """Whether the tests pass there: True, False, or in words why nobody can say. A hang is False."""
     command = [str(python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", *tests]
@@ -154,6 +165,7 @@ def passes(python: Path, root: Path, tests: Sequence[str], bound_s: float = TEST
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            end_those_of(root)
     if code in (0, 1):
         return code == 0
     lines = log.read_text("utf-8", "replace").strip().splitlines()

@@ -25,6 +25,7 @@
 #include "_shape.h"
 enum { READ_BYTES = 16384, BATCH = 256, SIZE_LINE_MAX = 20, NEAR_NS = 500000 };
 enum { LATE_NS = 500000 }; /* above the period of collecting: who looks that often finds little that waited */
+enum { FEW = 64 };         /* streams that may be read with more calls than one: who is late with more is too slow */
 enum { STACK_NS = 100000 }; /* what the stack stamped may not be readable for so long; and the error of the clocks */
 enum { LAG_KEYS = 4352, LAG_KEY_0 = 2048 }; /* ceil(log2(lag in s) * 64) of any lag of 1 ns to 2^63 ns lies inside */
 
@@ -377,12 +378,13 @@ static PyObject *reader_drain(Reader *r, PyObject *Py_UNUSED(none)) {
     struct epoll_event ready[BATCH];
     const int64_t looks_ns = now(CLOCK_MONOTONIC);
     int count = epoll_wait(r->epoll, ready, BATCH, 0);
+    const int late = count <= FEW && looks_ns - r->looked_ns > LATE_NS;
     PyObject *found = PyList_New(0);
     for (int i = 0; found && i < count; i++) {
         Stream *s = r->streams[ready[i].data.fd];
         int64_t ns = 0, low = r->looked_ns > s->since_ns ? r->looked_ns - STACK_NS : 0;
         s->news = 0;
-        int failed = receive_all(r, s, low, looks_ns - r->looked_ns > LATE_NS, &ns);
+        int failed = receive_all(r, s, low, late, &ns);
         if (s->pending + s->stamps.len > s->pause_max)
             s->news |= IS_FULL;
         if (!failed && s->news & (IS_FULL | HAS_ENDED | HAS_CLOSED | HAS_FAILED))
