@@ -141,7 +141,7 @@ def section(hint: Any) -> Any:
 
 
 def test_a_mistake_in_options_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"^tokenswarm run: .*--bogus.* \(see tokenswarm run --help\)$"):
+    with pytest.raises(ConfigError, match=r"^unrecognized arguments: --bogus.* \(see tokenswarm run --help\)$"):
         options.parser_of("run").parse_args(["--bogus"])
 
 

@@ -68,6 +68,8 @@ def main(words: list[str]) -> int:
     tell(found, as_json=given.json)
     if given.to and not given.json:
         print(f"page: {Path(given.to) / DOCUMENTS[2]}")
+    if given.save and not given.json:
+        print(f"saved: {given.save}")
     return int(CODES[found.word])
 
 

@@ -243,7 +243,7 @@ def _told(owners: Sequence[Owner], rows: Rows) -> str:
     absent = [str(n) for n in range(count) if n not in {owner.worker for owner in owners}]
     told = f"{rows.total} rows are there, what {len(owners)} of {count} workers left included"
     if rows.torn:
-        told += f"; {rows.torn} line(s) were torn and are left out"
+        told += f"; {rows.torn} {'line was torn and is' if rows.torn == 1 else 'lines were torn and are'} left out"
     if rows.problems:
         told += f"; {'; '.join(rows.problems)}"
     if absent:

@@ -229,7 +229,7 @@ class _Parser(argparse.ArgumentParser):
         known = list(self._option_string_actions)
         unknown = [word for word in message.split() if word.startswith("-")] if "unrecognized" in message else []
         hint = "".join(option_hint(word.partition("=")[0], known) for word in unknown[:1])
-        raise ConfigError(f"{self.prog}: {message}{hint} (see {self.prog} --help)")
+        raise ConfigError(f"{message}{hint} (see {self.prog} --help)")
 
 
 _GIVEN = {option[2:].replace("-", "_") for option in OPTIONS}

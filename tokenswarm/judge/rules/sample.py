@@ -206,10 +206,11 @@ def dataset_wrapped(evidence: Evidence, summary: Summary) -> Doubt | None:
     wraps = summary.instrument.dataset_wraps
     if not wraps or evidence.profile.dataset.rounds == "distinct":
         return None
+    often = "once" if wraps == 1 else f"{wraps} times"
     return doubt(
         "dataset-wrapped",
         "degraded",
-        f"The data set was used up and began again {wraps} time(s): a server that caches prefixes answers repeated "
+        f"The data set was used up and began again {often}: a server that caches prefixes answers repeated "
         f"prompts faster. Use a larger data set, a shorter run, or `dataset.rounds: distinct`.",
         wraps=wraps,
     )
