@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import struct
@@ -15,7 +16,7 @@ import pytest
 from exchanges import BUILT
 from test_readers import tcp_pair
 
-from tokenswarm.client.native import HEAD_CAME, HEAD_ENDED
+from tokenswarm.client.native import HAS_FAILED, HEAD_CAME, HEAD_ENDED
 from tokenswarm.client.stamps import ask_for_stamps
 from tokenswarm.client.transport import READ_BYTES, Connection
 from tokenswarm.clock import monotonic_ns
@@ -210,6 +211,25 @@ def test_where_the_clocks_changed_what_waits_is_one_read() -> None:
     """What came before the change and what came after it can't be told apart by stamps."""
     assert any(reads_of_three(0) == 3 for _ in range(50)), "a kernel that is busy acknowledges sooner, now and then"
     assert {reads_of_three(500_000) for _ in range(5)} == {1}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+@pytest.mark.parametrize("waiting", [0, 2])
+def test_a_reset_is_one_however_late_it_is_found(waiting: int) -> None:
+    """The kernel tells it once, then it says that the stream is over: so ends a whole answer that has no length."""
+    stream = Stream(a_reader(), tcp_pair())
+    stream.begin()
+    stream.send()
+    arrived(stream.ours)
+    stream.look()
+    stream.send(waiting)
+    stream.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.peer.close()
+    time.sleep(0.003)
+    told = stream.reader.drain() or stream.reader.drain()
+    assert [row[1:3] for row in told] == [(HAS_FAILED, errno.ECONNRESET)]
+    assert len(array("q", stream.reader.take(stream.fd)[0])) == 1 + waiting
+    stream.close()
 
 
 def test_a_look_that_could_not_tell_of_all_says_nothing_of_the_others() -> None:

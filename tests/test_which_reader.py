@@ -69,6 +69,22 @@ def test_a_reader_older_than_its_source_is_not_used(tmp_path: Path, stale: str, 
     assert "older than its source" in version(tmp_path, TOKENSWARM_READER="native").stderr
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.skipif(not BUILT, reason="no C compiler here, or another system")
+def test_a_reader_that_was_built_for_another_system_is_not_used(tmp_path: Path, library: str) -> None:
+    """A wheel from a machine with a newer C library, which no tag of it says, does not load."""
+    copied(tmp_path)
+    for name in LIBRARIES:
+        data = (REPO / name).read_bytes()
+        (tmp_path / name).write_bytes(data.replace(b"GLIBC_2.", b"GLIBC_9.") if name == library else data)
+    assert version(tmp_path, TOKENSWARM_READER="").stdout.endswith("(python reader)\n")
+    assert "for another system" in version(tmp_path, TOKENSWARM_READER="native").stderr
+    counts = "from tokenswarm.measure import counting; print(counting.spread((3, 1, 2)))"
+    command = [sys.executable, "-c", counts]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert (told.stdout, told.stderr) == ("(6, 2, 3)\n", "")
+
+
 def wheel(source: Path, **environ: str) -> tuple[zipfile.ZipFile, str]:
     """(the wheel, what the build said)."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(source / "out")]

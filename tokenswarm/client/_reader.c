@@ -299,18 +299,20 @@ static ssize_t get(Stream *s, char *into, size_t most, int flags, int64_t *stamp
     return n;
 }
 
+/* Nothing was got: why, errno, in *ns. The kernel tells an error once, to whoever asks first. */
+static int get_nothing(Stream *s, int64_t *ns) {
+    s->news |= (*ns = errno) == EAGAIN ? WOKE_EMPTY : *ns == EINTR ? 0 : HAS_FAILED; /* empty: an error queue woke us */
+    return s->since_ns = now(CLOCK_MONOTONIC), 0;
+}
+
 /* One read, to `at` in the buffer, of which nothing came before `low` (0: who knows); its stamp in *ns. */
 static int receive(Reader *r, Stream *s, size_t at, size_t most, int64_t low, int64_t *ns) {
     int64_t stamp;
     const ssize_t n = get(s, r->data + at, most, 0, &stamp);
-    const int64_t now_ns = now(CLOCK_MONOTONIC);
-    s->since_ns = n < 0 || n == (ssize_t)most ? now_ns : s->since_ns; /* there may be more, which came before this */
-    if (n < 0) {
-        s->news |= errno == EAGAIN ? WOKE_EMPTY : errno == EINTR ? 0 : HAS_FAILED; /* empty: the error queue woke us */
-        *ns = errno;
-        return 0;
-    }
-    *ns = now_ns;
+    if (n < 0)
+        return get_nothing(s, ns);
+    const int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
+    s->since_ns = n == (ssize_t)most ? now_ns : s->since_ns; /* there may be more, which came before this */
     if (stamp && (*ns = place(r, s, stamp, now_ns)) == -1)
         return -1;
     if (!n)
@@ -347,7 +349,9 @@ static const char *event_end(const Stream *s, const char *p, const char *end) {
 static int receive_all(Reader *r, Stream *s, int64_t low, int late, int64_t *ns) {
     int64_t own, next;
     const ssize_t n = late && s->shape && r->asked_ns < s->last_ns ? get(s, r->data, READ_BYTES, MSG_PEEK, &own) : 0;
-    const char *stop = r->data, *end = stop + MAX(n, 0);
+    if (n < 0)
+        return get_nothing(s, ns);
+    const char *stop = r->data, *end = stop + n;
     const size_t skip = s->chunked ? 3 : 1; /* to the first byte of the next chunk */
     for (size_t at = 0; n > 0 && own && (stop = event_end(s, stop, end)) && stop + skip <= end;) {
         const size_t part = stop - r->data - at;

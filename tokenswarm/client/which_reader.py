@@ -16,10 +16,10 @@ def reader_name() -> Literal["native", "python"]:
     wanted = wanted_reader()
     if wanted not in ("", "native", "python"):
         raise ConfigError(f"TOKENSWARM_READER is `{wanted}`; it may be `native` or `python`")
-    built = all(map(compiled, ("tokenswarm.client._reader", "tokenswarm.measure._counting")))
+    built = wanted != "python" and all(map(compiled, ("tokenswarm.client._reader", "tokenswarm.measure._counting")))
     if wanted == "native" and not built:
         raise ConfigError(
-            "TOKENSWARM_READER is `native`, and the reader in C is not there, or older than its source: it is built "
-            "where tokenswarm is installed on Linux with a C compiler; install it again"
+            "TOKENSWARM_READER is `native`, and the reader in C is not there, or older than its source, or built for "
+            "another system: it is built where tokenswarm is installed on Linux with a C compiler; install it again"
         )
-    return "native" if built and wanted != "python" else "python"
+    return "native" if built else "python"

@@ -4,25 +4,17 @@ reader in C may be, too. What is not plain C leaves to Python, which does all of
 
 from __future__ import annotations
 
-import importlib
 from array import array
 from collections.abc import Iterable
 from math import log2
 from operator import sub
-from types import ModuleType
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.compiled import compiled
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.profile.environment import wanted_reader
 
-
-def _in_c() -> ModuleType | None:
-    name = "tokenswarm.measure._counting"
-    return importlib.import_module(name) if wanted_reader() != "python" and compiled(name) else None
-
-
-IN_C = _in_c()
+IN_C = compiled("tokenswarm.measure._counting") if wanted_reader() != "python" else None
 
 
 def between(stamps: tuple[int, ...]) -> tuple[int, ...] | None:
