@@ -32,13 +32,16 @@ def event(bytes_more: int = 0) -> bytes:
     return b'data: "a%s"\n\n' % (b"b" * bytes_more)
 
 
-def a_reader() -> Any:
+def a_reader(asked: list[object] | None = None) -> Any:
+    """`asked`: of which streams a stamp was not plain."""
     from tokenswarm.client import _reader
 
-    def place(_: object, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, int, int, int]:
+    def place(key: object, stamp_ns: int, floor_ns: int, low_ns: int, now_ns: int) -> tuple[int, ...]:
         clocks = Connection.clocks
-        at_ns, _ = clocks.place(stamp_ns, floor_ns, now_ns)
-        return at_ns, clocks.offset_ns, clocks.low_ns, clocks.high_ns
+        if asked is not None:
+            asked.append(key)
+        at_ns, _ = clocks.place(stamp_ns, floor_ns, now_ns, low_ns)
+        return at_ns, clocks.offset_ns, clocks.low_ns, clocks.high_ns, clocks.set_ns
 
     return _reader.Reader(place)
 
@@ -53,7 +56,8 @@ class Stream:
         self.fd = self.ours.fileno()
         self.floor_ns = monotonic_ns()
         clocks = Connection.clocks
-        reader.open(self.fd, self, self.floor_ns, 1 << 22, clocks.offset_ns, clocks.low_ns, clocks.high_ns)
+        now = clocks.offset_ns, clocks.low_ns, clocks.high_ns, clocks.set_ns
+        reader.open(self.fd, self, self.floor_ns, 1 << 22, *now)
         self.unread: list[int] = []  # when the events were sent that no read has told of, at the latest
         self.told: list[tuple[int, int, int, int]] = []  # of reads: low (0: none), first sent, stamp, stamp before
 
@@ -190,7 +194,8 @@ def reads_of_three(changed_ns: int) -> int:
     stream.send()
     arrived(stream.ours)
     stream.look()
-    clocks = (Connection.clocks.offset_ns - changed_ns, -(1 << 62), 1 << 62)
+    set_ns = monotonic_ns() if changed_ns else 0
+    clocks = (Connection.clocks.offset_ns - changed_ns, -(1 << 62), 1 << 62, set_ns)
     stream.reader.open(other[0].fileno(), None, 0, 1 << 20, *clocks)
     stream.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # what is not acknowledged is not joined
     for _ in range(3):
@@ -211,6 +216,39 @@ def test_where_the_clocks_changed_what_waits_is_one_read() -> None:
     """What came before the change and what came after it can't be told apart by stamps."""
     assert any(reads_of_three(0) == 3 for _ in range(50)), "a kernel that is busy acknowledges sooner, now and then"
     assert {reads_of_three(500_000) for _ in range(5)} == {1}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+def test_what_waited_when_the_clock_was_set_is_asked_for_and_what_came_later_is_not() -> None:
+    """Its stamp is of the clock before, and may well lie between the read before and now by the clock after."""
+    asked: list[object] = []
+    reader = a_reader(asked)
+    waited, later = Stream(reader, tcp_pair()), Stream(reader, tcp_pair())
+    for stream in (waited, later):
+        stream.begin()
+        stream.send()
+        arrived(stream.ours)
+        stream.look()
+    asked.clear()
+    waited.send()
+    arrived(waited.ours)
+    clocks, other = Connection.clocks, socket.socketpair()
+    reader.open(other[0].fileno(), None, 0, 1 << 20, clocks.offset_ns, -(1 << 62), 1 << 62, monotonic_ns())
+    time.sleep(0.001)
+    waited.look()
+    assert asked == [waited]
+    reader.drain()
+    time.sleep(0.001)
+    reader.open(other[1].fileno(), None, 0, 1 << 20, clocks.offset_ns, -(1 << 62), 1 << 62, clocks.set_ns)
+    later.send()
+    arrived(later.ours)
+    later.look()
+    assert asked == [waited]
+    for stream in (waited, later):
+        stream.close()
+    for sock in other:
+        reader.close(sock.fileno())
+        sock.close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")

@@ -402,9 +402,10 @@ class Clocks:
         truth = Connection.clocks
         self.offset_ns = truth.offset_ns
         self.low_ns, self.high_ns = (-(1 << 62), 1 << 62) if plain else (1, 0)
+        self.set_ns = 0
         self.asked: list[tuple[int, int, int]] = []
 
-    def place(self, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, bool]:
+    def place(self, stamp_ns: int, floor_ns: int, now_ns: int, _low_ns: int) -> tuple[int, bool]:
         self.asked.append((stamp_ns, floor_ns, now_ns))
         return max(floor_ns, stamp_ns - self.offset_ns - 77), len(self.asked) % 3 == 0
 

@@ -165,6 +165,38 @@ def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     found.close()
 
 
+@pytest.mark.parametrize("step_ns", [3 * MS, -3 * MS, 400_000])
+def test_what_waited_when_the_clock_was_set_is_unsure_whoever_found_it_set(
+    monkeypatch: pytest.MonkeyPatch, step_ns: int
+) -> None:
+    """Its stamp is of the clock before, and may well lie between the read before and now by the clock after."""
+    world = World(5, pauses=0.0)
+    reader = Reader(world, monkeypatch)
+    first_ns = reader.read(world.wall(world.now_ns))
+    stamp_ns = world.wall(world.now_ns + 5 * MS)
+    world.now_ns += 10 * MS
+    world.set_ns += step_ns
+    Connection.clocks.look()  # as the read of another stream does
+    assert reader.read(stamp_ns) == reader.response.last_read_ns
+    assert [low_ns for low_ns, _ in reader.response.unsure] == [first_ns]
+    reader.read(world.wall(world.now_ns))
+    assert len(reader.response.unsure) == 1
+    reader.close()
+
+
+def test_what_came_after_a_look_found_nothing_has_stamps_of_the_clock_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(6, pauses=0.0)
+    reader = Reader(world, monkeypatch)
+    reader.read(world.wall(world.now_ns))
+    world.set_ns += 3 * MS
+    Connection.clocks.look()
+    monkeypatch.setattr(Connection, "polled_ns", world.monotonic())
+    world.now_ns += 10 * MS
+    assert reader.read(world.wall(world.now_ns)) == pytest.approx(world.now_ns, abs=1000)
+    assert reader.response.unsure == ()
+    reader.close()
+
+
 def test_a_stream_read_with_paused_clocks(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real sockets and real stamps: each event says when it was sent, and each 7th look at the wall clock waits."""
     if not sys.platform.startswith("linux"):

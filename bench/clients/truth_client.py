@@ -19,6 +19,7 @@ import gevent
 
 from tokenswarm.client import transport
 from tokenswarm.client.decoding import Decoder
+from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
 from tokenswarm.client.sending import Client, Request
 from tokenswarm.client.stamps import ClockPair, take_sent_stamps
@@ -57,7 +58,10 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     """Load the sender for some seconds; (value, low, high, withheld) of each percentile, s."""
     dice = random.Random(chosen.seed)
     recorder = Recorder("truth", 0, start_ns=monotonic_ns(), host="bench", pid=os.getpid())
-    decoder = Decoder(lambda: sys.exit("the decoder crashed"))
+    native = None  # a clock can be set for what Python reads of it alone
+    if not chosen.step_ms:
+        native = open_native(recorder.instrument, lambda: sys.exit("the reader crashed"))
+    decoder = Decoder(lambda: sys.exit("the decoder crashed"), native)
     pool = Pool(make_target(f"http://127.0.0.1:{chosen.port}", Tls()), 5.0, fresh=dice.random() < 0.2)
     client = Client(
         DIALECTS["openai", "chat"], pool, decoder, recorder, timeouts=Timeouts(), headers={},

@@ -165,7 +165,7 @@ static void play(const char *at, const char *end) {
     MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
     fd = pair[0];
     is_raw = over = 0;
-    Py_DECREF(called("open", Py_BuildValue("iOLnLLL", fd, Py_None, 0LL, (Py_ssize_t)4096, 0LL, 0LL, 0LL)));
+    Py_DECREF(called("open", Py_BuildValue("iOLnLLLL", fd, Py_None, 0LL, (Py_ssize_t)4096, 0LL, 0LL, 0LL, 0LL)));
     while (at < end && !over) {
         const char *stop = memmem(at, end - at, STEP, STEP_BYTES), *to = stop ? stop : end;
         for (; at < to && !over; at += MIN(to - at, READ_BYTES)) {

@@ -58,7 +58,7 @@ typedef struct {
     PyObject *place;             /* where a stamp is not plain: (key, stamp, floor, now) -> (moment, *clocks) */
     long long offset, low, high; /* the clocks: their distance, and what two looks at once may say of it */
     int epoll;
-    int64_t asked_ns;  /* since when the clocks are these */
+    long long set_ns;  /* when the clocks were seen to be others than before: what waited then may be of before */
     int64_t looked_ns; /* before the last epoll_wait but this that told of all there was */
     Stream **streams; /* by descriptor */
     size_t room;
@@ -256,20 +256,20 @@ static int64_t now(clockid_t clock) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* The monotonic moment of the kernel's stamp where the clocks stand as they stood, else -1. */
-static int64_t plainly(const Reader *r, const Stream *s, int64_t stamp, int64_t now_ns) {
+/* The monotonic moment of the kernel's stamp where the clocks stand as they stood, else -1. Nothing came before low. */
+static int64_t plainly(const Reader *r, const Stream *s, int64_t stamp, int64_t low, int64_t now_ns) {
     const int64_t apart = now(CLOCK_REALTIME) - now_ns, ns = stamp - r->offset;
-    return apart >= r->low && apart <= r->high && ns >= s->last_ns && ns <= now_ns ? ns : -1;
+    const int plain = apart >= r->low && apart <= r->high && MAX(s->last_ns, low) >= r->set_ns;
+    return plain && ns >= s->last_ns && ns <= now_ns ? ns : -1;
 }
 
 /* The monotonic moment of the kernel's stamp; -1 with an exception. */
-static int64_t place(Reader *r, Stream *s, int64_t stamp, long long now_ns) {
-    long long at = plainly(r, s, stamp, now_ns);
+static int64_t place(Reader *r, Stream *s, int64_t stamp, long long low, long long now_ns) {
+    long long at = plainly(r, s, stamp, low, now_ns), last_ns = s->last_ns;
     if (at != -1)
         return at;
-    r->asked_ns = now_ns;
-    PyObject *told = PyObject_CallFunction(r->place, "OLLL", s->key, (long long)stamp, (long long)s->last_ns, now_ns);
-    const int placed = told && PyArg_ParseTuple(told, "LLLL", &at, &r->offset, &r->low, &r->high);
+    PyObject *told = PyObject_CallFunction(r->place, "OLLLL", s->key, (long long)stamp, last_ns, low, now_ns);
+    const int placed = told && PyArg_ParseTuple(told, "LLLLL", &at, &r->offset, &r->low, &r->high, &r->set_ns);
     Py_XDECREF(told);
     return placed ? at : -1;
 }
@@ -313,7 +313,7 @@ static int receive(Reader *r, Stream *s, size_t at, size_t most, int64_t low, in
         return get_nothing(s, ns);
     const int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
     s->since_ns = n == (ssize_t)most ? now_ns : s->since_ns; /* there may be more, which came before this */
-    if (stamp && (*ns = place(r, s, stamp, now_ns)) == -1)
+    if (stamp && (*ns = place(r, s, stamp, low, now_ns)) == -1)
         return -1;
     if (!n)
         return s->news |= HAS_CLOSED, 0;
@@ -348,7 +348,7 @@ static const char *event_end(const Stream *s, const char *p, const char *end) {
  * at the read before: a later part would have to come after an earlier one that is known to come before its read. */
 static int receive_all(Reader *r, Stream *s, int64_t low, int late, int64_t *ns) {
     int64_t own, next;
-    const ssize_t n = late && s->shape && r->asked_ns < s->last_ns ? get(s, r->data, READ_BYTES, MSG_PEEK, &own) : 0;
+    const ssize_t n = late && s->shape && r->set_ns < s->last_ns ? get(s, r->data, READ_BYTES, MSG_PEEK, &own) : 0;
     if (n < 0)
         return get_nothing(s, ns);
     const char *stop = r->data, *end = stop + n;
@@ -358,7 +358,7 @@ static int receive_all(Reader *r, Stream *s, int64_t low, int late, int64_t *ns)
         if (get(s, r->data, part, MSG_PEEK | MSG_TRUNC, &own) < 0 ||
             get(s, r->data, part + skip, MSG_PEEK | MSG_TRUNC, &next) < 0 || own == next)
             continue;
-        if (plainly(r, s, own, now(CLOCK_MONOTONIC)) == -1)
+        if (plainly(r, s, own, low, now(CLOCK_MONOTONIC)) == -1)
             break;
         if (receive(r, s, at, part, low, ns))
             return -1;
@@ -417,11 +417,10 @@ static Stream *stream_of(Reader *r, long fd) {
 static PyObject *reader_open(Reader *r, PyObject *arguments) {
     int fd;
     PyObject *key;
-    long long floor, offset = r->offset;
+    long long floor, *set = &r->set_ns;
     Py_ssize_t pause_max;
-    if (!PyArg_ParseTuple(arguments, "iOLnLLL", &fd, &key, &floor, &pause_max, &r->offset, &r->low, &r->high))
+    if (!PyArg_ParseTuple(arguments, "iOLnLLLL", &fd, &key, &floor, &pause_max, &r->offset, &r->low, &r->high, set))
         return NULL;
-    r->asked_ns = r->offset == offset ? r->asked_ns : now(CLOCK_MONOTONIC);
     if (fd < 0 || pause_max < 0 || ((size_t)fd < r->room && r->streams[fd]))
         return PyErr_Format(PyExc_ValueError, "descriptor %d can't be opened", fd);
     if ((size_t)fd >= r->room) {

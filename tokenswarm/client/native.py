@@ -104,12 +104,14 @@ class NativeReader:
         self._watcher.stop()
         self._watcher.close()
 
-    def clocks(self) -> tuple[int, int, int]:
+    def clocks(self) -> tuple[int, int, int, int]:
         clocks = Connection.clocks
-        return clocks.offset_ns, clocks.low_ns, clocks.high_ns
+        return clocks.offset_ns, clocks.low_ns, clocks.high_ns, clocks.set_ns
 
-    def _place(self, reading: NativeReading, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, int, int, int]:
-        at_ns, sure = Connection.clocks.place(stamp_ns, floor_ns, now_ns)
+    def _place(
+        self, reading: NativeReading, stamp_ns: int, floor_ns: int, low_ns: int, now_ns: int
+    ) -> tuple[int, int, int, int, int]:
+        at_ns, sure = Connection.clocks.place(stamp_ns, floor_ns, now_ns, low_ns)
         if not sure:
             reading.unsure(floor_ns, at_ns)
         return at_ns, *self.clocks()

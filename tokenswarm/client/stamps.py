@@ -62,9 +62,10 @@ class Sent(NamedTuple):
 
 class ClockPair:
     """The offset of the wall clock from the monotonic one, ns. `low_ns` to `high_ns`: what a pair of reads may say of
-    it without a new look; empty while it is not known."""
+    it without a new look; empty while it is not known. `set_ns`: when a look found the clock set, and by what it was
+    not slewed; what waited to be read then may have stamps of the clock before."""
 
-    __slots__ = ("_looked_ns", "_monotonic", "_realtime", "error_ns", "high_ns", "low_ns", "offset_ns")
+    __slots__ = ("_looked_ns", "_monotonic", "_realtime", "error_ns", "high_ns", "low_ns", "offset_ns", "set_ns")
 
     def __init__(self, monotonic: Clock | None = None, realtime: Clock | None = None) -> None:
         self._monotonic = monotonic or clock.monotonic_ns
@@ -73,6 +74,7 @@ class ClockPair:
         self.offset_ns = self._realtime() - self._looked_ns
         self.error_ns = STEP_NS
         self.low_ns, self.high_ns = 1, 0
+        self.set_ns = 0
         self.look()
 
     def look(self) -> bool:
@@ -99,14 +101,22 @@ class ClockPair:
         tight = self.error_ns <= TIGHT_NS
         self.low_ns, self.high_ns = (self.offset_ns - TIGHT_NS, self.offset_ns + TIGHT_NS) if tight else (1, 0)
         drift_ns, self._looked_ns = (ended_ns - self._looked_ns) // DRIFT_PER, ended_ns
-        return known and abs(self.offset_ns - before_ns) > STEP_NS + drift_ns
+        by_ns = abs(self.offset_ns - before_ns) - drift_ns
+        if known and by_ns > SLACK_NS:
+            self.set_ns = ended_ns
+        return known and by_ns > STEP_NS
 
-    def place(self, stamp_ns: int, floor_ns: int, now_ns: int) -> tuple[int, bool]:
+    def place(self, stamp_ns: int, floor_ns: int, now_ns: int, low_ns: int = 0) -> tuple[int, bool]:
         """(moment on the monotonic clock, whether it is sure) of a stamp of the wall clock: the slow way, with a look.
 
-        `floor_ns` is the send, or the read before: nothing can have come earlier. What can't be told is `now_ns`.
+        `floor_ns` is the send, or the read before: nothing can have come earlier, nor than `low_ns`, where more is
+        known. What can't be told is `now_ns`, and so is what may have waited since before the clock was set.
         """
+        before_ns = self.set_ns
         was_set = self.look()
+        if self.set_ns > before_ns:
+            self.set_ns = now_ns  # what comes behind this read came behind it, too
+        was_set = was_set or max(floor_ns, low_ns) < self.set_ns
         at_ns = stamp_ns - self.offset_ns
         placed_ns = min(max(at_ns, floor_ns), now_ns)
         if was_set or abs(placed_ns - at_ns) > SLACK_NS + self.error_ns:

@@ -309,8 +309,9 @@ class Connection:
                 if (
                     not clocks.low_ns <= realtime_ns() - now_ns <= clocks.high_ns
                     or not response.last_read_ns <= recv_ns <= now_ns
+                    or response.last_read_ns < clocks.set_ns
                 ):
-                    recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns)
+                    recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns, self.polled_ns)
                     if not sure:
                         response.unsure += ((response.last_read_ns, now_ns),)
             elif 0 < self.polled_ns < now_ns - STALL_NS:  # user space, and the loop stood still: it came meanwhile
