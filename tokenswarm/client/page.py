@@ -51,6 +51,8 @@ def _is_kept(name: str, value: str) -> bool:
         return value.isdecimal() and int(value) > 0
     if name == "x-varnish":
         return len(value.split()) > 1
+    if name.endswith("-lookup"):
+        return False  # Squid's word for what it found, and did not use where X-Cache says MISS
     return "cache" in name and HIT.search(value) is not None
 
 
