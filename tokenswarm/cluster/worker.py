@@ -211,12 +211,14 @@ class Worker:
 
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""
-        needed = self._watch.needed(record)
-        if needed:
+        if needed := self._watch.needed(record):
             record = msgspec.structs.replace(record, prompt_needed=needed)
         self.recorder.add(record)
         assert self._spool is not None
-        self._spool.write(row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text))
+        asked = self.profile.engine.asked_model
+        self._spool.write(
+            row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text, asked=asked)
+        )
         fire_request(self._environment, self.profile, record)
 
     # -- phases, reports, the end --------------------------------------------------------------------------------
