@@ -214,12 +214,10 @@ class Worker:
         if needed := self._watch.needed(record):
             record = msgspec.structs.replace(record, prompt_needed=needed)
         self.recorder.add(record)
-        assert self._spool is not None
-        asked = self.profile.engine.asked_model
-        self._spool.write(
-            row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text, asked=asked)
-        )
-        fire_request(self._environment, self.profile, record)
+        spool, profile, start_ns = self._spool, self.profile, self.recorder.start_ns
+        assert spool is not None
+        spool.write(row(record, self.index, start_ns, save_text=profile.save_text, asked=profile.engine.asked_model))
+        fire_request(self._environment, profile, record)
 
     # -- phases, reports, the end --------------------------------------------------------------------------------
 
