@@ -271,7 +271,7 @@ def test_a_fallback_is_named_with_its_count(judged: dict[str, Finished], share: 
     assert doubt["evidence"]["answers"] == steady["by_model"]
     assert sum(steady["by_model"].values()) == steady["ok"]
     assert doubt["evidence"]["share"] == steady["by_model"]["smaller"] / steady["ok"]
-    assert doubt["evidence"]["share"] == pytest.approx(float(share), abs=0.03)
+    assert abs(steady["by_model"]["smaller"] - float(share) * steady["ok"]) <= 2, "evenly spread over all requests"
     rows = Counter(one["model"] for one in finished.rows if "model" in one and one["outcome"] == "ok")
     assert rows == {"smaller": finished.summary["requests"]["by_model"]["smaller"]}
     if severity == "invalid":
