@@ -251,7 +251,7 @@ def test_another_model_is_compared_where_that_is_the_point(runs: Path, capsys: p
 
 
 def test_every_subject_names_keys_that_a_manifest_has(runs: Path) -> None:
-    about = alike.about(json.loads((runs / "main" / "main-0" / "manifest.json").read_text()))
+    about = alike.about(json.loads((runs / "main" / "main-0" / "manifest.json").read_text()), {"m": 9})
     empty = {key for keys in about.values() for key, value in keys.items() if value is None}
     assert empty <= {"dataset.sha256", "profile.engine.temperature", "profile.engine.top_p", "profile.engine.seed"}
 
@@ -260,7 +260,7 @@ def test_what_changes_no_load_does_not_keep_runs_apart() -> None:
     def run(name: str, **load: Any) -> Run:
         timeouts = {"connect": 5.0, "ready": load.pop("ready", 60.0), "total": load.pop("total", 600.0)}
         manifest = {"profile": {"load": {"kind": "closed", **load}, "timeouts": timeouts}}
-        return Run(run_id=name, values={}, about=alike.about(manifest))
+        return Run(run_id=name, values={}, about=alike.about(manifest, {}))
 
     plain = run("a", abort_on_fail={"after": 50})
     assert alike.differences([plain, run("b", abort_on_fail={"after": 0}, ready=5.0)]) == {}

@@ -297,7 +297,7 @@ def test_a_hundred_clean_runs_name_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("hot", "there is no condition `hot`; there are: prefix_cache, cold, ageing, leak, tenant"),
+        ("hot", "there is no condition `hot`; there are: prefix_cache, cold, ageing, leak, tenant, fallback"),
         ("cold:x", "`x` in condition `cold:x` must be a number from 0 to 1000"),
         ("tenant:-1", "`-1` in condition `tenant:-1` must be a number from 0 to 1000"),
     ],

@@ -132,8 +132,20 @@ def test_kinds_of_error_are_bounded() -> None:
     recorder.add(answer(outcome=Outcome.PROTOCOL, error_kind="kind 3"))
     recorder.add(answer(outcome=Outcome.RESET))
     got = block(recorder).by_error
-    assert len(got) == recorders.ERROR_KINDS_MAX + 1
+    assert len(got) == recorders.KINDS_MAX + 1
     assert (got["kind 3"], got["other"], sum(got.values())) == (2, 69, 102)
+
+
+def test_models_are_counted_by_name_of_successes_within_bounds_and_add_up() -> None:
+    recorder = new()
+    for index in range(100):
+        recorder.add(answer(model=f"model {index % 50}"))
+    recorder.add(answer(model=""))
+    recorder.add(answer(outcome=Outcome.RESET, model="model 3"))
+    got = block(recorder)
+    assert len(got.by_model) == recorders.KINDS_MAX + 1
+    assert (got.by_model["model 3"], got.by_model["other"], sum(got.by_model.values())) == (2, 36, 100)
+    assert total([got, block(recorder)]).by_model == {name: 2 * n for name, n in got.by_model.items()}
 
 
 def test_what_was_said_of_a_kind_of_error_is_kept_and_merges_the_same_in_any_order() -> None:

@@ -331,6 +331,10 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
         "prompt-cut", "invalid", lambda case: case.merged.block(0).prompt_cut.add(90, 550),
     ),
     "5 % of the prompts cut": ("prompt-cut", "degraded", lambda case: case.merged.block(0).prompt_cut.add(90, 55)),
+    "a router fell back": ("models-mixed", "degraded", told(by_model={"big": 1000, "small": 20, "tiny": 5})),
+    "an alias, or another model": (
+        "model-renamed", "note", both(profiled({"engine": Engine(model="m")}), told(by_model={"other": 1100})),
+    ),
     "a hidden error": (
         "silent-ends", "note", both(outcomes(Outcome.TRUNCATED, 3), told(by_error={"silent end": 3})),
     ),

@@ -89,6 +89,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     error: str = ""  # at most 200 characters, no prompt text
     error_kind: str = ""  # a bounded word for grouping: "http 503", "ConnectionRefusedError", ...
     finish_reason: str = ""
+    model: str = ""  # that the answer says it is from, cleaned and cut; "": it says none
     conversation: str = ""
     turn: int = 0
     retry_after: str = ""  # the header as it came, with a refusal

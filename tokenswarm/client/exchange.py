@@ -24,11 +24,13 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.engines import Delta, Dialect, NotAnEvent
 from tokenswarm.engines.failure import clean_line
 from tokenswarm.engines.framing import Framer, Oversize, ndjson
+from tokenswarm.engines.model_names import model_of
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.record import OK, Outcome
 
+NAMELESS_MAX = 4  # events without a model, until nobody looks for one any more
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
 MADE_UP = "[DONE] without a finish reason, after {} content events: a gateway ended it; see its log"
 NO_BODY = (
@@ -65,6 +67,7 @@ class Exchange:
         "_shapes",
         "_tail_matters",
         "_timeouts",
+        "_unnamed",
         "_waiter",
         "_words",
         "due_ns",
@@ -90,6 +93,7 @@ class Exchange:
         self._waiter = Waiter(get_hub())
         self.response = Response()
         self._encoding: Encoding | None = None  # of a body that has one
+        self._unnamed = NAMELESS_MAX  # events that may yet name the model
         self._shapes = client.shapes if timeline.plain else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
@@ -246,6 +250,8 @@ class Exchange:
             assert self.reading.shape is not None
             if not self._framer.between:  # nothing came before them
                 self._framer.feed(self.reading.shape.example)
+            if self._unnamed:
+                self.timeline.model, self._unnamed = self.reading.shape.model, 0
             self.timeline.extend(piece, self.reading.shape.like)  # type: ignore[arg-type]  # a class is compared faster
             return
         if not len(piece) & 4095:
@@ -255,7 +261,10 @@ class Exchange:
         delta = None
         try:
             decode, mark = self._dialect.decode, self.timeline.mark
-            for event in self._framer.feed(piece):
+            events = self._framer.feed(piece)
+            if self._unnamed:
+                self._name(events)
+            for event in events:
                 delta = decode(event)
                 mark(recv_ns, delta)
         except Oversize as error:
@@ -269,6 +278,14 @@ class Exchange:
             self._spoil(Outcome.PROTOCOL, str(error), "not an event")
         if delta is not None and (delta.content or delta.reasoning):
             self._seen = piece, event, delta
+
+    def _name(self, events: list[bytes]) -> None:
+        """Take the model from the first events: some dialects name it once, and some gateways send others before."""
+        for event in events[: self._unnamed]:
+            self._unnamed -= 1
+            if name := model_of(event):
+                self.timeline.model, self._unnamed = name, 0
+                return
 
     def _plain(self, piece: bytes) -> bytes:
         if self._encoding is None:
@@ -333,7 +350,9 @@ class Exchange:
         """Read what a missing last line end held back; of a body that is not whole only what went wrong."""
         event = b""
         try:
-            for event in self._framer.finish():
+            events = self._framer.finish()
+            self._name(events)
+            for event in events:
                 delta = self._dialect.decode(event)
                 if whole or delta.error:
                     self.timeline.mark(self.response.last_read_ns, delta)

@@ -23,6 +23,7 @@ from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Sampling
 from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.model_names import is_alias
 from tokenswarm.errors import TargetError
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile.environment import has_openai_key, secret_headers
@@ -55,6 +56,7 @@ class Probe(msgspec.Struct, frozen=True):
     output_tokens: int  # of all of them
     ttft_s: float | None = None
     e2e_s: float | None = None
+    model: str = ""  # that the last answer says it is from; "": it does not say
     note: str = ""
     marks: dict[str, str] = {}  # headers of the answer that tell who stands between: Server, Via, Age, X-Cache, ...
 
@@ -123,7 +125,7 @@ class Prober:
             record = self._send()
             means = _meaning(record)
             if means is _Means.FINE:
-                return self._probe(self._told_packed(record))
+                return self._probe("; ".join(filter(None, (self._told_packed(record), self._told_model(record)))))
             if means is _Means.CHANCE:
                 return self._probe(f"the first request failed: {record.error}; the load begins all the same")
             if means is _Means.REFUSED:
@@ -161,6 +163,13 @@ class Prober:
             f"the answer is packed (gzip), as `engine.headers` asks: {packed.events} events in {packed.reads} reads, "
             f"asked plainly {plain.events} in {plain.reads}; clients that don't ask for gzip get another stream"
         )
+
+    def _told_model(self, record: RequestRecord) -> str:
+        """Where the answer names a model that may be another than was asked for; "" otherwise."""
+        asked = self._profile.engine.asked_model
+        if not record.model or is_alias(asked, record.model):
+            return ""
+        return f"the first answer names the model {record.model}; {asked} was asked for. Is that its name there?"
 
     @property
     def _elapsed_s(self) -> float:
@@ -212,6 +221,7 @@ class Prober:
             output_tokens=sum(record.output_tokens for record in self._records),
             ttft_s=None if last.ttft_ns is None else last.ttft_ns / NS_PER_S,
             e2e_s=None if last.e2e_ns is None else last.e2e_ns / NS_PER_S,
+            model=last.model,
             note=note and f"{self._target.url}: {note}",
             marks=self._marks,
         )

@@ -13,6 +13,7 @@ import re
 import msgspec
 
 from tokenswarm.engines import Delta, Dialect, NotAnEvent
+from tokenswarm.engines.model_names import model_of
 from tokenswarm.errors import MALFORMED
 
 SHAPES_MAX = 64  # of one client; a server whose every event has another one is decoded event by event
@@ -37,6 +38,7 @@ class Shape(msgspec.Struct, frozen=True):
     like: Delta  # what its events say, but for the words
     example: bytes
     keeps_tail: bool  # its words are gone, but the last bytes of such a stream are looked at
+    model: str  # that its events name; "": none
 
 
 class Shapes:
@@ -68,7 +70,8 @@ class Shapes:
                 pattern = _pattern(front, event, slots, breaks)
                 if pattern is None:
                     return None
-                fresh = Shape(pattern, breaks, delta, front + event + b"\n" * breaks, keeps_tail)
+                example = front + event + b"\n" * breaks
+                fresh = Shape(pattern, breaks, delta, example, keeps_tail, model_of(event))
                 shape = self._known.setdefault(pattern, fresh)
                 self.newest = shape
                 return shape

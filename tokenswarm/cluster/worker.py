@@ -211,13 +211,13 @@ class Worker:
 
     def _record(self, record: RequestRecord) -> None:
         """Every request passes here exactly once, however it ended."""
-        needed = self._watch.needed(record)
-        if needed:
+        if needed := self._watch.needed(record):
             record = msgspec.structs.replace(record, prompt_needed=needed)
         self.recorder.add(record)
-        assert self._spool is not None
-        self._spool.write(row(record, self.index, self.recorder.start_ns, save_text=self.profile.save_text))
-        fire_request(self._environment, self.profile, record)
+        spool, profile, start_ns = self._spool, self.profile, self.recorder.start_ns
+        assert spool is not None
+        spool.write(row(record, self.index, start_ns, save_text=profile.save_text, asked=profile.engine.asked_model))
+        fire_request(self._environment, profile, record)
 
     # -- phases, reports, the end --------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         run_id=summary.run_id,
         values=measured(summary),
-        about=alike.about(manifest),
+        about=alike.about(manifest, summary.requests_steady.by_model),
         status=status,
         started=str(manifest.get("started") or ""),
         percentiles=percentiles(summary),

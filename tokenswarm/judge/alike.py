@@ -11,11 +11,15 @@ from typing import Any
 
 import msgspec
 
+from tokenswarm.engines.model_names import is_alias
 from tokenswarm.result.comparison import Difference, Run
+
+ANSWERED = "answers name"
+"""The model that most answers of a run name: of its summary, not of its manifest."""
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
     # subject: keys of manifest.json
-    "model": ("engine.model",),
+    "model": ("engine.model", ANSWERED),
     "dialect": ("profile.engine.kind", "profile.engine.api"),
     "data": (
         "dataset.sha256",
@@ -112,9 +116,10 @@ def _told(value: Any) -> str:
     return msgspec.json.encode(value, order="sorted").decode()
 
 
-def about(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """{subject: {key: value}} of a run, from its manifest."""
-    return {subject: {key: _at(manifest, key) for key in keys} for subject, keys in SUBJECTS.items()}
+def about(manifest: Mapping[str, Any], by_model: Mapping[str, int]) -> dict[str, Any]:
+    """{subject: {key: value}} of a run, from its manifest; `by_model`: its answers by the model that they name."""
+    told = {subject: {key: _at(manifest, key) for key in keys} for subject, keys in SUBJECTS.items()}
+    return told | {"model": told["model"] | {ANSWERED: max(by_model, key=lambda name: by_model[name], default=None)}}
 
 
 LOADS_NOTHING = {"profile.load": ("abort_on_fail",)}
@@ -143,16 +148,23 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
     for subject in SUBJECTS:
         for key in (*SUBJECTS[subject], *{run.tool for run in runs if run.tool}):
             told = [run for run in runs if not run.tool or key in (run.about.get(subject) or {})]
+            if key == ANSWERED:  # gateways leave it out, and older runs have none
+                told = [run for run in told if _of(run, subject, key)]
             if len(told) < 2 or (key not in SUBJECTS[subject] and not all(run.tool for run in told)):
                 continue  # of a file of another tool that does not say it, nobody knows
             first = _of(told[0], subject, key)
-            other = next((run for run in told[1:] if _of(run, subject, key) != first), None)
+            other = next((run for run in told[1:] if not _equal(key, first, _of(run, subject, key))), None)
             if other is not None:
                 name = key.removeprefix("profile.")
                 left, right = _short(first, _of(other, subject, key))
                 found[subject] = f"`{name}` is {left} in {told[0].run_id} and {right} in {other.run_id}"
                 break
     return found
+
+
+def _equal(key: str, one: Any, other: Any) -> bool:
+    """A gateway may write the alias where the engine writes its release."""
+    return one == other or (key == ANSWERED and (is_alias(one, other) or is_alias(other, one)))
 
 
 def _of(run: Run, subject: str, key: str) -> Any:

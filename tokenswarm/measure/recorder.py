@@ -20,7 +20,7 @@ from tokenswarm.measure.waiting import Waiting
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, OK, EngineTimes, Outcome, RequestRecord
 
 SENTENCE_CHARS_MAX = 200
-ERROR_KINDS_MAX = 32  # then "other": error texts of a failing target must not grow the reports
+KINDS_MAX = 32  # then "other": error texts and models of a target must not grow the reports
 HALVED = 0.75  # of the tokens asked for: an answer that ends by itself here was cut
 DIRTY_REPORTS = 3  # a changed block is in this many reports, so that two lost ones in a row delay nothing
 
@@ -166,6 +166,8 @@ class Recorder:
         met = False
         if ok:
             block.ok += 1
+            if record.model:
+                _count_one(block.by_model, record.model)
             block.events += record.events
             block.merged_events += record.merged_events
             block.one_read += record.one_read
@@ -176,10 +178,7 @@ class Recorder:
             block.censored += 1
         else:
             block.failed += 1
-            kind = record.error_kind or outcome.value
-            if kind not in block.by_error and len(block.by_error) >= ERROR_KINDS_MAX:
-                kind = "other"
-            _count_one(block.by_error, kind)
+            kind = _count_one(block.by_error, record.error_kind or outcome.value)
             if record.error:
                 said = record.error[:SENTENCE_CHARS_MAX]
                 block.error_says[kind] = min(block.error_says.get(kind, said), said)
@@ -247,8 +246,10 @@ class Recorder:
         )
 
 
-def _count_one(counts: dict[str, int], key: str) -> None:
+def _count_one(counts: dict[str, int], key: str) -> str:
+    key = key if key in counts or len(counts) < KINDS_MAX else "other"
     counts[key] = counts.get(key, 0) + 1
+    return key
 
 
 def _mark_extent(block: Block, record: RequestRecord, start_ns: int) -> None:
@@ -338,10 +339,8 @@ def _hold_against_asked(block: Block, record: RequestRecord) -> None:
     if record.reasoning_added:
         block.reasoning_added += 1
     if record.events > 1:
-        if record.tokens_told:
-            block.tokens_told += 1
-        else:
-            block.tokens_untold += 1
+        block.tokens_told += record.tokens_told
+        block.tokens_untold += not record.tokens_told
 
 
 def _example(says: dict[str, str], record: RequestRecord) -> None:

@@ -57,8 +57,9 @@ class Block(msgspec.Struct, kw_only=True):
     cancelled: Count = 0
     censored: Count = 0
     by_outcome: dict[str, Count] = {}
-    by_error: dict[str, Count] = {}  # at most ERROR_KINDS_MAX kinds a worker, then "other"
+    by_error: dict[str, Count] = {}  # at most KINDS_MAX kinds a worker, then "other"
     error_says: dict[str, Sentence] = {}  # by kind: the first in the alphabet of the sentences that told of it
+    by_model: dict[str, Count] = {}  # successes by the model that they name, as many at most
     reconnects: Count = 0
 
     # Tokens, events, bytes. Tokens of requests that failed are in none of them.

@@ -63,6 +63,7 @@ class Timeline:
         "last_event_ns",
         "last_token_ns",
         "lows",
+        "model",
         "one_a_read",
         "over_ns",
         "packed",
@@ -103,6 +104,7 @@ class Timeline:
         self.rx_lag_ns_max = 0
         self.reconnected = False
         self.stamp = "user"
+        self.model = ""  # that the answer says it is from
         self.sent_high_ns = 0  # when it left at the latest, where that is not known
         self.first_low_ns = 0  # nothing of the first read came before
         self.one_a_read = False  # each read is one segment: what it holds did come at its stamp
@@ -316,7 +318,7 @@ class Timeline:
             self.done_ns, self.connect_ns, self.status,
             clean_line(error or self._error) if failed else "",
             (clean_line(error_kind) or outcome.value) if failed else "",
-            self._finish_reason(), conversation, turn,
+            self._finish_reason(), self.model, conversation, turn,
             self.retry_after if failed else "",
             # No prompt has 0 tokens; what was counted before an answer without an end is an estimate (Ollama).
             (usage.prompt_tokens or None) if usage.output_tokens is not None or not failed else None,

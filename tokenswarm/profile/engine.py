@@ -98,6 +98,12 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"header `{shown(name)}` looks like a secret: name a variable under `headers_from_env`"
                 )
 
+    @property
+    def asked_model(self) -> str:
+        """The name that requests bear: that of `extra_body` wins, as it does in the body; "" while none is known."""
+        asked = self.extra_body.get("model", self.model)
+        return asked if isinstance(asked, str) else ""
+
     def _check_ollama_limit(self) -> None:
         """Ollama's two paths take a limit of 0 differently: none at all, or one token."""
         options = self.extra_body.get("options")

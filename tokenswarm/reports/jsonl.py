@@ -9,12 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
+from tokenswarm.engines.model_names import is_alias
 from tokenswarm.measure.counting import spread
 from tokenswarm.record import RequestRecord
 
 
 class Row(msgspec.Struct, gc=False):
-    """The fields of a row, in order. `text` stands in rows of runs with `save_text` only."""
+    """The fields of a row, in order. `text` stands in rows of runs with `save_text` only, `model` in those of answers
+    that name another model than was asked for (engines/model_names.py)."""
 
     id: str
     worker: int
@@ -65,14 +67,16 @@ class Row(msgspec.Struct, gc=False):
     bytes_received: int
     reconnected: bool
     engine: dict[str, float | None] | None
+    model: str | msgspec.UnsetType = msgspec.UNSET
     text: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _ENCODER = msgspec.json.Encoder()
 
 
-def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -> bytes:
-    """The request as one JSON line with its line end. `start_ns` is on the clock of the record."""
+def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool, asked: str = "") -> bytes:
+    """The request as one JSON line with its line end. `start_ns` is on the clock of the record; `asked`: the model."""
+    model = record.model
     n_gaps, mean_s, p50_s, max_s = _gaps(record)
     first_ns, sent_ns = record.first_ns, record.sent_ns
     # By place, in the order of the fields: by name they would be put into a dict, of each request.
@@ -95,6 +99,7 @@ def row(record: RequestRecord, worker: int, start_ns: int, *, save_text: bool) -
         record.stated_tokens, record.tokens_max, record.reasoning_tokens, record.cached_tokens,
         record.draft_tokens, record.accepted_tokens, record.events, record.reasoning_events, record.merged_events,
         record.reads, record.bytes_received, record.reconnected, _engine(record),
+        model if model and model != asked and not is_alias(asked, model) else msgspec.UNSET,
         record.text if save_text else msgspec.UNSET,
     ))  # fmt: skip
     try:

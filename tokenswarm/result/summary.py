@@ -24,6 +24,8 @@ from tokenswarm.result.stat import RHO_OF as RHO_OF
 from tokenswarm.result.stat import Finite, Stat, latency, stamp_error_s, stat
 
 SCHEMA_VERSION = 2
+NAMES_MAX = 8  # models of one block that are told by name; the others together are OTHER
+OTHER = "other"
 VERSIONS_READ = (1, 2)  # 1 had no `low`, `high`, `sample_low`, `sample_high`, `withheld`
 
 TokenLabel = Literal["server", "events", "mixed"]
@@ -42,6 +44,7 @@ class Requests(msgspec.Struct, kw_only=True):
     by_outcome: dict[str, int] = {}
     by_error: dict[str, int] = {}
     error_says: dict[str, str] = {}  # an example of each kind: what the server, or the client, said
+    by_model: dict[str, int] = {}  # successes by the model that they say they are from; some name none
     reconnects: int = 0
 
 
@@ -308,14 +311,22 @@ def throughput(steady: Block) -> Throughput:
 def requests(block: Block) -> Requests:
     """Counts; the most frequent errors first."""
     errors = sorted(block.by_error.items(), key=lambda item: (-item[1], item[0]))
-    tables = ("by_outcome", "by_error", "error_says")
+    tables = ("by_outcome", "by_error", "error_says", "by_model")
     counts = {name: getattr(block, name) for name in Requests.__struct_fields__ if name not in tables}
     return Requests(
         by_outcome=dict(sorted(block.by_outcome.items())),
         by_error=dict(errors),
         error_says=dict(sorted(block.error_says.items())),
+        by_model=_by_model(block),
         **counts,
     )
+
+
+def _by_model(block: Block) -> dict[str, int]:
+    """The most frequent names first; what is beyond NAMES_MAX of them in one count."""
+    named = sorted(block.by_model.items(), key=lambda item: (item[0] == OTHER, -item[1], item[0]))
+    kept, rest = dict(named[:NAMES_MAX]), sum(n for _, n in named[NAMES_MAX:])
+    return kept | {OTHER: kept.get(OTHER, 0) + rest} if rest else kept
 
 
 def tokens(block: Block) -> Tokens:

@@ -31,6 +31,7 @@ CONDITIONS = {
     "ageing": Row(0.1, "each step takes this share longer for each hour that the server has run"),
     "leak": Row(8, "its memory grows by param MiB a minute"),
     "tenant": Row(4, "param requests of somebody else run all the time"),
+    "fallback": Row(0.1, "this share of the answers names another model, as behind a router that falls back"),
 }
 
 
@@ -64,6 +65,23 @@ class Seen:
             return max(0, tokens - 1)
         self._digests.add(digest)
         return 0
+
+
+FALLBACK = "smaller"  # the other model's name
+
+
+class Fallback:
+    """A share of the requests, evenly spread: which of them another model answers."""
+
+    def __init__(self, share: float) -> None:
+        self._share = min(1.0, share)
+        self._asked = 0
+
+    def model(self, asked: str) -> str:
+        """The name in the next answer to a request for this model."""
+        before = int(self._asked * self._share)
+        self._asked += 1
+        return FALLBACK if int(self._asked * self._share) > before else asked
 
 
 class Tenant:

@@ -96,6 +96,8 @@ class Simulator:
         self.started_s = int(time.time())
         self.born_s, self._born_ns = time.time(), time.monotonic_ns()
         self._ageing = self.conditions.get("ageing", 0.0)
+        share = self.conditions.get("fallback", 0.0)
+        self._fallback = conditions.Fallback(share) if share else None
         self._leak = Leak(self.conditions.get("leak", 0.0))
         self._ages = bool(self._ageing or self.conditions.get("leak"))
         self._pacer = pacer
@@ -175,17 +177,18 @@ class Simulator:
         chat = ask.api in asks.CHATS
         digest = hashlib.blake2b(b"%d %d" % (next(self._serial), self.settings.seed), digest_size=8).hexdigest()
         ident = f"chatcmpl-{digest}" if chat else f"cmpl-{digest}"
+        model = ask.model if self._fallback is None else self._fallback.model(ask.model)
         if ask.api.startswith("ollama"):
-            return ident, OllamaWire(ask.model, chat, ask.prompt_tokens, time.time_ns)
+            return ident, OllamaWire(model, chat, ask.prompt_tokens, time.time_ns)
         created_s = real_ns // 1_000_000_000
         if ask.api == "responses":
             return f"resp_{digest}", ResponsesWire(
-                f"resp_{digest}", created_s, ask.model, ask.prompt_tokens, ask.max_tokens
+                f"resp_{digest}", created_s, model, ask.prompt_tokens, ask.max_tokens
             )
         if ask.api == "messages":
-            return f"msg_{digest}", MessagesWire(f"msg_{digest}", ask.model, ask.prompt_tokens)
+            return f"msg_{digest}", MessagesWire(f"msg_{digest}", model, ask.prompt_tokens)
         usage = ask.include_usage, ask.continuous_usage
-        return ident, OpenAIWire(ident, created_s, ask.model, chat, ask.prompt_tokens, *usage)
+        return ident, OpenAIWire(ident, created_s, model, chat, ask.prompt_tokens, *usage)
 
     def fault_of(self, request: web.Request, wanted: str | None) -> Fault | None:
         """The prompt's or the header's fault if they may ask, else the lottery's. ConfigError for a wrong one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenswarm.engines.model_names import is_alias, same
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
 from tokenswarm.result.summary import Doubt, Summary
 
@@ -9,6 +10,7 @@ OVER_LIMIT_SHARE = 0.01  # a note up to here
 SHORT_SHARE = 0.01
 TOKENS_PER_EVENT = 1.5  # from here on the gap between events is not one between tokens
 TOLD_SHARE = 0.5
+OTHERS_SHARE = 0.1  # of the answers: too many for any number of the model that was asked for
 MOSTLY = 4  # whole answers for a half one: else the server ignores the option
 
 
@@ -146,6 +148,48 @@ def choices_missing(_evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def models_mixed(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Answers of one run name several models: a fallback, a canary, a deployment that is half rolled out."""
+    named, asked = summary.requests_steady.by_model, evidence.profile.engine.asked_model
+    main = _main(named, asked)
+    others = {name: n for name, n in named.items() if not same(main, name)}
+    if not others:
+        return None
+    known, n, share = is_alias(asked, main), sum(others.values()), sum(others.values()) / sum(named.values())
+    shown = ", ".join(f"{name} ({count})" for name, count in list(others.items())[:3])
+    return doubt(
+        "models-mixed",
+        "invalid" if known and share > OTHERS_SHARE else "degraded",
+        f"{n} of {sum(named.values())} answers ({share:.1%}) name another model than {main}: {shown}. No figure is of "
+        f"one model. Look at the router's fallbacks, canaries and deployments; name the model there, or test without "
+        f"it. Rows of `requests.jsonl` with `model` are these answers.",
+        asked=asked,
+        answers=named,
+        share=share,
+    )
+
+
+def model_renamed(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """All answers name one other model than was asked for, and not as a dated release or a path of it."""
+    named, asked = summary.requests_steady.by_model, evidence.profile.engine.asked_model
+    main = _main(named, asked)
+    if not asked or not named or is_alias(asked, main) or not all(same(main, name) for name in named):
+        return None
+    return doubt(
+        "model-renamed",
+        "note",
+        f"All answers name the model {main}; {asked} was asked for. Where that is no other name of it "
+        f"(vLLM's `--served-model-name`, an alias of a gateway), something answers in its place.",
+        asked=asked,
+        answers=named,
+    )
+
+
+def _main(named: dict[str, int], asked: str) -> str:
+    """The most frequent name of those that are the model asked for, else of all; "" where answers name none."""
+    return max(named, key=lambda name: (same(asked, name), is_alias(asked, name), named[name]), default="")
+
+
 RULES: tuple[Rule, ...] = (
     tokens_over_limit,
     short_answers,
@@ -155,4 +199,6 @@ RULES: tuple[Rule, ...] = (
     events_over_tokens,
     continuous_usage_ignored,
     choices_missing,
+    models_mixed,
+    model_renamed,
 )
