@@ -410,7 +410,8 @@ def test_a_cache_that_tells_no_age_is_named_for_what_it_is(name: str, engine: Se
     ("line", "kept"),
     [
         ("Age: 3", True), ("Age: 0", False), ("X-Varnish: 32788 27", True), ("X-Varnish: 26", False),
-        ("X-Cache-Lookup: HIT from squid:3128", False), ("X-Cache: HIT from squid", True), ("X-Cache: Hit from cloudfront", True), ("X-Cache-Status: HIT", True),
+        ("X-Cache-Lookup: HIT from squid:3128", False), ("X-Cache: HIT from squid", True),
+        ("X-Cache: Hit from cloudfront", True), ("X-Cache-Status: HIT", True),
         ("X-Cache: TCP_MEM_HIT", True), ("CF-Cache-Status: HIT", True), ("Cache-Status: edge; hit; ttl=3", True),
         ("X-Cache: MISS from hit.example", False), ("Cache-Status: edge; fwd=miss", False), ("X-Hits: hit", False),
     ],
