@@ -413,6 +413,7 @@ def test_a_cache_that_tells_no_age_is_named_for_what_it_is(name: str, engine: Se
         ("X-Cache: HIT from squid", True), ("X-Cache: Hit from cloudfront", True), ("X-Cache-Status: HIT", True),
         ("X-Cache: TCP_MEM_HIT", True), ("CF-Cache-Status: HIT", True), ("Cache-Status: edge; hit; ttl=3", True),
         ("X-Cache: MISS from hit.example", False), ("Cache-Status: edge; fwd=miss", False), ("X-Hits: hit", False),
+        ("X-Cache: MISS from squid\r\nX-Cache-Lookup: HIT from squid:3128", False),
     ],
 )  # fmt: skip
 def test_what_caches_say_of_a_page(line: str, kept: bool) -> None:
