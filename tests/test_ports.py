@@ -75,6 +75,15 @@ def test_plain_locust_listens_where_it_should(
             assert "the web UI listens on 127.0.0.1 only; --web-host 0.0.0.0 opens it" in started.output
 
 
+def test_an_interface_is_listened_to_at_its_address_of_ipv4(engine: Server, tmp_path: Path) -> None:
+    """ZeroMQ takes one of them, and of its own accord that of IPv6."""
+    at = free_port()
+    words = ("--host", engine.url, "--expect-workers", "1", "--bind", f"lo:{at}")
+    with program(tokenswarm("run", profile(tmp_path), *words), tmp_path, **TOKEN) as started:
+        started.await_output("waiting for 1 worker")
+        assert addresses(started, at) == {"127.0.0.1"}
+
+
 def test_without_a_token_no_master_listens_to_other_machines(engine: Server, tmp_path: Path) -> None:
     for command in (
         locust("chat.py", "--master", "--headless", "--master-bind-host", "0.0.0.0", *words_of(engine)),
