@@ -132,8 +132,9 @@ def _host_port(text: str) -> tuple[str, int]:
 def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigError(f"--listen {host}:{port}: no such address ({error.strerror or error})") from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "a name that none can be"
+        raise ConfigError(f"--listen {host}:{port}: no such address ({why})") from None
     return found[0][0], (str(found[0][4][0]), port)
 
 

@@ -13,8 +13,10 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
-from exchanges import BUILT
+from exchanges import BUILT, Setup
+from raw_server import CLOSE, LAST_CHUNK, RESET, chunk, content
 from test_readers import tcp_pair
+from two_readers import Play
 
 from tokenswarm.client.native import HAS_FAILED, HEAD_CAME, HEAD_ENDED
 from tokenswarm.client.stamps import ask_for_stamps
@@ -268,6 +270,48 @@ def test_a_reset_is_one_however_late_it_is_found(waiting: int) -> None:
     assert [row[1:3] for row in told] == [(HAS_FAILED, errno.ECONNRESET)]
     assert len(array("q", stream.reader.take(stream.fd)[0])) == 1 + waiting
     stream.close()
+
+
+FRAMINGS = {
+    "chunks": (b"transfer-encoding: chunked", chunk, LAST_CHUNK),
+    "length": (b"content-length: 9999", bytes, b""),
+    "until the close": (b"connection: close", bytes, b""),
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+@pytest.mark.parametrize("end", [CLOSE, RESET, None])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_both_readers_tell_the_same_of_what_was_left_waiting(framing: str, end: str | None) -> None:
+    """Events in segments of their own, each looked at late; then how the answer ends, found late as well."""
+    field, framed, last = FRAMINGS[framing]
+    steps = [framed(content(word)) for word in ("a", "b", "c", "d", "e")]
+    told, reads = [], []
+    for setup in (Setup("python"), Setup("native")):
+        playing = Play(setup.client(1, keep_text=False), pair=tcp_pair())
+        playing.say(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n" + field + b"\r\n\r\n" + steps[0])
+        for some in (steps[1:3], steps[3:], [last or b": over\n\n"]):
+            playing.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            for step in some:
+                time.sleep(0.001)
+                playing._peer.sendall(step)
+            time.sleep(0.001)
+            playing.read()
+            playing.decode()
+        if end is not None and not playing.exchange.ended:
+            if end == RESET:
+                playing._peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            playing._peer.close()
+            time.sleep(0.001)
+            playing.read()
+        said = playing.told()
+        reads.append(said["reads"][0])
+        told.append({name: said[name] for name in ("outcome", "error", "kind", "record", "ends", "kept")})
+        assert said["counts"][0] == 5
+        setup.close()
+    assert told[0] == told[1]
+    assert (told[0]["kind"] == "ConnectionResetError") == (end == RESET and framing != "chunks")
+    assert reads[0] <= reads[1]
 
 
 def test_a_look_that_could_not_tell_of_all_says_nothing_of_the_others() -> None:

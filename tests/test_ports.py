@@ -15,6 +15,8 @@ from running import SAMPLES, Program, environ, eventually, free_port, locust, pr
 from simulator_process import Server, simulator
 
 from tokenswarm.cluster import entrance
+from tokenswarm.commands import worker
+from tokenswarm.errors import ConfigError
 
 TOKEN = {"TOKENSWARM_RUN_TOKEN": "right"}
 EVERYWHERE = {"0.0.0.0", "::", "*"}
@@ -73,6 +75,15 @@ def test_plain_locust_listens_where_it_should(
             assert "the web UI listens on 127.0.0.1 only; --web-host 0.0.0.0 opens it" in started.output
 
 
+def test_an_interface_is_listened_to_at_its_address_of_ipv4(engine: Server, tmp_path: Path) -> None:
+    """ZeroMQ takes one of them, and of its own accord that of IPv6."""
+    at = free_port()
+    words = ("--host", engine.url, "--expect-workers", "1", "--bind", f"lo:{at}")
+    with program(tokenswarm("run", profile(tmp_path), *words), tmp_path, **TOKEN) as started:
+        started.await_output("waiting for 1 worker")
+        assert addresses(started, at) == {"127.0.0.1"}
+
+
 def test_without_a_token_no_master_listens_to_other_machines(engine: Server, tmp_path: Path) -> None:
     for command in (
         locust("chat.py", "--master", "--headless", "--master-bind-host", "0.0.0.0", *words_of(engine)),
@@ -110,6 +121,28 @@ def test_a_port_that_can_not_be_had(engine: Server, tmp_path: Path, address: str
         assert "Traceback" not in told
     assert ours.out.count("\n") == 1
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "70000", "²", "9" * 30])
+def test_a_number_that_no_port_has_is_not_that_of_another_one(number: str) -> None:
+    """ZeroMQ would take 70000 for 4464, and 0 for one that nobody is told."""
+    with pytest.raises(ConfigError, match="from 1 to 65535"):
+        entrance.address_of(f"127.0.0.1:{number}", 1)
+    if number.isdecimal():
+        with pytest.raises(ConfigError, match="from 1 to 65535"):
+            worker.main(["--master-host", "127.0.0.1", "--master-port", number])
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_name_that_no_machine_can_have_is_a_sentence(engine: Server, host: str, tmp_path: Path) -> None:
+    """Python has another error for it than for one that is not known."""
+    with pytest.raises(ConfigError, match="name an address of this machine"):
+        entrance.refuse_taken(host, 5557)
+    exporter = [sys.executable, "-m", "exporters.load", "--listen", f"{host}:{free_port()}"]
+    plain = locust("chat.py", "--master", "--headless", "--master-bind-host", host, *words_of(engine))
+    for command in (tokenswarm("simulate", "--host", host), exporter, plain):
+        told = run(command, tmp_path, 30, **TOKEN)
+        assert (told.code, host in told.out, "Traceback" in told.out) == (15, True, False), told.out
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", "lo", "*"])

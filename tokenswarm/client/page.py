@@ -46,14 +46,13 @@ class _Answer(Response):
 
 
 def _is_kept(name: str, value: str) -> bool:
-    """Whether a header says that a cache had the answer. Varnish names two requests then: this one, and the first."""
+    """Whether a header says that a cache had the answer. Varnish names two requests then: this one, and the first.
+    Squid's X-Cache-Lookup says that there was a page, though it may have been too old and fetched anew."""
     if name == "age":
         return value.isdecimal() and int(value) > 0
     if name == "x-varnish":
         return len(value.split()) > 1
-    if name.endswith("-lookup"):
-        return False  # Squid's word for what it found, and did not use where X-Cache says MISS
-    return "cache" in name and HIT.search(value) is not None
+    return "cache" in name and name != "x-cache-lookup" and HIT.search(value) is not None
 
 
 def request(

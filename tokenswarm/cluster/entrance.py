@@ -65,13 +65,18 @@ def address_of(bind: str | None, remote: int | None) -> tuple[str, int, str]:
     if remote < 1:
         raise ConfigError("--expect-workers takes 1 or more")
     host, _, port = (bind or "127.0.0.1:5557").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--bind {bind}: write HOST:PORT, for example 0.0.0.0:5557")
+    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port))):
+        raise ConfigError(f"--bind {bind}: write HOST:PORT, a port from 1 to 65535, for example 0.0.0.0:5557")
     if not token and not is_loopback(host):
         raise ConfigError(
             "remote workers need a secret: export TOKENSWARM_RUN_TOKEN with the same random word on every machine"
         )
     return host, int(port), token
+
+
+def is_port(number: int) -> bool:
+    """Whether workers can be told of it; ZeroMQ takes any number, and that of another port for it."""
+    return 1 <= number <= 65_535
 
 
 def is_loopback(host: str) -> bool:
@@ -89,7 +94,7 @@ def refuse_taken(host: str, port: int) -> None:
     bare = host.strip("[]")
     try:
         ways = socket.getaddrinfo(None if bare == "*" else bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter: a name that none can be
         if bare not in {name for _, name in socket.if_nameindex()}:  # which ZeroMQ takes, too
             raise ConfigError(cannot_listen(host, port, errno.ENODEV)) from None
         return

@@ -31,11 +31,13 @@ class Server(BaseSocket):  # type: ignore[misc]  # Locust is untyped for us, see
 
 
 def _ipv4_only(host: str) -> bool:
-    """Whether ZeroMQ should leave IPv6 alone. A name without an address may have one later, on a worker."""
+    """Whether ZeroMQ should leave IPv6 alone. A name without an address may have one later, on a worker. Of an
+    interface it takes one address, if it may that of IPv6, and workers are told the other."""
     try:
-        return host != "*" and all(info[0] is socket.AF_INET for info in socket.getaddrinfo(host, None))
-    except OSError:
-        return False
+        name = host.encode("idna")  # not by whoever resolves it: gevent shows what that one raises
+        return host != "*" and all(info[0] is socket.AF_INET for info in socket.getaddrinfo(name, None))
+    except (OSError, UnicodeError):
+        return host in {name for _, name in socket.if_nameindex()}
 
 
 class Client(BaseSocket):  # type: ignore[misc]  # as above

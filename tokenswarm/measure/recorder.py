@@ -300,9 +300,9 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     block.reasoning_tokens += record.reasoning_tokens or 0
     block.reasoning_events += record.reasoning_events
     block.cached_tokens += record.cached_tokens or 0
-    if record.cached_tokens is not None and not record.turn:
+    if not record.turn:
         block.first_prompt_tokens += record.prompt_tokens or 0
-        block.first_cached_tokens += record.cached_tokens
+        block.first_cached_tokens += record.cached_tokens or 0  # vLLM and SGLang have no word for none
     for kind, n in (
         ("drafted", record.draft_tokens),
         ("accepted", record.accepted_tokens),

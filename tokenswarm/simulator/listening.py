@@ -44,9 +44,9 @@ async def serve(settings: Settings, pacer: Pacer, host: str, port: int) -> None:
             # The default of 128 would drop connections of a client that opens a thousand at once.
             site = web.TCPSite(runner, host, port, backlog=4096, ssl_context=settings.tls)
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: a name that none can be
             raise ConfigError(
-                f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
+                f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another --port"
             ) from None
         bound = runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
