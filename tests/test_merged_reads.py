@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(not BUILT, reason="only the reader in C notes it
 SHAPE = b'=\x07\x00data: "' + b't\x03\x00"\n\n'
 CLOCKS_NS = 100_000  # STACK_NS of _reader.c
 READ_AT_ONCE = 256  # streams that one look tells of: BATCH of _reader.c
+FEW = 64  # as there: streams that are read token by token where they are looked at late
 
 
 def event(bytes_more: int = 0) -> bytes:
@@ -218,6 +219,29 @@ def test_where_the_clocks_changed_what_waits_is_one_read() -> None:
     """What came before the change and what came after it can't be told apart by stamps."""
     assert any(reads_of_three(0) == 3 for _ in range(50)), "a kernel that is busy acknowledges sooner, now and then"
     assert {reads_of_three(500_000) for _ in range(5)} == {1}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+def test_who_is_late_with_many_streams_reads_each_of_them_once() -> None:
+    """A call or two more for each token that waits would make it later still."""
+    reader = a_reader()
+    streams = [Stream(reader, tcp_pair()) for _ in range(FEW + 1)]
+    for stream in streams:
+        stream.begin()
+        stream.send()
+        arrived(stream.ours)
+        stream.look()
+    for _ in range(2):
+        time.sleep(0.001)
+        for stream in streams:
+            stream.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            stream.send()
+    time.sleep(0.001)
+    reader.drain()
+    stamps = [array("q", reader.take(stream.fd)[0])[-2:] for stream in streams]
+    assert [len(set(two)) for two in stamps] == [1] * len(streams)
+    for stream in streams:
+        stream.close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")

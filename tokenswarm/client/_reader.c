@@ -55,10 +55,10 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *place;             /* where a stamp is not plain: (key, stamp, floor, now) -> (moment, *clocks) */
+    PyObject *place;             /* where a stamp is not plain: (key, stamp, floor, low, now) -> (moment, *clocks) */
     long long offset, low, high; /* the clocks: their distance, and what two looks at once may say of it */
+    long long set_ns;            /* when they were seen to be others than before: what waited may be of before */
     int epoll;
-    long long set_ns;  /* when the clocks were seen to be others than before: what waited then may be of before */
     int64_t looked_ns; /* before the last epoll_wait but this that told of all there was */
     Stream **streams; /* by descriptor */
     size_t room;
@@ -344,11 +344,11 @@ static const char *event_end(const Stream *s, const char *p, const char *end) {
 
 /* Read what a stream has. Events that nobody looked for in a while may lie in segments that the kernel did not join,
  * and each of those has its own stamp: an event is read by itself where what follows it has another one. What was
- * joined has the newest stamp of all, so no event in it can pass for the only one. Not where the clocks are others than
- * at the read before: a later part would have to come after an earlier one that is known to come before its read. */
+ * joined has the newest stamp of all, so no event in it can pass for the only one. Not where a stamp is not plain: what
+ * waited when the clock was set is one read, as nobody knows when any of it came. */
 static int receive_all(Reader *r, Stream *s, int64_t low, int late, int64_t *ns) {
     int64_t own, next;
-    const ssize_t n = late && s->shape && r->set_ns < s->last_ns ? get(s, r->data, READ_BYTES, MSG_PEEK, &own) : 0;
+    const ssize_t n = late && s->shape ? get(s, r->data, READ_BYTES, MSG_PEEK, &own) : 0;
     if (n < 0)
         return get_nothing(s, ns);
     const char *stop = r->data, *end = stop + n;

@@ -65,8 +65,7 @@ class Worker:
         self._token = token
         self._spool: Spool | None = None  # until its rows are in the master's hands
         self._hand_over: HandOver | None = None
-        self._told = False  # that rows can't be written
-        self._lost = False  # its data set
+        self._told = self._lost = False  # that rows can't be written; its data set
         self._ended = ""  # the signal that ended this worker
         self._drain_by_ns = 0
         self._reporter: gevent.Greenlet | None = None
@@ -167,9 +166,8 @@ class Worker:
     def replay(self) -> Replay:
         """The next conversation of this worker's share."""
         conversation = next(self._stock)
-        if self.profile.dataset.rounds == "distinct":
-            conversation = of_round(conversation, self._stock.wraps)
-        return Replay(conversation, self._policy)
+        number = self._stock.wraps if self.profile.dataset.rounds == "distinct" else 0
+        return Replay(of_round(conversation, number), self._policy)
 
     def send(self, prompt: Prompt) -> RequestRecord | None:
         """Send one prompt now and wait for its end. None where the run is draining, or all its requests were sent."""

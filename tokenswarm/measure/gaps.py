@@ -14,7 +14,7 @@ def unless_ones(counts: Sequence[int]) -> tuple[int, ...]:
 
 def gaps_between(
     stamps: Sequence[int], tokens: Sequence[int] | None, lows: Mapping[int, int]
-) -> tuple[list[int], list[int], list[int], list[int], int]:
+) -> tuple[Sequence[int], Sequence[int], list[int], list[int], int]:
     """Gaps between successive distinct stamps of one choice; of each, the tokens of the event that ends it, how many
     events share its read and how long before its end they may have come, ns; merged events.
 
@@ -23,7 +23,7 @@ def gaps_between(
     """
     plain = between(tuple(stamps))
     if plain is not None:
-        return list(plain), list(tokens[1:]) if tokens is not None else [], [], [], 0
+        return plain, tokens[1:] if tokens is not None else (), [], [], 0
     # A stamp that runs backwards (kernel stamps are converted, ±0.1 µs) is the same read as far as anyone can tell.
     kept: list[int] = []
     kept_tokens: list[int] = []
@@ -51,21 +51,19 @@ def gaps_of(
 
     `of_choice`: the choice of each event, where there is more than one; the gaps of one choice stand together.
     """
-    plain = between(stamps) if of_choice is None and tokens is None else None
-    if plain is not None:
-        return plain, (), (), (), 0
+    gaps: Sequence[int]
+    gap_tokens: Sequence[int]
     if of_choice is None:
         gaps, gap_tokens, events, hidden, shared = gaps_between(stamps, tokens, lows)
     else:
-        gaps, gap_tokens, events, hidden, shared = [], [], [], [], 0
+        gaps, gap_tokens, events, hidden, shared = (), (), [], [], 0
         places: dict[int, list[int]] = {}
         for place, choice in enumerate(of_choice):
             places.setdefault(choice, []).append(place)
         for _, picked in sorted(places.items()):
             counts = [tokens[i] for i in picked] if tokens is not None else None
             more = gaps_between([stamps[i] for i in picked], counts, lows)
-            gaps += more[0]
-            gap_tokens += more[1]
+            gaps, gap_tokens = [*gaps, *more[0]], [*gap_tokens, *more[1]]
             events += more[2] or [1] * len(more[0])
             hidden += more[3] or more[0]
             shared += more[4]

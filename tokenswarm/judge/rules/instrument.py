@@ -65,7 +65,7 @@ def receive_lag(_evidence: Evidence, summary: Summary) -> Doubt | None:
         "receive-lag",
         "note",
         f"Data waited up to {ms(p99_s)} (p99) in the kernel before the client read it. The stamps are the kernel's, so "
-        f"they hold, but what arrived meanwhile shares one.",
+        f"they hold, but what arrived meanwhile may share one.",
         p99_s=p99_s,
         stamps_unsure=summary.instrument.stamps_unsure,
     )
