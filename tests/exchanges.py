@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import gevent
@@ -17,6 +20,7 @@ from tokenswarm.client.native import open_native
 from tokenswarm.client.pool import Pool
 from tokenswarm.client.resolving import resolve
 from tokenswarm.client.sending import Client, Request
+from tokenswarm.client.stamps import ask_for_stamps, keep_stamping
 from tokenswarm.client.transport import make_target
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.engines import Sampling
@@ -39,11 +43,31 @@ READERS = ("python", pytest.param("native", marks=pytest.mark.skipif(not BUILT, 
 """Parameters of a fixture: what must hold for each reader."""
 
 
+@functools.cache
+def stamping() -> None:
+    """Wait until the kernel stamps what arrives: it begins some µs behind the first socket that asks."""
+    keep_stamping()
+    if sys.platform.startswith("linux"):
+        with gevent.Timeout(10):
+            while not stamped_at_once():
+                gevent.sleep(0.001)
+
+
+def stamped_at_once() -> bool:
+    """Whether a new connection has a stamp of its first byte."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as ours:
+        ask_for_stamps(ours)
+        with listener.accept()[0] as peer:
+            peer.sendall(b"1")
+            return bool(ours.recvmsg(1, 64)[1])
+
+
 class Setup:
     """A client of its own for one test."""
 
     def __init__(self, reader: str | None = None) -> None:
         """`reader`: native or python; the one that this process has where it is not given."""
+        stamping()
         self.recorder = Recorder("run", 0, None, start_ns=monotonic_ns())
         self.decoder = Decoder(lambda: None, open_native(self.recorder.instrument, lambda: None, reader))
         self.records: list[RequestRecord] = []

@@ -13,6 +13,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import gevent
 import pytest
 from exchanges import BUILT, Setup
 from raw_server import CLOSE, DONE, LAST_CHUNK, Step, chunk, content, head, usage
@@ -22,6 +23,7 @@ from two_readers import Play, clients, play, same, shaped
 
 from tokenswarm.client.native import NativeReading
 from tokenswarm.client.transport import Connection
+from tokenswarm.clock import monotonic_ns
 from tokenswarm.record import Outcome
 
 pytestmark = pytest.mark.skipif(not BUILT, reason="the reader in C is not built here: one reader has nobody to equal")
@@ -438,6 +440,21 @@ def test_stamps_are_the_kernels_to_the_nanosecond(
     assert playing.exchange.response.unsure_reads == unsure
     assert playing.exchange.response.headers_ns == expected[0]
     playing.close()
+
+
+def test_without_a_stamp_a_pause_of_the_loop_is_told(setups: list[Setup], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair of unix sockets has no stamps: what waited while the loop stood still came at any moment of it."""
+    for client in clients(setups):
+        playing = Play(client)
+        monkeypatch.setattr(Connection, "polled_ns", monotonic_ns() + 10**13)
+        playing.say(head())
+        first_ns = playing.exchange.response.headers_ns
+        assert playing.exchange.response.unsure == ()
+        gevent.sleep(0.06)
+        monkeypatch.setattr(Connection, "polled_ns", first_ns + 1)
+        playing.say(chunk(content("a")))
+        assert playing.exchange.response.unsure == ((first_ns + 1, playing.timeline._stamps[0]),)
+        playing.close()
 
 
 def test_a_stamp_before_the_send_is_asked_for(setups: list[Setup], monkeypatch: pytest.MonkeyPatch) -> None:

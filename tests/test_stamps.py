@@ -11,14 +11,16 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
-from exchanges import READERS, Setup, ask
+from exchanges import READERS, Setup, ask, stamped_at_once, stamping
 from raw_server import LAST_CHUNK, chunk, content, head, raw_server
 
 from tokenswarm.client import transport
+from tokenswarm.client.pool import Pool
 from tokenswarm.client.response import Response
-from tokenswarm.client.stamps import SLACK_NS, ClockPair
-from tokenswarm.client.transport import Connection
+from tokenswarm.client.stamps import SLACK_NS, SO_TIMESTAMPNS, ClockPair, keep_stamping
+from tokenswarm.client.transport import Connection, make_target
 from tokenswarm.clock import monotonic_ns, realtime_ns
+from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome
 
 MS = 1_000_000
@@ -250,3 +252,18 @@ def test_durations_are_those_of_the_monotonic_clock() -> None:
     before_ns = time.monotonic_ns()
     now_ns = monotonic_ns()
     assert before_ns <= now_ns <= time.monotonic_ns()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernel receive stamps are Linux's")
+def test_stamping_lasts_from_one_connection_to_the_next() -> None:
+    """Between two users' connections the kernel must not leave off: what the next one gets at once had no stamp."""
+    keep_stamping.cache_clear()
+    pool = Pool(make_target("http://127.0.0.1:1", Tls()), 5.0, fresh=True)
+    assert keep_stamping.cache_info().currsize == 1, "the pool keeps none"
+    kept = keep_stamping()
+    assert kept is not None
+    assert kept.getsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS)
+    pool.close()
+    stamping.cache_clear()
+    stamping()
+    assert all(stamped_at_once() for _ in range(300))

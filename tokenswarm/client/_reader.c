@@ -313,7 +313,7 @@ static int receive(Reader *r, Stream *s, size_t at, size_t most, int64_t low, in
         return get_nothing(s, ns);
     const int64_t now_ns = *ns = now(CLOCK_MONOTONIC);
     s->since_ns = n == (ssize_t)most ? now_ns : s->since_ns; /* there may be more, which came before this */
-    if (stamp && (*ns = place(r, s, stamp, low, now_ns)) == -1)
+    if ((stamp || (n && now_ns - low > LATE_NS)) && (*ns = place(r, s, stamp, low, now_ns)) == -1)
         return -1;
     if (!n)
         return s->news |= HAS_CLOSED, 0;

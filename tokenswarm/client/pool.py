@@ -7,6 +7,7 @@ import math
 from tokenswarm import descriptors
 from tokenswarm.client.opening import open_connection
 from tokenswarm.client.response import Response
+from tokenswarm.client.stamps import keep_stamping
 from tokenswarm.client.transport import Connection, Target
 from tokenswarm.errors import ConfigError
 
@@ -37,6 +38,7 @@ class Pool:
         self.fresh = fresh
         self._timeout_s = connect_timeout_s
         self._idle: list[Connection] = []
+        keep_stamping()
 
     def take(self) -> Connection:
         """A kept connection that is still alive, or a new one. Raises TransportError."""

@@ -14,7 +14,10 @@ high moment, and both are told: see `Sent`, and `Response.unsure`.
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import errno
+import functools
 import socket
 import struct
 import sys
@@ -130,6 +133,19 @@ class ClockPair:
             return Sent(at_ns, at_ns, at_ns)
         placed_ns, sure = self.place(stamp_ns, before_ns, after_ns)
         return Sent(placed_ns, placed_ns, placed_ns) if sure else Sent(before_ns, before_ns, after_ns)
+
+
+@functools.cache
+def keep_stamping() -> _socket.socket | None:
+    """A socket that asks for stamps for as long as this process lives, and does nothing else; None where none can.
+
+    Linux stamps what arrives while any socket asks for it, and begins to, and leaves off, some µs behind the first and
+    the last of them: with no other open, what a new connection gets at once would have no stamp.
+    """
+    with contextlib.suppress(OSError):  # out of descriptors: who opens a connection will say so
+        sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # not gevent's: it needs no loop
+        return sock if ask_for_stamps(sock) else None
+    return None
 
 
 def ask_for_stamps(sock: Any) -> bool:
