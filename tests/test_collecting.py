@@ -141,10 +141,11 @@ class Stream:
     def unsure(self, _low_ns: int, _at_ns: int) -> None:
         """A clock that was set."""
 
-    def send(self, events: int = 1) -> None:
-        for _ in range(events):
-            self.peer.sendall(event())
-        self.sent += events
+    def send(self, *together: int) -> None:
+        """So many events in a segment each."""
+        for events in together or (1,):
+            self.peer.sendall(event() * events)
+            self.sent += events
 
     def take(self) -> list[int]:
         stamps, odd, pieces, *_ = self.reader.take(self.fd)
@@ -170,10 +171,10 @@ def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[NativeReader]:
         yield reader
 
 
-def turn(streams: list[Stream], burst: int = 1) -> None:
+def turn(streams: list[Stream], *burst: int) -> None:
     """Each stream in turn, so that none gets its next token within some tens of ms; but every fourth gets a burst."""
     for number, stream in enumerate(streams):
-        stream.send(1 if number % 4 else burst)
+        stream.send(*(() if number % 4 else burst))
         gevent.sleep(0.001)
 
 
@@ -188,12 +189,13 @@ def collected(native: NativeReader) -> list[Stream]:
 
 
 @needs_c
-def test_many_wake_ups_make_it_collect_and_bursts_end_that(native: NativeReader) -> None:
+@pytest.mark.parametrize("burst", [(2,), (1, 1)], ids=["one segment", "two segments"])
+def test_many_wake_ups_make_it_collect_and_bursts_end_that(native: NativeReader, burst: tuple[int, ...]) -> None:
     streams = collected(native)
     assert not native._watcher.active
     turn(streams)
     for _ in range(40):
-        turn(streams, burst=2)
+        turn(streams, *burst)
         if not native.collecting.period_ns:
             break
     assert native.collecting.period_ns == 0
