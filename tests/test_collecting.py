@@ -12,7 +12,7 @@ from typing import Any
 
 import gevent
 import pytest
-from exchanges import BUILT
+from exchanges import BUILT, stamping
 from test_merged_reads import SHAPE, event
 from test_readers import tcp_pair
 
@@ -165,6 +165,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[NativeReader]:
     monkeypatch.setattr(collecting, "READS_PER_S", 10)
     monkeypatch.setattr("tokenswarm.client.native.WAKES", 32)
     Connection.clocks.look()
+    stamping()
     reader = open_native(Instrument(), lambda: None, "native")
     assert reader is not None
     with contextlib.closing(reader):

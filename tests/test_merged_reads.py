@@ -13,7 +13,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
-from exchanges import BUILT, Setup
+from exchanges import BUILT, Setup, stamping
 from raw_server import CLOSE, LAST_CHUNK, RESET, chunk, content
 from test_readers import tcp_pair
 from two_readers import Play
@@ -38,6 +38,8 @@ def event(bytes_more: int = 0) -> bytes:
 def a_reader(asked: list[object] | None = None) -> Any:
     """`asked`: of which streams a stamp was not plain."""
     from tokenswarm.client import _reader
+
+    stamping()
 
     def place(key: object, stamp_ns: int, floor_ns: int, low_ns: int, now_ns: int) -> tuple[int, ...]:
         clocks = Connection.clocks
