@@ -19,8 +19,14 @@ if PROMETHEUS := os.environ.get("TOKENSWARM_PROMETHEUS"):  # a folder with a pro
         raise pytest.UsageError(f"TOKENSWARM_PROMETHEUS={PROMETHEUS}: there are no prometheus and promtool")
     os.environ["PATH"] = f"{PROMETHEUS}{os.pathsep}{os.environ['PATH']}"
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` ignores it for all below it: no user's Ctrl-C
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's `&` and nohup have some ignored by all below them; a user's terminal doesn't.
+for _signal, _usual in {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}.items():
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _usual)
 
 
 # The same examples each time, however long this machine takes for one: a test that fails, fails for everybody. `make
