@@ -40,7 +40,7 @@ observe: $(VENV)/base
 
 test: $(VENV)/dev
 	@.ci/packages
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/dev
@@ -63,7 +63,7 @@ bench: $(VENV)/dev
 long: $(VENV)/dev
 	@$(BIN)/python -m bench.soak
 	@.ci/packages
-	@TOKENSWARM_LONG=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@TOKENSWARM_LONG=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not alone"
 
 bench-peers: $(VENV)/dev
 	@$(BIN)/python -m bench.peers

@@ -40,6 +40,22 @@ settings.register_profile(
 settings.load_profile("even")
 
 
+# Those that take longest: begun last, one of them would keep one core busy for minutes while the others are done.
+LONG = (
+    *("ends", "terminal", "run", "path_command", "grafana_queries", "open_loop", "readme", "observe"),
+    *("tokens_held_back", "silence", "watched_run", "strangers", "verdict", "search", "exporter_load", "repeat"),
+    *("prometheus_exporter", "llamacpp", "judged_runs", "pipelines"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """By file, the longest first (with `--no-loadscope-reorder`: pytest-xdist goes by the number of tests)."""
+    order = {f"test_{name}": number for number, name in enumerate(LONG)}
+    if gone := [name for name in order if not Path(__file__).with_name(f"{name}.py").exists()]:
+        raise pytest.UsageError(f"LONG of {__file__} names what is not there: {', '.join(gone)}")
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(autouse=True)
 def _now() -> None:
     """Tell gevent what time it is: after minutes of tests without it, its time-outs would be over at once."""
