@@ -246,6 +246,34 @@ def test_a_conversations_own_history_in_the_cache_is_no_repeat() -> None:
     assert "0% of the prompt tokens of first turns came from it in the first, 20% in the last" in found.message
 
 
+@pytest.mark.parametrize(
+    ("cached", "first_cached", "first_prompt", "engine", "share"),
+    [
+        (60_000, 30_000, 40_000, None, 0.75),  # answers tell
+        (60_000, 19_000, 40_000, 0.9, None),  # of first turns less than half
+        (0, 0, 40_000, 0.9, 0.75),  # the engine tells: 60 % of the tokens are of later turns
+        (0, 0, 40_000, 0.7, None),
+        (0, 0, 100_000, 0.7, 0.7),
+        (0, 0, 0, 1.0, None),
+        (0, 0, 100_000, None, None),
+    ],
+)
+def test_what_an_earlier_run_left_in_the_cache_is_told(
+    cached: int, first_cached: int, first_prompt: int, engine: float | None, share: float | None
+) -> None:
+    merged = sample_runs.run(ok=1000)
+    (block,) = merged.blocks
+    block.prompt_tokens, block.cached_tokens = 100_000, cached
+    block.first_prompt_tokens, block.first_cached_tokens = first_prompt, first_cached
+    told = sample_runs.summary(merged)
+    told.server["metrics"] = metrics() | {"prefix_cache_hit_ratio": engine, "running": {}}
+    found = doubts(told, merged)
+    assert set(found) == ({"prefix-cache-hits"} if share else set())
+    assert [doubt.evidence["share"] for doubt in found.values()] == [pytest.approx(share)] * len(found)
+    told.instrument.dataset_wraps = 1
+    assert doubts(told, merged) == {}, "another doubt says why"
+
+
 def test_a_cold_model_of_ollama_is_named_by_its_own_durations() -> None:
     merged = sample_runs.run(ok=1000)
     merged.blocks[-1].engine_load.add(0.005, 980)

@@ -318,7 +318,7 @@ def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> N
     assert finished.out == "tokenswarm: interrupted before the load began: none was sent\n"
 
 
-@pytest.mark.parametrize("load", ["users", "rate", "locust"])
+@pytest.mark.parametrize("load", ["users", "rate", "locust", "edited"])
 def test_a_data_set_that_is_changed_under_a_run_ends_it_by_name(load: str, engine: Server, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(f'{{"prompt": "Tell me of number {n}.", "output_tokens": 12}}\n' for n in range(200)))
@@ -329,7 +329,9 @@ def test_a_data_set_that_is_changed_under_a_run_ends_it_by_name(load: str, engin
         command = [word if word != str(SAMPLES / "sharegpt.json") else str(data) for word in plain(engine, "-t", "15s")]
     with program(command, tmp_path) as started:
         started.await_output("steady")
-        data.write_text("")
+        with data.open("r+") as file:
+            file.write(data.read_text().replace("Tell", "Told") if load == "edited" else "")
+            file.truncate()
         finished = started.finish(60)
 
     assert finished.code == 11, finished.out

@@ -119,6 +119,7 @@ TYPED = (
     b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}\n\n'
 )
 LINE = b'{"model":"m","message":{"content":"a"},"done":true,"done_reason":"stop"}'
+OTHER_USAGE = usage(5, 2).replace(b"{", b'{"model":"n",', 1)
 STREAMS: dict[str, tuple[tuple[str, str], tuple[Step, ...], str]] = {
     "named": (("openai", "chat"), (named("m", "a"), named("m", "b"), STOP, DONE), "m"),
     "none": (("openai", "chat"), (content("a"), content("b"), STOP, DONE), ""),
@@ -129,6 +130,22 @@ STREAMS: dict[str, tuple[tuple[str, str], tuple[Step, ...], str]] = {
     "named too late": (("openai", "chat"), (*[AZURE] * 4, named("m", "a"), named("m", "b"), STOP, DONE), ""),
     "begin and word in one read": (("openai", "messages"), (TYPED, b'data: {"type":"message_stop"}\n\n'), "m"),
     "one line without an end": (("ollama", "chat"), (LINE,), "m"),
+    "another in the middle": (("openai", "chat"), (named("m", "a"), named("n", "b"), STOP, DONE), "m, then n"),
+    "another in the middle of a read": (
+        ("openai", "chat"),
+        (named("m", "a") + named("n", "b"), STOP, DONE),
+        "m, then n",
+    ),
+    "two others": (("openai", "chat"), (named("m", "a"), named("n", "b"), named("o", "c"), STOP, DONE), "m, then n"),
+    "a usual name in the middle": (("openai", "chat"), (named("m", "a"), named("vllm/M", "b"), STOP, DONE), "m"),
+    "none in the middle": (("openai", "chat"), (named("m", "a"), named("", "b"), content("c"), STOP, DONE), "m"),
+    "another beside the count": (("openai", "chat"), (named("m", "a"), OTHER_USAGE, STOP, DONE), "m"),
+    "a name in the words": (("openai", "chat"), (named("m", "a"), named("m", '"model":"n"'), STOP, DONE), "m"),
+    "another line": (
+        ("ollama", "chat"),
+        (b'{"model":"n","message":{"content":"b"},"done":false}\n', LINE + b"\n"),
+        "n, then m",
+    ),
     "byte by byte": (("openai", "chat"), tuple(bytes([b]) for b in named("m", "a") + STOP + DONE), "m"),
 }
 
@@ -152,6 +169,20 @@ def test_a_shape_bears_the_name_and_another_name_has_another_shape(setup: Setup)
     with raw_server(*scripts) as server:
         client = setup.client(server, keep_text=False, fresh=True)
         assert [ask(client, number).model for number, _ in enumerate(order)] == list(order)
+
+
+def test_a_model_that_changes_between_events_of_a_shape_is_heard(setup: Setup) -> None:
+    """Both models' events have a shape that the reader knows: those of one come as stamps, then those of the other."""
+    order = (("m", "m"), ("n", "n"), ("m", "n"), ("n", "m"), ("m", "m"))
+    scripts = []
+    for first, other in order:
+        events = [chunk(named(first if n < 12 else other, f"w{n}")) for n in range(24)]
+        paced: list[Step] = [step for event in events for step in (event, 0.005)]
+        scripts.append((head(), *paced, chunk(STOP + DONE), LAST_CHUNK))
+    with raw_server(*scripts) as server:
+        client = setup.client(server, keep_text=False, fresh=True)
+        told = [ask(client, number).model for number, _ in enumerate(order)]
+    assert told == ["m", "n", "m, then n", "n, then m", "m"]
 
 
 # -- counted -----------------------------------------------------------------------------------------------------------
@@ -200,6 +231,12 @@ def ruled(asked: str, by_model: dict[str, int]) -> list[tuple[str, str]]:
 def test_two_releases_behind_one_name() -> None:
     assert ruled("gpt-4o", {"gpt-4o-2024-08-06": 500, "gpt-4o-2024-11-20": 500}) == [("models-mixed", "invalid")]
     assert ruled("gpt-4o", {"gpt-4o-2024-08-06": 990, "gpt-4o-mini": 10}) == [("models-mixed", "degraded")]
+
+
+def test_answers_that_change_their_model_are_a_mixture() -> None:
+    assert ruled("m", {"m, then n": 1000}) == ruled("m", {"m": 500, "m, then n": 500}) == [("models-mixed", "invalid")]
+    assert ruled("m", {"m": 990, "m, then n": 10}) == [("models-mixed", "degraded")]
+    assert ruled("", {"m, then n": 9}) == [("models-mixed", "degraded")]
 
 
 def test_names_of_one_model_are_no_mixture() -> None:

@@ -161,6 +161,19 @@ def test_a_file_that_changes_under_the_run_is_said(tmp_path: Path) -> None:
         library.conversation(0)
 
 
+def test_a_row_that_is_edited_and_stays_one_is_said_and_rows_that_stay_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "Old words"}\n{"prompt": "Others"}\n')
+    library = opened(path, shuffle_seed=None)
+    with path.open("r+") as file:
+        file.write('{"prompt": "New')
+        file.seek(0, 2)
+        file.write('{"prompt": "One more"}\n')
+    assert library.conversation(1).turns[0].user == "Others"
+    with pytest.raises(DatasetError, match="row 1 is not what it was"):
+        library.conversation(0)
+
+
 def test_synthetic_needs_lengths_and_files_need_a_path() -> None:
     with pytest.raises(DatasetError, match="no lengths are given"):
         open_library(DataSettings(path=None, format="synthetic"))

@@ -14,6 +14,7 @@ from tokenswarm.measure.statistics import (
     binomial_gate,
     effective_n,
     enough,
+    lag1_beside_a_line,
     lag1_rank_correlation,
     median,
     mser5,
@@ -155,3 +156,14 @@ def test_the_median_is_one_of_the_values() -> None:
     assert median([3, 1, 2, 4]) == 2
     with pytest.raises(ValueError, match="no median"):
         median([])
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_a_trend_is_no_correlation_beside_its_line(rho: float) -> None:
+    rng, x, values = random.Random(5), 0.0, []
+    for at in range(2000):
+        x = rho * x + (1 - rho**2) ** 0.5 * rng.gauss(0, 1)
+        values.append(x + at / 100)
+    assert lag1_rank_correlation(values) > 0.9
+    assert lag1_beside_a_line(values) == pytest.approx(rho, abs=0.08)
+    assert lag1_beside_a_line([1.0] * 20) == lag1_beside_a_line([]) == 0.0

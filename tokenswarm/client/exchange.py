@@ -24,7 +24,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.engines import Delta, Dialect, NotAnEvent
 from tokenswarm.engines.failure import clean_line
 from tokenswarm.engines.framing import Framer, Oversize, ndjson
-from tokenswarm.engines.model_names import model_of
+from tokenswarm.engines.model_names import model_of, name_field, then
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.timeline import Timeline
 from tokenswarm.profile.phases import Timeouts
@@ -58,6 +58,7 @@ class Exchange:
         "_dialect",
         "_encoding",
         "_framer",
+        "_named",
         "_next_piece",
         "_next_read",
         "_pieces",
@@ -94,6 +95,7 @@ class Exchange:
         self.response = Response()
         self._encoding: Encoding | None = None  # of a body that has one
         self._unnamed = NAMELESS_MAX  # events that may yet name the model
+        self._named = b""  # the field that does, as long as none names another
         self._shapes = client.shapes if timeline.plain else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
@@ -247,12 +249,15 @@ class Exchange:
     def _take(self, piece: bytes | array[int], recv_ns: int) -> None:
         # The dense path: framing, JSON, mark. No allocation that outlives the event but the stamp.
         if piece.__class__ is not bytes:
-            assert self.reading.shape is not None
+            shape = self.reading.shape
+            assert shape is not None
             if not self._framer.between:  # nothing came before them
-                self._framer.feed(self.reading.shape.example)
+                self._framer.feed(shape.example)
             if self._unnamed:
-                self.timeline.model, self._unnamed = self.reading.shape.model, 0
-            self.timeline.extend(piece, self.reading.shape.like)  # type: ignore[arg-type]  # a class is compared faster
+                self._call(shape.model, shape.example)
+            elif self._named and shape.model != self.timeline.model:
+                self._call_also(shape.model)
+            self.timeline.extend(piece, shape.like)  # type: ignore[arg-type]  # a class is compared faster
             return
         if not len(piece) & 4095:
             self.timeline.blocks += 1  # nobody writes an event of just that length: a block buffer does
@@ -267,6 +272,8 @@ class Exchange:
             for event in events:
                 delta = decode(event)
                 mark(recv_ns, delta)
+                if self._named not in event and b'"model"' in event and (delta.content or delta.reasoning):
+                    self._call_also(model_of(event))
         except Oversize as error:
             with contextlib.suppress(NotAnEvent):
                 for event in error.events:
@@ -284,8 +291,17 @@ class Exchange:
         for event in events[: self._unnamed]:
             self._unnamed -= 1
             if name := model_of(event):
-                self.timeline.model, self._unnamed = name, 0
+                self._call(name, event)
                 return
+
+    def _call(self, name: str, event: bytes) -> None:
+        self.timeline.model, self._unnamed, self._named = name, 0, name_field(event)
+
+    def _call_also(self, name: str) -> None:
+        """Words of another model in the same answer: a gateway fell back, and went on with it."""
+        first = self.timeline.model
+        if name and then(first, name) != first:
+            self.timeline.model, self._named = then(first, name), b""
 
     def _plain(self, piece: bytes) -> bytes:
         if self._encoding is None:

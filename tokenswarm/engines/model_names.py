@@ -20,6 +20,8 @@ _NOTHING = msgspec.Raw(b"null")
 _MOVES = re.compile(r"[:@-](latest|main)$")  # a tag that follows what is newest
 _DATED = re.compile(r"[-:@]\d{3,8}(-\d\d){0,2}$")  # -2024-08-06, -0613, -20241022, -001
 _FILE = re.compile(r"\.gguf$")
+_FIELD = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)+"')
+_THEN = ", then "  # between two names of one answer
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -48,6 +50,22 @@ def model_of(event: bytes) -> str:
     except _MALFORMED:
         pass  # whether it is an event at all, its dialect says
     return ""
+
+
+def name_field(event: bytes) -> bytes:
+    """The field that names a model, as it stands in an event: where another has it too, it names the same. b"": none"""
+    found = _FIELD.search(event)
+    return found[0] if found else b""
+
+
+def then(first: str, other: str) -> str:
+    """The name of an answer that began as one model's and went on as another's; `first` where that is the same."""
+    return first if is_alias(first, other) or is_alias(other, first) else f"{first}{_THEN}{other}"
+
+
+def first_of(name: str) -> str:
+    """The model with which an answer began; the name itself, but for an answer that changed it."""
+    return name.partition(_THEN)[0]
 
 
 @lru_cache(maxsize=64)  # servers know a handful of them

@@ -25,6 +25,9 @@ ITL_SAMPLE = 8  # the correlation of gaps looks at every 8th request: 5 µs a re
 SERIES = ("ttft", "tpot", "e2e")
 """The metrics whose order of arrival is kept."""
 
+HALVES = "halves of "
+"""Before a metric's name: the correlation of neighbours within a half of the window, without a trend in it."""
+
 
 class Series:
     """The first SERIES_MAX successful requests of a block; NaN where a value is missing."""
@@ -77,11 +80,16 @@ class Series:
             if len(values) > 2:
                 block.rho_n[metric] = len(values)
                 block.rho_weighted[metric] = len(values) * statistics.lag1_rank_correlation(values)
-            block.first_half[metric] = Sketch(kept[i] for i in order[:middle] if not isnan(kept[i]))
-            block.second_half[metric] = Sketch(kept[i] for i in order[middle:] if not isnan(kept[i]))
+            halves = [[kept[i] for i in part if not isnan(kept[i])] for part in (order[:middle], order[middle:])]
+            block.first_half[metric], block.second_half[metric] = map(Sketch, halves)
+            block.rho_n[HALVES + metric] = len(values)
+            block.rho_weighted[HALVES + metric] = sum(
+                len(half) * statistics.lag1_beside_a_line(half) for half in halves
+            )
             block.mser_n[metric] = len(values)
             setattr(block.fine, metric, dict(Counter(bucket_key(value, FINE) for value in values)))
-            block.mser_cut[metric] = statistics.mser5(values)
+            # Of the ranks: one value far out would be the end of a transient, wherever it stands.
+            block.mser_cut[metric] = statistics.mser5(statistics.ranks(values))
             if metric == "ttft":
                 block.slow_first = Sketch(statistics.slow_first(values))
         if self.gap_pairs:

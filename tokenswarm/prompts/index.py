@@ -1,6 +1,6 @@
 """The index of a data set file: where each kept row is, how long it is in tokens, and what became of all the others.
 
-Rows are read back by offset, so memory is 28 bytes a kept row whatever the file's size. The index is cached on disk,
+Rows are read back by offset, so memory is 32 bytes a kept row whatever the file's size. The index is cached on disk,
 keyed by the path, the settings and the file's size and times; a stale, foreign or broken cache is ignored and replaced.
 """
 
@@ -13,13 +13,22 @@ import sys
 import tempfile
 from array import array
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
-INDEX_VERSION = 2  # raise it whenever a reader, a filter or the estimate decides differently
+INDEX_VERSION = 3  # raise it whenever a reader, a filter or the estimate decides differently
 UNKNOWN = 0xFFFFFFFF  # in the output column: the row has no answer and states no length
 
-_COLUMNS = (("offsets", "Q"), ("lengths", "I"), ("numbers", "I"), ("turns", "I"), ("inputs", "I"), ("outputs", "I"))
+_COLUMNS = (
+    ("offsets", "Q"),
+    ("lengths", "I"),
+    ("numbers", "I"),
+    ("turns", "I"),
+    ("inputs", "I"),
+    ("outputs", "I"),
+    ("sums", "I"),
+)
 
 
 class Index:
@@ -38,15 +47,17 @@ class Index:
         self.turns = array("I")
         self.inputs = array("I")  # tokens of the longest prompt: the last turn's, with its history
         self.outputs = array("I")  # tokens of all answers together, or UNKNOWN
+        self.sums = array("I")  # CRC-32 of the row's bytes: a row that was edited meanwhile is another
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def keep(
-        self, offset: int, length: int, number: int, turns: int, input_tokens: int, output_tokens: int | None
+        self, offset: int, raw: bytes, number: int, turns: int, input_tokens: int, output_tokens: int | None
     ) -> None:
         self.offsets.append(offset)
-        self.lengths.append(length)
+        self.lengths.append(len(raw))
+        self.sums.append(crc32(raw))
         self.numbers.append(number)
         self.turns.append(turns)
         self.inputs.append(min(input_tokens, UNKNOWN - 1))

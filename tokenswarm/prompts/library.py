@@ -15,6 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
+from zlib import crc32
 
 import msgspec
 
@@ -163,7 +164,7 @@ def _index_steps(
                 continue
             for note in reading.notes:
                 count(index.notes, note)
-            index.keep(offset, len(raw), number, turns, input_tokens, output_tokens)
+            index.keep(offset, raw, number, turns, input_tokens, output_tokens)
         yield Progress(done, size)
     index.sha256 = source.sha256
     bad = index.drops.get("bad_json", 0)
@@ -258,11 +259,9 @@ def _reader_of(path: Path, settings: DataSettings, index: Index) -> Callable[[in
 
     def read(row: int) -> Conversation:
         raw = os.pread(file, index.lengths[row], index.offsets[row])
-        number = index.numbers[row]
-        try:
+        number, conversation = index.numbers[row], None
+        if crc32(raw) == index.sums[row]:
             conversation = read_row(decode_row(raw), number, settings)[1].conversation
-        except RowFault:
-            conversation = None
         if conversation is None:
             raise DatasetError(f"{path}: row {number + 1} is not what it was: the file was changed while it was in use")
         return conversation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenswarm.engines.model_names import is_alias, same
+from tokenswarm.engines.model_names import first_of, is_alias, same
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
 from tokenswarm.result.summary import Doubt, Summary
 
@@ -152,7 +152,7 @@ def models_mixed(evidence: Evidence, summary: Summary) -> Doubt | None:
     """Answers of one run name several models: a fallback, a canary, a deployment that is half rolled out."""
     named, asked = summary.requests_steady.by_model, evidence.profile.engine.asked_model
     main = _main(named, asked)
-    others = {name: n for name, n in named.items() if not same(main, name)}
+    others = {name: n for name, n in named.items() if first_of(name) != name or not same(main, name)}
     if not others:
         return None
     known, n, share = is_alias(asked, main), sum(others.values()), sum(others.values()) / sum(named.values())
@@ -187,7 +187,13 @@ def model_renamed(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 def _main(named: dict[str, int], asked: str) -> str:
     """The most frequent name of those that are the model asked for, else of all; "" where answers name none."""
-    return max(named, key=lambda name: (same(asked, name), is_alias(asked, name), named[name]), default="")
+    return first_of(
+        max(
+            named,
+            key=lambda name: (same(asked, first_of(name)), is_alias(asked, first_of(name)), named[name]),
+            default="",
+        )
+    )
 
 
 RULES: tuple[Rule, ...] = (

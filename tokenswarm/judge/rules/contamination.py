@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, ms, steady
+from tokenswarm.judge.rules.sample import dataset_wrapped
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.result.summary import Doubt, Summary
 from tokenswarm.telemetry.server import COMPARABLE
 
 NOTED_SHARE = 0.01  # of the requests; beyond it they reach the p99
 WARMED = 0.1  # share of the prompt tokens that came from the cache, last stage − first
+WARM = 0.5  # share of the prompt tokens of first turns: more than a system prompt or a template mostly is
 SLOW_LOAD_S = 0.25  # a warm Ollama says 2 to 10 ms, and up to 0.1 s on a machine that is overloaded
 REFUSALS = ("http_4xx", "rate_limited", "http_5xx", "connect")  # outcomes that may be no engine's
 
@@ -163,6 +165,29 @@ def prefix_cache_warmed(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def prefix_cache_hits(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """Most prompts needed no prefill, and nothing in this run repeats them: the cache is an earlier run's."""
+    for told_by in (dataset_wrapped, prefix_cache_warmed):
+        if told_by(evidence, summary) is not None:
+            return None
+    block = steady(evidence)
+    share = _cached(block, summary.server, told=block.cached_tokens > 0)
+    later = 1 - block.first_prompt_tokens / block.prompt_tokens if block.prompt_tokens else 1.0
+    if share is not None and not block.cached_tokens:  # of all turns, and later ones find their history there
+        share = (share - later) / (1 - later) if later < 1 else None
+    if share is None or share < WARM:
+        return None
+    return doubt(
+        "prefix-cache-hits",
+        "note",
+        f"{share:.0%} of the prompt tokens of first turns came from the prefix cache, though no prompt came twice in "
+        f"this run: an earlier one asked the same (another `dataset.shuffle_seed` takes others of a large data set), "
+        f"or all begin alike. TTFT and prefill are those of a warm cache: for a cold one restart the engine, or switch "
+        f"prefix caching off.",
+        share=share,
+    )
+
+
 def cold_start(evidence: Evidence, summary: Summary) -> Doubt | None:
     """Something was loaded, compiled or captured inside a window."""
     block = steady(evidence)
@@ -195,5 +220,6 @@ RULES: tuple[Rule, ...] = (
     requests_elsewhere,
     requests_lost,
     prefix_cache_warmed,
+    prefix_cache_hits,
     cold_start,
 )

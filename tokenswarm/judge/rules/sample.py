@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import latency_limits
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, steady
-from tokenswarm.measure.series import SERIES
+from tokenswarm.measure.series import HALVES, SERIES
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.measure.statistics import effective_n, enough, samples_needed
@@ -148,11 +148,12 @@ def _drift(block: Block, metric: str) -> tuple[Severity | None, float]:
     if first is None or second is None or not p50_1 or not p50_2 or min(first.n, second.n) < HALF_N_MIN:
         return transient, 0.0
     change, apart = p50_2 / p50_1 - 1.0, _apart(first, second, 0.0)
+    by_chance = _apart(first, second, block.rho(HALVES + metric)) <= 0  # neighbours wait in one queue, and wander
     # A trend correlates the requests by itself, so the cautious bounds need only not overlap.
     long = block.window_ns >= SHORT_S * NS_PER_S  # a smoke test's few seconds drift with the machine's own noise
     if long and apart > DRIFT[1] and n >= DRIFT_N_MIN and _apart(first, second, block.rho(metric)) > 0:
         return "invalid", change
-    return ("degraded" if apart > 0 and abs(change) > DRIFT[0] else transient), change
+    return ("degraded" if not by_chance and abs(change) > DRIFT[0] else transient), change
 
 
 def _apart(first: Sketch, second: Sketch, rho: float) -> float:
