@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import json
 import os
@@ -298,6 +299,17 @@ def test_a_page_without_its_last_line_break_counts_where_http_says_that_it_is_wh
 
 def moved(to: str, status: str = "307 Temporary Redirect") -> list[Any]:
     return [head("text/plain", f"location: {to}", "content-length: 0", status=status, chunked=False), CLOSE]
+
+
+def test_a_packed_page_is_read() -> None:
+    """vLLM and SGLang pack it for whoever asks, and `engine.headers: {accept-encoding: gzip}` asks."""
+    packed = gzip.compress(PAGE)
+    reply = head("text/plain", "content-encoding: gzip", f"content-length: {len(packed)}", chunked=False) + packed
+    with raw_server([reply]) as server:
+        made, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with made:
+            until(lambda: made.pages[0].watch.good > 1)
+        assert made.pages[0].watch.gaps == {}
 
 
 @pytest.mark.parametrize("to", ["/metrics/", "metrics/", "http://127.0.0.1:{port}/metrics/"])

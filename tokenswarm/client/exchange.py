@@ -221,7 +221,7 @@ class Exchange:
         if self._seen is None and self.reading.splitting:
             return
         shapes, seen, breaks = self._shapes, self._seen, self._framer.between
-        if shapes is None or not breaks or self.ended or self.response.content_encoding not in ("", "identity"):
+        if shapes is None or not breaks or self.ended or self.response.content_encoding:
             return
         self._seen = None
         shape = (
@@ -256,7 +256,7 @@ class Exchange:
             return
         if not len(piece) & 4095:
             self.timeline.blocks += 1  # nobody writes an event of just that length: a block buffer does
-        if self.response.content_encoding not in ("", "identity"):
+        if self.response.content_encoding:
             piece = self._plain(piece)
         delta = None
         try:
