@@ -317,6 +317,14 @@ def test_usage_in_the_choice(setup: Setup) -> None:
     assert (got.prompt_tokens, got.output_tokens, got.token_source) == (19, 3, TokenSource.SERVER)
 
 
+@pytest.mark.parametrize("name", ["cached_tokens", "prompt_cache_hit_tokens"])
+def test_cached_tokens_under_other_names(setup: Setup, name: str) -> None:
+    told: dict[str, object] = {"prompt_tokens": 19, "completion_tokens": 1, name: 16}
+    assert answer(setup, content("A"), STOP, event({"choices": [], "usage": told}), DONE).cached_tokens == 16
+    told["prompt_tokens_details"] = {"cached_tokens": 8}
+    assert answer(setup, content("A"), STOP, event({"choices": [], "usage": told}), DONE).cached_tokens == 8
+
+
 def test_reasoning_tokens_beside_the_output_tokens_are_output_tokens(setup: Setup) -> None:
     thinks = [delta(reasoning_content="hm")] * 10
 

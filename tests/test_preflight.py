@@ -412,6 +412,7 @@ def test_it_is_waited_for_with_a_bound(path: str, model: str | None) -> None:
     [
         refusal(429, {"error": "slow down"}, retry_after="1"),
         refusal(503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
+        refusal(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
         (200, SSE, b"data: [DONE]\n\n"),
         (200, SSE, TOKENS[:80]),
     ],

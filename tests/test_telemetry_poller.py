@@ -350,6 +350,18 @@ def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pyt
         assert {request.split()[1] for request in server.requests} == {b"/metrics"}
 
 
+def test_an_engine_under_two_names_is_said_and_counted_once(engine: Server) -> None:
+    exchange(engine, request_bytes("chat", tokens=2))
+    port = engine.url.rpartition(":")[2]
+    urls = (f"http://127.0.0.1:{port}/metrics", f"http://localhost:{port}/metrics", f"http://127.0.0.1:{port}")
+    it, said = poller(profile(f"http://127.0.0.1:{port}", engine_metrics=("auto", *urls)))
+    with it:
+        until(lambda: all(page.watch.good for page in it.pages))
+        it.phase(0, "steady", None, 1.0)
+    assert [page.watch.twin for page in it.pages] == ["", *[f"http://127.0.0.1:{port}/metrics"] * 3]  # type: ignore[union-attr]
+    assert [line.partition(" is ")[0] for line in said] == [page.watch.url for page in it.pages[1:]]
+
+
 def test_a_redirect_in_a_circle_ends() -> None:
     with raw_server(moved("/metrics")) as server:
         it, _ = poller(profile(f"http://127.0.0.1:{server.port}"))

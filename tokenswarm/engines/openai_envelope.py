@@ -30,6 +30,8 @@ class WireUsage(msgspec.Struct, gc=False):
     completion_tokens: object = None
     total_tokens: object = None
     reasoning_tokens: object = None  # of servers that have no details
+    cached_tokens: object = None  # Moonshot
+    prompt_cache_hit_tokens: object = None  # DeepSeek
     prompt_tokens_details: object = None
     completion_tokens_details: object = None
 
@@ -104,6 +106,8 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     cached = tokens(timings.cache_n) if timings else None
     if usage is not None:
         prompt, output = tokens(usage.prompt_tokens), tokens(usage.completion_tokens)
+        for elsewhere in (usage.cached_tokens, usage.prompt_cache_hit_tokens):
+            cached = tokens(elsewhere) if elsewhere is not None and cached is None else cached
         if usage.prompt_tokens_details is not None:
             stated = _detail(usage.prompt_tokens_details, "cached_tokens")
             cached = cached if stated is None else stated
