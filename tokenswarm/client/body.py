@@ -189,8 +189,10 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
     return Outcome.PROTOCOL, clean_line(sentence + (f"; it says: {words}" if words else "")), "content type"
 
 
-def judge_refusal(document: Document | None, response: Response) -> tuple[Outcome, str, str]:
-    """(outcome, sentence, kind) of an answer whose status is none of success."""
+def judge_refusal(
+    document: Document | None, response: Response, broken: TransportError | None
+) -> tuple[Outcome, str, str]:
+    """(outcome, sentence, kind) of an answer whose status is none of success. `broken`: how its body broke off."""
     status = response.status
     text = error_message(bytes(document.text if document else b""), response.content_type)
     sentence = f"HTTP {status}" + (f": {text}" if text else "")
@@ -205,4 +207,6 @@ def judge_refusal(document: Document | None, response: Response) -> tuple[Outcom
         outcome = Outcome.HTTP_4XX
     elif status >= 300:
         sentence = f"HTTP {status}: redirects are not followed; give the final address as target"
+    if broken is not None:
+        sentence = clean_line(f"{sentence}; then {broken.sentence}")
     return outcome, sentence, f"http {status}"
