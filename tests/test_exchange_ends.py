@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import pytest
-from exchanges import QUICK, READERS, Setup, ask
+from exchanges import QUICK, READERS, SAMPLING, Setup, ask, make_certificate, server_tls
 from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server, usage
 
 from tokenswarm.client.exchange import LEFT_OPEN_S
+from tokenswarm.client.sending import Request
 from tokenswarm.profile.phases import Timeouts
+from tokenswarm.profile.target import Tls
 from tokenswarm.profile.typed_yaml import Seconds
+from tokenswarm.prompts import Message, Prompt
 from tokenswarm.record import Outcome
 
 CHAT = content("a") + content("b") + content("", "stop") + usage(7, 2)
@@ -147,3 +153,57 @@ def test_the_user_goes_on_at_once(setup: Setup) -> None:
             gevent.joinall([gevent.spawn(ask, client, n) for n in range(20)], raise_error=True)
 
     assert [r.outcome for r in setup.records] == [Outcome.OK] * 20
+
+
+BUSY = b"HTTP/1.1 503 Busy\r\nretry-after: 2\r\ncontent-type: text/plain\r\ncontent-length: 99\r\n\r\n"
+LIMITED = head("application/json", "retry-after: 2", status="429 No") + chunk(b'{"error":{"message":"slow down"}}')
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "sentence"),
+    [
+        ((BUSY + b"busy", CLOSE), Outcome.HTTP_5XX, "HTTP 503: busy; then the server closed the connection inside"),
+        ((BUSY, 0.05, RESET), Outcome.HTTP_5XX, "HTTP 503; then the connection broke"),
+        ((BUSY, OPEN), Outcome.HTTP_5XX, "HTTP 503; then no token within 1 s"),
+        ((LIMITED, CLOSE), Outcome.RATE_LIMITED, "HTTP 429: slow down (Retry-After: 2); then the server closed"),
+        ((LIMITED, b"zz\r\n", OPEN), Outcome.PROTOCOL, "the answer breaks HTTP/1.1 framing"),
+    ],
+)
+def test_a_refusal_whose_body_breaks_off_is_one(
+    setup: Setup, script: tuple[Step, ...], outcome: Outcome, sentence: str
+) -> None:
+    with raw_server(script) as server:
+        got = ask(setup.client(server))
+    assert (got.outcome, got.error[: len(sentence)], got.retry_after) == (outcome, sentence, "2")
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_what_a_server_says_that_reads_no_more_of_the_request_is_told(
+    setup: Setup, tmp_path: Path, encrypted: bool
+) -> None:
+    """A prompt that is too long for it, and for the buffers between: the answer comes while we still send."""
+    key, cert = make_certificate(tmp_path)
+    context = server_tls((key, cert))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            plain, _ = listener.accept()
+            sock = context.wrap_socket(plain, server_side=True) if encrypted else plain
+            with sock:
+                sock.recv(1000)
+                sock.sendall(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        scheme = "https" if encrypted else "http"
+        client = setup.client(
+            listener.getsockname()[1], timeouts=SLOW, url=f"{scheme}://localhost:{{}}", tls=Tls(ca_file=str(cert))
+        )
+        request = Request("0-0", Prompt("p", (Message("user", "x" * (32 << 20)),), "", "c", 0), 0, "steady", 0)
+        with gevent.Timeout(30):
+            got = client.send(request, SAMPLING)
+        thread.join()
+    assert (got.outcome, got.error) == (
+        Outcome.RESET,
+        "the server hung up inside the request; it says: HTTP 413 Payload Too Large",
+    )

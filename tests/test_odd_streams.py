@@ -177,6 +177,109 @@ def test_a_finish_reason_that_is_none_ends_nothing(setup: Setup, word: str) -> N
     assert (got.outcome, got.finish_reason) == (Outcome.OK, "stop")
 
 
+GIVEN_UP = ("cancelled", "timeout", "insufficient_system_resource", "network_error", "ERROR", "Aborted", "timed out")
+ENDED = ("stop", "length", "content_filter", "tool_calls", "eos_token", "MAX_TOKENS", "stop_sequence", "repetition")
+
+
+@pytest.mark.parametrize("reason", [*GIVEN_UP, *ENDED])
+def test_a_finish_reason_of_what_was_given_up_is_no_success(setup: Setup, reason: str) -> None:
+    last = {"message": {"content": ""}, "done": True, "done_reason": reason, "eval_count": 2}
+    line = b'{"message":{"content":"A"}}\n'
+    for got in (
+        answer(setup, content("A"), content("B", reason), usage(7, 2), DONE),
+        answer(setup, line, json.dumps(last).encode() + b"\n", kind=OLLAMA),
+    ):
+        assert got.finish_reason == reason
+        assert got.outcome is (Outcome.ERROR_OBJECT if reason in GIVEN_UP else Outcome.OK)
+        assert got.error == (f"the server ended the answer with finish reason {reason!r}" if not got.ok else "")
+
+
+@pytest.mark.parametrize("error", ["", {}, [], 0, {"code": 0, "message": ""}, {"message": None}])
+def test_an_error_that_is_blank_beside_words_is_none(setup: Setup, error: object) -> None:
+    piece = {"index": 0, "delta": {"content": "A"}, "finish_reason": None}
+    chunks = [{"choices": [piece], "error": error}, {"choices": [{**piece, "error": error}]}]
+    chunks.append({"choices": [], "error": error, "usage": {"prompt_tokens": 7, "completion_tokens": 2}})
+    assert answer(setup, *map(event, chunks), event({"choices": [], "error": error}), STOP, DONE).outcome is Outcome.OK
+    lines = [{"message": {"content": "A"}, "done": False, "error": error}, {"done": True, "error": error}]
+    got = answer(setup, *(json.dumps(line).encode() + b"\n" for line in lines), kind=OLLAMA)
+    assert (got.outcome, got.text) == (Outcome.OK, "A")
+    assert answer(setup, content("A"), event({"error": error or ""})).outcome is Outcome.ERROR_OBJECT, "alone it is one"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}},
+        {"error_code": 17, "error_msg": "no balance"},
+        {"success": False, "message": "no balance"},
+    ],
+)
+def test_errors_of_gateways_abroad_are_told_in_their_words(setup: Setup, said: object) -> None:
+    got = answer(setup, event(said))
+    assert (got.outcome, got.error) == (Outcome.ERROR_OBJECT, "no balance")
+    assert answer(setup, event({"base_resp": {"status_code": 0, "status_msg": ""}}), content("A"), END).ok
+
+
+def test_an_error_in_a_list_is_one(setup: Setup) -> None:
+    body = b'[{"error":{"code":400,"message":"no such key"}}]'
+    got = answer(setup, body, content_type="application/json")
+    assert (got.outcome, got.error) == (Outcome.ERROR_OBJECT, "no such key")
+    got = one(setup, head("application/json", status="400 Bad Request"), chunk(body), LAST_CHUNK)
+    assert (got.outcome, got.error) == (Outcome.HTTP_4XX, "HTTP 400: no such key")
+
+
+WORDS_ELSEWHERE: dict[str, tuple[dict[str, object], str]] = {
+    "thinking": ({"thinking": "Hm"}, ""),
+    "thinking in parts": ({"thinking": [{"type": "thinking", "thinking": "Hm"}]}, ""),
+    "reasoning_text": ({"content": "", "reasoning_text": "Hm"}, ""),
+    "a function": ({"content": None, "function_call": {"arguments": "{}"}}, "{}"),
+    "a custom tool": ({"tool_calls": [{"index": 0, "type": "custom", "custom": {"name": "f", "input": "x"}}]}, "x"),
+    "speech": ({"audio": {"id": "a", "transcript": "Hello"}}, "Hello"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS_ELSEWHERE)
+def test_words_under_other_names_are_words(setup: Setup, name: str) -> None:
+    fields, text = WORDS_ELSEWHERE[name]
+    got = answer(setup, delta(**fields), 0.1, content("A"), END)
+    assert (got.outcome, got.events, got.text) == (Outcome.OK, 2, text + "A")
+    assert got.gaps_ns, "its moment is that of the first token"
+    assert (got.first_ns == got.first_answer_ns) == bool(text)
+    named = answer(setup, delta(function_call={"name": "f", "arguments": ""}, thinking=None, audio=None), END)
+    assert (named.outcome, named.events) == (Outcome.EMPTY, 0)
+
+
+@pytest.mark.parametrize("empty", [[], {}, ""])
+def test_what_is_empty_in_another_shape_is_empty(setup: Setup, empty: object) -> None:
+    end = event({"choices": [{"index": 0, "delta": empty, "finish_reason": "stop"}]})
+    got = answer(setup, delta(content="A", tool_calls=empty), delta(content=empty, reasoning="B"), end, DONE)
+    assert (got.outcome, got.events, got.text) == (Outcome.OK, 2, "A")
+    lines = [{"message": {"content": "A", "tool_calls": empty}}, {"done": True, "message": {"content": empty}}]
+    assert answer(setup, *(json.dumps(line).encode() + b"\n" for line in lines), kind=OLLAMA).text == "A"
+
+
+@pytest.mark.parametrize("cuts", ["each event a member", "byte by byte"])
+def test_gzip_of_several_members_is_one_body(setup: Setup, cuts: str) -> None:
+    members = [gzip.compress(one_event) for one_event in (content("A"), content("B"), END)]
+    pieces = members if cuts == "each event a member" else [bytes([b]) for b in b"".join(members)]
+
+    def packed(*more: bytes) -> RequestRecord:
+        chunks = (chunk(piece) for piece in more)
+        return one(setup, head("text/event-stream", "content-encoding: gzip"), *chunks, LAST_CHUNK, timeouts=PATIENT)
+
+    assert (packed(*pieces).outcome, packed(*pieces).text) == (Outcome.OK, "AB")
+    assert packed(*pieces, b"\0\0").ok, "padding is none"
+    got = packed(*members[:2], members[2][:9])
+    assert (got.outcome, got.error) == (Outcome.TRUNCATED, "the gzip encoding of the answer has no end")
+
+
+@pytest.mark.parametrize("name", ["none", "identity", "UTF-8"])
+def test_a_content_encoding_that_is_none(setup: Setup, name: str) -> None:
+    chunks = (chunk(piece) for piece in (content("A"), content("B"), END))
+    got = one(setup, head("text/event-stream", f"content-encoding: {name}"), *chunks, LAST_CHUNK)
+    assert (got.outcome, got.text, got.packed) == (Outcome.OK, "AB", False)
+
+
 def test_content_as_a_list_of_parts(setup: Setup) -> None:
     thinks = [
         delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]) for text in ("Hm", " so")
@@ -212,6 +315,14 @@ def test_usage_in_the_choice(setup: Setup) -> None:
     inside = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 19, "completion_tokens": 3}}
     got = answer(setup, content("A"), event({"choices": [inside]}), DONE)
     assert (got.prompt_tokens, got.output_tokens, got.token_source) == (19, 3, TokenSource.SERVER)
+
+
+@pytest.mark.parametrize("name", ["cached_tokens", "prompt_cache_hit_tokens"])
+def test_cached_tokens_under_other_names(setup: Setup, name: str) -> None:
+    told: dict[str, object] = {"prompt_tokens": 19, "completion_tokens": 1, name: 16}
+    assert answer(setup, content("A"), STOP, event({"choices": [], "usage": told}), DONE).cached_tokens == 16
+    told["prompt_tokens_details"] = {"cached_tokens": 8}
+    assert answer(setup, content("A"), STOP, event({"choices": [], "usage": told}), DONE).cached_tokens == 8
 
 
 def test_reasoning_tokens_beside_the_output_tokens_are_output_tokens(setup: Setup) -> None:

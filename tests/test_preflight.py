@@ -82,6 +82,10 @@ def test_who_looks_on_is_called_once_there_is_something_to_see() -> None:
         (b'{"data":["x","org/a"]}', "org/a", ""),
         (b'{"object":"list","data":null}', "org/a", "lists no model; org/a is asked for all the same"),
         (b'{"data":[{"id":"unknown","owned_by":"local"}]}', "org/a", "lists unknown; org/a is asked for all the same"),
+        (b'{"data":[{"id":"org/*"},{"id":"x"}]}', "org/a", "lists org/*, x; org/a is asked for all the same"),
+        (b'{"data":[{"id":"x"}],"has_more":true}', "org/a", "lists x; org/a is asked for all the same"),
+        (b'{"models":[{"name":"x"}],"nextPageToken":"p2"}', "org/a", "lists x; org/a is asked for all the same"),
+        (b'\xef\xbb\xbf{"data":[{"id":"org/a"}]}', "org/a", ""),
         (b'{"models":7}', "org/a", "/v1/models is no list of models, so the model's name could not be checked"),
     ],
 )
@@ -100,12 +104,30 @@ def test_a_named_model_is_asked_for_whatever_the_list_looks_like(body: bytes, mo
         (b'[{"id":"a"},{"id":"b"}]', "which model? Give `engine.model` (or --model); it has a, b"),
         (b'{"data":null}', "it lists none"),
         (b'{"data":[{"id":"unknown"}]}', "it lists only unknown, which is no name"),
+        (b'{"data":[{"id":"*"}]}', "it lists only *, which is no name"),
+        (b'{"error":{"message":"invalid key"}}', "not with a list of models (application/json: invalid key)"),
     ],
 )
 def test_a_list_that_names_no_one_model(body: bytes, words: str) -> None:
     with backend(routes({LISTS: (200, JSON, body), CHAT: GOOD})) as server:
         assert words in refused(server.url)
         assert server.posts() == []
+
+
+def test_a_redirected_list_names_where_to() -> None:
+    with backend(routes({LISTS: (307, {"location": "https://x.example/v1/models"}, b"")})) as server:
+        assert "a redirect to https://x.example/v1/models; give" in refused(server.url)
+
+
+def test_a_packed_list_is_read_within_a_bound() -> None:
+    """Who sets `accept-encoding: gzip` for the load sets it for these, too."""
+    packed = {**JSON, "content-encoding": "gzip"}
+    with backend(routes({LISTS: (200, packed, gzip.compress(MODELS[2])), CHAT: GOOD})) as server:
+        assert look(server.url).model == "m"
+    with backend(routes({LISTS: (200, packed, gzip.compress(MODELS[2])[:-9]), CHAT: GOOD})) as server:
+        assert "the gzip encoding of the answer has no end" in refused(server.url)
+    with backend(routes({LISTS: (200, packed, gzip.compress(b" " * (5 << 20))), CHAT: GOOD})) as server:
+        assert "the answer has more than 4194304 bytes" in refused(server.url)
 
 
 def test_the_only_model_of_a_bare_list_is_taken() -> None:
@@ -390,6 +412,7 @@ def test_it_is_waited_for_with_a_bound(path: str, model: str | None) -> None:
     [
         refusal(429, {"error": "slow down"}, retry_after="1"),
         refusal(503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
+        refusal(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
         (200, SSE, b"data: [DONE]\n\n"),
         (200, SSE, TOKENS[:80]),
     ],

@@ -221,6 +221,15 @@ def test_replicas_add_up_and_the_router_before_them_stands_by_itself() -> None:
     assert "ttft_s" in told["sources"][0]["missing"]
 
 
+def test_ends_of_any_name_are_answers_but_for_those_that_gave_up() -> None:
+    ends = b"".join(
+        b'vllm:request_success_total{finished_reason="%s"} %%d\n' % reason
+        for reason in (b"content_filter", b"tool_calls", b"eos_token", b"abort")
+    )
+    told = watched((vllm(0) + ends % (0, 0, 0, 0), vllm(40) + ends % (5, 3, 2, 7)))["requests_compared"]
+    assert (told["server_good"], told["server_bad"]) == (50, 7)
+
+
 def test_each_replica_stands_by_itself_too() -> None:
     told = watched(
         (vllm(0), vllm(60, error=5)), (vllm(0, running=4.0), vllm(40, running=4.0)), (router(1, 0), router(2, 0))
@@ -233,6 +242,39 @@ def test_each_replica_stands_by_itself_too() -> None:
     assert [(each["prompt_tokens"], each["generation_tokens"]) for each in (one, other)] == [(600, 1200), (400, 800)]
     assert [each["finished"] for each in (one, other)] == [{"error": 5, "length": 60}, {"error": 0, "length": 40}]
     assert watched((vllm(0), vllm(60)))["replicas"] == []
+
+
+START = "process_start_time_seconds {}\n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((START.format(1700.25), 3), (START.format(1700.25), 3), True),
+        ((START.format(1700.25), 3), (START.format(1700.26), 3), False),
+        ((START.format(1700.25), 3), (START.format(1700.25), 4), False),
+        ((START.format(1700.25), 0), (START.format(1700.25), 0), False),  # nothing that chance could not have made
+        (("", 3), ("", 3), False),
+        (("vllm:num_preemptions_total 1.5\n", 3), ("vllm:num_preemptions_total 1.5\n", 3), True),
+    ],
+)
+def test_one_engine_at_two_addresses_counts_once(one: tuple[str, int], other: tuple[str, int], same: bool) -> None:
+    """As `auto` and a URL of the same, a name and its address, or a router that hands `/metrics` to an engine."""
+    watches = [EngineWatch(f"http://h:{number}/metrics", 1.0, engines.Reader()) for number in range(2)]
+    pages = [more.encode() + vllm(n) for more, n in (one, other)]
+    assert [watch.page(page, 1, 1) for watch, page in zip(watches, pages, strict=True)] == [None, None]
+    assert [twin.url for twin in join.find_twins(watches)] == (["http://h:1/metrics"] if same else [])
+    for watch, (more, n) in zip(watches, (one, other), strict=True):
+        watch.open(0, 2)
+        for second in range(1, 100):
+            watch.page(more.encode() + vllm(n + second), second * NS_PER_S, 1)
+    summary = sample_runs.summary(sample_runs.run(ok=100))
+    join.fill(summary, watches, (), now_ns=101 * NS_PER_S)
+    told: dict[str, Any] = summary.server["metrics"]
+    assert told["generation_tokens"] == 98 * 20 * (1 if same else 2)
+    assert len(told["replicas"]) == (0 if same else 2)
+    said = [source["problem"] for source in told["sources"]]
+    assert said == ["", "the same engine as at http://h:0/metrics: it is counted once" if same else ""]
 
 
 BUCKETS = 'vllm:time_to_first_token_seconds_bucket{{le="{}"}} {}\n'

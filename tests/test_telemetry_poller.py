@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import json
 import os
@@ -300,6 +301,17 @@ def moved(to: str, status: str = "307 Temporary Redirect") -> list[Any]:
     return [head("text/plain", f"location: {to}", "content-length: 0", status=status, chunked=False), CLOSE]
 
 
+def test_a_packed_page_is_read() -> None:
+    """vLLM and SGLang pack it for whoever asks, and `engine.headers: {accept-encoding: gzip}` asks."""
+    packed = gzip.compress(PAGE)
+    reply = head("text/plain", "content-encoding: gzip", f"content-length: {len(packed)}", chunked=False) + packed
+    with raw_server([reply]) as server:
+        made, _ = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with made:
+            until(lambda: made.pages[0].watch.good > 1)
+        assert made.pages[0].watch.gaps == {}
+
+
 @pytest.mark.parametrize("to", ["/metrics/", "metrics/", "http://127.0.0.1:{port}/metrics/"])
 def test_a_redirect_on_the_same_server_is_followed_and_kept(to: str) -> None:
     with raw_server() as server:
@@ -336,6 +348,18 @@ def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pyt
         assert f"/metrics answered HTTP 307 to {there}: give that address" in said[0]
         assert other.connections == 0
         assert {request.split()[1] for request in server.requests} == {b"/metrics"}
+
+
+def test_an_engine_under_two_names_is_said_and_counted_once(engine: Server) -> None:
+    exchange(engine, request_bytes("chat", tokens=2))
+    port = engine.url.rpartition(":")[2]
+    urls = (f"http://127.0.0.1:{port}/metrics", f"http://localhost:{port}/metrics", f"http://127.0.0.1:{port}")
+    it, said = poller(profile(f"http://127.0.0.1:{port}", engine_metrics=("auto", *urls)))
+    with it:
+        until(lambda: all(page.watch.good for page in it.pages))
+        it.phase(0, "steady", None, 1.0)
+    assert [page.watch.twin for page in it.pages] == ["", *[f"http://127.0.0.1:{port}/metrics"] * 3]  # type: ignore[union-attr]
+    assert [line.partition(" is ")[0] for line in said] == [page.watch.url for page in it.pages[1:]]
 
 
 def test_a_redirect_in_a_circle_ends() -> None:

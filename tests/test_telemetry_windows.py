@@ -665,6 +665,14 @@ def test_two_exporters_add_up() -> None:
     assert (block["count"], block["power_w_mean"], block["coverage"]["window_s"]) == (2, 800.0, 100.0)
 
 
+def test_two_exporters_of_one_machine_count_its_gpus_once() -> None:
+    one = gpu_block(gpu_watch(lambda at: gpu_page(at, "A", "B")))
+    both = gpu_block(gpu_watch(lambda at: gpu_page(at, "A", "B")), gpu_watch(lambda at: gpu_page(at, "B", "C")))
+    assert (one["count"], one["energy_j"]) == (2, 100_000.0)
+    assert ([gpu["gpu"] for gpu in both["gpus"]], both["energy_j"]) == (["A", "B", "C"], 150_000.0)
+    assert both["cpu"] == one["cpu"]
+
+
 def test_a_lost_gpu_leaves_no_sums() -> None:
     block = gpu_block(
         gpu_watch(

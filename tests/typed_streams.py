@@ -169,6 +169,19 @@ RESPONSES: dict[str, tuple[bytes, Told]] = {
         sse(*_BEGIN, *_TEXT, response("incomplete", incomplete_details=None, usage=usage(9, 2))),
         Told("incomplete", "Hi you", "", 2, 9, 2, 0, 0),
     ),
+    "failed, and called completed": (
+        sse(
+            *_BEGIN,
+            *_MESSAGE,
+            delta("output_text", "Hi"),
+            response("completed", status="failed", error={"message": "the model died"}),
+        ),
+        Told("", "Hi", "", 1, None, 1, outcome=Outcome.ERROR_OBJECT, sentence="the model died"),
+    ),
+    "cancelled, and called completed": (
+        sse(*_BEGIN, *_MESSAGE, delta("output_text", "Hi"), response("completed", status="cancelled", error=None)),
+        Told("", "Hi", "", 1, None, 1, outcome=Outcome.ERROR_OBJECT, sentence="status cancelled"),
+    ),
     "failed in the middle": (
         sse(
             *_BEGIN,
@@ -328,6 +341,20 @@ MESSAGES: dict[str, tuple[bytes, Told]] = {
     "an end, but no reason": (
         sse(start(25), *_WORDS[0], *end(None, 15)),
         Told("message_stop", "Hi you", "", 2, 25, 15),
+    ),
+    "an end that a gateway wrote, without the server's word": (
+        sse(start(25), *_WORDS[0], {"type": "message_stop"}),
+        Told(
+            "no message_delta", "Hi you", "", 2, None, 2, outcome=Outcome.TRUNCATED, sentence="without `message_delta`"
+        ),
+    ),
+    "the server gave it up": (
+        sse(start(25), *_WORDS[0], *end("error", 15)),
+        Told("error", "Hi you", "", 2, 25, 15, outcome=Outcome.ERROR_OBJECT, sentence="finish reason 'error'"),
+    ),
+    "a reason, then counts": (
+        sse(start(25), *_WORDS[0], end("max_tokens", 9)[0], *end(None, 15)),
+        Told("max_tokens", "Hi you", "", 2, 25, 15),
     ),
     "unknown types, hidden thoughts, [DONE]": (
         sse(

@@ -21,6 +21,7 @@ from tokenswarm.engines.framing import BOM, Framer, ndjson, sse
 from tokenswarm.errors import MALFORMED
 from tokenswarm.record import Outcome
 
+GZIP = 31  # zlib's wbits
 ERROR_BODY_BYTES = 65_536  # an error page longer than this is not read to its end for our sake
 
 _OF_WHOLE_ANSWERS = frozenset(("choices", "message", "response", "output", "content"))
@@ -116,17 +117,17 @@ class Encoding:
         """The body has ended inside it."""
         return self._inflate is not None and not self._inflate.eof and self._response.status < 300
 
-    def plain(self, piece: bytes) -> bytes:
-        """What a piece says. Raises TransportError, unless the status says it all (then b"")."""
+    def plain(self, piece: bytes, bytes_max: int = 0) -> bytes:
+        """What a piece says, of `bytes_max` at most (0: any). Raises TransportError, unless the status says it all."""
         name = self._response.content_encoding
         try:
             if self._inflate is None:
                 if name not in ("gzip", "x-gzip"):
                     sentence = f"the answer has the content encoding {name[:20]!r}; identity was asked"
                     raise TransportError(Outcome.PROTOCOL, sentence, "content encoding")
-                self._inflate = zlib.decompressobj(wbits=31)
+                self._inflate = zlib.decompressobj(wbits=GZIP)
             try:
-                return self._inflate.decompress(piece)
+                return self._inflated(self._inflate, piece, bytes_max)
             except zlib.error:
                 sentence = "the gzip encoding of the answer is broken"
                 raise TransportError(Outcome.PROTOCOL, sentence, "gzip") from None
@@ -134,6 +135,18 @@ class Encoding:
             if 200 <= self._response.status < 300:
                 raise
             return b""
+
+    def _inflated(self, inflate: zlib._Decompress, piece: bytes, bytes_max: int) -> bytes:
+        """Of all members (RFC 1952, 2.2): some servers pack each event by itself. What is none is padding."""
+        plain = b""
+        while piece and not (inflate.eof and piece[:1] != b"\x1f"):
+            if inflate.eof:
+                self._inflate = inflate = zlib.decompressobj(wbits=GZIP)
+            plain += inflate.decompress(piece, bytes_max)
+            piece = inflate.unused_data
+            if bytes_max and (inflate.unconsumed_tail or len(plain) > bytes_max):
+                raise TransportError(Outcome.OVERSIZE, f"the answer has more than {bytes_max} bytes", "too large")
+        return plain
 
 
 def begins_as(data: bytes) -> Literal["events", "object", "page", "other", "open"]:
@@ -176,8 +189,10 @@ def judge_document(document: Document, response: Response, dialect: Dialect) -> 
     return Outcome.PROTOCOL, clean_line(sentence + (f"; it says: {words}" if words else "")), "content type"
 
 
-def judge_refusal(document: Document | None, response: Response) -> tuple[Outcome, str, str]:
-    """(outcome, sentence, kind) of an answer whose status is none of success."""
+def judge_refusal(
+    document: Document | None, response: Response, broken: TransportError | None
+) -> tuple[Outcome, str, str]:
+    """(outcome, sentence, kind) of an answer whose status is none of success. `broken`: how its body broke off."""
     status = response.status
     text = error_message(bytes(document.text if document else b""), response.content_type)
     sentence = f"HTTP {status}" + (f": {text}" if text else "")
@@ -192,4 +207,6 @@ def judge_refusal(document: Document | None, response: Response) -> tuple[Outcom
         outcome = Outcome.HTTP_4XX
     elif status >= 300:
         sentence = f"HTTP {status}: redirects are not followed; give the final address as target"
+    if broken is not None:
+        sentence = clean_line(f"{sentence}; then {broken.sentence}")
     return outcome, sentence, f"http {status}"

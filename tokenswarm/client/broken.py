@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import traceback
 from pathlib import PurePath
@@ -10,6 +11,7 @@ from tokenswarm.client.response import TransportError
 from tokenswarm.record import Outcome
 
 WANTS_CERTIFICATE = "the server wants a client certificate, and tokenswarm has none to show"
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}[ -~]{0,60})")
 _MENDED_BY_CA = frozenset({2, 18, 19, 20, 21})  # X509_V_ERR_*: an issuer, or the certificate itself, is not known here
 
 
@@ -22,11 +24,17 @@ def client_bug(error: Exception) -> TransportError:
 
 
 def broken(error: OSError, doing: str, said: str = "") -> TransportError:
-    """What a failed call to the kernel means for the request. `said`: what the server told of it over TLS."""
+    """What a failed call to the kernel means for the request. `said`: what the server told of it."""
     if isinstance(error, TimeoutError):
         return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
     sentence = said or f"the connection broke while {doing}: {error.strerror or error}"
     return TransportError(Outcome.RESET, sentence, type(error).__name__)
+
+
+def refused_early(answer: bytes) -> str:
+    """What a server said that hung up before it had the whole request; "" where it is no answer."""
+    status = _STATUS.match(answer)
+    return f"the server hung up inside the request; it says: HTTP {status[1].decode()}" if status else ""
 
 
 def over_tls(error: ssl.SSLError) -> str:

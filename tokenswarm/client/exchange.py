@@ -31,6 +31,7 @@ from tokenswarm.profile.phases import Timeouts
 from tokenswarm.record import OK, Outcome
 
 NAMELESS_MAX = 4  # events without a model, until nobody looks for one any more
+HUNG_UP = (Outcome.RESET, Outcome.TIMEOUT)  # ways to end; a refusal is one, however its body ends
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
 MADE_UP = "[DONE] without a finish reason, after {} content events: a gateway ended it; see its log"
 NO_BODY = (
@@ -223,7 +224,7 @@ class Exchange:
         if self._seen is None and self.reading.splitting:
             return
         shapes, seen, breaks = self._shapes, self._seen, self._framer.between
-        if shapes is None or not breaks or self.ended or self.response.content_encoding not in ("", "identity"):
+        if shapes is None or not breaks or self.ended or self.response.content_encoding:
             return
         self._seen = None
         shape = (
@@ -261,7 +262,7 @@ class Exchange:
             return
         if not len(piece) & 4095:
             self.timeline.blocks += 1  # nobody writes an event of just that length: a block buffer does
-        if self.response.content_encoding not in ("", "identity"):
+        if self.response.content_encoding:
             piece = self._plain(piece)
         delta = None
         try:
@@ -329,14 +330,10 @@ class Exchange:
             return outcome, sentence, "error object"
         if untouched and failure is not None and failure.kind == "closed early" and 200 <= response.status < 300:
             return Outcome.RESET, NO_BODY.format(response.status), "no body"
+        if response.status >= 300 and (failure is None or failure.outcome in HUNG_UP):
+            return judge_refusal(document, response, failure)
         if failure is not None and (document is None or not document.text or failure.outcome is Outcome.PROTOCOL):
             return failure.outcome, self._with_words(failure.sentence), failure.kind
-        if not 200 <= response.status < 300:
-            return (
-                (failure.outcome, failure.sentence, failure.kind)
-                if failure is not None
-                else judge_refusal(document, response)
-            )
         if document is not None:
             judged = judge_document(document, response, self._dialect)
             if failure is None or judged[0] is Outcome.ERROR_OBJECT:

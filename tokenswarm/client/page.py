@@ -9,6 +9,7 @@ import gevent
 import msgspec
 from gevent.event import Event
 
+from tokenswarm.client.body import Encoding
 from tokenswarm.client.head import request_head
 from tokenswarm.client.opening import open_connection
 from tokenswarm.client.response import Response, TransportError
@@ -78,4 +79,9 @@ def request(
     if not response.complete:
         raise TransportError(Outcome.OVERSIZE, f"the answer has more than {PAUSE_BYTES >> 20} MiB", "too large")
     body = b"".join(response.drain()[1])
+    if response.content_encoding:  # `engine.headers` may ask for it, and some servers don't ask
+        encoding = Encoding(response)
+        body = encoding.plain(body, PAUSE_BYTES)
+        if encoding.cut:
+            raise TransportError(Outcome.RESET, "the gzip encoding of the answer has no end", "gzip")
     return Page(response.status, response.content_type, body, response.location, response.framed, response.cached)

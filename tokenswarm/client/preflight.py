@@ -29,15 +29,15 @@ from tokenswarm.client.scheme import mistaken
 from tokenswarm.client.transport import Target, make_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import NotAnEvent
-from tokenswarm.engines.dialects import DIALECTS
-from tokenswarm.engines.failure import error_message, hide, secret_words
+from tokenswarm.engines.dialects import DIALECTS, has_more
+from tokenswarm.engines.failure import clean_line, error_message, hide, secret_words
 from tokenswarm.errors import MALFORMED, ConfigError, TargetError
 from tokenswarm.profile.environment import has_openai_key, secret_headers
 from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
-NO_NAMES = ("", "unknown")  # a router that could not ask its workers lists this
+NO_NAMES = ("", "unknown")  # a router that could not ask its workers lists this; with a `*` it names patterns (LiteLLM)
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class _Look:
         if best < 2 or not self._profile.engine.probe:
             likely = likely[:1] if best == 0 else likely[-1:]
         listing = likely[-1]
-        model = self._choose(listing.target.url, self._models(listing))
+        model = self._choose(listing.target.url, self._models(listing), has_more(listing.page.body))
         self._answers()
         probes, target = [], listing.target
         if self._profile.engine.probe:
@@ -183,9 +183,11 @@ class _Look:
             hint = key_hint(self._profile, self._secret, has_openai_key())
             raise TargetError(f"{url}{path}: HTTP {status}{': ' + said if said and self._secret else ''}, {hint}")
         if 300 <= status < 400:
-            raise TargetError(f"{url}{path}: HTTP {status}, a redirect; give the final address as target")
+            to = hide(f" to {clean_line(page.location)}", secret_words(self._secret))[:120] if page.location else ""
+            raise TargetError(f"{url}{path}: HTTP {status}, a redirect{to}; give the final address as target")
         if status == 200 and (self._profile.engine.model is None or "json" not in kind):
-            raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}); wrong host?")
+            words = f": {said}" if said and "json" in kind else ""
+            raise TargetError(f"{url}{path}: answers, but not with a list of models ({kind}{words}); wrong host?")
         if self._profile.engine.model is None:
             where = f"; is this an {self._dialect.kind} server, and {url} its base URL?" if status in (404, 405) else ""
             key = "" if self._secret or status in (404, 405) else ", or a key is missing (`engine.headers_from_env`)"
@@ -199,12 +201,12 @@ class _Look:
             self._notes.append(f"{path} is unknown there; is this an {self._dialect.kind} server?")
         return None
 
-    def _choose(self, url: str, models: list[str] | None) -> str:
+    def _choose(self, url: str, models: list[str] | None, more: bool) -> str:
         wanted = self._profile.engine.model
         if models is None:
             assert wanted is not None  # else _models had raised
             return wanted
-        known = [name for name in models if name.lower() not in NO_NAMES]
+        known = [name for name in models if name.lower() not in NO_NAMES and "*" not in name]
         shown = ", ".join(models[:20]) + (", …" if len(models) > 20 else "")
         if wanted is None:
             if len(known) == 1 == len(models):
@@ -215,7 +217,7 @@ class _Look:
             )
         if wanted in models or f"{wanted}:latest" in models:
             return wanted
-        if known and known == models:
+        if known and known == models and not more:
             raise TargetError(f"{url}: has no model {wanted}; it has {shown}")
         self._notes.append(f"{url} lists {shown or 'no model'}; {wanted} is asked for all the same")
         return wanted

@@ -90,7 +90,7 @@ def _meaning(record: RequestRecord) -> _Means:
         return _Means.LOADING
     if record.events or outcome in (Outcome.EMPTY, Outcome.RATE_LIMITED) or record.status in (408, 425):
         return _Means.CHANCE
-    if record.status == 503:  # busy
+    if record.status in (503, 529):  # busy
         return _Means.CHANCE
     if outcome is Outcome.TIMEOUT and 200 <= record.status < 300:
         return _Means.CHANCE

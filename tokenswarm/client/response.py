@@ -24,6 +24,7 @@ PATH_PREFIXES = (b"x-envoy-", b"x-litellm-", b"x-portkey-", b"x-kong-")
 """... and the beginnings of such."""
 RETRY_MARKS = frozenset(("x-litellm-attempted-retries", "x-portkey-retry-attempt-count"))
 LINES = frozenset((b"content-type", b"content-encoding", b"retry-after", b"transfer-encoding", b"content-length"))
+UNPACKED = frozenset(("identity", "none", "utf-8", "utf8"))  # content encodings that are none; servers do write them
 CHUNKED = ((b"transfer-encoding", b"chunked"),)
 MARKS_MAX, MARK_CHARS = 16, 120
 NO_MARKS: dict[str, str] = {}  # one for all that have none
@@ -150,7 +151,8 @@ class Response:
         if key == b"content-type":
             self.content_type = sys.intern(value.decode("latin-1").lower())
         elif key == b"content-encoding":
-            self.content_encoding = value.decode("latin-1").strip().lower()
+            told = value.decode("latin-1").strip().lower()
+            self.content_encoding = "" if told in UNPACKED else told
         elif key == b"retry-after":
             self.retry_after = value.decode("latin-1")[:40]
         elif key in LINES:

@@ -163,7 +163,7 @@ class Client:
         settle(connection, response, timeline, self.recorder.instrument)
         timeline.status = response.status
         timeline.retry_after = response.retry_after
-        timeline.packed = response.content_encoding not in ("", "identity")
+        timeline.packed = bool(response.content_encoding)
         timeline.announced = response.announced
         timeline.retries = response.retries if response.marks else 0
         self.marks = response.marks

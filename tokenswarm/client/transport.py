@@ -19,7 +19,7 @@ import msgspec
 from gevent import socket
 from gevent.hub import get_hub
 
-from tokenswarm.client.broken import broken, client_bug, over_tls
+from tokenswarm.client.broken import broken, client_bug, over_tls, refused_early
 from tokenswarm.client.response import Response
 from tokenswarm.client.stamps import (
     STAMP_THIS,
@@ -382,9 +382,10 @@ class Connection:
         return b"".join(plain), end
 
     def _last_words(self) -> str:
-        """Why the server would hear no more, if it said so over TLS before it hung up."""
+        """Why the server would hear no more, if it said so before it hung up."""
         try:
-            data = self.sock.recv(READ_BYTES, stdlib_socket.MSG_DONTWAIT) if self._tls is not None else b""
+            data = self.sock.recv(READ_BYTES, stdlib_socket.MSG_DONTWAIT)
         except OSError:
             return ""
-        return (self._decrypt(data)[1] or "") if data else ""
+        plain, end = self._decrypt(data) if data and self._tls is not None else (data, "")
+        return end or refused_early(plain)

@@ -182,6 +182,7 @@ class Poller:
 
     def phase(self, number: int, phase: str, stage: Stage | None, seconds: float) -> None:  # noqa: ARG002 - the protocol
         """Another phase begins: windows open and close now, and each page is asked for at once."""
+        self._find_twins()
         now_ns = monotonic_ns()
         for page in self.pages:
             page.watch.close(now_ns)
@@ -200,6 +201,11 @@ class Poller:
     def _watches(self) -> tuple[list[EngineWatch], list[GpuWatch]]:
         engines = [page.watch for page in self.pages if isinstance(page.watch, EngineWatch)]
         return engines, [page.watch for page in self.pages if isinstance(page.watch, GpuWatch)]
+
+    def _find_twins(self) -> None:
+        engines, _ = self._watches()
+        for twin in join.find_twins(engines):
+            self._say(f"{twin.url} is {join.TWIN.format(twin.twin)}")
 
     def stages(self, merged: Merged) -> dict[int, StageTold]:
         """What was told of the stages that are over, for whoever shows it live."""
@@ -243,6 +249,7 @@ class Poller:
 
     def fill(self, summary: Summary, now_ns: int) -> None:
         """Put what was seen until now into the blocks of the summary."""
+        self._find_twins()
         engines, gpus = self._watches()
         join.fill(summary, engines, gpus, now_ns=now_ns, price=self._price, shape=self._shape)
 
@@ -275,8 +282,8 @@ def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], N
     versions: dict[str, str] = (manifest.get("engine") or {}).get("version") or {}
     pages = [] if told.engine_metrics == ("off",) else _engine_pages(profile, versions)
     secret = gpu_headers(told)
-    for url in told.gpu_exporters:
-        watch = GpuWatch(_with_path(url, "/metrics"), told.interval)
+    for url in dict.fromkeys(_with_path(given, "/metrics") for given in told.gpu_exporters):
+        watch = GpuWatch(url, told.interval)
         pages.append(Page(watch, preflight.make_checked_target(profile, url), secret, found=False))
     price = None
     if told.price_per_gpu_hour is not None:

@@ -14,6 +14,9 @@ import msgspec
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
+UNTOLD = "message_stop"  # the reason of a Messages answer whose end is told without one
+CUT = "no message_delta"  # ... and of one that a gateway ended: the server itself tells a reason, or null, beforehand
+
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts as the server states them; None where it does not."""

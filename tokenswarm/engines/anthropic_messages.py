@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.engines import Delta, Sampling, Usage
+from tokenswarm.engines import CUT, UNTOLD, Delta, Sampling, Usage
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.counts import limit, tokens
 from tokenswarm.engines.failure import error_line
@@ -109,9 +109,9 @@ def _special(data: bytes, event: _Event) -> Delta:
         return _opened(event.content_block)
     if kind == "message_delta":
         reason = event.delta.stop_reason if event.delta else None
-        return Delta(usage=msgspec.structs.replace(_usage(event.usage) or Usage(), reason=reason or ""))
+        return Delta(usage=msgspec.structs.replace(_usage(event.usage) or Usage(), reason=reason or UNTOLD))
     if kind == "message_stop":
-        return Delta(finished=((0, "message_stop"),))
+        return Delta(finished=((0, CUT),))
     if kind in _TYPES:
         return Delta()
     return foreign(data, kind, "content")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,7 @@ from tokenswarm.engines import (
     openai_completions,
     openai_responses,
 )
+from tokenswarm.engines.framing import BOM
 
 _UNREAD = ("id", "created", "obfuscation")  # of the answer, of the second, of the event
 _SSE = ("text/event-stream",)
@@ -36,13 +38,21 @@ def ollama_models(body: bytes) -> list[str]:
     return _models(body, ("models", "data"), ("name", "model", "id"))
 
 
+def has_more(body: bytes) -> bool:
+    """Whether a body that lists models is the first page of several (Anthropic, Google)."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = msgspec.json.decode(body)
+        return isinstance(answer, dict) and bool(answer.get("has_more") or answer.get("nextPageToken"))
+    return False
+
+
 def _models(body: bytes, lists: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
     """Servers and routers agree on no shape: a list (bare, or under a key), null, names, objects, objects by name.
 
     llama.cpp sends both lists; the first of `lists` that names a model counts.
     """
     try:
-        answer = msgspec.json.decode(body)
+        answer = msgspec.json.decode(body.removeprefix(BOM))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
         raise NotAnEvent(f"a body of {len(body)} bytes is no list of models: {reason}") from None
     if isinstance(answer, dict) and not any(key in answer for key in lists):

@@ -2,7 +2,8 @@
 
 Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI, Dynamo, gateways: {"error": {"message"}},
 {"error": "text"}, the text being JSON again, {"object": "error", "message"}, {"message", "code" or "type"},
-{"detail": "text" | [{"loc", "msg"}]}, {"errors": [...]}.
+{"detail": "text" | [{"loc", "msg"}]}, {"errors": [...]}; of gateways abroad: [{"error"}] (Google), {"error_code",
+"error_msg"} (Baidu), {"base_resp": {"status_code", "status_msg"}} (MiniMax), {"success": false, "message"}.
 """
 
 from __future__ import annotations
@@ -71,21 +72,29 @@ def hide_in(value: Any, secrets: Iterable[str]) -> Any:
 
 
 # A `message` alone may be anything; beside one of these it says what went wrong (Dynamo, Azure, API gateways).
-_BESIDE_MESSAGE = ("code", "type", "object", "status", "statusCode", "error_code")
+_BESIDE_MESSAGE = ("code", "type", "object", "status", "statusCode", "status_code", "error_code")
+_MESSAGES = ("message", "msg", "error_msg", "status_msg")
+
+
+def blank(error: object) -> bool:
+    """Whether what stands under `error` tells of none: some servers write each field into each event."""
+    return not any(error.values()) if isinstance(error, dict) else not error
 
 
 def error_text(body: object) -> str:
     """Return the message of a decoded error object, or "" where `body` has none of the known shapes."""
+    body = body[0] if isinstance(body, list) and body else body
     if not isinstance(body, dict):
         return ""
     for key in ("error", "errors", "detail"):
         if (error := body.get(key)) is not None and error is not False and error != []:
             return error_line(error)
-    if any(body.get(key) for key in _BESIDE_MESSAGE):
-        for key in ("message", "msg"):
+    if any(body.get(key) for key in _BESIDE_MESSAGE) or body.get("success") is False:
+        for key in _MESSAGES:
             if isinstance(body.get(key), str):
                 return error_line(body[key])
-    return ""
+    inner = body.get("base_resp")
+    return error_text(inner) if isinstance(inner, dict) else ""
 
 
 def error_line(error: object) -> str:

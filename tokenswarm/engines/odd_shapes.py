@@ -23,7 +23,7 @@ def tidy(event: dict[str, Any]) -> dict[str, Any]:
     if isinstance(event.get("choices"), list):
         event["choices"] = [_choice(one) if isinstance(one, dict) else one for one in event["choices"]]
     if isinstance(event.get("message"), dict):
-        event["message"] = _piece(event["message"], "thinking")
+        event["message"] = _piece(_filled(event["message"]), "thinking")
     return _piece(event, "thinking")
 
 
@@ -33,12 +33,34 @@ def reasoning_of(details: object) -> str:
     return answer + thoughts
 
 
+def words_elsewhere(delta: dict[str, Any]) -> tuple[str, str, bool]:
+    """(answer, thoughts, is it a tool's?) that stand under names which few servers use, in a delta without others.
+
+    Thoughts: OpenRouter and MiniMax, gateways to Anthropic, Copilot. Answers: functions before there were tools, tools
+    of free form, speech.
+    """
+    thoughts = ""
+    for name in ("reasoning_details", "thinking", "reasoning_text"):
+        said = delta.get(name)
+        thoughts = thoughts or (said if isinstance(said, str) else reasoning_of(said))
+    function, audio, calls = delta.get("function_call"), delta.get("audio"), delta.get("tool_calls")
+    tools = [function, *(call.get("custom") for call in (calls or ()) if isinstance(call, dict))]
+    written = [(tool.get("arguments") or tool.get("input")) for tool in tools if isinstance(tool, dict)]
+    spoken = audio.get("transcript") if isinstance(audio, dict) else ""
+    return "".join(map(_text, [*written, spoken])), thoughts, isinstance(function, dict)
+
+
+def _filled(piece: dict[str, Any]) -> dict[str, Any]:
+    """Without what is empty: PHP writes [] for {}, and others "" for anything that they have not."""
+    return {key: value for key, value in piece.items() if value not in ("", [], {})}
+
+
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
-    choice = _piece(choice, "reasoning")
+    choice = _piece(_filled(choice), "reasoning")
     if not isinstance(choice.get("usage", {}), dict):
         del choice["usage"]
     if isinstance(choice.get("delta"), dict):
-        choice["delta"] = _piece(choice["delta"], "reasoning")
+        choice["delta"] = _piece(_filled(choice["delta"]), "reasoning")
     return choice
 
 

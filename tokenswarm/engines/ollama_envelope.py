@@ -12,7 +12,7 @@ import msgspec
 
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import limit, ns, tokens
-from tokenswarm.engines.failure import error_line, error_text
+from tokenswarm.engines.failure import blank, error_line, error_text
 from tokenswarm.engines.odd_shapes import tidy
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
@@ -42,8 +42,9 @@ Line = TypeVar("Line", bound=Envelope)
 
 def special(data: bytes, line: Envelope, piece: Delta | None) -> Delta:
     """Read a line that is not just a piece of text: the end, an error, or nothing of the answer. Raises NotAnEvent."""
-    error = error_line(line.error)
-    if piece is None and line.done is None and not error:
+    beside = piece is not None or line.done is not None
+    error = "" if beside and blank(line.error) else error_line(line.error)
+    if not beside and not error:
         return _without_text(data)
     piece = piece or Delta()
     reason = line.done_reason

@@ -6,14 +6,15 @@ Sources: vLLM's `metrics`, llama.cpp's `timings` and `prompt_progress`, as captu
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import limit, ms_as_ns, tokens
-from tokenswarm.engines.failure import error_line, error_text
-from tokenswarm.engines.odd_shapes import reasoning_of, tidy
+from tokenswarm.engines.failure import blank, error_line, error_text
+from tokenswarm.engines.odd_shapes import tidy, words_elsewhere
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -29,6 +30,8 @@ class WireUsage(msgspec.Struct, gc=False):
     completion_tokens: object = None
     total_tokens: object = None
     reasoning_tokens: object = None  # of servers that have no details
+    cached_tokens: object = None  # Moonshot
+    prompt_cache_hit_tokens: object = None  # DeepSeek
     prompt_tokens_details: object = None
     completion_tokens_details: object = None
 
@@ -87,7 +90,7 @@ def complete(envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
         first.finished,
         _drafts(_usage(envelope.usage, envelope.timings), envelope),
         _times(envelope.metrics, envelope.timings),
-        error_line(envelope.error),
+        "" if blank(envelope.error) else error_line(envelope.error),
         False,
         False,
         tuple(more),
@@ -103,6 +106,8 @@ def _usage(usage: WireUsage | None, timings: Timings | None) -> Usage | None:
     cached = tokens(timings.cache_n) if timings else None
     if usage is not None:
         prompt, output = tokens(usage.prompt_tokens), tokens(usage.completion_tokens)
+        for elsewhere in (usage.cached_tokens, usage.prompt_cache_hit_tokens):
+            cached = tokens(elsewhere) if elsewhere is not None and cached is None else cached
         if usage.prompt_tokens_details is not None:
             stated = _detail(usage.prompt_tokens_details, "cached_tokens")
             cached = cached if stated is None else stated
@@ -206,6 +211,8 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
         value = msgspec.json.decode(data)
     except MALFORMED as reason:
         raise NotAnEvent(f"an event of {len(data)} bytes is malformed: {reason}") from None
+    if "choices" in value and blank(value.get("error")):
+        value.pop("error", None)
     if error := error_text(value):
         return Delta(error=error)
     if choices is not None or _OF_OTHER_APIS.isdisjoint(value):  # timings alone: another API of llama.cpp
@@ -215,25 +222,24 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
 
 _NO_MODEL = (b'"model":""', b'"model": ""')
 _DRAFTS = b'"speculative_decoding"'
-_SELDOM = (b'"reasoning_details"', b'"usage":{', b'"usage": {', b'"error"', b'"message"', _DRAFTS, *_NO_MODEL)
+_ELSEWHERE = re.compile(rb'_details"|"(?:error|thinking|reasoning_text|function_call|custom|audio)"[ ]?:[ ]?[^n ]')
+_SELDOM = (b'"usage":{', b'"usage": {', b'"message"', _DRAFTS, *_NO_MODEL)
 
 
 def says_more(data: bytes) -> bool:
     """Whether an event without words may yet say something."""
-    return b"_details" in data or b'"error"' in data or _NO_MODEL[0] in data or _NO_MODEL[1] in data
+    return _ELSEWHERE.search(data) is not None or _NO_MODEL[0] in data or _NO_MODEL[1] in data
 
 
 def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
     """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
 
-    That is reasoning_details (OpenRouter, MiniMax), usage (Moonshot), an error (OpenRouter), drafts (TensorRT-LLM), and
-    a model without a name (Ollama's last word before an end whose error it hides). Most events have words, so the
-    decoders need not know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    That is words under other names, usage (Moonshot), an error (OpenRouter), drafts (TensorRT-LLM), and a model without
+    a name (Ollama's last word before an end whose error it hides). Most events have words, so the decoders need not
+    know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
     """
-    for key in _SELDOM:
-        if key in data and (envelope.usage is None or b"usage" not in key):
-            break
-    else:
+    seldom = any(key in data and (envelope.usage is None or b"usage" not in key) for key in _SELDOM)
+    if not seldom and _ELSEWHERE.search(data) is None:
         return complete(envelope, first, more)
     usage, error, drafts = envelope.usage, envelope.error, None
     try:
@@ -246,11 +252,11 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
             raise NotAnEvent(f"an event of {len(data)} bytes is a whole answer: the server ignores `stream: true`")
         if usage is None and isinstance(choice.get("usage"), dict):
             usage = msgspec.convert(choice["usage"], WireUsage)
-        error = choice.get("error") if error is None else error
+        error = choice.get("error") if blank(error) else error
         drafts = choice.get("speculative_decoding") if drafts is None else drafts
-        details = delta.get("reasoning_details") if isinstance(delta, dict) else None
-        if details and not first.content and not first.reasoning:
-            first = msgspec.structs.replace(first, reasoning=reasoning_of(details))
+        if isinstance(delta, dict) and not first.content and not first.reasoning:
+            content, reasoning, tool = words_elsewhere(delta)
+            first = msgspec.structs.replace(first, content=content, reasoning=reasoning, tool=first.tool or tool)
     found = complete(msgspec.structs.replace(envelope, usage=usage, error=error), first, more)
     if drafts is not None:
         found = msgspec.structs.replace(found, usage=_with_drafts(found.usage, drafts))

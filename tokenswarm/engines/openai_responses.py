@@ -14,7 +14,7 @@ import msgspec
 from tokenswarm.engines import Delta, Sampling, Usage
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.counts import limit, ms_as_ns, tokens
-from tokenswarm.engines.failure import error_line
+from tokenswarm.engines.failure import blank, error_line
 from tokenswarm.engines.typed_events import MALFORMED, foreign, reshaped, typed_error
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
@@ -32,9 +32,11 @@ _TOOL = frozenset(
 )
 _ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
 _FAILS = frozenset(("response.failed", "response.cancelled", "error"))
+_FAILED = ("failed", "cancelled")  # the status of a response, whatever the event that ends it is called
 
 
 class _Response(msgspec.Struct, gc=False):
+    status: object = None
     error: object = None
     incomplete_details: object = None
     usage: object = None
@@ -97,7 +99,9 @@ def _special(data: bytes, event: _Event) -> Delta:
     """Read an event without words of the answer: its state, its end, an error, or nothing of it."""
     kind, response = event.type or "", event.response or _Response()
     usage = _usage(response.usage)
-    if kind in _FAILS or event.error is not None:
+    failed = kind in _ENDS and (not blank(response.error) or response.status in _FAILED)
+    if failed or kind in _FAILS or event.error is not None:
+        kind = f"status {response.status}" if failed else kind
         said = error_line(event.error) or error_line(response.error) or typed_error(msgspec.json.decode(data))
         return Delta(usage=usage, error=said or f"the server ended the answer with {kind or 'an error'}")
     if kind in _ENDS:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 
+from tokenswarm.engines import CUT
+from tokenswarm.engines.failure import clean_line
 from tokenswarm.record import Outcome
 
-# The protocol's own end, but not of an answer: vLLM and SGLang end so what they gave up.
-FAILED_REASONS = frozenset({"error", "abort"})
+_GIVEN_UP = re.compile(
+    r"(^|[_\W])(error|abort|cancel|cancell?ed|aborted|fail|failed|failure|time[d_ -]{0,2}out)([_\W]|$)"
+    r"|overload|insufficient_system_resource",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=256)  # servers know a handful of them
+def gives_up(reason: str) -> bool:
+    """Whether a finish reason is the protocol's own end, but not of an answer.
+
+    vLLM and SGLang (error, abort), TensorRT-LLM (cancelled, timeout), DeepSeek (insufficient_system_resource) and GLM
+    (network_error) end so what they gave up.
+    """
+    return reason == CUT or _GIVEN_UP.search(reason) is not None
 
 
 def judged(
@@ -28,13 +45,16 @@ def judged(
     """
     if error:
         return Outcome.ERROR_OBJECT, error
-    if failed := sorted(FAILED_REASONS.intersection(reasons)):
-        return Outcome.ERROR_OBJECT, f"the server ended the answer with finish reason {failed[0]!r}"
+    given_up = sorted(filter(gives_up, reasons))
+    if given_up and given_up[0] != CUT:
+        return Outcome.ERROR_OBJECT, f"the server ended the answer with finish reason {clean_line(given_up[0])[:64]!r}"
     if not events and (not unfinished or not began):
         return Outcome.EMPTY, "the answer holds no content"
     if missing:
         came = f"{choices - missing} of {choices} choices came"
         return Outcome.TRUNCATED, f"{came}: the server may not know `n` (engine.choices)"
+    if given_up:
+        return Outcome.TRUNCATED, f"the answer ended without `message_delta`, after {events} content events"
     if unfinished:
         return Outcome.TRUNCATED, f"the answer ended without {end}, after {events} content events"
     return Outcome.OK, ""

@@ -13,9 +13,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from tokenswarm.engines import Delta, Usage
+from tokenswarm.engines import UNTOLD, Delta, Usage
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.measure.ending import FAILED_REASONS, judged
+from tokenswarm.measure.ending import gives_up, judged
 from tokenswarm.measure.gaps import gaps_of
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import OK, EngineTimes, Outcome, RequestRecord
@@ -245,7 +245,8 @@ class Timeline:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
             usage = delta.usage
-            self._reason = usage.reason or self._reason
+            if usage.reason and not (self._reason and usage.reason == UNTOLD):
+                self._reason = usage.reason
             whole = usage.prompt_tokens and usage.output_tokens  # else: what it does not state stands
             self._usage = usage if whole else merged(self._usage, usage)
         if delta.times is not None:
@@ -282,7 +283,7 @@ class Timeline:
     def judge(self, end: str = "a finish reason") -> tuple[Outcome, str]:
         """Judge a body that ended well-framed under 2xx. `end`: what the protocol ends an answer with, in words."""
         ended = self._choices == 1 and self._finished and self._stamps and not (self._error or self._of_choice)
-        if ended and FAILED_REASONS.isdisjoint(self._finished.values()):
+        if ended and not any(map(gives_up, self._finished.values())):
             return OK, ""  # most of them
         return judged(
             error=self._error, reasons=self._finished.values(), unfinished=bool(self._unfinished()),

@@ -93,10 +93,13 @@ def block(
     gpus: list[Gpu] = []
     pages: list[Totals] = []
     resets = 0
+    machines: list[GpuWatch] = []
     for watch in watches:
+        told = {one.gpu for one in gpus}
+        machines += [] if told & watch.facts.keys() else [watch]
         given = [watch.by_stage[stage] for stage in stages if stage in watch.by_stage]
         pages += [stage.overall.totals(now_ns) for stage in given]
-        for uuid in sorted({uuid for stage in given for uuid in stage.gpus}):
+        for uuid in sorted({uuid for stage in given for uuid in stage.gpus} - told):  # of two exporters of a machine
             total = one_after_another(stage.gpus[uuid].totals(now_ns) for stage in given if uuid in stage.gpus)
             one = _gpu(uuid, total, watch.facts.get(uuid, {}))
             one.lost = any(uuid in stage.lost or uuid not in stage.gpus for stage in given)
@@ -112,7 +115,7 @@ def block(
         _sum(found)
     _per_token(found, output_tokens_per_s, price)
     if watches:
-        found.cpu = _cpu(watches, stages, now_ns, output_tokens_per_s)
+        found.cpu = _cpu(machines, stages, now_ns, output_tokens_per_s)
     return found
 
 

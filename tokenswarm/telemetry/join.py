@@ -14,6 +14,8 @@ from tokenswarm.telemetry.reading import Reading
 from tokenswarm.telemetry.watch import EngineWatch, GpuWatch, Watch
 from tokenswarm.telemetry.window import Totals, one_after_another, side_by_side
 
+TWIN = "the same engine as at {}: it is counted once"
+
 
 class StageTold(msgspec.Struct, frozen=True, kw_only=True):
     """What engine and GPUs told of one stage that is over, for whoever shows it live: as in its blocks.
@@ -85,6 +87,7 @@ def _source(watch: Watch, reading: Reading | None) -> Source:
     )
     if isinstance(watch, EngineWatch):
         found.version = watch.version
+        found.problem = TWIN.format(watch.twin) if watch.twin else watch.problem
         if reading is not None:
             found.kind, found.facts, found.missing = reading.kind, reading.facts, list(reading.missing)
     elif watch.good:
@@ -119,8 +122,22 @@ def _server(
     return found
 
 
+def find_twins(watches: Sequence[EngineWatch]) -> list[EngineWatch]:
+    """Those found now to be an engine that is watched under another address, too. Under load no two pages are alike."""
+    found = []
+    for place, watch in enumerate(watches):
+        for other in watches[:place]:
+            if watch.twin or other.twin or watch.newest is None or other.newest is None:
+                continue
+            if watch.newest.same_as(other.newest):
+                watch.twin = other.url
+                found.append(watch)
+    return found
+
+
 def own(watches: Sequence[EngineWatch]) -> list[EngineWatch]:
-    """The engines among them, whose numbers add up; a router's own account only where there is no other."""
+    """The engines among them, each once, whose numbers add up; a router's own account only where there is no other."""
+    watches = [watch for watch in watches if not watch.twin]
     engines = [watch for watch in watches if watch.newest is None or not names.is_router(watch.newest.kind)]
     return engines or list(watches)
 

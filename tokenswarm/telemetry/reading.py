@@ -62,6 +62,16 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             return self.counts.fell(before.counts)
         return _any_below(self.counters, before.counters)
 
+    def same_as(self, other: Reading) -> bool:
+        """True where both must be of one process: all that it counted is alike, and by chance it could not be."""
+        sums = [*self.counters.values(), *(one.sum for one in self.histograms.values())]
+        return (
+            any(sums)
+            and (self.started_s is not None or any(value % 1 for value in sums))
+            and (self.kind, self.shape, self.started_s) == (other.kind, other.shape, other.started_s)
+            and (self.counters, self.histograms) == (other.counters, other.histograms)
+        )
+
     def lost_by(self, later: Reading) -> frozenset[Series]:
         """The series that a later page lacks."""
         return frozenset() if later.shape is self.shape else self.shape - later.shape

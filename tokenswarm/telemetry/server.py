@@ -232,7 +232,10 @@ def _compare(total: Totals, kind: str, server_per_s: float | None, client: Part)
     )
 
 
-GOOD = frozenset({"stop", "length", "repetition", "all", "success", "finish", "end_id", "stop_words"})
+GOOD = frozenset({
+    "stop", "length", "repetition", "all", "success", "finish", "end_id", "stop_words", "eos", "eos_token",
+    "stop_sequence", "tool_calls", "content_filter",
+})  # fmt: skip
 """Reasons, of any engine, for the end of a whole answer; any other is an error, an abort, a refusal."""
 
 

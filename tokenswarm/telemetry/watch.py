@@ -99,6 +99,7 @@ class EngineWatch(Watch):
         self.newest: Reading | None = None
         self.by_stage: dict[int, Window] = {}
         self._read = read
+        self.twin = ""  # the address at which the same engine is watched already: it counts there
         self.returns: list[Return] = []
         self._short: frozenset[object] | None = None  # the shape of a page that had fewer series than the one before
         self._good_ns = 0  # when the newest reading was taken
