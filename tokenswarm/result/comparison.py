@@ -9,9 +9,9 @@ import msgspec
 SCHEMA_VERSION = 1
 
 Word = Literal["better", "worse", "same", "can't tell"]
-Kind = Literal["median", "tail", "throughput"]
+Kind = Literal["median", "tail", "throughput", "success"]
 
-MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02}
+MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02, "success": 0.01}
 """What still counts as the same, as a share, where nobody says otherwise."""
 
 RUNS_MAX = 40
