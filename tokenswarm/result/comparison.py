@@ -26,7 +26,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     values: dict[str, float | None]
-    about: dict[str, Any] = {}
+    about: dict[str, dict[str, Any]] = {}
     status: str = "VALID"
     tool: str = ""  # whose file it is, and whose definitions: a tool of result/foreign/; "" for a run of ours
     started: str = ""  # ISO 8601
