@@ -322,7 +322,9 @@ def test_the_words_of_a_run_are_the_users_without_those_of_the_group() -> None:
              "--results=x", "--users", "4", "--history", "h", "--metric", "m", "--metric=n",
              "--slo", "chat"]  # fmt: skip
     assert repeat.passed_on(words, {"dataset": None}) == ["p.yaml", "--set", "a=b", "--users", "4", "--slo", "chat"]
-    assert repeat.passed_on(["--users", "4"], {"dataset": "d"}) == ["--users", "4", "--dataset", "d"]
+    assert repeat.passed_on(["--users", "4"], {"dataset": "d"}) == [
+        "--set", "dataset.rounds=distinct", "--users", "4", "--dataset", "d",
+    ]  # fmt: skip
     assert repeat.passed_on(["--dataset=d"], {"dataset": "d"}) == ["--dataset=d"]
 
 

@@ -22,6 +22,7 @@ import msgspec
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.commands import compare, groups, run_process
 from tokenswarm.commands.group_options import REPEAT
+from tokenswarm.commands.run import ROUNDS
 from tokenswarm.errors import MALFORMED, ConfigError, ExitCode, ResultsError, UserError
 from tokenswarm.profile import options
 from tokenswarm.profile.load import ENDLESS_S
@@ -159,7 +160,7 @@ def passed_on(words: list[str], given: dict[str, Any]) -> list[str]:
         elif word not in OWN_FLAGS and word.partition("=")[0] not in OWN:
             kept.append(word)
     if given["dataset"] is not None and "--dataset" not in {word.partition("=")[0] for word in kept}:
-        kept += ["--dataset", given["dataset"]]  # the bundled samples, told once
+        kept = ["--set", ROUNDS, *kept, "--dataset", given["dataset"]]  # the bundled samples, told once
     return kept
 
 
