@@ -77,9 +77,11 @@ class Cost(NamedTuple):
 
 
 def a_run(rng: random.Random, number: int, shift: float) -> Run:
-    """A run as they come: half of the spread moves all metrics of a run together, half each by itself."""
+    """A run as they come: half of the spread moves all metrics of a run together, half each by itself; none fails."""
     common, values = rng.gauss(0, 1), {}
     for metric in METRICS:
+        if metric.kind not in SPREAD:
+            continue
         sign = -1 if metric.higher_is_better else 1
         noise = SPREAD[metric.kind] * (0.5**0.5 * common * sign + 0.5**0.5 * rng.gauss(0, 1))
         values[metric.name] = exp(noise + sign * shift)

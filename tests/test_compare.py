@@ -266,3 +266,46 @@ def test_what_changes_no_load_does_not_keep_runs_apart() -> None:
     assert alike.differences([plain, run("b", abort_on_fail={"after": 0}, ready=5.0)]) == {}
     assert "600.0 in a and 60.0 in c" in alike.differences([plain, run("c", abort_on_fail={}, total=60.0)])["load"]
     assert "load" in alike.differences([plain, run("d", abort_on_fail={}, think_time=2.0)])
+
+
+def of_shares(*shares: float | None, slower: float = 0.0) -> list[Run]:
+    return [
+        Run(run_id=f"{shares}-{i}", values={"e2e_s.p50": (1 + i / 1000) * (1 + slower), "ok_ratio": share})
+        for i, share in enumerate(shares)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "word"),
+    [
+        ((1.0,) * 5, (0.6, 0.7, 0.62, 0.97, 0.66), "worse"),
+        ((0.9, 0.91, 0.92, 0.9, 0.93), (1.0,) * 5, "better"),
+        ((1.0,) * 5, (1.0, 1.0, 0.999, 1.0, 1.0), "same"),
+        ((0.999, 1.0, 0.998, 1.0, 1.0), (1.0, 0.999, 0.999, 1.0, 0.998), "same"),
+        ((1.0,) * 3, (0.6, 0.7, 0.62), "can't tell"),  # so few runs tell one metric, and there are two
+        ((1.0,) * 5, (0.6,), "worse"),
+        ((1.0,) * 5, (0.999,), "same"),
+        ((None,) * 5, (0.6, 0.7, 0.62, 0.97, 0.66), "can't tell"),  # of a baseline stored before it was kept
+    ],
+)
+def test_requests_that_fail_on_one_side_are_told_however_fast_the_others_are(
+    a: tuple[float | None, ...], b: tuple[float | None, ...], word: str
+) -> None:
+    found = compare(of_shares(*a), of_shares(*b, slower=-0.2))
+    assert {finding.metric: finding.word for finding in found.findings}["ok_ratio"] == word
+    assert found.word == (word if word in ("worse", "can't tell") else found.findings[0].word)
+
+
+def test_where_no_request_failed_there_is_nothing_to_test() -> None:
+    a, b = of_shares(1.0, 1.0, 1.0), of_shares(1.0, 1.0, None, slower=0.2)
+    (finding,) = compare(a, b).findings
+    assert (finding.metric, finding.word) == ("e2e_s.p50", "worse"), "three runs a side tell one metric"
+    alone = [metric for metric in METRICS if metric.name == "ok_ratio"]
+    assert compare(of_shares(1.0, 1.0, 1.0), of_shares(1.0, 1.0, 1.0, slower=0.1), metrics=alone).word == "same"
+
+
+def test_the_share_that_succeeds_counts_what_hung_on() -> None:
+    summary = sample_runs.summary(Merged(run_id="x"))
+    assert summary.requests_steady.ok_ratio is None
+    counts = msgspec.structs.replace(summary.requests_steady, ok=90, failed=6, censored=4)
+    assert counts.ok_ratio == 0.9

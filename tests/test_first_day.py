@@ -109,6 +109,9 @@ def test_profiles_and_locustfile_print_what_can_be_used(capsys: pytest.CaptureFi
     for kind in bundled.KINDS:
         for name in bundled.named(kind):
             assert re.search(rf"^  {name} +\S", listed, re.MULTILINE), name
+    needing = re.findall(r"^  (\S+) .*; needs ShareGPT", listed, re.MULTILINE)
+    assert {"ci", "sweep", "search", "trace-azure"} <= set(needing)
+    assert not {"demo", "smoke", "ollama"} & set(needing)
     assert cli.main(["profiles", "smoke"]) == 0
     assert profiles.load(capsys.readouterr().out, "smoke").name == "smoke"
     assert cli.main(["locustfile", "chat"]) == 0

@@ -98,6 +98,34 @@ def test_what_a_tool_really_wrote_is_read(name: str, ttft_s: float, model: str |
     assert 20 in load.values(), "the number of streams"
 
 
+FAILED: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+    ("vllm_python", (), {"completed": 300, "failed": 200}),
+    ("vllm_python", (), {"completed": 300, "failed": None}),  # before it was there: of 500 prompts
+    ("vllm_rust", (), {"completed": 300, "failed": 200}),
+    ("aiperf", (), {"request_count": {"avg": 300}, "error_request_count": {"unit": "requests", "avg": 200}}),
+    ("guidellm#1", ("benchmarks", "0", "metrics"), {"request_totals": {"successful": 300, "errored": 200}}),
+    ("genai_bench", ("aggregated_metrics",), {"num_completed_requests": 300, "num_error_requests": 200}),
+    ("k6", ("metrics",), {"http_reqs": {"count": 500, "rate": 9}, "http_req_failed": {"value": 0.4}}),
+    ("sglang", (), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "edit"), FAILED)
+def test_how_many_failed_is_read_where_the_tool_tells(
+    name: str, path: tuple[str, ...], edit: dict[str, Any], tmp_path: Path
+) -> None:
+    stem, _, part = name.partition("#")
+    document = sample(stem)
+    inner: Any = document
+    for key in path:
+        inner = inner[int(key) if key.isdigit() else key]
+    inner.update(edit)
+    run = formats.read(put(tmp_path, "one.json", document) + (f"#{part}" if part else ""))
+    assert run is not None
+    assert run.values.get("ok_ratio") == (pytest.approx(0.6) if edit else None)
+    assert ("ok_ratio" in run.values) == bool(edit)
+
+
 def test_an_aiperf_file_of_another_load_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads((REAL / "aiperf.json").read_text())
     (phase,) = document["input_config"]["phases"]

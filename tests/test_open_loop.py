@@ -86,6 +86,7 @@ def test_all_is_told_from_when_it_was_due(one_worker: Finished) -> None:
     assert "E2E, as due" in one_worker.out
     assert "30/s" in one_worker.out
     assert "the bundled samples are sent" in one_worker.out
+    assert one_worker.manifest["profile"]["dataset"]["rounds"] == "distinct", "43 conversations are soon sent"
 
 
 def test_what_finds_too_many_under_way_is_dropped_and_counted(tmp_path: Path) -> None:

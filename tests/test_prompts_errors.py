@@ -127,9 +127,16 @@ def test_no_usable_row_says_why(tmp_path: Path) -> None:
     )
     assert sentence(path) == ": none of its 3 rows can be used (2 empty_conversation, 1 no_user_turn)"
     path.write_text('{"timestamp": 0, "input_length": 5}\n')
-    assert "(1 unknown_shape); known shapes are ShareGPT, Alpaca, messages and prompt rows" in sentence(path)
+    assert (
+        "(1 unknown_shape); known shapes are ShareGPT, Alpaca, messages and prompt rows; line 1 has 'timest"
+        in sentence(path)
+    )
+    path.write_text('[{"conversations": []},\n {"query": "x", "response": "y"}]')
+    assert sentence(path).endswith("; line 2 has 'query', 'response'")
+    path.write_text("[[1], [2]]")
+    assert sentence(path).endswith("; line 1 has no object")
     path.write_text(ROW)
-    assert "(1 unknown_shape); the format was set to alpaca: try auto" in sentence(path, format="alpaca")
+    assert "(1 unknown_shape); the format was set to alpaca: try auto; line 1 has " in sentence(path, format="alpaca")
 
 
 def test_a_row_over_the_size_limit_is_a_fault_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,43 @@ def test_a_server_that_is_not_there_ends_it_at_once(tmp_path: Path) -> None:
     assert "run 2/5" not in done.out
 
 
+@pytest.mark.parametrize(
+    ("host", "code", "sentence"),
+    [
+        ("http://127.0.0.1:9", ExitCode.TARGET, "tokenswarm: http://127.0.0.1:9: can't connect"),
+        ("127.0.0.1:9", ExitCode.CONFIG, "tokenswarm: --against-host: `target: 127.0.0.1:9` must look like"),
+    ],
+)
+def test_a_second_side_that_is_not_there_ends_it_before_the_first_is_measured(
+    host: str, code: int, sentence: str, engine: str, tmp_path: Path
+) -> None:
+    words = ["--host", engine, "--against-host", host, "--set", "timeouts.ready=100ms"]
+    done = run(tokenswarm("run", short(tmp_path), *words), tmp_path, LONG_S)
+    assert done.code == code, done.out
+    assert done.out.startswith(sentence)
+    assert not (tmp_path / "results").exists()
+
+
+DIFFERENT = [
+    (["--users", "3"], "differ in load: `load` is [{'users': 2, "),
+    (["--model", "other"], "differ in model: `engine.model` is sim in 2"),
+    (["--max-tokens", "5"], "differ in lengths"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), DIFFERENT)
+def test_a_profile_that_is_not_that_of_the_baseline_is_refused_before_the_load(
+    words: list[str], sentence: str, pair: tuple[Path, Finished], tmp_path: Path
+) -> None:
+    home, _ = pair
+    more = ["--host", "http://127.0.0.1:9", "--baseline", str(group_of(home) / "a"), *words]
+    done = run(tokenswarm("run", short(tmp_path), *more), tmp_path, LONG_S)
+    assert done.code == ExitCode.CONFIG, done.out
+    assert f"the two sides {sentence}" in done.out
+    assert "in this profile; if that is the point: --differ" in done.out
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_single_run_is_remembered(engine: str, tmp_path: Path) -> None:
     done = run(tokenswarm("run", short(tmp_path), "--host", engine, "--history", "h.jsonl"), tmp_path, LONG_S)
     assert done.code == ExitCode.OK, done.out
@@ -226,6 +263,7 @@ REFUSED = [
     (["--baseline", "cut.json"], "is no group of runs"),
     (["--baseline", "newer.json"], "has schema version 9"),
     (["--baseline", "tool.json"], "there is no tool `curl`"),
+    (["--baseline", "about.json"], "is no group of runs"),
     (["--against-host", "http://b", "--margin", "tail=x"], "write KIND=SHARE"),
     (["--against-host", "http://b", "--differ", "modell"], "there is no subject `modell`"),
     (["--against-host", ""], "--against-host is empty: is a variable unset?"),
@@ -253,6 +291,7 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed("edited.json", values={"ttft_s.p50": -0.1})
     changed("newer.json", schema_version=9)
     changed("tool.json", tool="curl")
+    changed("about.json", about={"load": [1]})
     (folder / "cut.json").write_text(json.dumps(good)[:-40])
     return folder
 
@@ -283,7 +322,9 @@ def test_the_words_of_a_run_are_the_users_without_those_of_the_group() -> None:
              "--results=x", "--users", "4", "--history", "h", "--metric", "m", "--metric=n",
              "--slo", "chat"]  # fmt: skip
     assert repeat.passed_on(words, {"dataset": None}) == ["p.yaml", "--set", "a=b", "--users", "4", "--slo", "chat"]
-    assert repeat.passed_on(["--users", "4"], {"dataset": "d"}) == ["--users", "4", "--dataset", "d"]
+    assert repeat.passed_on(["--users", "4"], {"dataset": "d"}) == [
+        "--set", "dataset.rounds=distinct", "--users", "4", "--dataset", "d",
+    ]  # fmt: skip
     assert repeat.passed_on(["--dataset=d"], {"dataset": "d"}) == ["--dataset=d"]
 
 

@@ -60,7 +60,8 @@ def test_aiperf_and_guidellm() -> None:
     )
     assert profile["target"] == "http://gpu:8000"
     assert profile["load"]["stages"] == [{"users": 8, "duration": "30s"}]
-    assert profile["dataset"]["synthetic"] == {"input_mean": 100, "output_mean": 20}
+    assert profile["dataset"]["synthetic"] == {"input_mean": 100, "output_mean": 20, "conversations": 100}
+    assert profile["dataset"]["ignore_eos"] is False
     profile = made("aiperf profile -m m --request-rate 5 --arrival-pattern constant --request-count 100")
     assert profile["load"] == {"kind": "constant", "requests": 100, "stages": [{"rate": 5.0}]}
     data = "--data prompt_tokens=256,output_tokens=128"
@@ -71,6 +72,78 @@ def test_aiperf_and_guidellm() -> None:
     assert profile["load"] == {"kind": "poisson", "stages": [{"rate": 4.0, "duration": "60s"}]}
     sweep = translate(f"guidellm benchmark --target http://gpu:8000 --profile sweep {data}")
     assert any("looks for its own loads" in remark for remark in sweep.remarks)
+
+
+STAGES: list[tuple[str, list[dict[str, Any]]]] = [
+    ("aiperf profile --concurrency 1,4 --request-count 9", [{"users": 1}, {"users": 4}]),
+    ("aiperf profile --request-rate 5,10 --benchmark-duration 9",
+     [{"rate": 5.0, "duration": "9s"}, {"rate": 10.0, "duration": "9s"}]),
+    ("guidellm benchmark run --profile concurrent --rate 1,4", [{"users": 1}, {"users": 4}]),
+    ("guidellm benchmark --rate-type constant --rate 1 --rate 4", [{"rate": 1.0}, {"rate": 4.0}]),
+    ("vllm bench serve --ramp-up-strategy linear --ramp-up-start-rps 1 --ramp-up-end-rps 19 --num-prompts 500",
+     [{"rate": [1.0, 19.0], "duration": "50s"}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "stages"), STAGES)
+def test_each_of_several_loads_is_a_stage(command: str, stages: list[dict[str, Any]]) -> None:
+    assert made(command)["load"]["stages"] == stages
+
+
+AROUND = (
+    "$ {}", "HF_TOKEN=x VLLM_USE_V1=1 {}", "time {}", "docker run --rm vllm/vllm-openai {}", "cd /x && {}",
+    "{} | tee out.txt", "{} > out.txt 2>&1", "{} &> out.txt", "{} && echo done", "{}; echo done", "{} # so fast",
+    "{} &",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_what_a_shell_has_around_the_command_is_none_of_it(around: str) -> None:
+    command = "vllm bench serve --request-rate 10 --num-prompts 50"
+    assert translate(around.format(command)).text() == translate(command).text()
+
+
+SAME = [
+    ("vllm bench serve --num-prompts 5 --port 1", "vllm bench serve --num_prompt=5 --host 127.0.0.1 --port 1"),
+    ("vllm bench serve --num-prompts 5", "python3 benchmarks/benchmark_serving.py --num-prompts 5"),
+    ("guidellm benchmark --target http://h:1 --data prompt_tokens=5,output_tokens=6",
+     "guidellm benchmark run --target=http://h:1/v1/ --data '{\"prompt_tokens\": 5, \"output_tokens\": 6}'"),
+    ("guidellm benchmark --data prompt_tokens=5,output_tokens=6",
+     "guidellm benchmark --data 'prompt_tokens=5, output_tokens=6'"),
+    ("aiperf profile -m m -u h:1 --isl-stddev 3", "aiperf profile --model-names m --url http://h:1 "
+     "--prompt-input-tokens-stddev 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_two_ways_to_say_the_same(one: str, other: str) -> None:
+    assert made(one) == made(other)
+
+
+def test_lengths_of_another_data_set_mean_nothing() -> None:
+    data = made("vllm bench serve --dataset-name sharegpt --random-output-len 7 --random-input-len 8")["dataset"]
+    assert "output_tokens" not in data
+    data = made("vllm bench serve --dataset-name custom --dataset-path p.jsonl --custom-output-len 9")["dataset"]
+    assert (data["format"], data["path"], data["output_tokens"]) == ("jsonl", "p.jsonl", {"fixed": 9})
+
+
+def test_sglang_draws_lengths_below_the_one_that_is_named() -> None:
+    command = "python -m sglang.bench_serving --backend sglang-oai-chat --dataset-name random --random-input 1000"
+    profile = made(f"{command} --random-output-len 100 --random-range-ratio 0.5 --disable-ignore-eos")
+    assert (profile["target"], profile["engine"]["api"]) == ("http://127.0.0.1:30000", "chat")
+    assert profile["dataset"]["synthetic"]["input_mean"] == 750
+    assert profile["dataset"]["synthetic"]["output_stddev"] == pytest.approx(50 / 12**0.5, rel=0.01)
+    assert profile["dataset"]["ignore_eos"] is False
+
+
+def test_addresses() -> None:
+    assert made("vllm bench serve --host ::1")["target"] == "http://[::1]:8000"
+    assert made("aiperf profile -u http://a:1 -u http://b:2/v1")["target"] == ["http://a:1", "http://b:2"]
+
+
+def test_a_trace_of_aiperf() -> None:
+    profile = made("aiperf profile --input-file t.jsonl --custom-dataset-type mooncake_trace --fixed-schedule")
+    assert profile["load"] == {"kind": "trace", "trace": {"path": "t.jsonl"}}
 
 
 def test_what_has_no_equal_is_said_and_no_value_is_repeated() -> None:
@@ -97,6 +170,16 @@ def test_what_has_no_equal_is_said_and_no_value_is_repeated() -> None:
         ("vllm bench serve --ignore-eos yes", "--ignore-eos takes no value"),
         ("vllm bench serve 7", "`7` is no option"),
         ("vllm bench serve 'open", "can't be split into words"),
+        ("vllm bench serve --num-prompts 10.7", "--num-prompts 10.7: can't be read as its value"),
+        ("vllm bench serve --num-prompts 0", "`conversations: 0` must be 1 or more"),
+        ("vllm bench serve --port 99999", "is no valid URL"),
+        ("vllm bench serve --model $MODEL", "--model $MODEL: is a variable of your shell; write its value"),
+        ("vllm bench serve --backend openai-embeddings", "asks for no text"),
+        ("vllm bench serve --endpoint /v1/rerank", "asks for no text"),
+        ("aiperf profile --endpoint-type template", "is a dialect that is not spoken here"),
+        ("aiperf profile -m a,b", "names several models"),
+        ("aiperf profile --input-file t --custom-dataset-type bailian_trace", "is of a format that is not read here"),
+        ("guidellm benchmark --data prompt_tokens=x", "--data: prompt_tokens=x: can't be read as its value"),
     ],
 )
 def test_what_can_not_be_read_is_one_sentence(command: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ class Looked(msgspec.Struct, frozen=True):
 
 def look(profile: Profile) -> Looked:
     """Read the trace, ask the target, fix the model. Raises UserError."""
-    profile, arrivals = _planned(profile)
+    profile, arrivals = planned(profile)
 
     @cache
     def neighbour() -> Neighbour:
@@ -48,7 +48,7 @@ def look(profile: Profile) -> Looked:
     return Looked(profile, arrivals, findings, beside)
 
 
-def _planned(profile: Profile) -> tuple[Profile, int | None]:
+def planned(profile: Profile) -> tuple[Profile, int | None]:
     """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
     load = profile.load
     if load.trace is not None:

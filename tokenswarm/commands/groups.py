@@ -11,6 +11,8 @@ import msgspec
 from tokenswarm.errors import MALFORMED, ConfigError
 from tokenswarm.judge import alike
 from tokenswarm.judge.compare import measured, percentiles
+from tokenswarm.profile.profile import Profile
+from tokenswarm.reports.manifest import redact
 from tokenswarm.reports.saved import read_finished, read_manifest, read_summary, runs_in
 from tokenswarm.result.comparison import RUNS_MAX, SCHEMA_VERSION, Group, Run
 from tokenswarm.result.foreign import formats
@@ -82,6 +84,16 @@ def read_run(folder: Path) -> Run:
         setup=alike.setup(manifest),
         folder=str(folder),
     )
+
+
+def foreseen(profile: Profile, like: Run) -> Run:
+    """A run of this profile before it is made; what only the run will know is as in `like`."""
+    tree = msgspec.json.decode(msgspec.json.encode(redact(msgspec.to_builtins(profile))))
+    about = alike.about({"profile": tree, "engine": {"model": profile.engine.model}}, {})
+    for subject, keys in about.items():
+        unknown = {key for key, value in keys.items() if value is None and not key.startswith("profile.")}
+        keys |= {key: (like.about.get(subject) or {}).get(key) for key in unknown}
+    return Run(run_id="this profile", values={}, about=about)
 
 
 def read_group(path: Path) -> list[Run]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.profile import bundled, options
+from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.typed_yaml import suggestion
 
+FETCH = "  ShareGPT: `tokenswarm data fetch sharegpt`; where traces are: `tokenswarm profiles NAME`"
 USES = {
     "profile": "profiles: tokenswarm run NAME --host URL",
     "SLO file": "SLO files: tokenswarm run … --slo NAME",
@@ -34,5 +38,18 @@ def _list() -> str:
     for kind, use in USES.items():
         there = bundled.named(kind)
         width = max(map(len, there), default=0)
-        lines += [use, *(f"  {name:{width}}  {bundled.about(path)}" for name, path in there.items()), ""]
+        lines.append(use)
+        for name, path in there.items():
+            files = _files(path) if kind == "profile" else []
+            needs = f"; needs {' and '.join(files)}" if files else ""
+            lines.append(f"  {name:{width}}  {bundled.about(path)}{needs}")
+        lines += [FETCH] if kind == "profile" else []
+        lines.append("")
     return "\n".join(lines)
+
+
+def _files(path: Path) -> list[str]:
+    """What a bundled profile sends that is not bundled."""
+    profile = profiles.load(path.read_text("utf-8"), str(path))
+    files = (profile.dataset.path, profile.load.trace and profile.load.trace.path)
+    return ["ShareGPT" if file.startswith("ShareGPT") else file for file in files if file and "/" not in file]

@@ -7,6 +7,7 @@ take turns (A B B A …), so that a machine that warms up moves both. Whatever e
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shlex
 import subprocess
@@ -21,8 +22,8 @@ import msgspec
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.commands import compare, groups, run_process
 from tokenswarm.commands.group_options import REPEAT
+from tokenswarm.commands.run import ROUNDS
 from tokenswarm.errors import MALFORMED, ConfigError, ExitCode, ResultsError, UserError
-from tokenswarm.load import trace
 from tokenswarm.profile import options
 from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.plan import length_s, plan, time_text
@@ -95,15 +96,19 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     n = _times(given)
     asked = compare.Asked.of(given)
     profile = options.read_profile(given["profile"], given, options.of_run(given))
-    if profile.load.kind == "trace":
-        stage, _ = trace.planned(profile.load, trace.trace_of(profile.load), profile.phases.warmup)
-        profile = msgspec.structs.replace(profile, load=msgspec.structs.replace(profile.load, stages=(stage,)))
+    from tokenswarm.cluster.look import planned  # after mistakes in words: gevent takes a while
+
+    profile, _ = planned(profile)
     endless = any(stage.duration >= ENDLESS_S for stage in profile.load.stages)
     if endless and profile.load.requests is None:
         raise ConfigError("a run until Ctrl-C can't be repeated: give its stages a duration")
     baseline = groups.read_group(Path(given["baseline"])) if given["baseline"] else None
+    if baseline is not None:
+        groups.check([baseline[0]], [groups.foreseen(profile, baseline[0])], asked.point)
     if given["history"]:
         groups.check_history(given["history"])
+    if given["against_host"]:
+        _see(given)
     now = datetime.now(UTC)
     folder = Path(given["results"]) / f"group-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     hosts = [given["host"], *([given["against_host"]] if given["against_host"] else [])]
@@ -117,6 +122,17 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     if not given["quiet"]:
         _say_plan(group, profile)
     return group
+
+
+def _see(given: dict[str, Any]) -> None:
+    """Is the second side there, too? Before the first one is measured. Raises UserError."""
+    from tokenswarm.cluster.look import look
+
+    other = {**given, "host": given["against_host"]}
+    try:
+        look(options.read_profile(given["profile"], other, options.of_run(other)))
+    except ConfigError as error:
+        raise ConfigError(re.sub("^--host", "--against-host", str(error))) from None
 
 
 def in_turn(n: int) -> list[int]:
@@ -144,7 +160,7 @@ def passed_on(words: list[str], given: dict[str, Any]) -> list[str]:
         elif word not in OWN_FLAGS and word.partition("=")[0] not in OWN:
             kept.append(word)
     if given["dataset"] is not None and "--dataset" not in {word.partition("=")[0] for word in kept}:
-        kept += ["--dataset", given["dataset"]]  # the bundled samples, told once
+        kept = ["--set", ROUNDS, *kept, "--dataset", given["dataset"]]  # the bundled samples, told once
     return kept
 
 

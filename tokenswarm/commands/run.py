@@ -14,6 +14,7 @@ from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
 from tokenswarm.profile.bundled import configs
 
+ROUNDS = "dataset.rounds=distinct"
 CHOOSES = ("dataset", "dataset.path", "dataset.format")  # keys that say which data set; the others, what of it
 
 
@@ -51,11 +52,12 @@ def main(words: list[str]) -> int:
 
 
 def _data_set(given: dict[str, Any]) -> None:
-    """The bundled samples, where no profile and no option names a data set."""
+    """The bundled samples, where no profile and no option names a data set: few, so no two rounds are alike."""
     names = (pair.partition("=")[0].strip() for pair in given["set"])
     chosen = any(name in CHOOSES or name.startswith("dataset.synthetic") for name in names)
     if given["profile"] is None and given["dataset"] is None and not chosen:
         given["dataset"] = str(configs() / "samples" / "sharegpt.json")
+        given["set"] = [ROUNDS, *given["set"]]
         print(f"tokenswarm: no data set was given: the bundled samples are sent, {given['dataset']}", file=sys.stderr)
 
 

@@ -31,6 +31,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "profile.dataset.leading_assistant",
         "profile.dataset.duplicates",
         "profile.dataset.synthetic",
+        "profile.dataset.rounds",
         "profile.dataset.shuffle",
         "profile.dataset.shuffle_seed",
     ),

@@ -17,7 +17,7 @@ import msgspec
 from tokenswarm.judge import alike, ranksum, student
 from tokenswarm.measure.statistics import holm
 from tokenswarm.result.comparison import MARGINS, RUNS_MAX, Comparison, Finding, Kind, Open, Run, Side, Word
-from tokenswarm.result.foreign.formats import metric_names
+from tokenswarm.result.foreign.formats import OK_RATIO, metric_names
 from tokenswarm.result.stat import PERCENTILES, Stat
 from tokenswarm.result.summary import Part, Summary
 
@@ -26,6 +26,7 @@ ALPHA_ALONE = 0.005  # of one run against several, whose test takes more for gra
 CONFIDENCE = 0.9  # two-sided, so that each side is a test at 5 %: two one-sided tests for *same*
 
 LATENCIES = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+Values = tuple[tuple[float | None, ...], tuple[float | None, ...]]  # of each run, by side
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -76,6 +77,7 @@ METRICS: tuple[Metric, ...] = (
     _latency("e2e_s", "p95", "tail"),
     _rate("output_tokens_per_s"),
     _rate("requests_per_s"),
+    Metric(OK_RATIO, "success", lambda part: part.requests_steady.ok_ratio, higher_is_better=True),
 )
 """What is compared, in the order of the table. One row is one metric."""
 
@@ -84,6 +86,9 @@ def metrics_of(tool: str) -> tuple[Metric, ...]:
     """What is compared under another tool's definitions. They have no reader: the values are read already."""
     found = []
     for name in metric_names(tool):
+        if name == OK_RATIO:
+            found.append(METRICS[-1])
+            continue
         rate = name.endswith("_per_s")
         kind: Kind = "throughput" if rate else "median" if name.endswith(".p50") else "tail"
         found.append(Metric(name, kind, lambda _: None, higher_is_better=rate))
@@ -101,7 +106,8 @@ def compare(
         raise ValueError("a comparison takes at least one run a side")
     values = {m.name: (tuple(r.values.get(m.name) for r in a), tuple(r.values.get(m.name) for r in b)) for m in metrics}
     known = [m for m in metrics if any(v is not None for side in values[m.name] for v in side)]
-    held = {m.name: _held(*pair) for m in known if (pair := _logs(*values[m.name])) is not None}
+    known = [m for m in known if not _all_succeeded(m, values[m.name])] or known
+    held = {m.name: _held(m, *pair) for m in known if (pair := _logs(*values[m.name])) is not None}
     worse, better = {}, {}
     for m in known:
         if m.name in held:
@@ -133,9 +139,15 @@ def _alone(a: int, b: int) -> bool:
     return min(a, b) == 1 and max(a, b) >= student.RUNS_LEAST
 
 
-def _held(x: list[float], y: list[float]) -> Held:
+def _all_succeeded(metric: Metric, values: Values) -> bool:
+    """Where no request failed there is nothing to test, and each test makes the others stricter."""
+    return metric.kind == "success" and all(value in (None, 1.0) for side in values for value in side)
+
+
+def _held(metric: Metric, x: list[float], y: list[float]) -> Held:
     if _alone(len(x), len(y)):
-        shift, low, high, up, down = student.one_against(x, y, CONFIDENCE)
+        least = student.COUNTED if metric.kind == "success" else student.MEASURED
+        shift, low, high, up, down = student.one_against(x, y, CONFIDENCE, least)
         return Held(x, y, shift, low, high, CONFIDENCE, up, down)
     low, high, confidence = ranksum.interval(x, y, CONFIDENCE)
     up, down = ranksum.p_greater(x, y), ranksum.p_greater(y, x)
@@ -175,7 +187,7 @@ def _logs(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[list[fl
 
 def _find(
     metric: Metric,
-    values: tuple[tuple[float | None, ...], tuple[float | None, ...]],
+    values: Values,
     held: Held | None,
     p: tuple[float, float] | None,
     stands: tuple[bool, bool],

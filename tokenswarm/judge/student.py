@@ -16,6 +16,12 @@ from tokenswarm.measure.sketch import RELATIVE_ERROR
 RUNS_LEAST = 3
 """Of the other side: two have a spread of one difference, which says nothing."""
 
+MEASURED = RELATIVE_ERROR
+"""The least spread of percentiles and rates (a logarithm): the error of a percentile."""
+
+COUNTED = 0.001
+"""The least spread of the share that succeeds: one request of a thousand fails by chance where no other did."""
+
 
 def p_above(t: float, df: int) -> float:
     """P(T ≥ t) of Student's t with `df` ≥ 1 degrees of freedom."""
@@ -42,17 +48,19 @@ def quantile(p_upper: float, df: int) -> float:
     return high
 
 
-def one_against(a: Sequence[float], b: Sequence[float], confidence: float) -> tuple[float, float, float, float, float]:
+def one_against(
+    a: Sequence[float], b: Sequence[float], confidence: float, least: float = MEASURED
+) -> tuple[float, float, float, float, float]:
     """(shift b − a, its low end, its high end, P(so high by chance), P(so low by chance)); one side is a single value.
 
-    A spread smaller than the error of a percentile is taken as that error: runs can't be more alike than is known.
+    A spread smaller than `least` is taken as that: runs can't be more alike than is known.
     ValueError where not one side is single, or the other has fewer than RUNS_LEAST.
     """
     many = b if len(a) == 1 else a
     if min(len(a), len(b)) != 1 or len(many) < RUNS_LEAST:
         raise ValueError(f"takes one value against {RUNS_LEAST} or more")
     df = len(many) - 1
-    scale = max(spread(many), RELATIVE_ERROR) * sqrt(1 + 1 / len(many))
+    scale = max(spread(many), least) * sqrt(1 + 1 / len(many))
     shift = fsum(b) / len(b) - fsum(a) / len(a)
     reach = quantile((1 - confidence) / 2, df) * scale
     return shift, shift - reach, shift + reach, p_above(shift / scale, df), p_above(-shift / scale, df)

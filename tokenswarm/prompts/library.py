@@ -116,8 +116,6 @@ def open_steps(settings: DataSettings, count_tokens: CountTokens | None = None) 
         index = yield from _index_steps(path, status.st_size, settings, count_tokens)
         if cache is not None:
             index_file.save(cache, key, index)
-    if not len(index):
-        raise DatasetError(_nothing_usable(path, settings, index))
     spreads = []
     for column in (index.turns, index.inputs, [tokens for tokens in index.outputs if tokens != UNKNOWN]):
         yield Progress(status.st_size, status.st_size)  # sorting 100,000 rows takes 10 ms a column
@@ -137,7 +135,7 @@ def _index_steps(
 ) -> Generator[Progress, None, Index]:
     index = Index()
     seen: set[bytes] = set()
-    first_fault = ""
+    first_fault = unknown = ""
     source = Source(path)
     for done, rows in source:
         for offset, raw in rows:
@@ -160,6 +158,8 @@ def _index_steps(
                     index.duplicates += 1
                     reason = "duplicate" if settings.duplicates == "drop" else ""
             if reason:
+                if reason == "unknown_shape" and not unknown:
+                    unknown = f"; line {source.line_at(offset)} has {keys_of(row)}"
                 count(index.drops, reason)
                 continue
             for note in reading.notes:
@@ -172,6 +172,8 @@ def _index_steps(
         raise DatasetError(
             f"{first_fault} ({bad} of {index.rows_read} rows are broken, more than skip_bad_ratio allows)"
         )
+    if not len(index):
+        raise DatasetError(_nothing_usable(path, settings, index) + unknown)
     return index
 
 
@@ -251,6 +253,14 @@ def _nothing_usable(path: Path, settings: DataSettings, index: Index) -> str:
             else f"; the format was set to {settings.format}: try auto"
         )
     return f"{path}: none of its {index.rows_read} rows can be used ({reasons}){hint}"
+
+
+def keys_of(row: object) -> str:
+    """What a row of no known shape has in place of one."""
+    if not isinstance(row, dict):
+        return f"{'an empty value' if not row else 'no object'}"
+    names = [repr(name[:40]) for name in list(row)[:6]]
+    return ", ".join([*names, *(["…"] if len(row) > 6 else [])]) or "no keys"
 
 
 def _reader_of(path: Path, settings: DataSettings, index: Index) -> Callable[[int], Conversation]:

@@ -190,7 +190,8 @@ def _decode_careful(raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         truncated = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
         at = len(raw) if truncated else len(text[: error.pos].encode())
-        raise RowFault(f"not valid JSON: {error.msg}", at, truncated=truncated) from None
+        spread = "; a row of JSONL stands on one line, as `jq -c` writes it" if text.strip() in ("{", "[") else ""
+        raise RowFault(f"not valid JSON: {error.msg}{spread}", at, truncated=truncated) from None
     except RecursionError:
         raise RowFault("the row is nested too deeply") from None
     except ValueError:  # CPython's own limit on digits (sys.set_int_max_str_digits)

@@ -9,9 +9,9 @@ import msgspec
 SCHEMA_VERSION = 1
 
 Word = Literal["better", "worse", "same", "can't tell"]
-Kind = Literal["median", "tail", "throughput"]
+Kind = Literal["median", "tail", "throughput", "success"]
 
-MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02}
+MARGINS: dict[Kind, float] = {"median": 0.05, "tail": 0.10, "throughput": 0.02, "success": 0.01}
 """What still counts as the same, as a share, where nobody says otherwise."""
 
 RUNS_MAX = 40
@@ -26,7 +26,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     values: dict[str, float | None]
-    about: dict[str, Any] = {}
+    about: dict[str, dict[str, Any]] = {}
     status: str = "VALID"
     tool: str = ""  # whose file it is, and whose definitions: a tool of result/foreign/; "" for a run of ours
     started: str = ""  # ISO 8601

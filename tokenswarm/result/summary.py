@@ -47,6 +47,12 @@ class Requests(msgspec.Struct, kw_only=True):
     by_model: dict[str, int] = {}  # successes by the model that they say they are from; some name none
     reconnects: int = 0
 
+    @property
+    def ok_ratio(self) -> float | None:
+        """The share that succeeded, of those that ended or hung on to the drain bound; None where there are none."""
+        ended = self.ok + self.failed + self.censored
+        return self.ok / ended if ended else None
+
 
 class SteadyWindow(msgspec.Struct, kw_only=True):
     """Seconds since the start of the run. `length_s` is the sum of the windows: a sweep has a warm-up between two."""

@@ -33,7 +33,7 @@ from tokenswarm.reports.html.svg import (
     stairs,
     whisker,
 )
-from tokenswarm.reports.numbers import of_metric
+from tokenswarm.reports.numbers import of_limit, of_metric
 from tokenswarm.result.comparison import Comparison, Finding, Open, Run
 
 LETTERS, STYLES = ("A", "B"), ("side-a", "side-b")
@@ -42,7 +42,7 @@ APART_PX = 5.0  # of the two sides' marks at one percentile
 
 SHOWN = ("ttft_s", "itl_s", "tpot_s", "e2e_s")  # latencies whose percentiles are drawn
 ROW_NAMES = {"ttft_s": "TTFT", "itl_mean_s": "Mean ITL of a request", "tpot_s": "TPOT", "e2e_s": "E2E"}
-OTHER_NAMES = {"output_tokens_per_s": "tokens/s", "requests_per_s": "requests/s"}
+OTHER_NAMES = {"output_tokens_per_s": "tokens/s", "requests_per_s": "requests/s", "ok_ratio": "ok"}
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ def effects(pair: Pair) -> Figure:
 
     caption = (
         "The new side against the baseline, as measured between runs. Grey: the margin, within which a change is none. "
-        "Left is less: better for a latency, worse for a throughput."
+        "Left is less: better for a latency, worse for a throughput or a share that succeeds."
     )
     return Figure(name=name, title=title, caption=caption, draw=draw, wide=True)
 
@@ -209,6 +209,8 @@ def _runs(pair: Pair, finding: Finding) -> Figure:
         return left_out(name, title, "no run has it")
 
     def text(value: float) -> str:
+        if finding.kind == "success":
+            return of_limit(finding.metric, value)
         return seconds(value) if finding.kind != "throughput" else number(value)
 
     def draw(width: float, height: float) -> Drawing:

@@ -45,6 +45,7 @@ def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
     return Found(
         values=values,
         completed=number(at(part, "request_count", "avg")),
+        failed=number(at(part, "error_request_count", "avg")) or 0.0,  # left out where there are none
         model=first(part, *places),
         load=_load(part),
         unfinished=str(part.get("incomplete_reason") or "it was cancelled") if cut else "",

@@ -28,6 +28,9 @@ FORMATS: dict[str, Format] = {
 }
 """By tool; a row a format."""
 
+OK_RATIO = "ok_ratio"
+"""The share of the requests that succeeded, each tool by its own notion of success."""
+
 BYTES_MAX = 1 << 29  # with --save-detailed a file holds each text
 
 
@@ -35,14 +38,18 @@ def metric_names(tool: str) -> list[str]:
     """What can be compared under a tool's definitions, as `ttft_s.p50`."""
     p = ("p50", "p95", "p99") if tool == "k6" else ("p50", "p99")
     ours = FORMATS[tool].ours
-    return [f"{field}.{which}" for field in FIELDS if field in ours for which in p] + [r for r in RATES if r in ours]
+    latencies = [f"{field}.{which}" for field in FIELDS if field in ours for which in p]
+    return [*latencies, *(rate for rate in RATES if rate in ours), *([OK_RATIO] if FORMATS[tool].tells_failed else [])]
 
 
 def translated(summary: Summary, tool: str) -> dict[str, float | None]:
     """The numbers of a run of ours by the definitions of that tool."""
     tree = msgspec.to_builtins(summary)
-    values = {}
+    values: dict[str, float | None] = {}
     for name in metric_names(tool):
+        if name == OK_RATIO:
+            values[name] = summary.requests_steady.ok_ratio
+            continue
         field, _, which = name.partition(".")
         path, factor = FORMATS[tool].ours[field]
         values[name] = number(at(tree, *path, *([which] if which else [])), factor)
@@ -70,9 +77,12 @@ def read(name: str) -> Run | None:
         raise ConfigError(f"{path}: {row.tool}: is no whole run ({found.unfinished[:120]}); leave it out")
     if not found.completed:
         raise ConfigError(f"{path}: {row.tool}: says of no request that it succeeded; leave it out")
-    values = {key: found.values.get(key) for key in metric_names(row.tool)}
+    values = {key: found.values.get(key) for key in metric_names(row.tool) if key != OK_RATIO}
     if all(value is None for value in values.values()):
         raise ConfigError(f"{path}: {row.tool}: has none of the numbers that compare knows: is it cut, or newer?")
+    if row.tells_failed:
+        ended = found.completed + max(0.0, found.failed or 0.0)
+        values[OK_RATIO] = None if found.failed is None else found.completed / ended
     about: dict[str, Any] = {"model": {"engine.model": found.model}} if found.model else {}
     about |= {"load": {row.tool: found.load}} if found.load else {}
     return Run(run_id=name, values=values, about=about, status="not judged", tool=row.tool)

@@ -18,6 +18,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     values: dict[str, float | None]
     completed: float | None
+    failed: float | None = None  # None where the file does not tell
     model: str | None = None
     load: dict[str, Any] = {}  # rate, concurrency: as the tool calls them
     unfinished: str = ""  # why it is no whole run
@@ -31,6 +32,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     parts: Callable[[Mapping[str, Any]], list[Any]]
     read: Callable[[Mapping[str, Any], Mapping[str, Any]], Found]  # (the part, the whole file)
     ours: dict[str, tuple[Path, float]]  # field: path in summary.json, factor to seconds; percentiles stand below it
+    tells_failed: bool = True  # how many requests failed
     apart: str  # what is not the same, and stays so
 
 

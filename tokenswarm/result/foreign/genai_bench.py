@@ -21,7 +21,8 @@ def _read(part: Mapping[str, Any], whole: Mapping[str, Any]) -> Found:
     load = {
         name: part[name] for name in ("scenario", "num_concurrency", "iteration_type") if part.get(name) is not None
     }
-    return Found(values=values, completed=number(part.get("num_completed_requests")), load=load)
+    failed = number(part.get("num_error_requests"))
+    return Found(values=values, completed=number(part.get("num_completed_requests")), failed=failed, load=load)
 
 
 FORMAT = Format(

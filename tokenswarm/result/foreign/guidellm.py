@@ -34,6 +34,7 @@ def _read(part: Mapping[str, Any], whole: Mapping[str, Any]) -> Found:
     return Found(
         values=values,
         completed=number(at(part, "metrics", "request_totals", "successful")),
+        failed=number(at(part, "metrics", "request_totals", "errored")),
         model=first(whole, *places),
         load={name: known[name] for name in ("type_", "kind", "streams", "rate", "max_concurrency") if name in known},
     )

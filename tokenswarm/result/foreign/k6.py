@@ -23,7 +23,8 @@ def _read(part: Mapping[str, Any], _: Mapping[str, Any]) -> Found:
     share = number(at(failed, "rate")) if at(failed, "rate") is not None else number(at(failed, "value"))
     count = number(at(_metric(part, "http_reqs"), "count"))
     load = {"vus_max": at(_metric(part, "vus_max"), "value")} if _metric(part, "vus_max") else {}
-    return Found(values=values, completed=None if count is None else count * (1 - (share or 0.0)), load=load)
+    failed = None if count is None or share is None else count * share
+    return Found(values=values, completed=None if count is None else count - (failed or 0.0), failed=failed, load=load)
 
 
 FORMAT = Format(

@@ -20,7 +20,10 @@ def found(part: Mapping[str, Any], names: Mapping[str, str], load: Sequence[str]
     }
     values |= {field: number(part.get(name)) for field, name in RATES.items()}
     asked = {name: part[name] for name in load if part.get(name) is not None}
-    return Found(values=values, completed=number(part.get("completed")), model=first(part, ("model_id",)), load=asked)
+    completed, failed, prompts = (number(part.get(name)) for name in ("completed", "failed", "num_prompts"))
+    if failed is None and completed is not None and prompts is not None:  # versions before `failed`
+        failed = prompts - completed
+    return Found(values=values, completed=completed, failed=failed, model=first(part, ("model_id",)), load=asked)
 
 
 def ours(convention: str, names: Mapping[str, str]) -> dict[str, tuple[Path, float]]:

@@ -17,6 +17,8 @@ FORMAT = Format(
     parts=lambda whole: [whole],
     read=lambda part, _: serving.found(part, NAMES, LOAD),
     ours=serving.ours("sglang", NAMES),
+    tells_failed=False,
     apart="without usage, its tokens are those that it asked for, not those that came; connecting is in its TTFT: hold "
-    "it against a run with `connections: fresh`; a request that is truncated is a success there; it names no model",
+    "it against a run with `connections: fresh`; a request that is truncated is a success there; it "
+    "names no model, and not how many requests failed",
 )
