@@ -57,6 +57,7 @@ class Impostor:
         self._socket.setsockopt(zmq.LINGER, 0)
         self.port = self._socket.bind_to_random_port("tcp://127.0.0.1")
         self.worker = b""
+        self.kinds: list[str] = []  # of all messages that were read
 
     def __enter__(self) -> Impostor:
         return self
@@ -70,6 +71,7 @@ class Impostor:
             if self._socket.poll(int(left * 1000)):
                 self.worker, frame = self._socket.recv_multipart()
                 got, data, _ = msgpack.loads(frame, strict_map_key=False)
+                self.kinds.append(got)
                 if got == kind:
                     return data
         raise AssertionError(f"no {kind} came")

@@ -126,6 +126,13 @@ def test_one_run_against_a_stored_group(pair: tuple[Path, Finished], engine: str
     assert [line.kind for line in history.read(tmp_path / "h.jsonl")[0]] == ["run", "comparison"]
 
 
+def test_a_folder_that_is_called_latest_stays_and_is_told(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "results" / "latest").mkdir(parents=True)
+    done = run(tokenswarm("run", short(tmp_path), "--host", engine, "--repeat", "1"), tmp_path, LONG_S)
+    (last,) = runs_of(group_of(tmp_path))
+    assert f"latest is no link, and stays what it is: this run is in {last}" in done.out
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_so(engine: str, tmp_path: Path) -> None:
     command = tokenswarm(
         "run", short(tmp_path), "--host", engine, "--repeat", "3", "--set", "load.stages.0.duration=2s"

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 
 from tokenswarm.errors import ResultsError
 from tokenswarm.reports import folder as folders
-from tokenswarm.reports.folder import ResultsFolder, new_run_id
+from tokenswarm.reports.folder import LIVE_NAME, ResultsFolder, link_latest, new_run_id
 
 RUN_ID = "20261124-001500-ab12"
 
@@ -146,10 +146,29 @@ def test_nothing_fits_nothing_is_left(small_disk: Path) -> None:
     assert [path for path in folder.path.rglob("*") if path.is_file()] == []
 
 
+def test_a_disk_that_becomes_read_only_is_a_sentence_at_each_step(small_disk: Path) -> None:
+    """Even what is to be removed can't be; and none of it is anything but a ResultsError."""
+    folder = ResultsFolder.create(small_disk, RUN_ID)
+    folder.write_live(LIVE_NAME, b"{}")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    steps: list[Callable[[], object]] = [
+        lambda: folder.append_rows(b"{}\n"),
+        lambda: folder.write_json("summary.json", b"{}"),
+        lambda: folder.write_live(LIVE_NAME, b"{}"),
+        lambda: folder.append_line("windows.jsonl", b"{}\n"),
+        folder.close_rows,
+    ]
+    for step in steps:
+        with pytest.raises(ResultsError, match="Read-only file system"):
+            step()
+    assert link_latest(small_disk, folder.path) == ""
+    assert (folder.has("summary.json"), folder.has(".spool")) == (False, True)
+
+
 def test_latest_follows_the_newest_run(tmp_path: Path, folder: ResultsFolder) -> None:
-    assert folder.link_latest()
+    assert link_latest(tmp_path / "results", folder.path) == ""
     later = ResultsFolder.create(tmp_path / "results", "20261124-001501-cd34")
-    assert later.link_latest()
+    assert link_latest(tmp_path / "results", later.path) == ""
     latest = tmp_path / "results" / "latest"
     assert latest.readlink() == Path("20261124-001501-cd34")
     assert latest.resolve() == later.path.resolve()
@@ -160,12 +179,12 @@ def test_no_links_no_trouble(folder: ResultsFolder, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    assert not folder.link_latest()
+    assert link_latest(folder.path.parent, folder.path) == ""
 
 
 def test_a_real_folder_named_latest_is_left_alone(tmp_path: Path, folder: ResultsFolder) -> None:
     (tmp_path / "results" / "latest").mkdir()
     (tmp_path / "results" / "latest" / "mine").write_text("keep")
-    assert not folder.link_latest()
+    assert "latest is no link, and stays what it is: this run is in" in link_latest(folder.path.parent, folder.path)
     assert (tmp_path / "results" / "latest" / "mine").read_text() == "keep"
     assert not list((tmp_path / "results").glob(".latest*"))

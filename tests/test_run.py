@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -226,6 +227,23 @@ def test_remote_workers(engine: Server, tmp_path: Path) -> None:
     assert finished.went_well, finished.out
     assert codes == (0, 0)
     check_totals(finished, before, served(engine))
+
+
+def test_files_of_the_folder_we_stand_in_are_none_of_ours(engine: Server, tmp_path: Path) -> None:
+    """A module of the user's own that is called as one that a worker, a report or an engine beside a run takes in."""
+    for name in ("yaml", "locust", "random", "tokenswarm/__init__", "exporters/__init__"):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('not yours')\n", encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "tokenswarm"), "run", profile(tmp_path), "--host", engine.url]
+    finished = run(command, tmp_path)
+
+    assert finished.went_well, finished.out
+    assert "not yours" not in finished.out
+    started = [line for path in (REPO / "tokenswarm").rglob("*.py") for line in path.read_text("utf-8").splitlines()
+               if "sys.executable" in line and '"-m"' in line]  # fmt: skip
+    assert len(started) >= 6
+    assert [line for line in started if '"-P", "-m"' not in line] == []
 
 
 def test_ollama_and_generate(engine: Server, tmp_path: Path) -> None:

@@ -182,7 +182,13 @@ def test_a_character_that_the_terminal_lacks_costs_nothing(engine: Server, tmp_p
 
 @pytest.mark.parametrize(
     ("module", "where"),
-    [("load", "a full disk"), ("load", "a pipe that nobody reads"), ("gpu", "closed"), ("ollama", "a full disk")],
+    [
+        ("exporters.load", "a full disk"),
+        ("exporters.load", "a pipe that nobody reads"),
+        ("exporters.gpu", "closed"),
+        ("exporters.ollama", "a full disk"),
+        ("tokenswarm.cli", "a full disk"),
+    ],
 )
 def test_an_exporter_serves_whatever_becomes_of_its_words(module: str, where: str) -> None:
     reader, writer = os.pipe()
@@ -190,7 +196,8 @@ def test_an_exporter_serves_whatever_becomes_of_its_words(module: str, where: st
         os.close(reader)
     stream = os.open("/dev/full", os.O_WRONLY) if where == "a full disk" else writer
     port = free_port()
-    exporter = [sys.executable, "-m", f"exporters.{module}", "--listen", f"127.0.0.1:{port}"]
+    listen = ("simulate", "--port", str(port)) if module == "tokenswarm.cli" else ("--listen", f"127.0.0.1:{port}")
+    exporter = [sys.executable, "-m", module, *listen]
     command = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *exporter] if where == "closed" else exporter
     with subprocess.Popen(command, stdout=stream, stderr=stream) as started:
         assert eventually(lambda: started.poll() is not None or listens(port))

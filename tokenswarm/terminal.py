@@ -34,13 +34,16 @@ def outlive_listeners(*, result: bool = True) -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        spares = name == "stderr" or not result
         if stream is None:  # closed before we began
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 -- as long as we live
         elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
-            outlet: Any = _Outlet(stream.fileno(), spares=name == "stderr" or not result)
+            outlet: Any = _Outlet(stream.fileno(), spares=spares)
             lines = stream.line_buffering
             errors = "replace" if name == "stdout" else stream.errors  # a dash in ASCII, a file name that is no text
             setattr(sys, name, io.TextIOWrapper(outlet, stream.encoding, errors, line_buffering=lines))
+        elif isinstance(outlet := getattr(stream, "buffer", None), _Outlet):  # a command that has no result
+            outlet.spares = outlet.spares or spares
 
 
 def wait_for_nobody() -> None:
@@ -58,7 +61,7 @@ class _Outlet(io.FileIO):
 
     def __init__(self, descriptor: int, *, spares: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
-        self._spares = spares
+        self.spares = spares
         self._deaf = False  # the listener stands still
 
     def write(self, data: Any) -> int:
@@ -75,7 +78,7 @@ class _Outlet(io.FileIO):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self.fileno())
                 os.close(nowhere)
-            elif not self._spares:
+            elif not self.spares:
                 raise
             return data.nbytes
 
@@ -86,7 +89,7 @@ class _Outlet(io.FileIO):
                 ready = not self._deaf and bool(select.select((), (self.fileno(),), (), PATIENCE_S)[1])
             except AssertionError:  # gevent's hub must not wait
                 return False
-            self._deaf = (self._spares or self.hurry) and not ready
+            self._deaf = (self.spares or self.hurry) and not ready
             if self._deaf:
                 return False
         self._deaf = False

@@ -140,7 +140,7 @@ def _sender() -> Iterator[tuple[str, int, Truth]]:
     if SENDER.is_file() and compiler and sys.platform.startswith("linux"):
         command, name = [str(_built(compiler)), "--ttft-ms", f"{TTFT_MS:g}", "--itl-ms", f"{ITL_MS:g}"], "paced sender"
     else:
-        command = [sys.executable, "-m", "tokenswarm.simulator", "--port", "0", "--preset", "paced"]
+        command = [sys.executable, "-P", "-m", "tokenswarm.simulator", "--port", "0", "--preset", "paced"]
         command += ["--ttft-ms", f"{TTFT_MS:g}", "--itl-ms", f"{ITL_MS:g}"]
         name = "embedded engine"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

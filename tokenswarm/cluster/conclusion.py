@@ -44,7 +44,7 @@ from tokenswarm.profile.profile import Profile
 from tokenswarm.reports import console as terminal
 from tokenswarm.reports import manifest as manifests
 from tokenswarm.reports import markdown, output, told
-from tokenswarm.reports.folder import ResultsFolder, new_run_id
+from tokenswarm.reports.folder import ResultsFolder, link_latest, new_run_id
 from tokenswarm.reports.pipelines import github, gitlab, junit
 from tokenswarm.result.summary import Summary, changing, plan_of, summarize, to_json
 
@@ -186,7 +186,7 @@ def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> t
     if problem is not None:
         say(str(problem))
         code = ExitCode.RESULTS
-    if run.folder.spool.is_dir():
+    if run.folder.has(run.folder.spool.name):
         path = run.folder.path
         say(f"rows that requests.jsonl lacks are in {run.folder.spool}: `tokenswarm report --merge {path}` adds them")
     run.reached = Reached.TOLD
@@ -196,10 +196,10 @@ def conclude(run: Run, end: RunEnd, add: Callable[[Summary, Merged], None]) -> t
 def kept(folder: ResultsFolder) -> str:
     """What a run that is stopped at once leaves behind, and how to make more of it."""
     path = folder.path
-    if folder.spool.is_dir():
+    if folder.has(folder.spool.name):
         mend = f"`tokenswarm report --merge {path}` makes a partial result of it"
         return f"What the workers wrote is in {folder.spool}: {mend}"
-    missing = [name for name in FILES if not (path / name).exists()]
+    missing = [name for name in FILES if not folder.has(name)]
     if missing == ["report.html"]:
         return f"{path} lacks report.html: `tokenswarm report {path}` makes it"
     return f"{path} lacks {', '.join(missing)}" if missing else f"The results are in {path}"
@@ -238,23 +238,17 @@ def _write(run: Run, end: RunEnd, summary: Summary) -> ResultsError | None:
     steps: list[Callable[[], object]] = [run.folder.close_rows]
     steps += [functools.partial(run.folder.write_json, name, data) for name, data in documents.items()]
     steps.append(functools.partial(_write_page, run.folder.path))
-    steps.append(functools.partial(_link_latest, run.folder))
     problem: ResultsError | None = None
     for step in steps:
         try:
             step()
         except ResultsError as error:
             problem = problem or error
+    if other := link_latest(run.folder.path.parent, run.folder.path):
+        say(other)
     if in_github() and (unwritten := github.tell(github.annotations_of(summary), page, github_summary())):
         say(unwritten)
     return problem
-
-
-def _link_latest(folder: ResultsFolder) -> None:
-    """Who reads `latest` must not take another run for this one."""
-    latest = folder.path.parent / "latest"
-    if not folder.link_latest() and latest.exists():
-        say(f"{latest} is no link, and stays what it is: this run is in {folder.path}")
 
 
 def _write_page(folder: Path) -> None:
@@ -270,7 +264,8 @@ def _write_page(folder: Path) -> None:
     except OSError as error:
         raise ResultsError(f"{folder / 'report.html'}: could not be made: {error.strerror}") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        said = done.stderr.strip().splitlines() or [f"who makes it ended with {how}"]
         raise ResultsError(said[-1] if "report.html" in said[-1] else f"{folder / 'report.html'}: {said[-1]}")
 
 

@@ -27,7 +27,7 @@ from tokenswarm.cluster.stages import Fixed, Stages
 from tokenswarm.cluster.strangers import Strangers
 from tokenswarm.cluster.watchers import Watcher, Watchers
 from tokenswarm.cluster.worker import INTERRUPT_DRAIN_S
-from tokenswarm.errors import ConfigError, DatasetError, TargetError
+from tokenswarm.errors import DatasetError, TargetError
 from tokenswarm.judge.rules.evidence import UsersSeen
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile import profile as profiles
@@ -66,7 +66,8 @@ class Controller:
         self._stages: Stages = stages or Fixed(profile.load.stages)
         self._intake = Intake(cluster, folder, self._watchers)
         self._stop = Event()
-        self._interrupted = False
+        self.asked = False  # for the end, by a signal
+        self.interrupted = False  # and it cut the load short
         self._changed: dict[int, tuple[int, int]] = {}
         self._phase = ""
         self._draining = False
@@ -84,8 +85,14 @@ class Controller:
     # -- from outside --------------------------------------------------------------------------------------------
 
     def interrupt(self, *, signal: bool) -> None:
-        """End the run early: by a signal (the results are partial) or by the web UI's stop button (they are not)."""
-        self._interrupted = self._interrupted or signal
+        """End the run early: by a signal (the results are partial) or by the web UI's stop button (they are not).
+
+        Once all requests have ended and only rows are under way, nothing is left to cut short.
+        """
+        self.asked = self.asked or signal
+        if self._draining and self._intake.merged().final and not any(m.left for m in self._cluster.in_run):
+            return
+        self.interrupted = self.interrupted or signal
         self._stop.set()
         if not (signal and self.active):
             return
@@ -99,10 +106,6 @@ class Controller:
     def path(self) -> Path:
         """The results folder."""
         return self._folder.path
-
-    @property
-    def interrupted(self) -> bool:
-        return self._interrupted
 
     def process_ended(self, pid: int, code: int) -> None:
         """A worker process of this machine ended: known at once, long before its heartbeat is missed."""
@@ -138,7 +141,7 @@ class Controller:
             members=members,
             strangers=strangers,
             rows=self._intake.rows,
-            interrupted=self._interrupted,
+            interrupted=self.interrupted,
             expected_workers=workers,
             dataset=members[0].dataset if members else {},
             remarks=self._watchers.remarks,
@@ -159,10 +162,7 @@ class Controller:
                 told += 1
                 self._watchers.note(sentence)
             if monotonic_ns() > deadline_ns:
-                missing = f"only {len(self._cluster.members)} of {workers} workers came within {JOIN_S:g} s"
-                if strangers.refusal:
-                    raise ConfigError(f"{missing}; {strangers.refusal}")
-                raise TargetError(f"{missing}; start the others, or fewer")
+                raise strangers.too_few(len(self._cluster.members), workers, JOIN_S)
             if self._stop.wait(0.02):
                 return
         self._cluster.closed = True
@@ -380,7 +380,7 @@ class Controller:
 
     def _drain(self) -> None:
         bound_s: float = self._profile.phases.drain
-        if self._interrupted or self._aborted:
+        if self.interrupted or self._aborted:
             bound_s = min(bound_s, INTERRUPT_DRAIN_S)
         ready = [m for m in self._cluster.in_run if m.prepared]
         if not ready:
@@ -394,6 +394,6 @@ class Controller:
         reason = str(data["sentence"])[:200]
         if member.index < 0:
             self._cluster.leave(member)
-        elif not self._interrupted:
+        elif not self.interrupted and not member.done:
             member.left, member.left_ns = reason, monotonic_ns()
             self._watchers.note(f"{member.name} {reason}: it drains and hands its rows over")

@@ -35,7 +35,8 @@ def open_spool(folder: bytes | None, owner: Owner, *, parts: bool = False) -> Sp
     try:
         return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner, parts=parts)
     except OSError as error:
-        raise ResultsError(f"{error.filename}: rows can't be written: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""  # else no folder will do, and it names them
+        raise ResultsError(f"{where}rows can't be written: {error.strerror}") from None
 
 
 class HandOver:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 
 import gevent
+from gevent.hub import Hub
 from locust.env import Environment
 from locust.event import Events
 
@@ -21,6 +22,8 @@ from tokenswarm.cluster.runners import make_worker
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.terminal import end_signals
+
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # of a worker that waits; gevent would print it
 
 WAITING_S = 3.0  # before a worker says that it still waits
 STOP_S = 5.0  # for a worker to end after it was asked to
@@ -44,7 +47,7 @@ class LocalWorkers:
 
     def __init__(self, count: int, port: int, token: str) -> None:
         environ = {**os.environ, "TOKENSWARM_RUN_TOKEN": token}
-        command = [sys.executable, "-m", "tokenswarm.cluster", "127.0.0.1", str(port)]
+        command = [sys.executable, "-P", "-m", "tokenswarm.cluster", "127.0.0.1", str(port)]
         self._processes = [
             subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
             for _ in range(count)

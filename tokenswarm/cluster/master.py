@@ -84,8 +84,8 @@ def _interrupt(controller: Controller, run: Run) -> None:
     if run.reached is Reached.WRITTEN:
         say(f"interrupted: the results are in {run.folder.path}, and stdout did not take them all")
         sys.exit(int(ExitCode.INTERRUPTED))
-    if controller.interrupted:
+    if controller.asked:
         say(f"interrupted twice: stopping at once. {kept(run.folder)}")
         sys.exit(int(ExitCode.INTERRUPTED))
     controller.interrupt(signal=True)
-    say(TOO_LATE if run.reached is Reached.COUNTED else DRAINS)
+    say(DRAINS if controller.interrupted and run.reached is Reached.BEGUN else TOO_LATE)

@@ -6,13 +6,11 @@ own end of a run drops requests that are still streaming; exit codes are ours.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from signal import SIGHUP, SIGINT, SIGTERM, getsignal, signal
+from signal import SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, NoReturn
 
 import gevent
@@ -31,6 +29,7 @@ from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
+from tokenswarm.cluster.plain_signals import Waiting, ctrl_c, heed_until_ready
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.cluster.worker import Worker
@@ -70,6 +69,10 @@ class PlainMaster(Master):
         except UserError as error:
             _exit(error)
 
+    def quit(self) -> None:
+        super().quit()
+        self.environment.tokenswarm_plugin.refuse_too_few()
+
 
 class PlainWorker(Runner):
     """The worker of plain `locust --worker`."""
@@ -79,8 +82,6 @@ class PlainWorker(Runner):
             super().__init__(environment, master_host, master_port, run_token())
         except UserError as error:
             _exit(error)
-        except KeyboardInterrupt:  # while it waits for the master
-            sys.exit(int(ExitCode.INTERRUPTED))
 
 
 env.MasterRunner, env.WorkerRunner = PlainMaster, PlainWorker  # Locust makes its runners by these names
@@ -99,9 +100,7 @@ class Plugin:
         self._controller: Controller | None = None
         self._task: gevent.Greenlet | None = None
         self._main = gevent.getcurrent()
-        gevent.signal_handler(SIGTERM, wait_for_nobody)
-        if SIGHUP in end_signals():  # Locust knows SIGTERM
-            gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
+        self._waiting: Waiting | None = None
         self._run: Run | None = None  # the next one
         self._current: Run | None = None
         self._tab = web_tab.add(environment)
@@ -128,8 +127,28 @@ class Plugin:
                 environment.events.quitting.add_listener(lambda **_: self._end_worker(worker))
             else:
                 gevent.spawn(self._lose_when_gone, worker)
-        if self._cluster is not None and (environment.web_ui is None or self._options.get("autostart")):
+        begins = self._cluster is not None and (environment.web_ui is None or self._options.get("autostart"))
+        if begins:
             self._open()
+        signal(SIGINT, default_int_handler)
+        self._waiting = Waiting(self._dismiss) if begins else None
+        gevent.signal_handler(SIGTERM, wait_for_nobody)
+        if SIGHUP in end_signals():  # Locust knows SIGTERM
+            gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
+
+    def _dismiss(self) -> None:
+        """The workers that came for a run that does not begin."""
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner):
+            MasterRunner.quit(runner)
+
+    def refuse_too_few(self) -> None:
+        """Locust's master gave up waiting for workers; it would exit with 1, which is a bug's."""
+        wanted, seconds = (self._options.get(name) for name in ("expect_workers", "expect_workers_max_wait"))
+        if self._cluster is None or self._task is not None or not self._headless or not seconds:
+            return
+        if (here := len(self._cluster.members)) < wanted:
+            _exit(self._cluster.strangers.too_few(here, wanted, seconds))
 
     def _show_rate(self) -> int:
         """--rate where the web UI's form asks for the number of users: there it can be changed."""
@@ -238,6 +257,9 @@ class Plugin:
         """Locust begins to start users: they wait until the controller has everything ready. Who is not in is late."""
         assert self._cluster is not None
         self._cluster.closed = True
+        if self._waiting is not None:
+            self._waiting.over()
+            self._waiting = None
         if self._task is None or self._task.ready():
             self._task = gevent.spawn(self._drive)
 
@@ -251,7 +273,7 @@ class Plugin:
             company = Company(run, lambda: cluster.in_run)
             watchers = [*company.watchers, *([self._tab] if self._tab else [])]
             controller = self._controller = Controller(environment, cluster, run.profile, run.folder, watchers)
-            with _ctrl_c(self._on_ctrl_c):
+            with ctrl_c(self._on_ctrl_c):
                 code = company.accompany(lambda: controller.run(self._count_workers(), start_users=False))
             if company.summary is not None:
                 self._tell(f"the run is over: {company.summary.verdict.status}, results in {run.folder.path}")
@@ -295,7 +317,7 @@ class Plugin:
         self._end(told=True)
 
     def _on_ctrl_c(self) -> None:
-        if self._controller is not None and self._controller.interrupted:
+        if self._controller is not None and self._controller.asked:
             self._end(told=True)
         else:
             gevent.kill(self._main, KeyboardInterrupt)  # as Locust expects it
@@ -308,10 +330,10 @@ class Plugin:
         if not controller.active and (not told or run.reached is Reached.BEGUN):
             return
         try:
-            if told and controller.interrupted:
+            if told and controller.asked:
                 raise KeyboardInterrupt
             controller.interrupt(signal=told)
-            if run.reached is Reached.COUNTED:
+            if told and (run.reached is Reached.COUNTED or not controller.interrupted):
                 say(TOO_LATE)
             task.join()
         except KeyboardInterrupt:
@@ -336,25 +358,13 @@ class Plugin:
             self._controller.process_ended(os.getpid(), int(worker.exit_code))
 
     def _leave_when_gone(self, worker: Worker) -> None:
-        with _ctrl_c(lambda: gevent.kill(self._main, KeyboardInterrupt)):
+        with ctrl_c(lambda: gevent.kill(self._main, KeyboardInterrupt)):
             worker.gone.wait()
         words = worker.last_words()
         if words:
             log.error(words)
         self._environment.process_exit_code = int(worker.exit_code)
         self._environment.runner.quit()
-
-
-@contextlib.contextmanager
-def _ctrl_c(called: Callable[[], None]) -> Iterator[None]:
-    """Meanwhile a Ctrl-C comes there, and not as an exception into whatever greenlet runs (a user, one who reports)."""
-    before = getsignal(SIGINT)
-    watcher = gevent.signal_handler(SIGINT, called)
-    try:
-        yield
-    finally:
-        watcher.cancel()
-        signal(SIGINT, before)  # libev leaves the system's behind, which ends a process without a word
 
 
 def _exit(error: UserError) -> NoReturn:
@@ -375,6 +385,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 def _on_parser(parser: Any, **_: Any) -> None:
     outlive_listeners()  # before Locust's logging takes hold of stderr
+    heed_until_ready()
     forget_no_width()
     if in_github():
         github.disarm_output()

@@ -37,6 +37,7 @@ its load. Both sides agree, so a partition that heals sooner costs nothing."""
 
 HELLO_S = 5.0  # before a worker says hello again: the master may not be there yet
 HELLOS_MAX = 60
+SAID_MAX = 16  # different messages that are none, of which a worker tells
 BREATH = 64  # messages between two looks at everything else: a flood must not starve the run
 
 runners.rpc = port  # sockets with bounds
@@ -142,6 +143,7 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
 
     def worker(self) -> NoReturn:
         self.last_received_spawn_timestamp = 0  # as Locust has it
+        said: set[str] = set()
         for number in itertools.count(1):
             if number % BREATH == 0:
                 gevent.sleep(0)
@@ -151,7 +153,9 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
                 frames = self.client.socket.recv_multipart()
                 self.handle_message(Message(*messages.from_master(frames, _own_types(self))))
             except messages.Malformed as error:
-                log.warning("the master's port sent %s; dropped", error)
+                if str(error) not in said and len(said) < SAID_MAX:  # a port of something else repeats itself
+                    said.add(str(error))
+                    log.warning("the master's port sent %s; dropped", error)
             except zmqerr.ZMQError as error:
                 log.error("the connection to the master broke: %s", error)
                 gevent.sleep(1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tokenswarm.errors import ConfigError, TargetError, UserError
+
 SENTENCES_MAX = 16  # further ones are counted only: whoever sends a million messages must not fill the report
 
 
@@ -27,6 +29,13 @@ class Strangers:
         if sender not in self.named and len(self.named) < SENTENCES_MAX:
             self.named.add(sender)
             self._say(f"somebody who is no worker of this run ({sender or 'without a name'}) sent {what}; not used")
+
+    def too_few(self, here: int, wanted: int, seconds: float) -> UserError:
+        """What ends a run whose workers did not come: if one was refused, that is why."""
+        missing = f"only {here} of {wanted} workers came within {seconds:g} s"
+        if self.refusal:
+            return ConfigError(f"{missing}; {self.refusal}")
+        return TargetError(f"{missing}; start the others, or fewer")
 
     def trouble(self, sentence: str) -> None:
         """Something at the port that good workers may have suffered from."""

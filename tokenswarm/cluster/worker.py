@@ -292,16 +292,14 @@ class Worker:
             gevent.sleep(0.02)
 
     def end(self, name: str) -> None:
-        """A signal ends this worker alone: open streams get a few seconds, rows are handed over. A second one: now.
-
-        `name` is the signal's, or empty where it is not known.
-        """
-        how = f"ended by a signal{f' ({name})' if name else ''}"
+        """A signal ends this worker alone: open streams get a few seconds, rows are handed over. A second one: now."""
+        how = f"ended by a signal{f' ({name})' if name else ''}"  # "": not known
         if self._ended or self.gone.is_set():
             self._leave(ExitCode.INTERRUPTED, f"{how}, at once")
             return
         self._ended = how
-        self._tell(ToMaster.LEAVING, {"sentence": f"was {how}"})
+        if self._sending or not self.draining.is_set():  # else it had ended, and nothing is missing
+            self._tell(ToMaster.LEAVING, {"sentence": f"was {how}"})
         if self._spool is None:
             self._leave(ExitCode.INTERRUPTED, how)
         else:

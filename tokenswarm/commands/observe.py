@@ -181,7 +181,7 @@ def _exporters(stack: contextlib.ExitStack, work: Path, target: str) -> dict[str
 def _exporter(stack: contextlib.ExitStack, work: Path, name: str, words: Sequence[str]) -> tuple[Beside, str] | None:
     """An exporter on its usual port, else on a free one, else none."""
     for port in (PORTS[name], 0):
-        command = [sys.executable, "-m", f"exporters.{name}", "--listen", f"127.0.0.1:{port}", *words]
+        command = [sys.executable, "-P", "-m", f"exporters.{name}", "--listen", f"127.0.0.1:{port}", *words]
         service = _start(stack, work, f"{name} exporter", command)
 
         def listening(log: Path = service.log) -> bool:

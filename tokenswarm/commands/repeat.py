@@ -6,7 +6,6 @@ take turns (A B B A …), so that a machine that warms up moves both. Whatever e
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 import shlex
@@ -28,6 +27,7 @@ from tokenswarm.profile import options
 from tokenswarm.profile.load import ENDLESS_S
 from tokenswarm.profile.plan import length_s, plan, time_text
 from tokenswarm.profile.profile import Profile
+from tokenswarm.reports.folder import link_latest
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.output import as_document
 from tokenswarm.reports.saved import LEAVE_OUT
@@ -342,13 +342,8 @@ def _link_latest(group: Group) -> None:
                key=lambda folder: folder.name)  # fmt: skip
     if last is None:
         return
-    link, temporary = group.folder.parent / "latest", group.folder.parent / f".latest-{group.folder.name}"
-    try:
-        temporary.symlink_to(last.relative_to(group.folder.parent.resolve()), target_is_directory=True)
-        temporary.replace(link)
-    except (OSError, NotImplementedError, ValueError):
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    if other := link_latest(group.folder.parent.resolve(), last):
+        _say(other)
 
 
 def _say(sentence: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from tokenswarm.errors import ExitCode
 from tokenswarm.terminal import end_signals
 
-COMMAND = (sys.executable, "-m", "tokenswarm.cli", "run")
+COMMAND = (sys.executable, "-P", "-m", "tokenswarm.cli", "run")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ class Service:
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module = module
-        self._command = [sys.executable, "-m", module, *arguments]
+        self._command = [sys.executable, "-P", "-m", module, *arguments]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> str:

@@ -68,6 +68,10 @@ class ResultsFolder:
         """Where workers on this machine keep their rows until the end."""
         return self.path / ".spool"
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, as far as one may look."""
+        return os.access(self.path / name, os.F_OK)
+
     def append_rows(self, rows: bytes) -> None:
         """Append whole rows to requests.jsonl. Raises ResultsError at the first failure; after it, does nothing."""
         if self.failure is not None:
@@ -123,9 +127,9 @@ class ResultsFolder:
                 self.failure = self.failure or ResultsError(
                     f"{self.path / ROWS_NAME}: could not be written: {error.strerror}"
                 )
-        for name in (LIVE_NAME, TOLD_NAME):
-            (self.spool / name).unlink(missing_ok=True)
-        if self.spool.is_dir() and not any(self.spool.iterdir()):
+        with contextlib.suppress(OSError):  # rows are still in it; or nothing can be removed, which is no loss
+            for name in (LIVE_NAME, TOLD_NAME):
+                (self.spool / name).unlink(missing_ok=True)
             self.spool.rmdir()
         if self.failure is not None:
             raise self.failure
@@ -153,7 +157,7 @@ class ResultsFolder:
             temporary.write_bytes(data)
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            _drop(temporary)
             raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
 
     def write_json(self, name: str, data: bytes) -> None:
@@ -179,16 +183,28 @@ class ResultsFolder:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            _drop(temporary)
             raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
 
-    def link_latest(self) -> bool:
-        """Let `latest`, beside this folder, point to it. False where the file system has no links."""
-        link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{self.run_id}"
-        try:
-            temporary.symlink_to(self.run_id, target_is_directory=True)
-            temporary.replace(link)
-        except (OSError, NotImplementedError):
-            temporary.unlink(missing_ok=True)
-            return False
-        return True
+
+def link_latest(base: Path, run: Path) -> str:
+    """Let `latest` in `base` point to `run` below it. What to tell where something else stands there; else "".
+
+    Who reads `latest` must not take another run for this one. File systems without links have none.
+    """
+    link, temporary = base / "latest", base / f".latest-{run.name}"
+    try:
+        temporary.symlink_to(run.relative_to(base), target_is_directory=True)
+        temporary.replace(link)
+    except (OSError, NotImplementedError, ValueError):
+        _drop(temporary)
+        if os.access(link, os.F_OK):
+            kind = "could not be set" if os.path.islink(link) else "is no link"  # noqa: PTH114 -- it raises nothing
+            return f"{link} {kind}, and stays what it is: this run is in {run}"
+    return ""
+
+
+def _drop(path: Path) -> None:
+    """Remove what could not be finished. Where that fails, too (a disk that became read-only), it stays."""
+    with contextlib.suppress(OSError):
+        path.unlink()

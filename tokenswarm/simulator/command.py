@@ -22,6 +22,7 @@ from tokenswarm.simulator import conditions
 from tokenswarm.simulator.conditions import CONDITIONS
 from tokenswarm.simulator.faults import FAULTS, Lottery
 from tokenswarm.simulator.presets import MEANS, PRESETS, Preset, build
+from tokenswarm.terminal import outlive_listeners
 
 if TYPE_CHECKING:
     from tokenswarm.simulator.server import Settings
@@ -151,6 +152,7 @@ def settings_of(argv: Sequence[str] | None) -> tuple[Settings, str, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
+    outlive_listeners(result=False)
     try:
         settings, host, port = settings_of(argv)
         from tokenswarm.simulator.listening import serve
