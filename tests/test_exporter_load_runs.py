@@ -24,6 +24,7 @@ from exporters.load.table import HISTOGRAMS, Histogram
 from tokenswarm.clock import NS_PER_S, FakeClock
 from tokenswarm.measure.sketch import Sketch, bucket_edge
 from tokenswarm.measure.snapshot import Block, Instrument, WorkerState, total
+from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.result.summary import summarize
 
 
@@ -392,3 +393,21 @@ def test_both_ends_of_a_percentile_are_told_and_one_that_is_withheld_by_its_ends
     assert ("itl", "run", "0.99") not in told
     assert ends["itl", "0.99", "low"] == pytest.approx(0.02, rel=0.02)
     assert ends["itl", "0.99", "high"] == pytest.approx(0.04, rel=0.02)
+
+
+def test_what_the_profile_lets_pass_is_told_here_too() -> None:
+    """`bars` decide what a report withholds, so they decide it here: over the run and of each stage."""
+    wide = Bars(itl_s=Bar(degraded=0.3, invalid=0.9), ttft_s=Bar(degraded=1e-9, invalid=1e-9))
+    played, runs = (
+        SyntheticRun(sample_runs.RUN_ID, bars=wide, stage=0, phase="ended"),
+        Runs(900, FakeClock(), FakeClock()),
+    )
+    merged = sample_runs.shared_reads(0.03)
+    runs.put(played.envelope(merged))
+    report = summarize(merged, bars=wide).latency
+    told = served(runs.runs[sample_runs.RUN_ID], "tokenswarm_latency_quantile_seconds")
+    of_stage = served(runs.runs[sample_runs.RUN_ID], "tokenswarm_stage_latency_seconds")
+    assert told["itl", "run", "0.99"] == report.itl_s.p99 == of_stage["0", "itl", "0.99"] is not None
+    assert report.ttft_s.p50 is None
+    assert ("ttft", "run", "0.5") not in told
+    assert ("0", "ttft", "0.5") not in of_stage

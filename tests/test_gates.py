@@ -10,6 +10,7 @@ import pytest
 import sample_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from load_run import SyntheticRun
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import evaluate, request_limits
@@ -19,7 +20,7 @@ from tokenswarm.measure.slo import Slo as RequestSlo
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
-from tokenswarm.result.summary import Gate
+from tokenswarm.result.summary import Gate, summarize
 
 
 def judge(slo: Slo, merged: Merged) -> dict[str, Gate]:
@@ -411,3 +412,19 @@ def test_gates_are_plain_json() -> None:
     merged = sample_runs.run(100, slo=ALL)
     for gate in evaluate(ALL, sample_runs.summary(merged), merged):
         assert msgspec.json.decode(msgspec.json.encode(gate), type=Gate) == gate
+
+
+def test_a_gate_shows_the_number_of_the_table_and_no_percentile_is_less_than_what_it_holds() -> None:
+    """Some metrics are known to finer buckets than others of the same requests: the finer one is the floor."""
+    merged = SyntheticRun(seconds=20, stages=(4,)).play()
+    summary, limits = summarize(merged), Percentiles(p50=9.0, p90=9.0)
+    metrics = ("ttft_s", "ttft_intended_s", "ttfat_s", "itl_s", "tpot_s", "e2e_s", "e2e_intended_s", "stall_s")
+    shown = {gate.metric: gate.value for gate in evaluate(Slo(**dict.fromkeys(metrics, limits)), summary, merged)}
+    told = {f"{name}.{p}": getattr(getattr(summary.latency, name), p) for name in metrics for p in ("p50", "p90")}
+    assert shown == told
+    for more, less in (("ttft_intended_s", "ttft_s"), ("ttfat_s", "ttft_s"), ("e2e_intended_s", "e2e_s")):
+        high, low = getattr(summary.latency, more), getattr(summary.latency, less)
+        assert high.n == low.n > 662
+        for p in ("p50", "p90", "p95", "p99"):
+            assert getattr(high, p) >= getattr(low, p) * 0.9999, f"{more}.{p}"
+            assert high.low[p] <= getattr(high, p) <= high.high[p]

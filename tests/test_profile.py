@@ -138,6 +138,7 @@ def sentence(more: str = "", **overrides: str) -> str:
         ("load: {kind: trace, requests: 5, trace: {path: a}}", "`load.requests` is not of a trace"),
         ("phases: 5\nload: {requests: 5}", "`phases` is a single value; it has no key `warmup`"),
         ("timeouts: {connect: 0}", "time-outs must be longer than 0s"),
+        ("slo: {failed_ratio: 1}", "p.yaml:3: `slo.failed_ratio: 1` holds whatever fails; 1 % is 0.01"),
         ("slo: {failed_ratio: 2}", "p.yaml:3: `slo.failed_ratio: 2.0` must lie between 0 and 1"),
         ("slo: {ttft_s: {p99: -1}}", "p.yaml:3: `slo.ttft_s.p99: -1` is not a duration"),
     ],

@@ -18,12 +18,13 @@ from tokenswarm.clock import FakeClock
 from tokenswarm.judge.gates import evaluate
 from tokenswarm.judge.search import Search, answer
 from tokenswarm.judge.verdict import Evidence, judge
-from tokenswarm.measure.snapshot import Merged
+from tokenswarm.measure.snapshot import Block, Merged
 from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
 from tokenswarm.reports import cells, manifest, markdown
 from tokenswarm.reports.console import Progress, report
+from tokenswarm.reports.html import page, tables
 from tokenswarm.reports.numbers import duration, harmless, of_limit, quantity, ratio
 from tokenswarm.result.summary import Summary, summarize
 
@@ -167,6 +168,17 @@ def test_every_part_of_the_result_is_there() -> None:
     assert "a p99 takes 662 requests" in text
     assert "errors: 9 × http_5xx: service unavailable" in text
     assert "results: /some/where/results/x report: /some/where/results/x/report.html" in text
+
+
+def test_errors_of_a_warm_up_are_told_as_such() -> None:
+    merged = evil_run()
+    assert "warm-up" not in rendered(judged(merged))
+    merged.blocks.insert(0, Block(stage=0, phase="warmup", intended=4, sent=4, failed=4, by_outcome={"http_5xx": 4}))
+    merged.blocks[0].by_error["http 503"] = 4
+    summary = judged(merged)
+    for text in (written(summary), rendered(summary), tables.failures(summary)):
+        assert "rrors, 4 of them of warm-up and drain" in text
+    assert "9 of 369 requests" in page._tiles(summary), "as in the tables: of the windows"
 
 
 def test_what_the_engine_says_of_a_ttft_stands_below_it() -> None:

@@ -27,7 +27,7 @@ from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, UsersSeen
 from tokenswarm.judge.verdict import RULES, exit_code, judge
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.budget import FINE_METRICS, scale_of
-from tokenswarm.measure.snapshot import Instrument, Merged
+from tokenswarm.measure.snapshot import Instrument, Merged, Share
 from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage, TraceSource
@@ -258,6 +258,21 @@ def tokens_each(n: float) -> Callable[[Case], None]:
     return change
 
 
+def another_worker(case: Case, failed: int) -> None:
+    """One of two, of whose requests so many failed, and of the other's none."""
+    case.merged.workers[0].share = Share(ok=580)
+    other = msgspec.structs.replace(case.merged.workers[0], worker=1, share=Share(ok=500, failed=failed))
+    case.merged.workers.append(other)
+
+
+def thoughts(case: Case, n: int) -> None:
+    """So many more answers have a first token than one of the answer itself."""
+    ttfat = case.merged.block(0).ttfat
+    key = next(key for key, count in ttfat.counts.items() if count > n)
+    ttfat.counts[key] -= n
+    ttfat.n -= n
+
+
 def held(**signs: int) -> Callable[[Case], None]:
     """Signs of 1000 answers, that something on the path kept tokens back."""
 
@@ -416,6 +431,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "less than was asked for": ("short-answers", "note", steady(short=600)),
     "a gateway ends answers": ("half-answers", "degraded", steady(length_halved=4, length_kept=1000)),
     "reasoning was left out": ("reasoning-added", "note", steady(reasoning_added=1100)),
+    "a worker behind a firewall": ("workers-differ", "note", lambda case: another_worker(case, failed=60)),
+    "thoughts that come to no answer": ("only-reasoning", "note", lambda case: thoughts(case, 20)),
     "several tokens an event": ("tokens-per-event", "note", tokens_each(3.4)),
     "several events a token": ("events-over-tokens", "note", tokens_each(0.2)),
     "continuous usage without effect": ("continuous-usage-ignored", "note", profiled(CONTINUOUS)),
@@ -618,6 +635,19 @@ def test_a_drift_takes_enough_requests_in_each_half(n: int, doubted: bool) -> No
         for _ in range(n):
             half["ttft"].add(value)
     assert ("not-steady" in {doubt.code for doubt in case.judge().doubts}) == doubted
+
+
+def test_bursts_are_told_first_where_most_tokens_shared_a_read() -> None:
+    """A client that waited a little is no cause of a bar that the server's bursts make."""
+    case = Case()
+    widened("itl", 0.045)(case)
+    case.merged.workers[0].instrument.run_delay_ns = case.merged.workers[0].elapsed_ns // 20
+    (before,) = [doubt for doubt in case.judge().doubts if doubt.code == "error-bar"]
+    case.merged.block(0).merged_events = case.merged.block(0).events * 3 // 4
+    (bursts,) = [doubt for doubt in case.judge().doubts if doubt.code == "error-bar"]
+    assert "sends them in bursts" not in before.message
+    assert bursts.evidence["causes"][0].startswith("75.00% of the tokens shared a read with others")
+    assert bursts.evidence["causes"][1:] == before.evidence["causes"] != []
 
 
 def test_slow_connections_are_no_late_sends() -> None:

@@ -32,6 +32,7 @@ from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Merged, WorkerState
+from tokenswarm.profile.bars import Bars
 from tokenswarm.result import envelope as envelopes
 from tokenswarm.result.envelope import Envelope, RunState
 from tokenswarm.result.stat import Stat, latency, stamp_error_s, stat
@@ -169,7 +170,7 @@ class Run:
         recent = self._recent.since(everything, elapsed_ns, now_ns)
         error_s = stamp_error_s(merged.workers)
         for metric in METRICS:
-            whole = latency(steady, metric, error_s)
+            whole = latency(steady, metric, error_s, self.state.bars)
             readings.add_summary(_QUANTILES, whole, metric, "run")
             readings.add_bars(_BARS, whole, metric)
             newest = stat(recent.get(metric) or Sketch())
@@ -181,7 +182,7 @@ class Run:
                 sketch = _sketch(histogram.source, steady, merged.workers)
                 if not histogram.engines or self.state.engine in histogram.engines or sketch.n:
                     readings.add_histogram(family, histogram, sketch)
-        self._add_bounded(readings, "stage", [self._stage(merged, plan) for plan in self.state.stages])
+        self._add_bounded(readings, "stage", [self._stage(merged, plan, error_s) for plan in self.state.stages])
         self._add_bounded(readings, "worker", [self._worker(worker) for worker in merged.workers])
         return readings
 
@@ -249,7 +250,7 @@ class Run:
         readings.add("tokenswarm_target_users", target)
         readings.add("tokenswarm_target_requests_per_second", self.state.target_rate)
 
-    def _stage(self, merged: Merged, plan: StagePlan) -> Readings:
+    def _stage(self, merged: Merged, plan: StagePlan, error_s: float) -> Readings:
         """A stage: what was meant from its begin on, what came of it once its window is closed."""
         readings, name, state = Readings(), str(plan.stage), self.state
         if plan.stage > state.stage:
@@ -263,7 +264,7 @@ class Run:
             block = next((b for b in merged.blocks if (b.stage, b.phase) == (plan.stage, "steady")), None)
             known = self._stages.get(plan.stage)
             if block is not None and (known is None or known[0] is not block):
-                known = self._stages[plan.stage] = (block, _results(block, name))
+                known = self._stages[plan.stage] = (block, _results(block, name, error_s, state.bars))
             if block is not None and known is not None:
                 readings.extend(known[1])
             told = state.stage_telemetry.get(plan.stage)
@@ -293,7 +294,7 @@ def _sketch(source: str, steady: Block, workers: list[WorkerState]) -> Sketch:
     return merged
 
 
-def _results(block: Block, name: str) -> Readings:
+def _results(block: Block, name: str, error_s: float, bars: Bars) -> Readings:
     """What came of a stage, from its steady block: as `stages` of summary.json."""
     readings, got = Readings(), throughput(block)
     readings.add("tokenswarm_stage_batch", per_window(block, block.window_in_flight_ns / NS_PER_S), name)
@@ -301,7 +302,7 @@ def _results(block: Block, name: str) -> Readings:
     readings.add("tokenswarm_stage_requests_per_second", got.requests_per_s, name)
     readings.add("tokenswarm_stage_goodput_ratio", got.goodput_ratio, name)
     for metric in STAGE_METRICS:
-        readings.add_summary("tokenswarm_stage_latency_seconds", latency(block, metric), name, metric)
+        readings.add_summary("tokenswarm_stage_latency_seconds", latency(block, metric, error_s, bars), name, metric)
     return readings
 
 

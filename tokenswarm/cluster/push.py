@@ -221,6 +221,7 @@ def of_run(
         start_timestamp_s=realtime_ns() / NS_PER_S,
         stages=[plan_of(number, stage) for number, stage in enumerate(profile.load.stages)],
         info={name: text[:TEXT_MAX] for name, text in info.items()},
+        bars=profile.bars,
     )
     url = profile.telemetry.push
     target = None if url is None else preflight.make_checked_target(profile, url)

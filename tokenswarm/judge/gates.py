@@ -91,7 +91,8 @@ def _is_request_limit(slo: Slo, metric: str, limit: float) -> bool:
 def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact: bool, bars: Bars) -> Gate:
     sketch: Sketch = getattr(steady, metric)
     name = f"{metric}_s.{which}"
-    value = sketch.mean if which == "mean" else sketch.high if which == "max" else sketch.quantile(PERCENTILES[which])
+    spans = intervals(steady, metric)
+    value = sketch.mean if which == "mean" else sketch.high if which == "max" else spans.value(PERCENTILES[which])
     if not math.isfinite(limit):
         return _gate(name, "<=", limit, value, "fail", "the limit is no finite number")
     if not steady.ok:
@@ -102,7 +103,7 @@ def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact
     if which in ("mean", "max"):
         result, reason = _fact(steady, metric, which, limit)
         return _gate(name, "<=", limit, value, result, reason)
-    p, spans = PERCENTILES[which], intervals(steady, metric)
+    p = PERCENTILES[which]
     count = _count_violations(steady, metric, limit, exact=exact)
     low, high = spans.interval(p)
     result, reason = _decide(p, count, steady.rho(RHO_OF[metric]), far=min(value, low) > limit * FAR)

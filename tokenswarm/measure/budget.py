@@ -274,15 +274,23 @@ class Intervals:
     """The values of one metric and both of its sides, ready to be asked for percentiles.
 
     `fine`: the values by fine bucket, {} where they are not all known; then the sketch's own buckets are taken.
-    `error_s`: what every sample may be off by, either way.
+    `error_s`: what every sample may be off by, either way. `floor`: values of the same requests, each of them no more.
     """
 
-    def __init__(self, sketch: Sketch, sides: Sides, fine: Mapping[int, int], sides_scale: int, error_s: float) -> None:
+    def __init__(
+        self,
+        sketch: Sketch,
+        sides: Sides,
+        fine: Mapping[int, int],
+        sides_scale: int,
+        error_s: float,
+        floor: Intervals | None = None,
+    ) -> None:
         known = sides_scale == FINE and sum(fine.values()) == sketch.n
         values: Mapping[int, int] = fine if known else sketch.counts
         scale, zero = (FINE, 0) if known else (COARSE, sketch.zero)
         ratio = sides_scale // scale
-        self._sketch, self._error_s, self._known = sketch, error_s, known
+        self._sketch, self._error_s, self._known, self._floor = sketch, error_s, known, floor
         self._values = Counts(values, scale, zero, low=True)
         self._low = Counts(_shifted(values, sides.low, ratio), scale, zero, sides.unknown, low=True)
         self._high = Counts(_shifted(values, sides.high, ratio), scale, zero, sides.unknown, low=False)
@@ -292,7 +300,8 @@ class Intervals:
     def value(self, p: float) -> float | None:
         """The nearest rank, to the middle of its bucket; None where nothing was counted."""
         if not self._known or not self._sketch.n:
-            return self._sketch.quantile(p)
+            value, least = self._sketch.quantile(p), self._floor.value(p) if self._floor is not None else None
+            return value if value is None or least is None else max(value, min(least, self._values.bucket(p)[1]))
         low, high = self._values.bucket(p)
         return min(max(2.0 * low * high / (low + high) if high else 0.0, self._sketch.min), self._sketch.max)
 

@@ -194,6 +194,14 @@ class Snapshot(msgspec.Struct, kw_only=True):
     instrument: Instrument = msgspec.field(default_factory=Instrument)
 
 
+class Share(msgspec.Struct, kw_only=True):
+    """What a worker had of the steady windows, beside the others."""
+
+    ok: Count = 0
+    failed: Count = 0
+    ttft: Sketch = _sketch()
+
+
 class WorkerState(msgspec.Struct, kw_only=True):
     """The last that a worker said about itself."""
 
@@ -212,6 +220,7 @@ class WorkerState(msgspec.Struct, kw_only=True):
     wraps: int
     first_failed: int = 0
     instrument: Instrument
+    share: Share = msgspec.field(default_factory=lambda: Share())  # once all have sent their final report
 
 
 class Merged(msgspec.Struct, kw_only=True):
@@ -334,14 +343,26 @@ class Inbox:
                     add_into(result, by_worker[worker][1])
         keys = sorted(self._sums, key=lambda key: (key[0], _PHASES.index(key[1]) if key[1] in _PHASES else 9, key[1]))
         workers = [_state(self._states[w], sorted(self._missing[w])) for w in sorted(self._states)]
+        if all(worker.final for worker in workers):  # not each second: nobody asks for it while the run goes on
+            for state in workers:
+                state.share = self._share(state.worker)
         return Merged(run_id=self.run_id, blocks=[self._sums[key] for key in keys], workers=workers)
+
+    def _share(self, worker: int) -> Share:
+        share = Share()
+        for (_, phase), by_worker in self._blocks.items():
+            if phase == "steady" and worker in by_worker:
+                block = by_worker[worker][1]
+                share.ok, share.failed = share.ok + block.ok, share.failed + block.failed
+                share.ttft.merge(block.ttft)
+        return share
 
 
 MISSING_MAX = 1_000  # numbers of lost reports kept a worker: a quarter of an hour
 
 
 def _state(last: Snapshot, missing: list[int]) -> WorkerState:
-    shared = [name for name in WorkerState.__struct_fields__ if name != "missing"]
+    shared = [name for name in WorkerState.__struct_fields__ if name not in ("missing", "share")]
     return WorkerState(missing=missing, **{name: getattr(last, name) for name in shared})
 
 

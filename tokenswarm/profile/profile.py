@@ -62,6 +62,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_windows()
         if self.event_bytes_max < 1024:
             raise ValueError("`event_bytes_max` must be 1024 or more")
+        if self.slo.failed_ratio == 1:
+            raise ValueError("`slo.failed_ratio: 1` holds whatever fails; 1 % is 0.01")
 
     def _check_arrivals(self) -> None:
         if not self.load.open:

@@ -197,6 +197,12 @@ def errors(counts: Requests) -> list[tuple[int, str]]:
     return found
 
 
+def errors_of(summary: Summary) -> str:
+    """Which requests the errors are of, where not only of those that the tables are about."""
+    elsewhere = summary.requests.failed - summary.requests_steady.failed
+    return f"errors, {elsewhere} of them of warm-up and drain" if elsewhere > 0 else "errors"
+
+
 def soak_lines(summary: Summary) -> list[str]:
     """What a long run says in a line or two: its windows, what drifts or grows, restarts. [] of a short run."""
     soak = summary.soak

@@ -107,7 +107,8 @@ def _errors(summary: Summary) -> list[RenderableType]:
     told = [f"{n} × {harmless(what, 300)}" for n, what in errors[:ERRORS_SHOWN]]
     if len(errors) > ERRORS_SHOWN:
         told.append(f"and {len(errors) - ERRORS_SHOWN} further kinds")
-    return [Padding(Text("errors:", style="bold"), (0, 1)), *(Padding(Text(line), (0, 1, 0, 3)) for line in told)]
+    title = Text(f"{rows.errors_of(summary)}:", style="bold")
+    return [Padding(title, (0, 1)), *(Padding(Text(line), (0, 1, 0, 3)) for line in told)]
 
 
 def _gates(summary: Summary) -> list[RenderableType]:

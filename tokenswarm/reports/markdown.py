@@ -80,7 +80,7 @@ def _errors(summary: Summary) -> list[str]:
     shown = [f"- {n} × {escape(what)}" for n, what in errors[:10]]
     if len(errors) > 10:
         shown.append(f"- and {len(errors) - 10} further kinds")
-    return ["### Errors", "", *shown, ""]
+    return [f"### {rows.errors_of(summary).capitalize()}", "", *shown, ""]
 
 
 def _repeat(manifest: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import msgspec
 
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.snapshot import Block, Count, Merged, SnapshotError
+from tokenswarm.profile.bars import Bars
 from tokenswarm.result.summary import StagePlan
 
 SCHEMA_VERSION = 1
@@ -93,6 +94,7 @@ class RunState(msgspec.Struct, kw_only=True):
     kv_cache: KvState | None = None
     stage_telemetry: Annotated[dict[int, StageState], msgspec.Meta(max_length=10_000)] = {}
     pushes_dropped: Count = 0  # that never reached an exporter
+    bars: Bars = Bars()  # from where on a percentile is withheld, as in the report
 
 
 class Envelope(msgspec.Struct, kw_only=True):

@@ -26,6 +26,9 @@ RHO_OF = {"ttft": "ttft", "ttft_intended": "ttft", "ttfat": "ttft", "itl": "itl"
 RHO_OF |= {"e2e_intended": "e2e", "stall": "tpot", "connect": "ttft"}
 """Whose lag-1 correlation stands for which metric's: a queue delays them together."""
 
+FLOOR_OF = {"ttft_intended": "ttft", "ttfat": "ttft", "e2e_intended": "e2e"}
+"""What no request has less of, and is known to finer buckets: so no percentile of it is told as more."""
+
 KERNEL_ERROR_S = 5e-6  # of a duration between two of its stamps: the path inside it, an offset looked at anew
 KERNEL_GAP_ERROR_S = 1e-6  # between two reads, which took the same path
 
@@ -106,12 +109,14 @@ def latency(steady: Block, metric: str, error_s: float = 0.0, bars: Bars | None 
 
 def intervals(steady: Block, metric: str, error_s: float = 0.0) -> Intervals:
     """The values of the metric and what each could be."""
+    base = FLOOR_OF.get(metric)
+    floor = intervals(steady, base, error_s) if base and getattr(steady, base).n == getattr(steady, metric).n else None
     sides = getattr(steady.budget, metric, None) or Sides()
     fine = getattr(steady.fine, metric, {})
     own = 0.0 if metric == "connect" else min(error_s, KERNEL_GAP_ERROR_S) if metric in BETWEEN_READS else error_s
     if error_s > KERNEL_ERROR_S:
         own = error_s  # stamps of user space are late each by itself
-    return Intervals(getattr(steady, metric), sides, fine, scale_of(metric), own)
+    return Intervals(getattr(steady, metric), sides, fine, scale_of(metric), own, floor)
 
 
 def stamp_error_s(workers: Sequence[WorkerState]) -> float:

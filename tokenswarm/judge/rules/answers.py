@@ -8,6 +8,7 @@ from tokenswarm.result.summary import Doubt, Summary
 
 OVER_LIMIT_SHARE = 0.01  # a note up to here
 SHORT_SHARE = 0.01
+ONLY_REASONING_SHARE = 0.01
 TOKENS_PER_EVENT = 1.5  # from here on the gap between events is not one between tokens
 TOLD_SHARE = 0.5
 OTHERS_SHARE = 0.1  # of the answers: too many for any number of the model that was asked for
@@ -81,6 +82,23 @@ def reasoning_added(evidence: Evidence, summary: Summary) -> Doubt | None:
         answers=block.reasoning_added,
         ok=summary.requests_steady.ok,
         reasoning_tokens=block.reasoning_tokens,
+    )
+
+
+def only_reasoning(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Answers that end before they begin: all their tokens are thoughts."""
+    block = steady(evidence)
+    lacking = block.ttft.n - block.ttfat.n
+    if lacking <= ONLY_REASONING_SHARE * block.ttft.n:
+        return None
+    return doubt(
+        "only-reasoning",
+        "note",
+        f"{lacking} of {block.ttft.n} answers ({lacking / block.ttft.n:.1%}) hold nothing but reasoning: most likely "
+        f"their length ended them before the answer itself began. The time to the first answer token is that of the "
+        f"others. Ask for more tokens (`dataset.output_tokens`), or for less reasoning.",
+        answers=lacking,
+        ok=block.ttft.n,
     )
 
 
@@ -201,6 +219,7 @@ RULES: tuple[Rule, ...] = (
     short_answers,
     half_answers,
     reasoning_added,
+    only_reasoning,
     tokens_per_event,
     events_over_tokens,
     continuous_usage_ignored,

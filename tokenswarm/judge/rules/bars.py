@@ -25,6 +25,7 @@ JUDGED = ("p50", "p90", "p95", "p99")
 """Percentiles that are judged in every run; p99.9, which one late read in a thousand spoils, where it has a limit."""
 
 SHOWN_MAX = 4  # numbers that the sentence names
+BURSTS = 0.5  # of the tokens shared a read: that is told first, whatever the client went through
 
 
 class _Wide(msgspec.Struct, frozen=True):
@@ -56,7 +57,9 @@ def error_bar(evidence: Evidence, summary: Summary) -> Doubt | None:
     withheld = [f"{w.metric}.{w.which}" for w in found if w.which in getattr(summary.latency, w.metric).withheld]
     shown = "; ".join(wide.words for wide in found[:SHOWN_MAX])
     more = f" and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""
-    why = causes(evidence, summary) or [_otherwise(summary)]
+    why = causes(evidence, summary)
+    if not why or (summary.instrument.merged_events_ratio or 0.0) > BURSTS:
+        why = [_otherwise(summary), *why]
     told = " Withheld: " + ", ".join(withheld) + "." if withheld else ""
     return doubt(
         "error-bar",

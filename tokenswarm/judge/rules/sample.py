@@ -1,14 +1,16 @@
-"""Rules about the sample: long enough, large enough, steady, complete, and of tokens that were counted alike."""
+"""Rules about the sample: long enough, large enough, steady, complete, alike on all workers, counted in one way."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import latency_limits
-from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, steady
+from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, ms, steady
 from tokenswarm.measure.series import HALVES, SERIES
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.measure.snapshot import Block
-from tokenswarm.measure.statistics import effective_n, enough, samples_needed
+from tokenswarm.measure.snapshot import Block, Share, add_into
+from tokenswarm.measure.statistics import binomial_cdf, effective_n, enough, samples_needed
 from tokenswarm.result.soak import Drift
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
 
@@ -17,6 +19,8 @@ DRIFT = (0.05, 0.10)  # of the median from the first to the second half of a win
 DRIFT_N_MIN = 200  # requests in a window, below which a drift doubts but does not condemn
 HALF_N_MIN = samples_needed(0.5)  # requests of a half, below which its median is chance
 MSER_CUT = 1 / 3  # more than this cut means that the series never became steady
+WORKER_N_MIN, WORKER_TTFT, WORKER_TTFT_S = 100, 0.25, 0.005  # answers; medians that differ by more, and by so many s
+WORKER_FAILED, WORKER_FAILED_SHARE, WORKER_CHANCE = 5, 0.05, 1e-4  # failures, their share above twice the others'
 MEDIAN_Z = 2.33  # 99 %, one-sided, for each half
 
 
@@ -170,6 +174,48 @@ def _apart(first: Sketch, second: Sketch, rho: float) -> float:
     return max(low_2 / high_1, low_1 / high_2) - 1.0 if high_1 and high_2 else 0.0
 
 
+def workers_differ(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """One worker sees another server than the rest: its machine, its network, or a path or a limit of its own."""
+    shares = {worker.worker: worker for worker in evidence.merged.workers}
+    rho, told, seen = steady(evidence).rho("ttft"), [], []
+    for name, worker in shares.items() if len(shares) > 1 else ():
+        how = _worse(worker.share, _sum(other.share for other in shares.values() if other is not worker), rho)
+        if how:
+            told.append(f"of worker {name} ({worker.host or 'its machine'}) {how}")
+            seen.append(name)
+    if not told:
+        return None
+    return doubt(
+        "workers-differ",
+        "note",
+        f"Workers saw different servers: {'; '.join(told[:2])}. Look at its machine, its network, and what stands "
+        "between (a limit for each address, another way): the percentiles are of both.",
+        workers=seen,
+    )
+
+
+def _sum(shares: Iterable[Share]) -> Share:
+    found = Share()
+    for share in shares:
+        add_into(found, share)
+    return found
+
+
+def _worse(own: Share, others: Share, rho: float) -> str:
+    """What a worker has to say that the others do not; "": nothing."""
+    ended, of_others = own.ok + own.failed, others.ok + others.failed
+    usual = others.failed / of_others if of_others else 1.0
+    by_chance = 1 - binomial_cdf(own.failed - 1, ended, min(max(usual, 1 / max(2, of_others)), 0.999)) if ended else 1.0
+    often = own.failed > (2 * usual + WORKER_FAILED_SHARE) * ended
+    if own.failed >= WORKER_FAILED and often and by_chance < WORKER_CHANCE:
+        return f"{own.failed} of {ended} requests failed, of the others {others.failed} of {of_others}"
+    p50, usual_p50 = own.ttft.quantile(0.5) or 0.0, others.ttft.quantile(0.5) or 0.0
+    enough_n = min(own.ttft.n, others.ttft.n) >= WORKER_N_MIN
+    if enough_n and p50 - usual_p50 > WORKER_TTFT_S and _apart(own.ttft, others.ttft, rho) > WORKER_TTFT:
+        return f"the median of TTFT is {ms(p50)}, of the others {ms(usual_p50)}"
+    return ""
+
+
 def tokens_mixed(_evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.tokens.source != "mixed":
         return None
@@ -232,6 +278,7 @@ RULES: tuple[Rule, ...] = (
     few_samples,
     censored,
     not_steady,
+    workers_differ,
     tokens_mixed,
     tokens_from_events,
     dataset_wrapped,

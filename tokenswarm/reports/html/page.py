@@ -171,7 +171,7 @@ def _tiles(summary: Summary) -> str:
         value = duration(getattr(stat, which)) if which else MISSING
         label = f"{name} {PERCENTILE_NAMES[which]}" if which else name
         tiles.append((label, value, f"{middle}{tables.count(stat.n)} samples{where}" if stat.n else "no sample"))
-    counts = summary.requests
+    counts = summary.requests_steady
     ended = counts.ok + counts.failed + counts.censored
     tiles.append(("failed", ratio(counts.failed / ended) if ended else MISSING, f"{counts.failed} of {ended} requests"))
     if summary.throughput.goodput_ratio is not None:

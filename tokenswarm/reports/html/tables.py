@@ -146,7 +146,7 @@ def failures(summary: Summary) -> str:
     kinds = [(what, n) for n, what in rows.errors(summary.requests)]
     if not kinds:
         return ""
-    most = max(n for _, n in kinds)
+    most, of = max(n for _, n in kinds), rows.errors_of(summary)
     lines = [
         f'<tr><td class="text">{escape(kind)}</td><td>{n}</td>'
         f'<td class="bar"><svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
@@ -154,7 +154,8 @@ def failures(summary: Summary) -> str:
         for kind, n in kinds[:FAILURES_SHOWN]
     ]
     more = f"<p>And {len(kinds) - FAILURES_SHOWN} further kinds.</p>" if len(kinds) > FAILURES_SHOWN else ""
-    return f'<div class="scroll"><table class="failures"><tbody>{"".join(lines)}</tbody></table></div>{more}'
+    told = f"<p>{escape(of.capitalize())}.</p>" if of != "errors" else ""
+    return f'{told}<div class="scroll"><table class="failures"><tbody>{"".join(lines)}</tbody></table></div>{more}'
 
 
 def stages(summary: Summary) -> str:
