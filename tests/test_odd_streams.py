@@ -351,6 +351,18 @@ def test_usage_of_zeros_is_no_usage(setup: Setup, told: object) -> None:
     assert (got.prompt_tokens, got.output_tokens, got.token_source) == (7, 2, TokenSource.SERVER)
 
 
+def test_a_count_that_more_words_follow_is_not_of_the_answer(setup: Setup) -> None:
+    """As of a gateway that hands on what Anthropic's first event states, and nothing behind it."""
+    words = [content("a")] * 3
+    got = answer(setup, usage(7, 1), *words, STOP, DONE)
+    assert (got.prompt_tokens, got.output_tokens, got.stated_tokens) == (7, 3, 1)
+    assert got.token_source is TokenSource.EVENTS
+    got = answer(setup, usage(7, 1), *words, STOP, usage(7, 2), DONE)
+    assert (got.output_tokens, got.token_source) == (2, TokenSource.SERVER), "events may be less than a token"
+    got = answer(setup, words[0], usage(7, 4), words[0], STOP, DONE)
+    assert (got.output_tokens, got.token_source) == (4, TokenSource.SERVER), "or more"
+
+
 def test_a_count_beyond_what_was_asked_for_is_marked(setup: Setup) -> None:
     """The requests of this file ask for 4 tokens."""
     events = [content("a")] * 4
