@@ -389,6 +389,25 @@ def test_durations_that_can_not_be_are_not_stated(setup: Setup) -> None:
     assert got.engine == EngineTimes(queue_ns=0)
 
 
+@pytest.mark.parametrize(
+    ("first", "between", "last", "why"),
+    [
+        (b"", b"", b"", "is malformed: trailing characters"),
+        (b"[", b",", b"]", "Expected `object`, got `array`"),
+    ],
+)
+def test_lines_that_are_none_are_no_empty_answer(
+    setup: Setup, first: bytes, between: bytes, last: bytes, why: str
+) -> None:
+    """All of it came, and not one line of it: what it is, not that it is empty, tells how to mend it."""
+    lines = [b'{"message":{"content":"A"}}', b'{"message":{"content":"B"}}', b'{"done":true,"done_reason":"stop"}']
+    got = answer(setup, first + between.join(lines) + last, kind=OLLAMA)
+    assert (got.outcome, got.events) == (Outcome.PROTOCOL, 0)
+    assert why in got.error
+    got = one(setup, head("application/x-ndjson", chunked=False), lines[0][:-4], CLOSE, kind=OLLAMA)
+    assert got.outcome is Outcome.EMPTY, "a line that is cut may have been one"
+
+
 @pytest.mark.parametrize("body", [b'{"done":false}{"done":true}\n', b'{\n"a": 1\n}\n{\n"b": 2\n}\n'])
 def test_what_is_no_stream_is_not_blamed_on_its_content_type(setup: Setup, body: bytes) -> None:
     got = one(setup, head("application/x-ndjson"), chunk(body), LAST_CHUNK, kind=("ollama", "chat"))
