@@ -224,6 +224,7 @@ NAMES = [
     *("finish_reason", "usage", "error", "message", "detail", "object", "timings", "metrics", "code", "msg", "loc"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "response", "thinking", "done", "done_reason"),
     *("total_duration", "eval_count", "prompt_ms", "type", "output", "input", "partial_json", "stop_reason"),
+    *("reasoning_text", "reasoning_details", "function_call", "custom", "audio", "transcript", "base_resp", "status"),
     *("content_block", "input_tokens", "output_tokens", "incomplete_details", "reason", "sequence_number"),
 ]
 TEXTS = [
@@ -248,6 +249,7 @@ json_values = st.recursive(
 @settings(max_examples=200)
 @given(value=json_values)
 @example(value={"usage": {}})
+@example(value={"choices": [{"delta": {"tool_calls": 1, "audio": [], "function_call": "x"}, "error": {"a": 0}}]})
 @example(value={"type": "message_delta", "delta": {"stop_reason": "stop"}})
 def test_any_json_is_a_delta_or_no_event(dialect: Dialect, value: object) -> None:
     try:

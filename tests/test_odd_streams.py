@@ -351,6 +351,18 @@ def test_usage_of_zeros_is_no_usage(setup: Setup, told: object) -> None:
     assert (got.prompt_tokens, got.output_tokens, got.token_source) == (7, 2, TokenSource.SERVER)
 
 
+def test_a_count_that_more_words_follow_is_not_of_the_answer(setup: Setup) -> None:
+    """As of a gateway that hands on what Anthropic's first event states, and nothing behind it."""
+    words = [content("a")] * 3
+    got = answer(setup, usage(7, 1), *words, STOP, DONE)
+    assert (got.prompt_tokens, got.output_tokens, got.stated_tokens) == (7, 3, 1)
+    assert got.token_source is TokenSource.EVENTS
+    got = answer(setup, usage(7, 1), *words, STOP, usage(7, 2), DONE)
+    assert (got.output_tokens, got.token_source) == (2, TokenSource.SERVER), "events may be less than a token"
+    got = answer(setup, words[0], usage(7, 4), words[0], STOP, DONE)
+    assert (got.output_tokens, got.token_source) == (4, TokenSource.SERVER), "or more"
+
+
 def test_a_count_beyond_what_was_asked_for_is_marked(setup: Setup) -> None:
     """The requests of this file ask for 4 tokens."""
     events = [content("a")] * 4
@@ -375,6 +387,25 @@ def test_durations_that_can_not_be_are_not_stated(setup: Setup) -> None:
     metrics = {"time_to_first_token_ms": day_ms, "queue_time_ms": 0, "generation_time_ms": 0}
     got = answer(setup, content("A"), content("B"), STOP, event({"choices": [], "metrics": metrics}), DONE)
     assert got.engine == EngineTimes(queue_ns=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "between", "last", "why"),
+    [
+        (b"", b"", b"", "is malformed: trailing characters"),
+        (b"[", b",", b"]", "Expected `object`, got `array`"),
+    ],
+)
+def test_lines_that_are_none_are_no_empty_answer(
+    setup: Setup, first: bytes, between: bytes, last: bytes, why: str
+) -> None:
+    """All of it came, and not one line of it: what it is, not that it is empty, tells how to mend it."""
+    lines = [b'{"message":{"content":"A"}}', b'{"message":{"content":"B"}}', b'{"done":true,"done_reason":"stop"}']
+    got = answer(setup, first + between.join(lines) + last, kind=OLLAMA)
+    assert (got.outcome, got.events) == (Outcome.PROTOCOL, 0)
+    assert why in got.error
+    got = one(setup, head("application/x-ndjson", chunked=False), lines[0][:-4], CLOSE, kind=OLLAMA)
+    assert got.outcome is Outcome.EMPTY, "a line that is cut may have been one"
 
 
 @pytest.mark.parametrize("body", [b'{"done":false}{"done":true}\n', b'{\n"a": 1\n}\n{\n"b": 2\n}\n'])

@@ -353,12 +353,13 @@ def test_a_redirect_elsewhere_is_named_and_no_secret_goes_there(monkeypatch: pyt
 def test_an_engine_under_two_names_is_said_and_counted_once(engine: Server) -> None:
     exchange(engine, request_bytes("chat", tokens=2))
     port = engine.url.rpartition(":")[2]
-    urls = (f"http://127.0.0.1:{port}/metrics", f"http://localhost:{port}/metrics", f"http://127.0.0.1:{port}")
-    it, said = poller(profile(f"http://127.0.0.1:{port}", engine_metrics=("auto", *urls)))
+    urls = [f"http://{host}:{port}/metrics" for host in ("127.0.0.1", "localhost", "127.1")]
+    it, said = poller(profile(f"http://127.0.0.1:{port}", engine_metrics=("auto", *urls[1:])))
     with it:
         until(lambda: all(page.watch.good for page in it.pages))
         it.phase(0, "steady", None, 1.0)
-    assert [page.watch.twin for page in it.pages] == ["", *[f"http://127.0.0.1:{port}/metrics"] * 3]  # type: ignore[union-attr]
+    assert [page.watch.url for page in it.pages] == [*urls[1:], urls[0]]
+    assert [page.watch.twin for page in it.pages] == ["", urls[1], urls[1]]  # type: ignore[union-attr]
     assert [line.partition(" is ")[0] for line in said] == [page.watch.url for page in it.pages[1:]]
 
 

@@ -369,9 +369,11 @@ class Exchange:
                 delta = self._dialect.decode(event)
                 if whole or delta.error:
                     self.timeline.mark(self.response.last_read_ns, delta)
-        except NotAnEvent:
-            # The body was cut inside its last event: without a finish, judge calls it truncated.
+        except NotAnEvent as error:
+            # The body was cut inside its last event, unless all of it came: without a finish, judge calls it truncated.
             self._words = self._words or words_of(event)
+            if whole and self.response.framed and not self.timeline.events:
+                self.failure = self.failure or TransportError(Outcome.PROTOCOL, str(error), "not an event")
         except Oversize:
             pass  # the limit has ended this stream already
 

@@ -316,7 +316,9 @@ def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:
     path = "/api/ps" if speaks_ollama else "/metrics"
     version = versions.get("/api/version" if speaks_ollama else "/version", "")
     pages = []
-    for given in told.engine_metrics:
+    for given in sorted(
+        told.engine_metrics, key="auto".__eq__
+    ):  # behind the engines: a router's page may be one's of them
         urls = [url.rstrip("/") + path for url in profile.target] if given == "auto" else [_with_path(given, path)]
         for url in urls:
             read = ollama.read if urlsplit(url).path.endswith("/api/ps") else engines.Reader()

@@ -44,7 +44,8 @@ def words_elsewhere(delta: dict[str, Any]) -> tuple[str, str, bool]:
         said = delta.get(name)
         thoughts = thoughts or (said if isinstance(said, str) else reasoning_of(said))
     function, audio, calls = delta.get("function_call"), delta.get("audio"), delta.get("tool_calls")
-    tools = [function, *(call.get("custom") for call in (calls or ()) if isinstance(call, dict))]
+    calls = calls if isinstance(calls, list) else []
+    tools = [function, *(call.get("custom") for call in calls if isinstance(call, dict))]
     written = [(tool.get("arguments") or tool.get("input")) for tool in tools if isinstance(tool, dict)]
     spoken = audio.get("transcript") if isinstance(audio, dict) else ""
     return "".join(map(_text, [*written, spoken])), thoughts, isinstance(function, dict)

@@ -32,13 +32,16 @@ def merged(old: Usage | None, new: Usage) -> Usage | None:
     )
 
 
-def output_tokens(usage: Usage, events: int, limit: int | None, partial: bool) -> tuple[int, TokenSource, bool]:
+def output_tokens(
+    usage: Usage, events: int, counted: int, limit: int | None, partial: bool
+) -> tuple[int, TokenSource, bool]:
     """(output tokens, their source, were reasoning tokens added to what is stated?) of an answer of so many events.
 
-    `limit`: the most that was asked for. `partial`: the usage may be that of some choices only.
+    `counted`: those up to the event that stated the count. `limit`: the most that was asked for. `partial`: the usage
+    may be that of some choices only.
     """
     stated, reasoning = usage.output_tokens, usage.reasoning_tokens or 0
-    if stated is None or partial:
+    if stated is None or partial or (counted < events and stated < events):  # more came behind what was counted
         return events, TokenSource.EVENTS, False
     if reasoning and (
         usage.reasoning_beside or (usage.reasoning_beside is None and stated < events <= stated + reasoning)

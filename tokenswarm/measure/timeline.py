@@ -44,6 +44,7 @@ class Timeline:
         "_reason",
         "_stamps",
         "_started",
+        "_stated_after",
         "_thoughts",
         "_times",
         "_tokens",
@@ -132,6 +133,7 @@ class Timeline:
         self._hidden_after: int | None = None  # content events before the last event without a model's name
         self._thoughts = 0  # content events before the first word of the answer
         self._usage: Usage | None = None
+        self._stated_after = 0  # content events before the newest count of output tokens, its own included
         self._times: EngineTimes | None = None
         self._error = ""
         self._uncounted: dict[int, int] | None = None  # by choice: tokens of events without text yet (UTF-8 cut in two)
@@ -245,6 +247,8 @@ class Timeline:
             self._error = clean_line(delta.error)
         if delta.usage is not None:
             usage = delta.usage
+            if usage.output_tokens:
+                self._stated_after = len(self._stamps)
             if usage.reason and not (self._reason and usage.reason == UNTOLD):
                 self._reason = usage.reason
             whole = usage.prompt_tokens and usage.output_tokens  # else: what it does not state stands
@@ -307,7 +311,7 @@ class Timeline:
         usage, stamps = self._usage or NO_USAGE, tuple(self._stamps)
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
-        output, source, added = output_tokens(usage, len(stamps), limit, partial)
+        output, source, added = output_tokens(usage, len(stamps), self._stated_after, limit, partial)
         lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else NO_LOWS
         gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(stamps, self._tokens, self._of_choice, lows)
         first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(stamps, merged_events, lows)

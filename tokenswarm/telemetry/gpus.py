@@ -75,7 +75,8 @@ def read(page: bytes) -> GpuPage:
         for name, family in exposition.read(page, WANTED).items()
     }
     if GPUS not in samples:
-        raise PageError("not_metrics", f"the page has no {GPUS}: it is not that of `python -m exporters.gpu`")
+        whose = "dcgm-exporter's, not" if b"DCGM_FI_" in page else "not"
+        raise PageError("not_metrics", f"the page has no {GPUS}: it is {whose} that of `python -m exporters.gpu`")
     if LAST_FAMILY not in samples:
         raise PageError("incomplete", f"the page lacks {LAST_FAMILY}: it was cut")
     up = {label(labels, "gpu"): value for labels, value in samples.get(PREFIX + "up", {}).items()}
