@@ -48,6 +48,14 @@ def test_the_limit_of_a_request_is_that_of_the_highest_percentile() -> None:
     assert request_limits(Slo(ttft_s=Percentiles(p50=0.0))) == RequestSlo(ttft_s=0.0)
 
 
+def test_a_gate_tells_the_percentile_that_the_summary_tells() -> None:
+    names = ("ttft_s", "ttft_intended_s", "itl_s", "tpot_s", "e2e_s", "e2e_intended_s", "stall_s")
+    merged = sample_runs.run(slo=(slo := Slo(**{name: Percentiles(p50=9, p90=9) for name in names})))
+    latency, gates = sample_runs.summary(merged).latency, judge(slo, merged)
+    told = {f"{name}.{which}": getattr(getattr(latency, name), which) for name in names for which in ("p50", "p90")}
+    assert {name: gate.value for name, gate in gates.items()} == told
+
+
 def test_there_is_one_gate_for_each_limit_in_the_order_of_the_profile() -> None:
     slo = Slo(
         ttft_s=Percentiles(p50=1, p99=2, mean=1, max=3),

@@ -103,6 +103,7 @@ def _latency_gate(steady: Block, metric: str, which: str, limit: float, *, exact
         result, reason = _fact(steady, metric, which, limit)
         return _gate(name, "<=", limit, value, result, reason)
     p, spans = PERCENTILES[which], intervals(steady, metric)
+    value = spans.value(p) or value  # as the summary tells it
     count = _count_violations(steady, metric, limit, exact=exact)
     low, high = spans.interval(p)
     result, reason = _decide(p, count, steady.rho(RHO_OF[metric]), far=min(value, low) > limit * FAR)
