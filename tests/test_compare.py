@@ -309,3 +309,19 @@ def test_the_share_that_succeeds_counts_what_hung_on() -> None:
     assert summary.requests_steady.ok_ratio is None
     counts = msgspec.structs.replace(summary.requests_steady, ok=90, failed=6, censored=4)
     assert counts.ok_ratio == 0.9
+
+
+def test_rounds_that_differ_are_other_data_and_a_group_of_before_the_key_is_compared() -> None:
+    key = "profile.dataset.rounds"
+    same, distinct, before = (
+        Run(run_id=f"r{n}", values={}, about={"data": about})
+        for n, about in enumerate(({key: "same"}, {key: "distinct"}, {}))
+    )
+    assert "`dataset.rounds` is same in r0 and distinct in r1" in alike.differences([same, distinct])["data"]
+    assert alike.differences([before, distinct]) == {} == alike.differences([distinct, before])
+
+
+@pytest.mark.parametrize("odd", [5, ["m"], {"a": 1}, True])
+def test_an_answered_model_that_is_no_name_is_told(odd: object) -> None:
+    a, b = (Run(run_id=name, values={}, about={"model": {alike.ANSWERED: m}}) for name, m in (("a", odd), ("b", "m")))
+    assert "model" in alike.differences([a, b])

@@ -23,6 +23,7 @@ import yaml
 
 from tokenswarm import cli
 from tokenswarm.commands import fetch, observe
+from tokenswarm.commands import run as run_command
 from tokenswarm.profile import bundled, options, profile
 
 REPO = Path(__file__).resolve().parent.parent
@@ -143,7 +144,7 @@ def check_run(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The profile, the SLO file and the overrides of a `tokenswarm run` make a profile."""
     monkeypatch.chdir(REPO)
     if given["profile"] is None:
-        given["dataset"] = given["dataset"] or "configs/samples/sharegpt.json"  # as `tokenswarm run` does
+        run_command._data_set(given)
     elif given["profile"].isupper():  # a word that stands for any profile
         given["profile"] = "configs/profiles/smoke.yaml"
     pairs = [f"{key}={given[name]}" for key, name in (("target", "host"), ("workers", "workers")) if given[name]]

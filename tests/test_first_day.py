@@ -384,3 +384,11 @@ def test_the_bundled_samples_are_sent_where_nothing_says_which(words: list[str],
     given: dict[str, Any] = {"profile": None, "dataset": None, "set": words}
     run_command._data_set(given)
     assert (given["dataset"] is not None) == bundled
+    assert given["set"] == (["dataset.rounds=distinct", *words] if bundled else words), "43 are soon sent"
+
+
+def test_generated_prompts_are_no_bundled_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {"profile": None, "dataset": None, "dataset_format": "synthetic", "set": []}
+    run_command._data_set(given)
+    assert given["dataset"] is None
+    assert "bundled" not in capsys.readouterr().err

@@ -98,6 +98,29 @@ def test_what_a_tool_really_wrote_is_read(name: str, ttft_s: float, model: str |
     assert 20 in load.values(), "the number of streams"
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, 10**400])
+def test_a_number_that_is_none_is_not_held_against_another(
+    value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A TPOT of answers of one token is 0 in these files."""
+    a = [put(tmp_path, f"a{n}.json", sample("vllm_python")) for n in range(3)]
+    b = [put(tmp_path, f"b{n}.json", {**sample("vllm_python"), "median_tpot_ms": value}) for n in range(3)]
+    code, out, err = told(capsys, *a, "--against", *b, "--save", str(tmp_path / "group.json"))
+    assert code == ExitCode.CANT_TELL, err
+    assert "tpot_s.p50: 3 of 6 runs have no tpot_s.p50" in " ".join(out.split())
+    assert told(capsys, "--baseline", str(tmp_path / "group.json"), "--against", *a)[0] == ExitCode.CANT_TELL
+
+
+def test_one_file_by_two_names_is_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, "a.json", sample("vllm_python"))
+    code, _, err = told(capsys, "a.json", "--against", "./a.json")
+    assert code == ExitCode.CONFIG
+    assert "stands on both sides" in err
+
+
 FAILED: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     ("vllm_python", (), {"completed": 300, "failed": 200}),
     ("vllm_python", (), {"completed": 300, "failed": None}),  # before it was there: of 500 prompts

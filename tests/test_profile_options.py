@@ -117,6 +117,44 @@ def test_without_a_profile_options_must_say_where_and_what() -> None:
         options.read_profile(None, {"dataset": "x", "engine": "vllm"}, host)
 
 
+GENERATES = "target: http://a\ndataset: {format: synthetic, synthetic: {input_mean: 9}}\n"
+SENDS = "target: http://a\ndataset: {path: x.json}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "expected"),
+    [
+        (GENERATES, {"dataset": "y.json"}, ("y.json", "auto")),
+        (GENERATES, {"dataset": "y.json", "dataset_format": "alpaca"}, ("y.json", "alpaca")),
+        (GENERATES, {"set": ["dataset.path=y.json"]}, ("y.json", "auto")),
+        (GENERATES, {"dataset": "y.json", "dataset_format": "synthetic"}, "give one of them"),
+        (GENERATES, {"set": ["dataset.synthetic.turns=2"]}, (None, "synthetic")),
+        (SENDS, {"dataset_format": "synthetic"}, ("x.json", "synthetic")),
+        (SENDS, {"dataset_format": "synthetic", "set": ["dataset.synthetic.turns=2"]}, ("x.json", "synthetic")),
+        (SENDS, {"set": ["dataset.synthetic.turns=2"]}, "--set dataset.synthetic.turns: is of generated prompts"),
+        (
+            None,
+            {"dataset": "y", "set": ["dataset.synthetic.turns=2"]},
+            "--set dataset.synthetic.turns: is of generated",
+        ),
+        (None, {"dataset": "y", "dataset_format": "synthetic"}, "give one of them"),
+    ],
+)
+def test_a_file_that_is_named_is_sent(
+    text: str | None, given: dict[str, Any], expected: tuple[str | None, str] | str, tmp_path: Path
+) -> None:
+    path = None if text is None else str(tmp_path / "p.yaml")
+    if path is not None and text is not None:
+        Path(path).write_text(text)
+    host = [("target", typed_yaml.literal("http://a", "--host"))]
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            options.read_profile(path, given, host)
+    else:
+        found = options.read_profile(path, given, host).dataset
+        assert (found.path, found.format) == expected
+
+
 @pytest.mark.parametrize("locust", [False, True])
 def test_options_name_real_keys_and_hold_no_default(locust: bool) -> None:
     class Parser(argparse.ArgumentParser):

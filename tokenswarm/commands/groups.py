@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
@@ -28,6 +29,7 @@ def read_runs(names: Sequence[str], side: str) -> list[Run]:
     folders: dict[Path, None] = {}
     foreign: dict[str, Run] = {}
     for name in names:
+        name = os.path.normpath(name)
         folder = Path(name)
         if (folder.is_file() or "#" in name) and folder.name != "summary.json" and (run := formats.read(name)):
             foreign[name] = run

@@ -54,7 +54,9 @@ def main(words: list[str]) -> int:
 def _data_set(given: dict[str, Any]) -> None:
     """The bundled samples, where no profile and no option names a data set: few, so no two rounds are alike."""
     names = (pair.partition("=")[0].strip() for pair in given["set"])
-    chosen = any(name in CHOOSES or name.startswith("dataset.synthetic") for name in names)
+    chosen = given.get("dataset_format") is not None or any(
+        name in CHOOSES or name.startswith("dataset.synthetic") for name in names
+    )
     if given["profile"] is None and given["dataset"] is None and not chosen:
         given["dataset"] = str(configs() / "samples" / "sharegpt.json")
         given["set"] = [ROUNDS, *given["set"]]

@@ -148,7 +148,7 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
     found = {}
     for subject in SUBJECTS:
         for key in (*SUBJECTS[subject], *{run.tool for run in runs if run.tool}):
-            told = [run for run in runs if not run.tool or key in (run.about.get(subject) or {})]
+            told = [run for run in runs if key in run.about.get(subject, {})]  # a stored group may be of before the key
             if key == ANSWERED:  # gateways leave it out, and older runs have none
                 told = [run for run in told if _of(run, subject, key)]
             if len(told) < 2 or (key not in SUBJECTS[subject] and not all(run.tool for run in told)):
@@ -165,7 +165,9 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
 
 def _equal(key: str, one: Any, other: Any) -> bool:
     """A gateway may write the alias where the engine writes its release."""
-    return one == other or (key == ANSWERED and (is_alias(one, other) or is_alias(other, one)))
+    if key != ANSWERED or not (isinstance(one, str) and isinstance(other, str)):
+        return bool(one == other)
+    return one == other or is_alias(one, other) or is_alias(other, one)
 
 
 def _of(run: Run, subject: str, key: str) -> Any:

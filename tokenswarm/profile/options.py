@@ -116,6 +116,7 @@ def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[
     slo_path = bundled.find("SLO file", options["slo"]) if options.get("slo") else None
     slo = (profiles.read_text(Path(slo_path)), slo_path) if slo_path else None
     overrides = [*more, *_stage(options, text, path), *given(options)]
+    overrides += _format(text, path, overrides)
     if path is None:
         overrides += _start({key for key, _ in overrides})
     profile = profiles.load(text, path or "command line", overrides, slo)
@@ -139,6 +140,27 @@ def _start(keys: set[str]) -> list[tuple[str, Node]]:
     return [("dataset.format", typed_yaml.literal("synthetic", f"--set {lengths}"))]
 
 
+def _format(text: str | None, path: str | None, overrides: list[tuple[str, Node]]) -> list[tuple[str, Node]]:
+    """A file that is named is sent, also where the profile generates prompts. Raises ConfigError for what says both."""
+    keys = {key for key, _ in overrides}
+    if "dataset" in keys:
+        return []
+    named = [str(getattr(node, "value", "")) for key, node in overrides if key == "dataset.format"]
+    generated = (named or [_said(text, path, "dataset.format")])[-1] == "synthetic"
+    lengths = next((key for key in keys if key.startswith("dataset.synthetic")), None)
+    if "dataset.path" in keys and generated:
+        if named:
+            raise ConfigError(
+                "--dataset and --dataset-format synthetic: a file, or generated prompts; give one of them"
+            )
+        return [("dataset.format", typed_yaml.literal("auto", "--dataset"))]
+    if lengths is not None and not generated and (text is not None or named or "dataset.path" in keys):
+        raise ConfigError(
+            f"--set {lengths}: is of generated prompts, and a file is sent: add --dataset-format synthetic"
+        )
+    return []
+
+
 def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> list[tuple[str, Node]]:
     """One stage of --rate, or of --users, in place of the profile's. Raises ConfigError."""
     rate, users, duration = (options.get(name) for name in ("rate", "users", "duration"))
@@ -156,7 +178,7 @@ def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> li
             raise ConfigError("--arrivals needs --rate, for example --rate 20")
         return [] if duration is None else one_stage("users", "1", "--users", duration)
     found = [] if users is None else [("load.kind", typed_yaml.literal("closed", "--users"))]
-    if rate is not None and options.get("arrivals") is None and _kind_of(text, path) not in RATE_KINDS:
+    if rate is not None and options.get("arrivals") is None and _said(text, path, "load.kind") not in RATE_KINDS:
         found.append(("load.kind", typed_yaml.literal(RATE_KINDS[0], "--rate")))
     word = "rate" if rate is not None else "users"
     return found + one_stage(word, str(rate if rate is not None else users), f"--{word}", duration)
@@ -173,9 +195,9 @@ def one_stage(word: str, value: str, origin: str, duration: str | None) -> list[
     return [("load.stages", node)]
 
 
-def _kind_of(text: str | None, path: str | None) -> str:
-    """`load.kind` as the profile's text has it; what is wrong there is told by whoever reads it whole."""
-    found = typed_yaml.find(typed_yaml.parse(text, path or ""), "load.kind") if text is not None else None
+def _said(text: str | None, path: str | None, key: str) -> str:
+    """A value as the profile's text has it; what is wrong there is told by whoever reads it whole."""
+    found = typed_yaml.find(typed_yaml.parse(text, path or ""), key) if text is not None else None
     return str(getattr(found, "value", ""))
 
 

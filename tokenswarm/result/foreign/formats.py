@@ -52,8 +52,13 @@ def translated(summary: Summary, tool: str) -> dict[str, float | None]:
             continue
         field, _, which = name.partition(".")
         path, factor = FORMATS[tool].ours[field]
-        values[name] = number(at(tree, *path, *([which] if which else [])), factor)
+        values[name] = _told(number(at(tree, *path, *([which] if which else [])), factor))
     return values
+
+
+def _told(value: float | None) -> float | None:
+    """Only what lies above 0: these tools write 0 for what was not measured, as a TPOT of one token, or hidden gaps."""
+    return value if value is not None and value > 0 else None
 
 
 def read(name: str) -> Run | None:
@@ -77,7 +82,7 @@ def read(name: str) -> Run | None:
         raise ConfigError(f"{path}: {row.tool}: is no whole run ({found.unfinished[:120]}); leave it out")
     if not found.completed:
         raise ConfigError(f"{path}: {row.tool}: says of no request that it succeeded; leave it out")
-    values = {key: found.values.get(key) for key in metric_names(row.tool) if key != OK_RATIO}
+    values = {key: _told(found.values.get(key)) for key in metric_names(row.tool) if key != OK_RATIO}
     if all(value is None for value in values.values()):
         raise ConfigError(f"{path}: {row.tool}: has none of the numbers that compare knows: is it cut, or newer?")
     if row.tells_failed:
