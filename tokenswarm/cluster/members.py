@@ -95,7 +95,8 @@ class Cluster:
         for name, old in list(self.members.items()):
             del self.members[name]
             if not distributed or (not old.quit and old.heard_ns > since_ns):
-                self.members[name] = Member(old.client_id, old.host, old.pid, heard_ns=old.heard_ns)
+                heard_ns = old.heard_ns if distributed else 0  # it says nothing where there is no run
+                self.members[name] = Member(old.client_id, old.host, old.pid, heard_ns=heard_ns)
 
     def leave(self, member: Member) -> None:
         """It was told to end, and has no place in the run yet: another one may take it."""
