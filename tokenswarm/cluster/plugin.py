@@ -383,8 +383,11 @@ def _on_parser(parser: Any, **_: Any) -> None:
         github.disarm_output()
     options.add_arguments(parser, locust=True)
     parser.set_defaults(web_host=web_tab.LOOPBACK)
-    if not run_token():
-        parser.set_defaults(master_bind_host="127.0.0.1")
+    try:
+        if not run_token():
+            parser.set_defaults(master_bind_host="127.0.0.1")
+    except UserError as error:
+        _exit(error)
 
 
 events.init_command_line_parser.add_listener(_on_parser)
