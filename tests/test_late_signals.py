@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,3 +153,32 @@ def test_a_master_of_plain_locust_that_gives_up_waiting_is_14(engine: Server, tm
 
     assert finished.code == 14, finished.out
     assert "tokenswarm: only 0 of 2 workers came within 1 s; start the others, or fewer" in finished.out
+
+
+def test_who_makes_the_page_hears_of_no_end_but_its_masters(tmp_path: Path) -> None:
+    """As from systemd, which sends SIGTERM to all processes of a service at once."""
+    os.mkfifo(tmp_path / "summary.json")
+    command = [sys.executable, "-P", "-m", "tokenswarm.reports.html", str(tmp_path)]
+    with program(command, tmp_path) as started, (tmp_path / "summary.json").open("wb") as summary:  # opened by it, too
+        started.process.send_signal(signal.SIGTERM)
+        summary.write(b"no summary")
+        summary.close()
+        finished = started.finish(30)
+
+    assert finished.code > 0, finished.out
+    assert "summary.json" in finished.out
+
+
+@pytest.mark.parametrize("token", ["x" * 2001, "\udcff"])
+def test_a_token_that_can_not_be_said_is_15_everywhere(token: str, tmp_path: Path) -> None:
+    port = str(free_port())
+    commands = [
+        tokenswarm("worker", "--master-host", "127.0.0.1", "--master-port", port),
+        tokenswarm("run", "smoke", "--host", "http://127.0.0.1:9", "--expect-workers", "1"),
+        locust("chat.py", "--worker", "--master-port", port),
+    ]
+    for command in commands:
+        with program(command, tmp_path, TOKENSWARM_RUN_TOKEN=token) as started:
+            finished = started.finish(30)
+        assert (finished.code, "Traceback" in finished.out) == (15, False), finished.out
+        assert "TOKENSWARM_RUN_TOKEN has more than 2000 characters, or some that are no UTF-8" in finished.out

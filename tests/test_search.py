@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import run, tokenswarm
+from running import program, run, tokenswarm
 from simulator_process import simulator
 
 from tokenswarm.errors import ConfigError
@@ -134,6 +134,21 @@ def test_users_up_to_the_bound_all_pass(tmp_path: Path) -> None:
         finished = run(tokenswarm("search", "p.yaml", *words), tmp_path, 120)
     assert "search: users passed=2 failed=none probes=" in finished.out, finished.out
     assert {stage["concurrency"] for stage in finished.summary["stages"]} == {1, 2}
+
+
+def test_a_server_that_is_gone_is_no_answer(tmp_path: Path) -> None:
+    """The engine dies in the second try. That nothing succeeds from then on is not what the second load did."""
+    (tmp_path / "p.yaml").write_text(PROFILE.replace("0.6", "5"), encoding="utf-8")
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2") as server:
+        words = ("--host", server.url, "--users", "1..8", "--set", "search.shortest=2s", "--set", "search.longest=4s")
+        with program(tokenswarm("search", "p.yaml", *words), tmp_path) as started:
+            started.await_output("stage 2 warmup")
+            server.process.kill()
+            finished = started.finish(120)
+    assert finished.code == 11, finished.out
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "run-trouble")
+    assert "had no success in" in doubt["message"]
+    assert "the server was gone, and how much it carries is not known" in doubt["message"]
 
 
 BAD = "target: http://127.0.0.1:1\ndataset: {format: synthetic}\nslo: {ttft_s: {p90: 1}}\n"

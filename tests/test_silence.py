@@ -128,6 +128,27 @@ def test_steps_of_wall_clocks_end_no_load(engine: Server, tmp_path: Path) -> Non
     assert finished.summary["requests"]["cancelled"] == 0
 
 
+def test_a_run_that_stood_still_as_a_whole_has_lost_nobody(engine: Server, tmp_path: Path) -> None:
+    """A container that was paused: master and workers, for longer than a silence may last. What waits is read first."""
+    path = tmp_path / "profile.yaml"
+    path.write_text(PROFILE % (SAMPLES / "sharegpt.json", "16s", "2s"), encoding="utf-8")
+    command = tokenswarm("run", str(path), "--host", engine.url, "--set", "workers=2")
+    with program(command, tmp_path) as started:
+        started.await_output("stage 1.*steady")
+        all_of_it = [started.process.pid, *children(started.process.pid)]
+        for pid in all_of_it:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(12)
+        for pid in reversed(all_of_it):
+            os.kill(pid, signal.SIGCONT)
+        finished = started.finish(60)
+
+    assert not finished.doubts() & {"worker-lost", "rows-mismatch", "run-trouble"}, finished.out
+    doubt = next(doubt for doubt in finished.summary["verdict"]["doubts"] if doubt["code"] == "worker-silent")
+    assert len(doubt["evidence"]["silent_s"]) == 2
+    assert "The master itself stood still for 1" in doubt["message"]
+
+
 def test_the_dead_mans_switch(engine: Server, tmp_path: Path) -> None:
     """No worker loads the target for long after its master, not even one whose clock went back by an hour."""
     at = free_port()

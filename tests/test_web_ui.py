@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from running import SAMPLES, eventually, free_port, locust, program
+import pytest
+from running import SAMPLES, eventually, free_port, locust, program, run
 from simulator_process import simulator
 
 
@@ -93,7 +95,7 @@ def test_two_runs_from_the_web_ui(tmp_path: Path) -> None:
                 stats = json.loads(get(f"http://127.0.0.1:{port}/stats/requests"))
                 post(f"http://127.0.0.1:{port}/stop")
                 assert eventually(lambda: "verdict: " in started.output[before:], 90), started.output  # noqa: B023
-                time.sleep(2.5)  # Locust keeps this answer for 2 s
+                time.sleep(3.5)  # Locust keeps this answer for 2 s; and 3 s of a worker's silence in a run are told
                 counts.append(
                     int(json.loads(get(f"http://127.0.0.1:{port}/stats/requests"))["stats"][-1]["num_requests"])
                 )
@@ -107,6 +109,37 @@ def test_two_runs_from_the_web_ui(tmp_path: Path) -> None:
     assert {row["name"] for row in stats["stats"]} == {"sim", "Aggregated"}
     summaries = [json.loads(path.read_bytes()) for path in results]
     assert [summary["partial"] for summary in summaries] == [False, False], started.output[-3000:]
+    told = {doubt["code"] for summary in summaries for doubt in summary["verdict"]["doubts"]}
+    assert "worker-silent" not in told, "between two runs it has nothing to say"
     assert [summary["requests"]["sent"] for summary in summaries] == counts
     manifests = [json.loads(path.with_name("manifest.json").read_bytes()) for path in results]
     assert sum(counts) == total - sum(one["requests"] for m in manifests for one in m["engine"]["probes"])
+
+
+@pytest.mark.parametrize("autoquit", ["0", "1"])
+def test_a_run_that_starts_by_itself_quits_by_itself(autoquit: str, tmp_path: Path) -> None:
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as engine:
+        words = (
+            "--autostart",
+            "--autoquit",
+            autoquit,
+            "--web-port",
+            str(free_port()),
+            "--host",
+            engine.url,
+            "-t",
+            "2s",
+        )
+        finished = run(locust("chat.py", *words, "--dataset", str(SAMPLES / "sharegpt.json")), tmp_path)
+
+    assert finished.went_well, finished.out
+    assert "Traceback" not in finished.out
+
+
+def test_a_port_of_the_web_ui_that_is_taken_is_15(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        finished = run(locust("chat.py", "--web-port", port, "--host", "http://127.0.0.1:9"), tmp_path)
+
+    assert (finished.code, "Traceback" in finished.out) == (15, False), finished.out
+    assert f"can't listen on 127.0.0.1:{port}: something else listens there" in finished.out

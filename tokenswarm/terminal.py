@@ -26,6 +26,12 @@ def end_signals() -> tuple[signal.Signals, ...]:
     return asked if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*asked, signal.SIGHUP)
 
 
+def leave_the_end_to_our_parent() -> None:
+    """Who asks all processes of a run for the end means its master, which waits for us, and ends us if it must."""
+    for number in end_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def outlive_listeners(*, result: bool = True) -> None:
     """Words to stdout and stderr fail no more, and hold nobody up, because nobody is there to read them.
 

@@ -36,7 +36,7 @@ from tokenswarm.engines.failure import hide_in, secret_words
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
-from tokenswarm.judge.search import of_stage
+from tokenswarm.judge.search import gone, of_stage
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.profile.environment import github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
@@ -213,7 +213,8 @@ def _judge_search(run: Run, search: Searching, evidence: Evidence, summary: Summ
     part = summarize(alone, plan=[plan_of(number, evidence.profile.load.stages[0])], partial=summary.partial)
     part.stages = [stage for stage in summary.stages if stage.stage == number]
     summary.gates = gates.evaluate(run.profile.slo, part, alone)
-    known = msgspec.structs.replace(evidence, merged=alone, rows=None, users=(), changed={})
+    remarks = [*evidence.remarks, *filter(None, [gone(search.search, evidence.merged)])]
+    known = msgspec.structs.replace(evidence, merged=alone, rows=None, users=(), changed={}, remarks=tuple(remarks))
     summary.verdict = verdict.judge(known, part)
 
 
@@ -279,6 +280,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         refused_workers=end.strangers.workers,
         dropped_messages=end.strangers.messages,
         silences={m.name: m.silence_s for m in end.members if m.silence_s and not m.lost},
+        stood_still_s=end.stood_still_s,
         users=end.users,
         clock_step_s=end.clock_step_s,
         rows=end.rows,

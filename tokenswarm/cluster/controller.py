@@ -149,6 +149,7 @@ class Controller:
             unwritten=self._intake.unwritten,
             users=tuple(self._users),
             clock_step_s=self._clock_step_ns / NS_PER_S,
+            stood_still_s=self._cluster.stood_still_s,
             aborted=self._aborted,
         )
 

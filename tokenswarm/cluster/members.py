@@ -69,6 +69,8 @@ class Cluster:
         self.strangers = Strangers()
         self.closed = False  # once the run began: late workers are refused
         self._left: set[str] = set()  # ids of members that were told to end before it began
+        self._looked_ns = 0
+        self.stood_still_s = 0.0  # this process, at most, between two looks
         if isinstance(environment.runner, Master):
             environment.runner.attend(self)
             return
@@ -87,12 +89,14 @@ class Cluster:
 
     def begin(self) -> None:
         """Forget what members did in an earlier run of this process, and those that left since."""
+        self._looked_ns, self.stood_still_s = 0, 0.0
         since_ns = monotonic_ns() - SILENCE_S * NS_PER_S
         distributed = isinstance(self._environment.runner, MasterRunner)
         for name, old in list(self.members.items()):
             del self.members[name]
             if not distributed or (not old.quit and old.heard_ns > since_ns):
-                self.members[name] = Member(old.client_id, old.host, old.pid, heard_ns=old.heard_ns)
+                heard_ns = old.heard_ns if distributed else 0  # it says nothing where there is no run
+                self.members[name] = Member(old.client_id, old.host, old.pid, heard_ns=heard_ns)
 
     def leave(self, member: Member) -> None:
         """It was told to end, and has no place in the run yet: another one may take it."""
@@ -110,11 +114,18 @@ class Cluster:
         return sorted((m for m in self.members.values() if m.index >= 0), key=lambda m: m.index)
 
     def find_lost(self, silence_s: float) -> list[Member]:
-        """Members that went missing since the last call: they left, or nothing came from them for so long."""
+        """Members that went missing since the last call: they left, or nothing came from them for so long.
+
+        To be called each second. Where this process itself stood still, what came meanwhile is to be read first.
+        """
         runner = self._environment.runner
         if not isinstance(runner, MasterRunner):
             return []
         found, now_ns = [], monotonic_ns()
+        before_ns, self._looked_ns = self._looked_ns, now_ns
+        if before_ns and now_ns - before_ns > NOTABLE_SILENCE_S * NS_PER_S:
+            self.stood_still_s = max(self.stood_still_s, (now_ns - before_ns) / NS_PER_S)
+            return []
         for member in self.in_run:
             if member.lost or member.done:
                 continue

@@ -13,8 +13,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from tokenswarm.profile.environment import RUN_TOKEN_CHARS_MAX
+
 Word = Annotated[str, msgspec.Meta(max_length=200)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
+Token = Annotated[str, msgspec.Meta(max_length=RUN_TOKEN_CHARS_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Number = int | float
 UserCounts = dict[Word, Count]
@@ -45,7 +48,7 @@ class ToWorker(enum.StrEnum):
 
 class _Hello(msgspec.Struct):
     version: Word
-    token: Sentence
+    token: Token
     host: Word
     pid: Count
 

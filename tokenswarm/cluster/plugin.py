@@ -45,8 +45,6 @@ from tokenswarm.reports.pipelines import github
 from tokenswarm.terminal import end_signals, outlive_listeners, wait_for_nobody
 
 WARMUP_SHARE_MAX = 0.2  # of --run-time, where the user did not set --warmup
-LOOPBACK = str(b"127.0.0.1", "ascii")
-"""Where Locust's web UI listens if the user says nothing. An object of its own: it is told from a user's same word."""
 
 # Locust rebuilds its whole parser once for each option of each spawn message: 60-100 ms during which no stream is read.
 argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
@@ -115,7 +113,9 @@ class Plugin:
         token = run_token()
         if not isinstance(environment.runner, WorkerRunner):
             self._cluster = Cluster(environment, token)
-            self._say_who_may_come(token)
+            if isinstance(environment.runner, Master) and not token:
+                say("workers can join from this machine only; export TOKENSWARM_RUN_TOKEN everywhere to let others in")
+            web_tab.say_who_may_come(environment)
             environment.events.test_start.add_listener(self._on_start)
             environment.events.test_stopping.add_listener(self._on_stopping)
             environment.events.quitting.add_listener(self._on_quitting)
@@ -159,18 +159,6 @@ class Plugin:
         if self._options.get("rate") and not self._headless:
             self._environment.parsed_options.num_users = shown
         return shown
-
-    def _say_who_may_come(self, token: str) -> None:
-        """Where the ports listen, and how to open them; a web UI behind a login may be seen by everybody."""
-        web_ui = self._environment.web_ui
-        if isinstance(self._environment.runner, Master) and not token:
-            say("workers can join from this machine only; export TOKENSWARM_RUN_TOKEN everywhere to let others in")
-        if web_ui is not None and web_ui.host is LOOPBACK:
-            if self._options.get("web_login"):
-                web_ui.host = ""
-                say(f"the web UI asks for a login and listens on every interface, port {web_ui.port}")
-            else:
-                say(f"the web UI listens on {LOOPBACK} only; --web-host 0.0.0.0 opens it to everybody, without a login")
 
     def _open(self) -> None:
         """Check everything that can be wrong before there is load."""
@@ -283,8 +271,12 @@ class Plugin:
         finally:
             environment.process_exit_code = int(code)
             cluster.closed = self._headless  # the web UI may begin another run, with more workers
-            if self._headless or (self._options.get("autoquit") or -1) >= 0:
+            quits_s = 0 if self._headless else self._options.get("autoquit", -1)
+            if quits_s >= 0:
+                gevent.sleep(quits_s)
                 environment.runner.quit()
+                if environment.web_ui is not None:  # which Locust's main waits for
+                    environment.web_ui.stop()
             else:
                 environment.runner.stop()
 
@@ -390,9 +382,12 @@ def _on_parser(parser: Any, **_: Any) -> None:
     if in_github():
         github.disarm_output()
     options.add_arguments(parser, locust=True)
-    parser.set_defaults(web_host=LOOPBACK)
-    if not run_token():
-        parser.set_defaults(master_bind_host="127.0.0.1")
+    parser.set_defaults(web_host=web_tab.LOOPBACK)
+    try:
+        if not run_token():
+            parser.set_defaults(master_bind_host="127.0.0.1")
+    except UserError as error:
+        _exit(error)
 
 
 events.init_command_line_parser.add_listener(_on_parser)

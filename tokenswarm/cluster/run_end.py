@@ -29,4 +29,5 @@ class RunEnd(msgspec.Struct):
     unwritten: list[str]  # where rows could not be written, in sentences
     users: tuple[UsersSeen, ...]  # by stage that began
     clock_step_s: float  # of this machine's wall clock
+    stood_still_s: float  # of this process
     aborted: str = ""  # why the load was ended: too much of it failed

@@ -1,4 +1,4 @@
-"""A tab "Token latency" in Locust's web UI: TTFT, ITL, TPOT, merged live. Locust's own rows stay as they are."""
+"""Locust's web UI: who reaches it, and its tab "Token latency": TTFT, ITL, TPOT, merged live. Its own rows stay."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 from flask import Response, request
 from locust.env import Environment
 
+from tokenswarm.cluster.entrance import refuse_taken, say
 from tokenswarm.measure.snapshot import LATENCIES, Merged, total
 from tokenswarm.profile.load import Stage
 from tokenswarm.result.stat import latency
 
+LOOPBACK = str(b"127.0.0.1", "ascii")
+"""Where Locust's web UI listens if the user says nothing. An object of its own: it is told from a user's same word."""
 KEY = "token-latency"
 COLUMNS = ("p50", "p90", "p95", "p99", "mean", "max")
 _STRUCTURE = [
@@ -19,6 +22,21 @@ _STRUCTURE = [
     {"key": "n", "title": "Samples"},
     *({"key": key, "title": key if key.startswith("p") else key.title()} for key in COLUMNS),
 ]
+
+
+def say_who_may_come(environment: Environment) -> None:
+    """Where it listens, and how to open it: behind a login it may be seen by everybody. ConfigError where it can't."""
+    web_ui = environment.web_ui
+    if web_ui is None:
+        return
+    mine = web_ui.host is LOOPBACK
+    if mine and environment.parsed_options.web_login:
+        web_ui.host = ""
+    refuse_taken(web_ui.host or "*", web_ui.port)
+    if web_ui.host is LOOPBACK:
+        say(f"the web UI listens on {LOOPBACK} only; --web-host 0.0.0.0 opens it to everybody, without a login")
+    elif mine:
+        say(f"the web UI asks for a login and listens on every interface, port {web_ui.port}")
 
 
 class WebTab:

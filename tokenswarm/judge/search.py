@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from tokenswarm.judge import gates
-from tokenswarm.measure.snapshot import Block, Merged
+from tokenswarm.measure.snapshot import Block, Merged, total
 from tokenswarm.profile.slo import Slo
 from tokenswarm.result.summary import Gate, summarize
 
@@ -96,6 +96,22 @@ def of_stage(merged: Merged, stage: int) -> Merged:
     """The run as if it had this stage alone."""
     blocks = [block for block in merged.blocks if block.stage == stage]
     return Merged(run_id=merged.run_id, blocks=blocks, workers=merged.workers)
+
+
+def gone(search: Search, merged: Merged) -> str:
+    """Why what failed is no capacity: in the last try nothing succeeded. "" where something did.
+
+    A server that is too slow for a load still answers some of it; one that died earlier and came back answers here.
+    """
+    blocks = [block for block in merged.blocks if search.probes and block.stage == search.probes[-1].stage]
+    if any(block.ok for block in blocks) or not any(block.failed for block in blocks):
+        return ""
+    counts = total(blocks)
+    kind = max(counts.by_error, key=lambda name: counts.by_error[name], default="")
+    return (
+        f"the last try, at {search.probes[-1].load:g}, had no success in {counts.failed} requests ({kind}): the server "
+        f"was gone, and how much it carries is not known"
+    )
 
 
 def gates_of(slo: Slo, merged: Merged, stage: int, rho: float | None) -> list[Gate]:

@@ -13,6 +13,8 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.telemetry import Telemetry
 
+RUN_TOKEN_CHARS_MAX = 2000  # as many as a hello takes
+
 
 def secret_headers(profile: Profile, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Headers whose values stand in environment variables. A missing or empty variable is an error."""
@@ -80,5 +82,14 @@ def github_summary(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def run_token(environ: Mapping[str, str] = os.environ) -> str:
-    """The word that a worker must say to join the master of this run ("" where none was given)."""
-    return environ.get("TOKENSWARM_RUN_TOKEN", "")
+    """The word that a worker must say to join the master of this run ("" where none was given).
+
+    ConfigError where it can't be said: a hello takes so many characters, and text.
+    """
+    token = environ.get("TOKENSWARM_RUN_TOKEN", "")
+    if len(token) > RUN_TOKEN_CHARS_MAX or token != token.encode("utf-8", "replace").decode():
+        raise ConfigError(
+            f"the environment variable TOKENSWARM_RUN_TOKEN has more than {RUN_TOKEN_CHARS_MAX} characters, or some "
+            "that are no UTF-8: take a random word, such as `openssl rand -hex 16` makes"
+        )
+    return token

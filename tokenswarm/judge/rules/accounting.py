@@ -58,10 +58,17 @@ def worker_lost(evidence: Evidence, _summary: Summary) -> Doubt | None:
         "worker-lost",
         "invalid",
         f"{len(evidence.lost)} of {evidence.expected_workers} workers were lost ({names}), so less load than planned "
-        f"was sent, or what came after its last report is missing: look at its log, memory and network, run again.",
+        f"was sent, or what came after its last report is missing: look at its log, memory and network, run again."
+        f"{_master_stood_still(evidence)}",
         lost=dict(evidence.lost),
         expected=evidence.expected_workers,
     )
+
+
+def _master_stood_still(evidence: Evidence) -> str:
+    seconds = evidence.stood_still_s
+    cause = f" The master itself stood still for {seconds:.3g} s, and heard nobody: was it stopped, or its machine?"
+    return cause if seconds else ""
 
 
 def worker_left(evidence: Evidence, _summary: Summary) -> Doubt | None:
@@ -146,7 +153,8 @@ def worker_silent(evidence: Evidence, _summary: Summary) -> Doubt | None:
         "worker-silent",
         "degraded",
         f"Nothing came from {names}, and then it was back: what it counted meanwhile is in these results, but a phase "
-        f"that began meanwhile began late on it. Look at the network between it and the master, and at its CPU.",
+        f"that began meanwhile began late on it. Look at the network between it and the master, and at its CPU."
+        f"{_master_stood_still(evidence)}",
         silent_s=dict(evidence.silences),
     )
 

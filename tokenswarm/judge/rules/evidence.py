@@ -56,6 +56,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     refused_workers: int = 0  # how many workers
     dropped_messages: int = 0  # how many messages of strangers
     silences: dict[str, float] = {}  # name of a worker that came back -> how long it was silent, s
+    stood_still_s: float = 0.0  # of the master itself, which heard nobody meanwhile
     users: tuple[UsersSeen, ...] = ()  # by stage
     clock_step_s: float = 0.0  # of the master's wall clock
     rows: int | None = None  # rows of requests.jsonl; None: none were asked for

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 from tokenswarm.errors import UserError
-from tokenswarm.reports.saved import read_summary, write_page
+from tokenswarm.terminal import leave_the_end_to_our_parent
 
 
 def main() -> int:
     """Write the page; what hinders it is one sentence on stderr, and the exit code."""
+    leave_the_end_to_our_parent()
+    from tokenswarm.reports.saved import read_summary, write_page
+
     folder = Path(sys.argv[1])
     try:
         write_page(folder, read_summary(folder))
