@@ -15,6 +15,7 @@ from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, conte
 
 from tokenswarm.client.exchange import LEFT_OPEN_S
 from tokenswarm.client.sending import Request
+from tokenswarm.clock import monotonic_ns
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls
 from tokenswarm.profile.typed_yaml import Seconds
@@ -153,6 +154,29 @@ def test_the_user_goes_on_at_once(setup: Setup) -> None:
             gevent.joinall([gevent.spawn(ask, client, n) for n in range(20)], raise_error=True)
 
     assert [r.outcome for r in setup.records] == [Outcome.OK] * 20
+
+
+GONE = b'data: {"error":{"message":"gone"}}\n\n'
+FAILED = b'data: {"type":"response.failed","response":{"error":{"message":"gone"}}}\n\n'
+FAILED_OPEN: dict[str, tuple[tuple[str, str], tuple[Step, ...]]] = {
+    "chat": (("openai", "chat"), (head(), chunk(content("a") + GONE), OPEN)),
+    "chat, before a word": (("openai", "chat"), (head(), chunk(GONE), OPEN)),
+    "chat, pings behind it": (("openai", "chat"), (head(), chunk(GONE), *([0.1, chunk(b": ping\n\n")] * 100))),
+    "responses": (("openai", "responses"), (head(), chunk(FAILED), OPEN)),
+    "ollama chat": (("ollama", "chat"), (NDJSON, chunk(OLLAMA_CHAT + b'{"error":"gone"}\n'), OPEN)),
+}
+
+
+def test_nobody_waits_behind_an_error_for_the_end_of_the_body(setup: Setup) -> None:
+    """All of them at once: a user who waits for the time-out sends less load than was planned."""
+    with contextlib.ExitStack() as stack:
+        servers = {name: stack.enter_context(raw_server(script)) for name, (_, script) in FAILED_OPEN.items()}
+        clients = {n: setup.client(server, kind=FAILED_OPEN[n][0], timeouts=SLOW) for n, server in servers.items()}
+        tasks = {n: gevent.spawn(lambda c: (ask(c), monotonic_ns()), client) for n, client in clients.items()}
+        answers = {name: task.get(timeout=15) for name, task in tasks.items()}
+    for name, (got, now_ns) in answers.items():
+        assert (got.outcome, got.error) == (Outcome.ERROR_OBJECT, "gone"), name
+        assert now_ns - got.done_ns >= LEFT_OPEN_S * 10**9, "its end is that of the error"
 
 
 BUSY = b"HTTP/1.1 503 Busy\r\nretry-after: 2\r\ncontent-type: text/plain\r\ncontent-length: 99\r\n\r\n"

@@ -118,6 +118,7 @@ TYPED = (
     b'data: {"type":"message_start","message":{"model":"m"}}\n\n'
     b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}\n\n'
 )
+TYPED_END = b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\ndata: {"type":"message_stop"}\n\n'
 LINE = b'{"model":"m","message":{"content":"a"},"done":true,"done_reason":"stop"}'
 OTHER_USAGE = usage(5, 2).replace(b"{", b'{"model":"n",', 1)
 STREAMS: dict[str, tuple[tuple[str, str], tuple[Step, ...], str]] = {
@@ -128,7 +129,7 @@ STREAMS: dict[str, tuple[tuple[str, str], tuple[Step, ...], str]] = {
     "first nameless, in one read": (("openai", "chat"), (AZURE + named("m", "a"), content("b"), STOP, DONE), "m"),
     "all in one read": (("openai", "chat"), (named("m", "a") + named("m", "b") + STOP + usage(1, 2) + DONE,), "m"),
     "named too late": (("openai", "chat"), (*[AZURE] * 4, named("m", "a"), named("m", "b"), STOP, DONE), ""),
-    "begin and word in one read": (("openai", "messages"), (TYPED, b'data: {"type":"message_stop"}\n\n'), "m"),
+    "begin and word in one read": (("openai", "messages"), (TYPED, TYPED_END), "m"),
     "one line without an end": (("ollama", "chat"), (LINE,), "m"),
     "another in the middle": (("openai", "chat"), (named("m", "a"), named("n", "b"), STOP, DONE), "m, then n"),
     "another in the middle of a read": (

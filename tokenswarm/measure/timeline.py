@@ -117,7 +117,7 @@ class Timeline:
         self.last_token_ns = 0  # stamp of the newest content event, for idle time-outs
         self.first_event_ns = 0  # first and last event that speaks of a choice, with or without content
         self.last_event_ns = 0
-        self.over_ns = 0  # stamp of the sentinel: no event of the answer comes behind it
+        self.over_ns = 0  # stamp of the sentinel, or of an error: no event of the answer comes behind it
         self._choices = choices
         self._tokens_max = tokens_max
         self._ignore_eos = ignore_eos
@@ -245,6 +245,7 @@ class Timeline:
             self._finished = {**self._finished, choice if self._choices != 1 else 0: self._reason or reason}
         if delta.error and not self._error:
             self._error = clean_line(delta.error)
+            self.over_ns = recv_ns  # whatever comes behind it, the answer has failed: nobody need wait for its end
         if delta.usage is not None:
             usage = delta.usage
             if usage.output_tokens:
