@@ -18,7 +18,7 @@ from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.native import NativeReader
 from tokenswarm.client.reading import NOTHING, Pieces, PythonReading, Reading, Reads
 from tokenswarm.client.response import Response, TransportError
-from tokenswarm.client.shape import Shapes
+from tokenswarm.client.shape import Shape, Shapes
 from tokenswarm.client.transport import Connection
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.engines import Delta, Dialect, NotAnEvent
@@ -59,6 +59,7 @@ class Exchange:
         "_dialect",
         "_encoding",
         "_framer",
+        "_met",
         "_named",
         "_next_piece",
         "_next_read",
@@ -97,6 +98,7 @@ class Exchange:
         self._encoding: Encoding | None = None  # of a body that has one
         self._unnamed = NAMELESS_MAX  # events that may yet name the model
         self._named = b""  # the field that does, as long as none names another
+        self._met: Shape | None = None  # the newest shape of events of this answer
         self._shapes = client.shapes if timeline.plain else None
         self._seen: tuple[bytes, bytes, Delta] | None = None  # the newest event that was decoded, and its piece
         self.reading: Reading
@@ -254,10 +256,8 @@ class Exchange:
             assert shape is not None
             if not self._framer.between:  # nothing came before them
                 self._framer.feed(shape.example)
-            if self._unnamed:
-                self._call(shape.model, shape.example)
-            elif self._named and shape.model != self.timeline.model:
-                self._call_also(shape.model)
+            if shape is not self._met:
+                self._meet(shape)
             self.timeline.extend(piece, shape.like)  # type: ignore[arg-type]  # a class is compared faster
             return
         if not len(piece) & 4095:
@@ -294,6 +294,14 @@ class Exchange:
             if name := model_of(event):
                 self._call(name, event)
                 return
+
+    def _meet(self, shape: Shape) -> None:
+        """Events of a shape that none had before, here: the reader may know it from another answer."""
+        self._met = shape
+        if self._unnamed:
+            self._call(shape.model, shape.example)
+        elif self._named and shape.model != self.timeline.model:
+            self._call_also(shape.model)
 
     def _call(self, name: str, event: bytes) -> None:
         self.timeline.model, self._unnamed, self._named = name, 0, name_field(event)
