@@ -395,6 +395,6 @@ class Controller:
         reason = str(data["sentence"])[:200]
         if member.index < 0:
             self._cluster.leave(member)
-        elif not self.interrupted and not member.done:
+        elif not self.interrupted:
             member.left, member.left_ns = reason, monotonic_ns()
             self._watchers.note(f"{member.name} {reason}: it drains and hands its rows over")
