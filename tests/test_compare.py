@@ -232,6 +232,8 @@ REFUSED = [
     (["main", "--against", "branch", "--metric", "ttft"], "--metric: `ttft` is not compared"),
     (["main", "--against", "branch", "--margin", "tail=nan"], "write KIND=SHARE"),
     (["main", "--against", "branch", "--margin", "speed=0.1"], "write KIND=SHARE"),
+    (["main", "--against", "branch", "--margin", "tail=5"], "below 1, such as tail=0.15 or tail=15%"),
+    (["main", "--against", "branch", "--margin", "tail=150%"], "below 1"),
 ]
 
 

@@ -385,3 +385,21 @@ def test_the_profile_maps_onto_settings(tmp_path: Path) -> None:
     assert law is not None
     assert (law.kind, law.mean, law.std, law.max) == ("normal", 100.0, 10.0, 120)
     assert open_library(from_profile.data_settings(drawn, None)).info.rows_kept == 1000
+
+
+@pytest.mark.parametrize("path", ["configs/samples/sharegpt.json", "/other/install/configs/samples/alpaca.json"])
+def test_a_bundled_sample_is_where_this_install_has_it(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = from_profile.data_settings(Dataset(path=path), None).path
+    assert found is not None
+    assert Path(found).is_file()
+    assert Path(found).name == Path(path).name
+    own = tmp_path / "configs" / "samples" / Path(path).name
+    own.parent.mkdir(parents=True)
+    own.write_text("[]")
+    here = from_profile.data_settings(Dataset(path=f"configs/samples/{own.name}"), None).path
+    assert here == f"configs/samples/{own.name}", "what is there is what was meant"
+    assert from_profile.data_settings(Dataset(path="samples/x.json"), None).path == "samples/x.json"
+    assert from_profile.data_settings(Dataset(path="configs/samples/x.json"), None).path == "configs/samples/x.json"

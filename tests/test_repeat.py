@@ -133,6 +133,15 @@ def test_a_folder_that_is_called_latest_stays_and_is_told(engine: str, tmp_path:
     assert f"latest is no link, and stays what it is: this run is in {last}" in done.out
 
 
+def test_a_group_that_is_named_otherwise_says_how(
+    pair: tuple[Path, Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = group_of(pair[0])
+    for name, mend in ((group, f"name its sides, {group}/a and {group}/b"), (group / "a" / "group.json", "--baseline")):
+        assert cli.main(["compare", str(name), "--against", str(group / "b")]) == ExitCode.CONFIG
+        assert mend in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_so(engine: str, tmp_path: Path) -> None:
     command = tokenswarm(
         "run", short(tmp_path), "--host", engine, "--repeat", "3", "--set", "load.stages.0.duration=2s"

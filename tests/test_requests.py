@@ -60,6 +60,16 @@ def test_exactly_so_many_are_sent(engine: Server, tmp_path: Path, words: tuple[s
         assert sorted(int(row["id"].rpartition("-0.")[2]) for row in finished.rows) == list(range(31))
 
 
+@pytest.mark.parametrize(("requests", "wraps"), [("12", 0), ("13", 1)])
+def test_a_data_set_that_is_sent_once_is_not_used_up(engine: Server, tmp_path: Path, requests: str, wraps: int) -> None:
+    data = ("--dataset-format", "synthetic", "--set", "dataset.synthetic.conversations=12")
+    command = ("run", "--host", engine.url, "--users", "3", "--requests", requests, *data, *SHORT)
+    finished = run(tokenswarm(*command), tmp_path)
+    exact(finished, int(requests), 1)
+    assert finished.summary["instrument"]["dataset_wraps"] == wraps
+    assert ("dataset-wrapped" in finished.doubts()) == bool(wraps)
+
+
 def test_fewer_requests_than_users_and_workers(engine: Server, tmp_path: Path) -> None:
     profile = tmp_path / "p.yaml"
     profile.write_text(

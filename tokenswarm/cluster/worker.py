@@ -181,6 +181,7 @@ class Worker:
     def _send(self, prompt: Prompt, due: Due) -> RequestRecord:
         place = self._sent
         self._sent += 1
+        self.recorder.wraps = self._stock.wraps  # of what is sent: who finds the load over has drawn one more
         size = prompt.size(chat=self.profile.engine.api == "chat")
         request = Request(due.id, prompt, due.stage, due.phase, due.at_ns, size)
         greenlet = gevent.getcurrent()
@@ -242,7 +243,6 @@ class Worker:
     def _report(self, *, final: bool = False) -> None:
         self._probes.sample()
         self._decoder.count_lags()
-        self.recorder.wraps = self._stock.wraps
         self.recorder.users = self._environment.runner.user_count
         report = self.recorder.snapshot(monotonic_ns(), final=final)
         encoded = snapshot.encode(report)

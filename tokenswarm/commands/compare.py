@@ -173,11 +173,12 @@ def _margins(pairs: Sequence[str]) -> dict[Kind, float]:
     for pair in pairs:
         kind, _, share = pair.partition("=")
         try:
-            value = float(share)
+            value = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
         except ValueError:
             value = -1.0
-        if kind not in margins or not 0 < value < 10:
-            raise ConfigError(f"--margin {pair[:60]}: write KIND=SHARE, such as tail=0.15; kinds: {', '.join(margins)}")
+        if kind not in margins or not 0 < value < 1:
+            example = "write KIND=SHARE, below 1, such as tail=0.15 or tail=15%"
+            raise ConfigError(f"--margin {pair[:60]}: {example}; kinds: {', '.join(margins)}")
         margins[kind] = value
     return margins
 

@@ -36,7 +36,9 @@ def read_runs(names: Sequence[str], side: str) -> list[Run]:
         elif folder.is_dir() and not (folder / "summary.json").exists():
             inner = runs_in(folder)
             if not inner:
-                raise ConfigError(f"{name}: holds no summary.json, and no folder that does; name finished runs")
+                below = " and ".join(str(side) for side in (folder / "a", folder / "b") if runs_in(side))
+                mend = f"name its sides, {below}" if below else "name finished runs"
+                raise ConfigError(f"{name}: holds no summary.json, and no folder that does; {mend}")
             folders.update(dict.fromkeys(inner))
         else:
             folders[(folder if folder.is_dir() else folder.parent).resolve()] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokenswarm.profile import bundled
 from tokenswarm.profile.dataset import LENGTH_MAX, Dataset
 from tokenswarm.prompts.lengths import LIMITS_PRESETS, LengthLaw, Limits
 from tokenswarm.prompts.library import DataSettings
@@ -17,7 +18,7 @@ def data_settings(dataset: Dataset, cache_dir: Path | None) -> DataSettings:
     preset = LIMITS_PRESETS[dataset.length_filter]
     prompt, answer = dataset.input_tokens, dataset.answer_tokens
     return DataSettings(
-        path=dataset.path,
+        path=_here(dataset.path),
         format=dataset.format,
         conversations=dataset.conversations,
         rules=Rules(leading_assistant=dataset.leading_assistant, system=dataset.system),
@@ -35,6 +36,14 @@ def data_settings(dataset: Dataset, cache_dir: Path | None) -> DataSettings:
         synthetic=_synthetic(dataset) if dataset.format == "synthetic" else None,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
+
+
+def _here(path: str | None) -> str | None:
+    """A bundled sample is where this install has it: a worker on another machine has one of its own."""
+    if path is None or bundled.is_there(Path(path)) or Path(path).parts[-3:-1] != ("configs", "samples"):
+        return path
+    own = bundled.configs() / "samples" / Path(path).name
+    return str(own) if bundled.is_there(own) else path
 
 
 def prompt_policy(dataset: Dataset) -> PromptPolicy:

@@ -126,6 +126,7 @@ def load(profile: dict[str, Any], wanted: Mapping[str, Any], remarks: list[str])
             remarks.append(f"all {many} requests at once are {many} users")
     if ramp and many:
         stages[0]["duration"] = f"{2 * many / sum(ramp):.6g}s"
+        put(profile, "phases.warmup", "0s")  # which would send more, at the first rate
         remarks.append(f"the ramp ends with its time, in which about {many} requests are due")
     elif many and len(stages) > 1:
         remarks.append(f"each of the {len(stages)} loads is a stage with a time of its own, not of {many} requests")

@@ -72,6 +72,8 @@ def read(name: str) -> Run | None:
     if row is None:
         if "schema_version" in documents[0] and "verdict" in documents[0]:
             return None
+        if isinstance(documents[0].get("runs"), list):
+            raise ConfigError(f"{path}: is a stored group: give it as --baseline {path}")
         raise ConfigError(f"{path}: is of no format that compare reads: a run of ours, or {', '.join(FORMATS)}")
     parts = [(part, whole) for whole in documents if row.matches(whole) for part in row.parts(whole)]
     part, whole = parts[_choice(path, chosen, len(parts))]
