@@ -307,7 +307,7 @@ def test_few_answers_in_one_read_count_as_beyond_the_limit_at_worst() -> None:
     merged.block(0).merged_events = 0
     assert {name: gate.result for name, gate in judge(slo, merged).items()} == {
         "tpot_s.p99": "pass",
-        "goodput_ratio": "fail",
+        "goodput_ratio": "inconclusive",
     }
 
 
@@ -328,6 +328,27 @@ def test_what_the_whole_time_keeps_is_kept() -> None:
     slo = Slo(tpot_s=Percentiles(max=0.03), goodput_ratio=0.9)
     assert judge(slo, in_one_read(800, slo, ttft=0.08))["goodput_ratio"].result == "pass"
     assert judge(slo, in_one_read(800, slo, ttft=0.5))["goodput_ratio"].result == "fail"
+
+
+@pytest.mark.parametrize(
+    ("n", "limit", "result"),
+    [
+        (200, 0.7, "pass"),  # three quarters are known to keep it
+        (200, 0.9, "inconclusive"),  # the others may, too
+        (200, 1.0, "inconclusive"),
+        (0, 1.0, "pass"),
+        (800, 0.9, "fail"),  # nothing measured is a fail
+        (800, 1.0, "fail"),
+    ],
+)
+def test_goodput_of_answers_whose_pace_nobody_knows_is_not_decided(n: int, limit: float, result: str) -> None:
+    slo = Slo(tpot_s=Percentiles(max=0.03), goodput_ratio=limit)
+    assert judge(slo, in_one_read(n, slo))["goodput_ratio"].result == result
+
+
+def test_a_sure_miss_beside_an_unknown_one_is_sure() -> None:
+    slo = Slo(tpot_s=Percentiles(max=0.03), ttft_s=Percentiles(max=0.4), goodput_ratio=0.9)
+    assert judge(slo, in_one_read(200, slo))["goodput_ratio"].result == "fail"
 
 
 def test_a_limit_between_what_a_gap_is_at_least_and_at_most_is_not_decided() -> None:

@@ -73,10 +73,10 @@ def judged(make: Make, runs: int) -> list[str | None]:
 
 @pytest.mark.parametrize("make", [constant, one_stands_out, a_few_stand_out, waits_in_a_queue])
 def test_what_only_wanders_is_steady(make: Make) -> None:
-    said = judged(make, 50)
+    said = judged(make, 100)
     assert said.count("invalid") == 0
     assert said.count("degraded") <= 2
-    assert said.count("note") <= 3
+    assert said.count("note") <= 6
 
 
 @pytest.mark.parametrize(

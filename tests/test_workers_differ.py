@@ -27,6 +27,8 @@ def share(ok: int, failed: int, ttft_s: float, seed: int = 0) -> Share:
         ((150, 50, 0.05), [(199, 1, 0.05)] * 7, "50 of 200 requests failed, of the others 7 of 1400"),
         ((200, 0, 0.05), [(200, 0, 0.25)], ""),  # the other one is the slow one
         ((200, 0, 0.052), [USUAL], ""),
+        ((200, 0, 0.059), [USUAL], ""),  # beyond chance, and not by so much
+        ((900, 60, 0.05), [(990, 10, 0.05)], ""),  # nor this
         ((20, 0, 0.25), [USUAL], ""),  # too few to tell
         ((200, 0, 0.004), [(200, 0, 0.001)], ""),  # a few ms are the machine's
         ((190, 10, 0.05), [(192, 8, 0.05)], ""),

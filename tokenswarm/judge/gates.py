@@ -14,6 +14,7 @@ import msgspec
 
 from tokenswarm.measure.budget import Sides, above, scale_of
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.measure.slo import ALL
 from tokenswarm.measure.slo import Slo as RequestSlo
 from tokenswarm.measure.snapshot import BETWEEN_READS, Block, Merged, total
 from tokenswarm.measure.statistics import GateResult, binomial_gate, effective_n, samples_needed
@@ -211,10 +212,14 @@ def _goodput_gate(steady: Block, slo: Slo) -> Gate:
         return _gate("goodput_ratio", ">=", limit, None, "fail", "no request was judged in a steady window")
     if not steady.ok:
         return _gate("goodput_ratio", ">=", limit, 0.0, "fail", "no request succeeded in a steady window")
-    value, count = met / judged, _Count(judged, judged - met, "requests")
+    unknown = steady.slo_unsure.get(ALL, 0)
+    if unknown == judged:
+        unknown = 0  # nothing measured is a fail
+    value, count = met / judged, _Count(judged, judged - met, "requests", unknown)
     if not 0.0 < limit < 1.0:  # every request, or none: no question of chance
-        reason = f"{count.violations} of {judged} requests miss a limit"
-        return _gate("goodput_ratio", ">=", limit, value, "pass" if value >= limit else "fail", reason)
+        reason = f"{count.violations} of {judged} requests miss a limit" + f", {unknown} of them maybe" * bool(unknown)
+        sure: GateResult = "inconclusive" if (met + unknown) / judged >= limit else "fail"
+        return _gate("goodput_ratio", ">=", limit, value, "pass" if value >= limit else sure, reason)
     names = [name for name in RequestSlo.__struct_fields__ if getattr(limits, name, None) is not None]
     rho = max((steady.rho(RHO_OF[name.removesuffix("_s")]) for name in names), default=0.0)
     result, reason = _decide(limit, count, rho, far=value < limit / FAR)

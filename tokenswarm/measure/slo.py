@@ -10,6 +10,9 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.record import RequestRecord
 
+ALL = "all"
+"""Beside the limits: requests of which no miss is sure, so that they may have met all of them."""
+
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):
     """Limits for one request, in seconds; None: no limit. A request meets the SLO if it succeeds within all of them."""
@@ -39,7 +42,7 @@ class Limits:
         Strict: every limit. An answer too short to have a gap or a TPOT can't miss that limit; one that came in one
         read misses it where the time since it was sent leaves that open.
         """
-        met = self.any
+        met, sure = self.any, False
         for name, limit_s in self._limits:
             value_s = _SLO_VALUES[name](record)
             unsure = value_s is None and name in _SLO_BOUNDS and record.one_read
@@ -48,8 +51,11 @@ class Limits:
             if name in _MUST_HAVE if value_s is None else value_s > limit_s:
                 met = False
                 block.slo_missed_by[name] = block.slo_missed_by.get(name, 0) + 1
+                sure = sure or not unsure
                 if unsure:
                     block.slo_unsure[name] = block.slo_unsure.get(name, 0) + 1
+        if self.any and not (met or sure):
+            block.slo_unsure[ALL] = block.slo_unsure.get(ALL, 0) + 1
         return met
 
 

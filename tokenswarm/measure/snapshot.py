@@ -92,7 +92,7 @@ class Block(msgspec.Struct, kw_only=True):
     slo_judged: Count = 0
     slo_met: Count = 0
     slo_missed_by: dict[str, Count] = {}  # limit -> successful requests beyond it, exactly
-    slo_unsure: dict[str, Count] = {}  # limit -> of these, answers in one read, which may be within it
+    slo_unsure: dict[str, Count] = {}  # limit, or `all` -> of these, answers in one read, which may be within it
 
     # What fell into this stage's steady window (stands in the block of phase "steady"), whatever phase a request is of.
     window_start_ns: int | None = None

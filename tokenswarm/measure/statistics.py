@@ -140,10 +140,10 @@ def lag1_rank_correlation(values: Sequence[float]) -> float:
     return pearson(ranked[:-1], ranked[1:])
 
 
-def lag1_beside_a_line(values: Sequence[float]) -> float:
-    """The same without a trend: of what the ranks differ by from a straight line through them."""
-    ranked, middle = ranks(values), (len(values) - 1) / 2
-    spread = fsum((i - middle) ** 2 for i in range(len(values))) or 1.0
+def lag1_beside_a_line(ranked: Sequence[float]) -> float:
+    """The same without a trend: of what ranks differ by from a straight line through them."""
+    middle = (len(ranked) - 1) / 2
+    spread = fsum((i - middle) ** 2 for i in range(len(ranked))) or 1.0
     slope = fsum((i - middle) * rank for i, rank in enumerate(ranked)) / spread
     left = [rank - slope * i for i, rank in enumerate(ranked)]
     return pearson(left[:-1], left[1:])
