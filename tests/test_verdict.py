@@ -27,7 +27,8 @@ from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, UsersSeen
 from tokenswarm.judge.verdict import RULES, exit_code, judge
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.budget import FINE_METRICS, scale_of
-from tokenswarm.measure.snapshot import Instrument, Merged, Share
+from tokenswarm.measure.share import Share
+from tokenswarm.measure.snapshot import Instrument, Merged
 from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage, TraceSource

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from tokenswarm.judge.rules.sample import _sum, _worse
+from tokenswarm.measure.share import Share
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.measure.snapshot import Share
 
 USUAL = (200, 0, 0.05)
 

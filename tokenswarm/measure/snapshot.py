@@ -16,9 +16,11 @@ from tokenswarm.measure.budget import Budget, Fine
 from tokenswarm.measure.conventions import Conventions
 from tokenswarm.measure.held import Held
 from tokenswarm.measure.periods import Periods
+from tokenswarm.measure.share import Share, fill
 from tokenswarm.measure.sketch import Sketch, SketchWire
 from tokenswarm.measure.watched import Instrument as Instrument
 
+MISSING_MAX = 1_000  # numbers of lost reports kept a worker: a quarter of an hour
 SCHEMA_VERSION = 2
 BYTES_MAX = 16 * 1024 * 1024  # a run of 40 stages with full sketches is below 2 MiB; more than this is damage
 
@@ -29,7 +31,6 @@ BETWEEN_READS = ("itl", "tpot", "stall")
 """The latencies that lie between two reads of an answer: they need each token in a read of its own."""
 
 T = TypeVar("T")
-
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sentence = Annotated[str, msgspec.Meta(max_length=400)]
 
@@ -194,14 +195,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     instrument: Instrument = msgspec.field(default_factory=Instrument)
 
 
-class Share(msgspec.Struct, kw_only=True):
-    """What a worker had of the steady windows, beside the others."""
-
-    ok: Count = 0
-    failed: Count = 0
-    ttft: Sketch = _sketch()
-
-
 class WorkerState(msgspec.Struct, kw_only=True):
     """The last that a worker said about itself."""
 
@@ -220,7 +213,7 @@ class WorkerState(msgspec.Struct, kw_only=True):
     wraps: int
     first_failed: int = 0
     instrument: Instrument
-    share: Share = msgspec.field(default_factory=lambda: Share())  # once all have sent their final report
+    share: Share = msgspec.field(default_factory=Share)  # once all have sent their final report
 
 
 class Merged(msgspec.Struct, kw_only=True):
@@ -343,22 +336,9 @@ class Inbox:
                     add_into(result, by_worker[worker][1])
         keys = sorted(self._sums, key=lambda key: (key[0], _PHASES.index(key[1]) if key[1] in _PHASES else 9, key[1]))
         workers = [_state(self._states[w], sorted(self._missing[w])) for w in sorted(self._states)]
-        if all(worker.final for worker in workers):  # not each second: nobody asks for it while the run goes on
-            for state in workers:
-                state.share = self._share(state.worker)
+        if all(one.final for one in workers):  # not each second: nobody asks for it while the run goes on
+            fill(workers, [by_worker for (_, phase), by_worker in self._blocks.items() if phase == "steady"])
         return Merged(run_id=self.run_id, blocks=[self._sums[key] for key in keys], workers=workers)
-
-    def _share(self, worker: int) -> Share:
-        share = Share()
-        for (_, phase), by_worker in self._blocks.items():
-            if phase == "steady" and worker in by_worker:
-                block = by_worker[worker][1]
-                share.ok, share.failed = share.ok + block.ok, share.failed + block.failed
-                share.ttft.merge(block.ttft)
-        return share
-
-
-MISSING_MAX = 1_000  # numbers of lost reports kept a worker: a quarter of an hour
 
 
 def _state(last: Snapshot, missing: list[int]) -> WorkerState:

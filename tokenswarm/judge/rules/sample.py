@@ -8,8 +8,9 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge.gates import latency_limits
 from tokenswarm.judge.rules.evidence import SEVERITIES, Evidence, Rule, Severity, doubt, ms, steady
 from tokenswarm.measure.series import HALVES, SERIES
+from tokenswarm.measure.share import Share
 from tokenswarm.measure.sketch import Sketch
-from tokenswarm.measure.snapshot import Block, Share, add_into
+from tokenswarm.measure.snapshot import Block
 from tokenswarm.measure.statistics import binomial_cdf, effective_n, enough, samples_needed
 from tokenswarm.result.soak import Drift
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
@@ -197,7 +198,7 @@ def workers_differ(evidence: Evidence, _summary: Summary) -> Doubt | None:
 def _sum(shares: Iterable[Share]) -> Share:
     found = Share()
     for share in shares:
-        add_into(found, share)
+        found.add(share.ok, share.failed, share.ttft)
     return found
 
 
