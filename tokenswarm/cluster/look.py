@@ -11,6 +11,7 @@ from gevent.hub import Hub
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
+from tokenswarm.judge.gates import latency_limits
 from tokenswarm.load import schedule, trace
 from tokenswarm.profile.profile import Profile
 
@@ -41,11 +42,25 @@ def look(profile: Profile) -> Looked:
 
     findings = preflight.check(profile, say, neighbour)
     beside = neighbour()
-    if note := beside.note():
-        findings = msgspec.structs.replace(findings, notes=[*findings.notes, note])
+    notes = [note for note in (beside.note(), unmissable(profile)) if note]
+    findings = msgspec.structs.replace(findings, notes=[*findings.notes, *notes])
     engine = msgspec.structs.replace(profile.engine, model=findings.model)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     return Looked(profile, arrivals, findings, beside)
+
+
+def unmissable(profile: Profile) -> str:
+    """A sentence about limits that no success can miss, as what takes so long is a failure; "" where there are none."""
+    bounds = {"ttft": "first_token", "itl": "idle_token", "tpot": "idle_token", "stall": "idle_token"}
+    bounds |= {"ttfat": "total", "e2e": "total"}
+    for metric, which, limit in latency_limits(profile.slo):
+        name = bounds.get(metric)
+        if name is not None and limit >= (most := getattr(profile.timeouts, name)):
+            return (
+                f"`slo.{metric}_s.{which}: {limit:g}` can't be missed: what takes longer than `timeouts.{name}`, "
+                f"{most:g} s, is a failure. Limits are in seconds, or say `{limit:g}ms`"
+            )
+    return ""
 
 
 def planned(profile: Profile) -> tuple[Profile, int | None]:
