@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import REPO
+from running import REPO, Finished
 
 LONG = bool(os.environ.get("TOKENSWARM_LONG"))
 BIN = Path(sys.executable).parent
@@ -179,18 +179,23 @@ def stranger(installed: Path) -> Iterator[Stranger]:
         yield Stranger(installed / "clone", installed, enter)
 
 
+def ended(folder: Path, code: int, *, gates: bool = True) -> bool:
+    """Well, or as a busy machine has it. `gates`: a run so short may miss one, or leave it undecided."""
+    return (gates and code in (10, 12)) or Finished(code, "", folder).went_well
+
+
 @pytest.mark.timeout(300 if not LONG else 7200)
 def test_the_commands_of_the_readme_run_as_they_stand(stranger: Stranger) -> None:
     """Each sends its load and ends in a verdict; so short a run may leave a gate undecided, or miss it."""
     words = [shortened(command) for command in commands("README.md")]
     assert all(re.match(r"(tokenswarm|locust) ", command) for command in words), words
     with ThreadPoolExecutor(3 if not LONG else 1) as pool:
-        ended = list(pool.map(stranger.bash, words))
-    for command, done in zip(words, ended, strict=True):
+        all_done = list(pool.map(stranger.bash, words))
+    for command, done in zip(words, all_done, strict=True):
         said = f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         if command.startswith(("tokenswarm run", "tokenswarm search", "locust")):
-            assert done.returncode in ((0,) if " smoke " in command else (0, 10, 12)), said
             (folder,) = set(re.findall(r"results: (\S+)", done.stdout)) or {""}
+            assert ended(stranger.folder / folder, done.returncode, gates=" smoke " not in command), said
             for name in ("summary.json", "report.html", "report.md", "junit.xml", "requests.jsonl"):
                 assert (stranger.folder / folder / name).is_file(), said
         else:
@@ -202,7 +207,9 @@ def test_the_commands_of_the_readme_run_as_they_stand(stranger: Stranger) -> Non
 def test_the_first_block_of_the_page_on_pipelines(stranger: Stranger) -> None:
     run, *rest = commands("docs/ci.md")
     done = stranger.bash("\n".join([f"set +e; {shortened(run)} >&2", *rest]))
-    assert re.match(r"exit code (0|10|12)\n", done.stdout), done.stdout + done.stderr[-3000:]
+    code = re.match(r"exit code (\d+)\n", done.stdout)
+    assert code is not None
+    assert ended(stranger.folder / "results/latest", int(code[1])), done.stdout + done.stderr[-3000:]
     assert "tokenswarm" in done.stdout.splitlines()[1]  # report.md
 
 
@@ -212,7 +219,9 @@ def test_the_job_for_gitlab(stranger: Stranger) -> None:
     assert install == "python -m pip install ."
     done = stranger.bash("\n".join(shortened(line).removesuffix("|| true") for line in script[:1]) + " || code=$?; "
                          + "\n".join(script[1:]) + "; echo code ${code:-0}")  # fmt: skip
-    assert re.search(r"^code (0|10|12)$", done.stdout, re.MULTILINE), done.stdout + done.stderr
+    code = re.search(r"^code (\d+)$", done.stdout, re.MULTILINE)
+    assert code is not None
+    assert ended(stranger.folder / "results/latest", int(code[1])), done.stdout + done.stderr
     assert "tokenswarm_requests_per_s" in (stranger.folder / "metrics.txt").read_text("utf-8")
 
 
