@@ -204,7 +204,7 @@ def test_options_of_a_run_are_passed_on(tmp_path: Path) -> None:
     assert wanted == observe.Wanted(str(own), "http://h:1", None, 120.0, passed)
     demo = observe.parse([])
     assert demo.profile.endswith("configs/profiles/demo.yaml")
-    assert demo.words[-2] == "--dataset"
+    assert demo.words == ["--results", "results"]
     assert (demo.host, demo.data, demo.keep_s) == (None, None, None)
 
 

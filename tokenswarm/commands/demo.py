@@ -31,16 +31,14 @@ def main(words: list[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0
-    folder = configs()
-    dataset = str(folder / "samples" / "sharegpt.json")
     with (
         Service("tokenswarm.simulator", "--port", "0", "--preset", "small-gpu") as engine,
         Service("exporters.load", "--listen", "127.0.0.1:0") as load,
         Service("exporters.gpu", "--listen", "127.0.0.1:0") as gpu,
     ):
         print(f"embedded engine {engine} · live metrics {load}/metrics and {gpu}/metrics", flush=True)
-        options = ["--host", engine, "--dataset", dataset, "--push", load]
-        code = run.main([str(folder / "profiles" / "demo.yaml"), *options, *words])
+        options = ["--host", engine, "--push", load]
+        code = run.main([str(configs() / "profiles" / "demo.yaml"), *options, *words])
     if code == ExitCode.OK and not {"--json", "--csv", "--quiet"} & set(words):
         print(f"\n next, with your server's address:  {own_name()} run smoke --host http://127.0.0.1:8000")
     return code

@@ -134,8 +134,6 @@ def parse(words: list[str]) -> Wanted:
     others = [word for option, value in passed if value is not None for word in (option, value)]
     others += ["--no-probe"] if given.no_probe else []
     others += [word for pair in given.set for word in ("--set", pair)]
-    if given.profile is None and given.dataset is None:
-        others += ["--dataset", str(configs() / "samples" / "sharegpt.json")]
     target = ("target", typed_yaml.literal(given.host or EXAMPLE, "--host"))
     options.read_profile(profile, vars(given), [target])
     return Wanted(profile, given.host, given.data, keep_s, others)
