@@ -395,8 +395,8 @@ def test_what_is_drawn_from_buckets_is_drawn_from_native_histograms_alone(world:
             compared += high is not None
             if high is not None and high_native is None:
                 empty.append(where)
-            elif target.get("format") == "heatmap":
-                continue  # the highest bucket there, all of a histogram here
+            elif target.get("format") == "heatmap" or " lag" in panel["title"]:
+                continue  # the highest bucket there, all of a histogram here; what a busy machine did in one window
             elif high and high_native and not 0.4 < high_native / high < 2.5:  # scraped at other moments
                 unlike.append((where, high, high_native))
     assert (empty, unlike) == ([], [])

@@ -140,7 +140,18 @@ def test_a_server_that_is_gone_is_no_answer(tmp_path: Path) -> None:
     """The engine dies in the second try. That nothing succeeds from then on is not what the second load did."""
     (tmp_path / "p.yaml").write_text(PROFILE.replace("0.6", "5"), encoding="utf-8")
     with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2") as server:
-        words = ("--host", server.url, "--users", "1..8", "--set", "search.shortest=2s", "--set", "search.longest=4s")
+        words = (
+            "--host",
+            server.url,
+            "--users",
+            "1..8",
+            "--set",
+            "search.shortest=2s",
+            "--set",
+            "search.longest=4s",
+            "--set",
+            "phases.warmup=4s",
+        )
         with program(tokenswarm("search", "p.yaml", *words), tmp_path) as started:
             started.await_output("stage 2 warmup")
             server.process.kill()

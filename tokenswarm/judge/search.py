@@ -103,7 +103,8 @@ def gone(search: Search, merged: Merged) -> str:
 
     A server that is too slow for a load still answers some of it; one that died earlier and came back answers here.
     """
-    blocks = [block for block in merged.blocks if search.probes and block.stage == search.probes[-1].stage]
+    last = search.probes[-1].stage if search.probes else None
+    blocks = [block for block in merged.blocks if block.stage == last and block.phase == "steady"]
     if any(block.ok for block in blocks) or not any(block.failed for block in blocks):
         return ""
     counts = total(blocks)
