@@ -56,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+@pytest.hookimpl(optionalhook=True)  # `make mutants` loads no pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Half as many again as there are cores: most tests wait for a run to go by, and keep no core busy."""
     return max(2, (os.cpu_count() or 1) * 3 // 2)

@@ -45,6 +45,7 @@ EXAMPLES = {
     "tokenswarm/prompts/NAME.py",
     "tokenswarm/result/foreign/NAME.py",
     "tokenswarm/commands/NAME.py",
+    "tokenswarm/profile/tools/NAME.py",
 }
 """Files that a page tells its reader to write."""
 

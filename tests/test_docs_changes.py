@@ -36,6 +36,7 @@ def test_the_everyday_changes() -> None:
         "metric",
         "recording rule",
         "format",
+        "tool",
         "command",
         "option",
         "chart",

@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tokenswarm.compiled",
         "tokenswarm.descriptors",
         "tokenswarm.errors",
+        "tokenswarm.own_process",
         "tokenswarm.terminal",
         "tokenswarm.untold",
     ),
@@ -306,6 +307,12 @@ def wall_clock_reads(tree: ast.AST) -> Iterator[int]:
             asked = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
             if asked in ("datetime", "date"):
                 yield node.lineno
+
+
+def test_modules_of_ours_are_started_in_one_way() -> None:
+    """Who writes the command by hand forgets `-P`, and a `yaml.py` beside the user is taken for the library."""
+    by_hand = [path for path, source in SOURCES.items() if "sys.executable" in source and '"-m"' in source]
+    assert by_hand == ["tokenswarm/own_process.py"]
 
 
 def test_nobody_asks_what_time_it_is_but_a_run_and_the_simulator() -> None:

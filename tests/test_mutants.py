@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,23 @@ ALL = mutants.read()
 def test_a_mutant_fits_the_program(mutant: object) -> None:
     """Whoever changes a guarded line changes its row, too."""
     assert mutants.fault(mutant) == ""
+
+
+def test_our_tests_begin_with_the_plugins_that_the_runner_loads() -> None:
+    """A hook of another plugin in conftest.py would end each of them before it began."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "pytest_timeout",
+        "--collect-only",
+        "tests/test_statistics.py",
+    ]
+    environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=TOOL.parents[2], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_are_told_apart_and_every_rule_of_the_verdict_has_a_row() -> None:

@@ -12,7 +12,8 @@ from running import program, run, tokenswarm
 from simulator_process import simulator
 
 from tokenswarm.errors import ConfigError
-from tokenswarm.judge.search import Probe, Queue, Search
+from tokenswarm.judge.search import Probe, Queue, Search, gone
+from tokenswarm.measure.snapshot import Block, Merged
 from tokenswarm.profile import profile
 
 
@@ -104,6 +105,33 @@ search: {rate: [8, 256], resolution: 0.5, shortest: 3s, longest: 12s}
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("warmup", "steady", "drain", "told"),
+    [
+        ((0, 3), (0, 6), (0, 1), True),
+        ((19, 2), (0, 6), (0, 4), True),  # it died before the window
+        ((19, 0), (1, 600), (0, 4), False),  # it is too slow, and answers some
+        ((19, 0), (0, 0), (0, 0), False),  # nothing fell into the window
+    ],
+)
+def test_a_try_without_a_success_in_its_window_is_no_answer(
+    warmup: tuple[int, int], steady: tuple[int, int], drain: tuple[int, int], told: bool
+) -> None:
+    search = Search(1, 8, 0.5, whole=True)
+    for stage in (0, 1):
+        search.put(Probe(stage=stage, load=stage + 1, result="pass", within=True, reason="", seconds=4, requests=9))
+    counts = {(0, "steady"): (111, 0), (1, "warmup"): warmup, (1, "steady"): steady, (1, "drain"): drain}
+    blocks = [
+        Block(stage=stage, phase=phase, ok=ok, failed=failed, by_error={"refused": failed})
+        for (stage, phase), (ok, failed) in counts.items()
+    ]
+    said = gone(search, Merged(run_id="r", blocks=blocks, workers=[]))
+    assert said == (
+        "the last try, at 2, had no success in 6 requests (refused): the server was gone, and how much it carries is "
+        "not known" if told else ""
+    )  # fmt: skip
+
+
 def test_the_known_capacity_of_the_engine_is_found(tmp_path: Path) -> None:
     """Four at a time, nine steps of 25 ms each: 17.8 requests a second; a little more, as batches share a prefill."""
     (tmp_path / "p.yaml").write_text(PROFILE, encoding="utf-8")

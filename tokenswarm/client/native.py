@@ -17,7 +17,7 @@ from tokenswarm.client.reading import NOTHING, TAIL_BYTES, Pieces, Read, Reads, 
 from tokenswarm.client.response import Response
 from tokenswarm.client.shape import Shape
 from tokenswarm.client.timer import KernelTimer
-from tokenswarm.client.transport import PAUSE_BYTES, READABLE, STALL_NS, Connection
+from tokenswarm.client.transport import PAUSE_BYTES, READABLE, Connection
 from tokenswarm.client.which_reader import reader_name
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.measure.sketch import Sketch
@@ -111,9 +111,9 @@ class NativeReader:
     def _place(
         self, reading: NativeReading, stamp_ns: int, floor_ns: int, low_ns: int, now_ns: int
     ) -> tuple[int, int, int, int, int]:
-        if not stamp_ns:  # there is none: the rule for user space
-            if 0 < Connection.polled_ns < now_ns - STALL_NS:
-                reading.unsure(max(Connection.polled_ns, floor_ns), now_ns)
+        if not stamp_ns:  # there is none
+            if from_ns := Connection.came_after_ns(floor_ns, now_ns):
+                reading.unsure(from_ns, now_ns)
             return now_ns, *self.clocks()
         at_ns, sure = Connection.clocks.place(stamp_ns, floor_ns, now_ns, low_ns)
         if not sure:

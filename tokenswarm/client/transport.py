@@ -276,6 +276,12 @@ class Connection:
         one = self._segments is not None and segments_in(self.sock) == self._segments + 1
         return first_ns if one else min(first_ns, max(self.sent.low_ns, self.polled_ns if low_ns is None else low_ns))
 
+    @classmethod
+    def came_after_ns(cls, floor_ns: int, now_ns: int) -> int:
+        """Of a read at `now_ns` that has no stamp: the moment behind which it came, where the loop stood still since,
+        so that nobody knows better; else 0."""
+        return max(cls.polled_ns, floor_ns) if 0 < cls.polled_ns < now_ns - STALL_NS else 0
+
     def on_nothing(self) -> None:
         """Woken, and nothing to read: the error queue woke us, and would again and again until it is empty."""
         if self._stamp_owed:
@@ -314,8 +320,8 @@ class Connection:
                     recv_ns, sure = clocks.place(stamp_ns, response.last_read_ns, now_ns, self.polled_ns)
                     if not sure:
                         response.unsure += ((response.last_read_ns, now_ns),)
-            elif 0 < self.polled_ns < now_ns - STALL_NS:  # user space, and the loop stood still: it came meanwhile
-                response.unsure += ((max(self.polled_ns, response.last_read_ns), now_ns),)
+            elif low_ns := self.came_after_ns(response.last_read_ns, now_ns):
+                response.unsure += ((low_ns, now_ns),)
             if self._tls is not None:
                 self._on_records(response, data, recv_ns, now_ns)
             elif not data:

@@ -37,6 +37,7 @@ from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.errors import ConfigError, ResultsError
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.snapshot import Inbox
+from tokenswarm.own_process import command_of
 from tokenswarm.profile.environment import cache_folder
 from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls
@@ -140,7 +141,7 @@ def _sender() -> Iterator[tuple[str, int, Truth]]:
     if SENDER.is_file() and compiler and sys.platform.startswith("linux"):
         command, name = [str(_built(compiler)), "--ttft-ms", f"{TTFT_MS:g}", "--itl-ms", f"{ITL_MS:g}"], "paced sender"
     else:
-        command = [sys.executable, "-P", "-m", "tokenswarm.simulator", "--port", "0", "--preset", "paced"]
+        command = command_of("tokenswarm.simulator", "--port", "0", "--preset", "paced")
         command += ["--ttft-ms", f"{TTFT_MS:g}", "--itl-ms", f"{ITL_MS:g}"]
         name = "embedded engine"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

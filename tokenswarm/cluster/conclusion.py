@@ -38,6 +38,7 @@ from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import gone, of_stage
 from tokenswarm.measure.snapshot import Merged
+from tokenswarm.own_process import command_of
 from tokenswarm.profile.environment import github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
 from tokenswarm.profile.profile import Profile
@@ -257,7 +258,7 @@ def _write_page(folder: Path) -> None:
 
     In a session of its own, too: a Ctrl-C now is for us. Raises ResultsError.
     """
-    command = [sys.executable, "-P", "-m", "tokenswarm.reports.html", str(folder)]
+    command = command_of("tokenswarm.reports.html", str(folder))
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True

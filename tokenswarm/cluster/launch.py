@@ -21,6 +21,7 @@ from locust.event import Events
 from tokenswarm.cluster.runners import make_worker
 from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
+from tokenswarm.own_process import command_of
 from tokenswarm.terminal import end_signals
 
 Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # of a worker that waits; gevent would print it
@@ -47,7 +48,7 @@ class LocalWorkers:
 
     def __init__(self, count: int, port: int, token: str) -> None:
         environ = {**os.environ, "TOKENSWARM_RUN_TOKEN": token}
-        command = [sys.executable, "-P", "-m", "tokenswarm.cluster", "127.0.0.1", str(port)]
+        command = command_of("tokenswarm.cluster", "127.0.0.1", str(port))
         self._processes = [
             subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
             for _ in range(count)

@@ -26,6 +26,7 @@ import msgspec
 from tokenswarm.commands import run_process
 from tokenswarm.commands.services import Service
 from tokenswarm.errors import ExitCode, ResultsError
+from tokenswarm.own_process import command_of
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.bundled import configs
@@ -179,7 +180,7 @@ def _exporters(stack: contextlib.ExitStack, work: Path, target: str) -> dict[str
 def _exporter(stack: contextlib.ExitStack, work: Path, name: str, words: Sequence[str]) -> tuple[Beside, str] | None:
     """An exporter on its usual port, else on a free one, else none."""
     for port in (PORTS[name], 0):
-        command = [sys.executable, "-P", "-m", f"exporters.{name}", "--listen", f"127.0.0.1:{port}", *words]
+        command = command_of(f"exporters.{name}", "--listen", f"127.0.0.1:{port}", *words)
         service = _start(stack, work, f"{name} exporter", command)
 
         def listening(log: Path = service.log) -> bool:

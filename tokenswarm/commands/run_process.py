@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 from tokenswarm.errors import ExitCode
+from tokenswarm.own_process import command_of
 from tokenswarm.terminal import end_signals
 
-COMMAND = (sys.executable, "-P", "-m", "tokenswarm.cli", "run")
+COMMAND = tuple(command_of("tokenswarm.cli", "run"))
 
 
 @contextlib.contextmanager

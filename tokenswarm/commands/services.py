@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import sys
 from types import TracebackType
 
 from tokenswarm.errors import TargetError
+from tokenswarm.own_process import command_of
 
 STOP_S = 5.0
 _URL = re.compile(r"http://[^/\s]+")
@@ -19,7 +19,7 @@ class Service:
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module = module
-        self._command = [sys.executable, "-P", "-m", module, *arguments]
+        self._command = command_of(module, *arguments)
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> str:
