@@ -6,7 +6,6 @@ take turns (A B B A …), so that a machine that warms up moves both. Whatever e
 
 from __future__ import annotations
 
-import re
 import secrets
 import shlex
 import subprocess
@@ -128,11 +127,7 @@ def _see(given: dict[str, Any]) -> None:
     """Is the second side there, too? Before the first one is measured. Raises UserError."""
     from tokenswarm.cluster.look import look
 
-    other = {**given, "host": given["against_host"]}
-    try:
-        look(options.read_profile(given["profile"], other, options.of_run(other)))
-    except ConfigError as error:
-        raise ConfigError(re.sub("^--host", "--against-host", str(error))) from None
+    look(options.read_profile(given["profile"], given, options.of_run(given, "against_host")))
 
 
 def in_turn(n: int) -> list[int]:
