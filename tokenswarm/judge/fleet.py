@@ -57,11 +57,9 @@ def levels_of(summary: Summary, limits: Mapping[str, float], *, own: bool) -> li
     found = []
     for stage in summary.stages:
         carried = stage.throughput.requests_per_s
-        probe = probes.get(stage.stage)
         if stage.rate_end is not None or not carried or not stage.steady_window.length_s:
             continue  # a ramp is no level, and nor is what was never measured
-        if probe is not None and probe["result"] == "gone":
-            continue  # nor what a server died in
+        probe = probes.get(stage.stage)
         if probe is not None:
             word, limit = _of_probe(probe)
         else:
