@@ -18,6 +18,7 @@ import pytest
 import sample_runs
 from hypothesis import given
 from hypothesis import strategies as st
+from test_report_html import figure, parse
 
 from bench.comparison import a_run
 from tokenswarm import cli
@@ -26,7 +27,9 @@ from tokenswarm.judge import alike, ranksum
 from tokenswarm.judge.compare import METRICS, compare, measured
 from tokenswarm.measure.snapshot import Merged
 from tokenswarm.measure.statistics import holm, ranks
+from tokenswarm.reports import comparison as comparison_table
 from tokenswarm.reports import manifest as manifests
+from tokenswarm.reports.html import comparison as comparison_page
 from tokenswarm.result.comparison import Run
 from tokenswarm.result.summary import to_json
 
@@ -106,6 +109,25 @@ def test_one_run_a_side_tells_nothing() -> None:
     found = compare([Run(run_id="a", values={"ttft_s.p50": 1.0})], [Run(run_id="b", values={"ttft_s.p50": 9.0})])
     assert found.word == "can't tell"
     assert "make at least 3" in found.findings[0].why
+
+
+@pytest.mark.parametrize(("n", "bounds"), [(1, False), (2, True)])
+def test_an_interval_that_one_run_a_side_has_not_is_shown_nowhere(n: int, bounds: bool) -> None:
+    a = [Run(run_id=f"a{i}", values={"ttft_s.p50": 1.0 + i / 10}) for i in range(n)]
+    b = [Run(run_id=f"b{i}", values={"ttft_s.p50": 2.0 + i / 10}) for i in range(n)]
+    found = compare(a, b)
+    (finding,) = msgspec.json.decode(msgspec.json.encode(found))["findings"]
+    assert [finding[name] is not None for name in ("low", "high", "confidence")] == [bounds] * 3
+    shown = comparison_table.row(found.findings[0])
+    assert (shown[4] == "–") != bounds
+    assert shown[3] != "–"
+    assert any("intervals hold" in text for text in comparison_table.why(found)) == bounds
+    page = parse(comparison_page.render(found, a, b))
+    effects = "".join(figure(page, "effects").itertext())
+    assert ("+100% to" in effects or " to +1" in effects) == bounds
+    assert "TTFT p50: +" in effects
+    assert ("No bar" in "".join(page.itertext())) != bounds
+    assert ("–, can't tell" in "".join(page.itertext())) != bounds
 
 
 def test_a_percentile_that_one_run_lacks_is_not_told_from_the_others() -> None:

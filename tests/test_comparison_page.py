@@ -249,6 +249,23 @@ def test_a_trend_draws_the_values_the_change_the_hole_and_what_is_invalid() -> N
     assert "<script>" not in trend_html(history())
 
 
+@pytest.mark.parametrize("shares", [(1.0, 0.6), (0.98, 0.999), (1.0, 1.0), (0.02, 0.9)])
+def test_no_axis_of_shares_goes_beyond_all(shares: tuple[float, float]) -> None:
+    a, b = (
+        [Run(run_id=f"{name}{i}", values={"ok_ratio": share - 0.01 * i, "e2e_s.p50": 1.0}) for i in range(2)]
+        for name, share in zip("ab", shares, strict=True)
+    )
+    lines = [
+        msgspec.structs.replace(line, values={"ok_ratio": shares[i % 2]})
+        for i, line in enumerate(history(6))
+    ]  # fmt: skip
+    for page, name in ((comparison.render(compare(a, b), a, b), "runs-ok-ratio"), (trend_html(lines), "s1-ok-ratio")):
+        texts = [(part.text or "").strip() for part in figure(parse(page), name).iter("text")]
+        ticks = [float(text.removesuffix("%")) for text in texts if re.fullmatch(r"[\d.]+%", text)]
+        assert len(ticks) > 1, texts
+        assert max(ticks) <= 100
+
+
 def path_html() -> str:
     """Of a proxy with a long address, which holds tokens."""
     side = Side(ok=64, added_ttft_s=-0.00123, added_e2e_s=0.0123, gap_p50_s=0.02, gap_p99_s=0.123, merged_ratio=0.123)

@@ -339,3 +339,11 @@ def test_paths_of_a_profile_are_found_beside_it(tmp_path: Path, monkeypatch: pyt
 def test_limits_are_durations() -> None:
     read = profile.load(BASE, "p", (), ("ttft_s: {p50: 100ms, p99: 2}\ne2e_s: {max: 1m}", "s.yaml")).slo
     assert (read.ttft_s, read.e2e_s) == (Percentiles(p50=0.1, p99=2.0), Percentiles(max=60.0))
+
+
+@pytest.mark.parametrize(("name", "option"), [("host", "--host"), ("against_host", "--against-host")])
+def test_a_target_that_is_none_is_told_with_the_option_that_gave_it(name: str, option: str) -> None:
+    given_ = {"host": "http://gpu:1", name: "gpu", "workers": None, "dataset_format": "synthetic"}
+    with pytest.raises(ConfigError) as caught:
+        options.read_profile(None, given_, options.of_run(given_, name))
+    assert str(caught.value).startswith(f"{option}: `target: gpu` must look like")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import program, run, tokenswarm
+from running import free_port, program, run, tokenswarm
 from simulator_process import simulator
 
+from tokenswarm.client import preflight
+from tokenswarm.cluster.stages import Searching
 from tokenswarm.errors import ConfigError
 from tokenswarm.judge.search import Probe, Queue, Search, gone
 from tokenswarm.measure.snapshot import Block, Merged
@@ -164,33 +168,58 @@ def test_users_up_to_the_bound_all_pass(tmp_path: Path) -> None:
     assert {stage["concurrency"] for stage in finished.summary["stages"]} == {1, 2}
 
 
-def test_a_server_that_is_gone_is_no_answer(tmp_path: Path) -> None:
-    """The engine dies in the second try. That nothing succeeds from then on is not what the second load did."""
+BAD = "target: http://127.0.0.1:1\ndataset: {format: synthetic}\nslo: {ttft_s: {p90: 1}}\n"
+
+
+@pytest.mark.parametrize(("phase", "seconds"), [("warmup", 0.0), ("steady", 1.0)])
+def test_a_server_that_is_gone_is_no_answer(tmp_path: Path, phase: str, seconds: float) -> None:
+    """The engine dies in the second try, before its window or in the middle of it: that is not what the load did."""
     (tmp_path / "p.yaml").write_text(PROFILE.replace("0.6", "5"), encoding="utf-8")
-    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2") as server:
-        words = (
-            "--host",
-            server.url,
-            "--users",
-            "1..8",
-            "--set",
-            "search.shortest=2s",
-            "--set",
-            "search.longest=4s",
-            "--set",
-            "phases.warmup=4s",
-        )
-        with program(tokenswarm("search", "p.yaml", *words), tmp_path) as started:
-            started.await_output("stage 2 warmup")
-            server.process.kill()
-            finished = started.finish(120)
+    told = ("search.shortest=2s", "search.longest=4s", "search.resolution=1", "phases.settle=3s")
+    words = [word for setting in told for word in ("--set", setting)]
+    with (
+        simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2") as server,
+        program(tokenswarm("search", "p.yaml", "--host", server.url, *words), tmp_path) as started,
+    ):
+        started.await_output(f"stage 2 {phase}")
+        time.sleep(seconds)
+        server.process.kill()
+        finished = started.finish(120)
     assert finished.code == 11, finished.out
     (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "run-trouble")
-    assert "had no success in" in doubt["message"]
-    assert "the server was gone, and how much it carries is not known" in doubt["message"]
+    assert f"{server.url}: " in doubt["message"]
+    assert "after the try at 16: the server was gone, and how much it carries is not known" in doubt["message"]
+    assert "search: rate passed=8 failed=none probes=2" in finished.out
+    assert [probe["result"] for probe in finished.summary["search"]["probes"]][1:] == ["gone"]
 
 
-BAD = "target: http://127.0.0.1:1\ndataset: {format: synthetic}\nslo: {ttft_s: {p90: 1}}\n"
+@pytest.mark.parametrize("said", ["", "http://gpu:1: connection refused"])
+def test_a_try_in_which_some_were_refused_is_an_answer_of_a_server_that_is_there(said: str) -> None:
+    searching = Searching(profile.load(BAD + "search: {users: [1, 8]}", "p.yaml"))
+    searching.unreachable = lambda: said
+    assert searching.next(Merged(run_id="r")) is not None
+    blocks = [Block(stage=0, phase="steady", sent=400, ok=200, failed=200, by_error={"refused": 200})]
+    assert searching.next(Merged(run_id="r", blocks=blocks)) is None
+    assert (searching.answer["passed"], searching.answer["failed"]) == (None, None if said else 1)
+    assert gone(searching.search, Merged(run_id="r", blocks=blocks)).startswith(said)
+    assert bool(gone(searching.search, Merged(run_id="r", blocks=blocks))) == bool(said)
+
+
+def of_target(*urls: str) -> profile.Profile:
+    return profile.load(f"{BAD}target: [{', '.join(urls)}]".replace("target: http://127.0.0.1:1\n", ""), "p.yaml")
+
+
+def test_whether_a_server_is_there() -> None:
+    """One that is slow to answer, or refuses, is there; who takes no connection, or hangs up without a word, is not."""
+    with simulator("--preset", "paced") as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        addresses = (server.url, f"http://127.0.0.1:{silent.getsockname()[1]}", f"http://127.0.0.1:{free_port()}")
+        looks = [preflight.reach(of_target(url)) for url in addresses]
+        assert [bool(look()) for look in looks] == [False, False, True]
+        assert looks[2]().startswith(f"{addresses[2]}: ")
+        server.process.kill()
+        server.process.wait(10)
+        assert looks[0]().startswith(f"{server.url}: ")
+    assert preflight.reach(of_target(addresses[0], addresses[2]))()
 
 
 @pytest.mark.parametrize(

@@ -625,6 +625,31 @@ def test_an_outage_is_told_with_its_time() -> None:
     (doubt,) = case.judge().doubts
     assert "From 40 s to 48 s of the run" in doubt.message
     assert "mostly as connect" in doubt.message
+    assert "none succeeded after it" not in doubt.message
+
+
+@pytest.mark.parametrize(
+    ("after_s", "seconds", "told"),
+    [
+        (1, 2, True),
+        (1, 1, False),  # one second of failures at the end of a window may be anything
+    ],
+)
+def test_a_server_that_dies_at_the_end_is_told_however_few_requests_it_cost(
+    after_s: int, seconds: int, told: bool
+) -> None:
+    """Users step back from a dead port: they fail seldom, and what was measured before hides it."""
+    case = Case()
+    last = max(case.merged.block(0).periods.ended)
+    outcomes(Outcome.CONNECT, 6)(case)
+    outage(last + after_s, seconds)(case)
+    for _ in range(2):
+        outage(last + after_s, seconds)(case)
+    doubts = [doubt for doubt in case.judge().doubts if doubt.code == "failures"]
+    assert bool(doubts) == told
+    for doubt in doubts:
+        assert f"From {last + after_s} s to {last + after_s + seconds} s of the run" in doubt.message
+        assert "an outage, and none succeeded after it" in doubt.message
 
 
 @pytest.mark.parametrize(("n", "doubted"), [(1, False), (10, False), (11, True)])

@@ -37,6 +37,8 @@ from tokenswarm.profile.profile import Profile
 from tokenswarm.record import Outcome
 
 ANSWER_S = 4.0  # for each look at the target; a server that lists no models in this time is not ready
+REACH_S = 2.0  # for a look whether it is still there; the master hears nobody's silence meanwhile
+NOT_THERE = frozenset({Outcome.CONNECT, Outcome.RESET, Outcome.DNS, Outcome.TLS})
 NO_NAMES = ("", "unknown")  # a router that could not ask its workers lists this; with a `*` it names patterns (LiteLLM)
 
 
@@ -80,6 +82,24 @@ def make_checked_target(profile: Profile, url: str) -> Target:
         return make_target(url, profile.tls)
     except OSError as error:
         raise ConfigError(f"tls.ca_file {profile.tls.ca_file}: can't be used: {error.strerror or error}") from None
+
+
+def reach(profile: Profile) -> Callable[[], str]:
+    """A look at the targets: why the first that is not there is not; "" where each answers, or is only slow to."""
+    dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+    headers = {**dialect.headers, **profile.engine.headers, **secret_headers(profile)}
+    targets = [make_checked_target(profile, url) for url in profile.target]
+
+    def look() -> str:
+        for target in targets:
+            try:
+                request(target, "GET", dialect.models_path, headers, timeout_s=REACH_S)
+            except TransportError as error:
+                if error.outcome in NOT_THERE:
+                    return f"{target.url}: {error.sentence}"
+        return ""
+
+    return look
 
 
 class _Listing(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from gevent.hub import Hub
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
 from tokenswarm.judge.gates import latency_limits
-from tokenswarm.load import schedule, trace
+from tokenswarm.load import schedule
 from tokenswarm.profile.profile import Profile
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def planned(profile: Profile) -> tuple[Profile, int | None]:
     """The profile with a stage as long as its arrivals take, and how many lie in the window; None: not known before."""
     load = profile.load
     if load.trace is not None:
+        from tokenswarm.load import trace  # its readers are of few runs
+
         found = trace.trace_of(load)
         for note in found.notes:
             say(note)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 
+from tokenswarm.client import preflight
 from tokenswarm.cluster.conclusion import TOO_LATE, Company, Reached, Run, kept, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import address_of, say
@@ -55,6 +56,8 @@ def run_profile(
         say(plan(run.profile) if searching is None else searching.plan)
     if remote is not None:
         say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
+    if searching is not None:
+        searching.unreachable = preflight.reach(looked.profile)
     run.search = searching
     return _drive(run, runner, cluster, token, remote)
 

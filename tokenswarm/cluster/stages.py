@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -67,12 +67,16 @@ class Searching:
         self._number = -1
         self._queue = Queue(None)
         self._given_up: tuple[Result, str] | None = None
+        self.unreachable: Callable[[], str] = lambda: ""  # asked after a try that failed
 
     def next(self, merged: Merged) -> Stage | None:
         """The next try, once the one before is put down."""
         if self._load is not None:
             probe = self._probe(merged, self._load)
             self._rho = max(self._rho, searches.rho_of(merged.block(self._number)))
+            if not probe.within and self._failed(merged) and (said := self.unreachable()):
+                self.search.put(searches.unreached(probe, said))
+                return None
             self.search.put(probe)
             self._again = not self._again and _may_be_decided(probe, self._asked.longest)
         if not self._again:
@@ -102,6 +106,10 @@ class Searching:
         if result == "fail":
             self._given_up = (result, reason)
         return result == "fail" or (result == "pass" and seconds >= self._least_s)
+
+    def _failed(self, merged: Merged) -> bool:
+        """Whether any request of this try did, those of its warm-up, too."""
+        return any(block.failed for block in merged.blocks if block.stage == self._number)
 
     def _probe(self, merged: Merged, load: float) -> Probe:
         block = merged.block(self._number)

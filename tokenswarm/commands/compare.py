@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tokenswarm.commands import group_options, groups
+from tokenswarm.commands.group_options import Asked
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.judge import alike
 from tokenswarm.judge.compare import METRICS, Metric, compare, metrics_of
@@ -17,7 +17,7 @@ from tokenswarm.profile import options
 from tokenswarm.profile.environment import github_summary, in_github
 from tokenswarm.profile.typed_yaml import suggestion
 from tokenswarm.reports.output import as_document
-from tokenswarm.result.comparison import MARGINS, Comparison, Kind, Run
+from tokenswarm.result.comparison import Comparison, Run
 from tokenswarm.result.foreign import formats
 
 CODES = {"worse": ExitCode.WORSE, "can't tell": ExitCode.CANT_TELL, "better": ExitCode.OK, "same": ExitCode.OK}
@@ -71,19 +71,6 @@ def main(words: list[str]) -> int:
     if given.save and not given.json:
         print(f"saved: {given.save}")
     return int(CODES[found.word])
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """How to compare: margins, which metrics, and what may differ between the sides."""
-
-    margins: dict[Kind, float]
-    metrics: list[str]
-    point: list[str]
-
-    @classmethod
-    def of(cls, given: dict[str, Any]) -> Asked:
-        """As the options say. Raises ConfigError."""
-        return cls(_margins(given["margin"]), given["metric"], _subjects(given["differ"]))
 
 
 def hold(base: list[Run], new: list[Run], asked: Asked) -> Comparison:
@@ -152,35 +139,12 @@ def _tell_github(found: Comparison) -> None:
         raise ResultsError(unwritten)
 
 
-def _subjects(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in alike.SUBJECTS:
-            raise ConfigError(f"--differ: there is no subject `{name[:40]}`{suggestion(name, list(alike.SUBJECTS))}")
-    return names
-
-
 def _metrics(names: Sequence[str], of: Sequence[Metric]) -> list[Metric]:
     known = {metric.name: metric for metric in of}
     for name in names:
         if name not in known:
             raise ConfigError(f"--metric: `{name[:40]}` is not compared{suggestion(name, list(known))}")
     return [metric for metric in of if not names or metric.name in names]
-
-
-def _margins(pairs: Sequence[str]) -> dict[Kind, float]:
-    margins = dict(MARGINS)
-    for pair in pairs:
-        kind, _, share = pair.partition("=")
-        try:
-            value = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
-        except ValueError:
-            value = -1.0
-        if kind not in margins or not 0 < value < 1:
-            example = "write KIND=SHARE, below 1, such as tail=0.15 or tail=15%"
-            raise ConfigError(f"--margin {pair[:60]}: {example}; kinds: {', '.join(margins)}")
-        margins[kind] = value
-    return margins
 
 
 def write(path: Path, data: bytes) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from tokenswarm.errors import ConfigError
 from tokenswarm.judge.alike import SUBJECTS
-from tokenswarm.result.comparison import MARGINS, RUNS_MAX
+from tokenswarm.profile.typed_yaml import suggestion
+from tokenswarm.result.comparison import MARGINS, RUNS_MAX, Kind
 
 REPEAT = 5  # runs a side, where --against-host comes alone
 
@@ -43,3 +47,39 @@ def several_wanted(given: dict[str, Any]) -> bool:
         if given[name] and not (given["against_host"] or given["baseline"]):
             raise ConfigError(f"--{name.replace('_', '-')} goes with --against-host or --baseline")
     return any(given[name] is not None for name in ("repeat", "against_host", "baseline"))
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """How to compare: margins, which metrics, and what may differ between the sides."""
+
+    margins: dict[Kind, float]
+    metrics: list[str]
+    point: list[str]
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Asked:
+        """As the options say. Raises ConfigError."""
+        return cls(_margins(given["margin"]), given["metric"], _subjects(given["differ"]))
+
+
+def _subjects(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in SUBJECTS:
+            raise ConfigError(f"--differ: there is no subject `{name[:40]}`{suggestion(name, list(SUBJECTS))}")
+    return names
+
+
+def _margins(pairs: Sequence[str]) -> dict[Kind, float]:
+    margins = dict(MARGINS)
+    for pair in pairs:
+        kind, _, share = pair.partition("=")
+        try:
+            value = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
+        except ValueError:
+            value = -1.0
+        if kind not in margins or not 0 < value < 1:
+            example = "write KIND=SHARE, below 1, such as tail=0.15 or tail=15%"
+            raise ConfigError(f"--margin {pair[:60]}: {example}; kinds: {', '.join(margins)}")
+        margins[kind] = value
+    return margins

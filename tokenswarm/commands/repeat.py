@@ -2,11 +2,11 @@
 
 Each run is a process of its own, as if it had been typed, with a folder of its own in the group's folder. Two sides
 take turns (A B B A …), so that a machine that warms up moves both. Whatever ends a run, those that are done stay.
+What compares is imported once a run is there: a second side that is not is told at once.
 """
 
 from __future__ import annotations
 
-import re
 import secrets
 import shlex
 import subprocess
@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.commands import compare, groups, run_process
-from tokenswarm.commands.group_options import REPEAT
+from tokenswarm.commands import run_process
+from tokenswarm.commands.group_options import REPEAT, Asked
 from tokenswarm.commands.run import ROUNDS
 from tokenswarm.errors import MALFORMED, ConfigError, ExitCode, ResultsError, UserError
 from tokenswarm.profile import options
@@ -63,7 +63,7 @@ class Group(msgspec.Struct):
     sides: list[Made]
     order: list[int]  # the side of each run
     baseline: list[Run] | None
-    asked: compare.Asked
+    asked: Asked
     folder: Path
     words: list[str]
     given: dict[str, Any]
@@ -94,7 +94,7 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     if given["csv"]:
         raise ConfigError("--csv is of one run; --repeat has --json")
     n = _times(given)
-    asked = compare.Asked.of(given)
+    asked = Asked.of(given)
     profile = options.read_profile(given["profile"], given, options.of_run(given))
     from tokenswarm.cluster.look import planned  # after mistakes in words: gevent takes a while
 
@@ -102,11 +102,7 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     endless = any(stage.duration >= ENDLESS_S for stage in profile.load.stages)
     if endless and profile.load.requests is None:
         raise ConfigError("a run until Ctrl-C can't be repeated: give its stages a duration")
-    baseline = groups.read_group(Path(given["baseline"])) if given["baseline"] else None
-    if baseline is not None:
-        groups.check([baseline[0]], [groups.foreseen(profile, baseline[0])], asked.point)
-    if given["history"]:
-        groups.check_history(given["history"])
+    baseline = _stored(given, profile, asked)
     if given["against_host"]:
         _see(given)
     now = datetime.now(UTC)
@@ -124,15 +120,25 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
     return group
 
 
+def _stored(given: dict[str, Any], profile: Profile, asked: Asked) -> list[Run] | None:
+    """The baseline, if any, that these runs can be held against; a history that can be written. Raises ConfigError."""
+    if not given["baseline"] and not given["history"]:
+        return None
+    from tokenswarm.commands import groups
+
+    baseline = groups.read_group(Path(given["baseline"])) if given["baseline"] else None
+    if baseline is not None:
+        groups.check([baseline[0]], [groups.foreseen(profile, baseline[0])], asked.point)
+    if given["history"]:
+        groups.check_history(given["history"])
+    return baseline
+
+
 def _see(given: dict[str, Any]) -> None:
     """Is the second side there, too? Before the first one is measured. Raises UserError."""
     from tokenswarm.cluster.look import look
 
-    other = {**given, "host": given["against_host"]}
-    try:
-        look(options.read_profile(given["profile"], other, options.of_run(other)))
-    except ConfigError as error:
-        raise ConfigError(re.sub("^--host", "--against-host", str(error))) from None
+    look(options.read_profile(given["profile"], given, options.of_run(given, "against_host")))
 
 
 def in_turn(n: int) -> list[int]:
@@ -219,6 +225,8 @@ def _one(group: Group, place: int) -> None:
 
 def _take(group: Group, side: Made, folder: Path, here: str) -> None:
     """The finished run to its side; to the history, too, whatever became of it."""
+    from tokenswarm.commands import groups
+
     try:
         if group.given["history"]:
             groups.remember_run(group.given["history"], folder)
@@ -273,6 +281,8 @@ def _interrupt(group: Group) -> None:
 
 def _conclude(group: Group) -> int:
     """Say what was left out, keep the groups, compare where there is something to compare; the exit code."""
+    from tokenswarm.commands import compare, groups
+
     for side in group.sides:
         for sentence in side.left_out:
             _say(f"left out: {sentence}")
@@ -297,6 +307,8 @@ def _conclude(group: Group) -> int:
 
 def _compared(group: Group) -> int | None:
     """The comparison's exit code, with its documents written and told; None where there is nothing to compare."""
+    from tokenswarm.commands import compare
+
     new = group.sides[-1].runs
     base = group.baseline if group.baseline is not None else group.sides[0].runs if len(group.sides) > 1 else None
     if base is None:
@@ -326,6 +338,8 @@ def _named(side: Side, name: str) -> Side:
 def _tell_group(group: Group, runs: list[Run]) -> None:
     """How much the runs of one thing vary."""
     if group.given["json"]:
+        from tokenswarm.commands import groups
+
         print(as_document(msgspec.json.decode(groups.encoded(runs))))
         return
     from rich.console import Console

@@ -46,7 +46,7 @@ class Held(msgspec.Struct, frozen=True):
     shift: float
     low: float
     high: float
-    confidence: float
+    confidence: float  # 0: one run a side has no interval
     p_up: float  # that B lies so high by chance
     p_down: float
 
@@ -213,9 +213,9 @@ def _find(
         **fixed,  # type: ignore[arg-type]
         word=word,
         ratio=exp(held.shift),
-        low=exp(held.low),
-        high=exp(held.high),
-        confidence=held.confidence,
+        low=exp(held.low) if held.confidence > 0 else None,
+        high=exp(held.high) if held.confidence > 0 else None,
+        confidence=held.confidence if held.confidence > 0 else None,
         p_worse=p[0],
         p_better=p[1],
         runs_needed=needed,

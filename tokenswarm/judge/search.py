@@ -18,7 +18,7 @@ from tokenswarm.measure.snapshot import Block, Merged, total
 from tokenswarm.profile.slo import Slo
 from tokenswarm.result.summary import Gate, summarize
 
-Result = Literal["pass", "fail", "undecided"]
+Result = Literal["pass", "fail", "undecided", "gone"]
 
 STEP = 2.0  # between tries of the bracketing
 RHO, RHO_MAX = 0.3, 0.9  # lag-1 correlation that is assumed while a try runs: 100 requests are worth 54; or 5
@@ -62,7 +62,8 @@ class Search:
     @property
     def failed(self) -> float | None:
         """The smallest load that was not."""
-        return min((probe.load for probe in self.probes if not probe.within), default=None)
+        tries = (probe for probe in self.probes if probe.result != "gone")
+        return min((probe.load for probe in tries if not probe.within), default=None)
 
     def next(self) -> float | None:
         """The next load to try; None where the answer is known."""
@@ -98,11 +99,19 @@ def of_stage(merged: Merged, stage: int) -> Merged:
     return Merged(run_id=merged.run_id, blocks=blocks, workers=merged.workers)
 
 
+def unreached(probe: Probe, said: str) -> Probe:
+    """A try that failed at a server that is not there any more: no load was too much for it."""
+    reason = f"{said} after the try at {probe.load:g}: the server was gone, and how much it carries is not known"
+    return msgspec.structs.replace(probe, result="gone", within=False, reason=reason)
+
+
 def gone(search: Search, merged: Merged) -> str:
-    """Why what failed is no capacity: in the last try nothing succeeded. "" where something did.
+    """Why what failed is no capacity: the server was not there after it, or in the last try nothing succeeded.
 
     A server that is too slow for a load still answers some of it; one that died earlier and came back answers here.
     """
+    if search.probes and search.probes[-1].result == "gone":
+        return search.probes[-1].reason
     last = search.probes[-1].stage if search.probes else None
     blocks = [block for block in merged.blocks if block.stage == last and block.phase == "steady"]
     if any(block.ok for block in blocks) or not any(block.failed for block in blocks):

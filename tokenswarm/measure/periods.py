@@ -73,3 +73,14 @@ class Periods(msgspec.Struct, kw_only=True):
                 found.append(Outage(start_s=start * self.width_s, end_s=end, failed=failed, ended=ended))
                 start = None
         return max(found, key=lambda outage: outage.end_s - outage.start_s, default=None)
+
+    def at_the_end(self) -> Outage | None:
+        """The time from the bin behind the last success on; None where the last bin has one."""
+        bins = sorted(self.ended)
+        last_ok = max((key for key in bins if self.ended[key] > self.failed.get(key, 0)), default=-1)
+        behind = [key for key in bins if key > last_ok]
+        if not behind:
+            return None
+        failed = sum(self.failed[key] for key in behind)
+        start, end = behind[0] * self.width_s, (behind[-1] + 1) * self.width_s
+        return Outage(start_s=start, end_s=end, failed=failed, ended=failed)

@@ -103,10 +103,11 @@ def add_forms(parser: Any) -> None:
     )
 
 
-def of_run(options: Mapping[str, Any]) -> list[tuple[str, Node]]:
-    """The overrides of the options that `tokenswarm run` alone has."""
-    pairs = (("target", "host"), ("workers", "workers"))
-    return [(key, typed_yaml.literal(options[name], f"--{name}")) for key, name in pairs if options[name]]
+def of_run(options: Mapping[str, Any], host: str = "host") -> list[tuple[str, Node]]:
+    """The overrides of the options that `tokenswarm run` alone has. `host`: the option that holds the target."""
+    pairs = (("target", host), ("workers", "workers"))
+    named = [(key, name, f"--{name.replace('_', '-')}") for key, name in pairs]
+    return [(key, typed_yaml.literal(options[name], option)) for key, name, option in named if options[name]]
 
 
 def read_profile(path: str | None, options: Mapping[str, Any], more: list[tuple[str, Node]]) -> Profile:

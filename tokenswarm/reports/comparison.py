@@ -73,7 +73,7 @@ def row(finding: Finding) -> list[str]:
         _side(finding.metric, finding.a),
         _side(finding.metric, finding.b),
         percent(finding.ratio),
-        f"{percent(finding.low)[:-1]}…{percent(finding.high)}" if finding.ratio is not None else MISSING,
+        f"{percent(finding.low)[:-1]}…{percent(finding.high)}" if finding.low is not None else MISSING,
         finding.word,
     ]
 

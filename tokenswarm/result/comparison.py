@@ -36,7 +36,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric. `ratio`, `low` and `high` are B / A; `a`, `b`: the value of each run, None where it has none."""
+    """One metric. `ratio`, `low` and `high` are B / A; `a`, `b`: the value of each run, None where it has none.
+
+    One run a side has a ratio and no interval.
+    """
 
     metric: str
     kind: Kind

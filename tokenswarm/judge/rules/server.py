@@ -15,6 +15,7 @@ from tokenswarm.result.summary import Doubt, Summary
 FAILED_SHARE = 0.01  # of the requests, above which the rest is no longer what users get
 AROUND_S = 5.0  # a restart, in which requests fail too
 OUTAGE = (5, 5)  # seconds, and failures, from which on it has a name
+AT_THE_END_S = 2  # of one that no success follows
 ONE_AGE_N, ONE_AGE_S = 5, 2.0  # broken answers, and their age, that may show a time-out
 ONE_AGE_WIDTH, ONE_AGE_WIDTH_S = 0.02, 0.25  # what timers and a round trip add
 CUT_SHARE = (0.02, 0.1)  # of the prompts: what counts without cached tokens may look like; too many for any number
@@ -37,7 +38,8 @@ def failures(evidence: Evidence, summary: Summary) -> Doubt | None:
     outcomes = {name: n for name, n in counts.by_outcome.items() if name not in ("ok", "censored", "cancelled")}
     main = max(outcomes, key=lambda name: outcomes[name])
     when = (
-        f" From {outage.start_s} s to {outage.end_s} s of the run {outage.failed} of {outage.ended} failed: an outage."
+        f" From {outage.start_s} s to {outage.end_s} s of the run {outage.failed} of {outage.ended} failed: an outage"
+        f"{', and none succeeded after it' if outage == steady(evidence).periods.at_the_end() else ''}."
         if outage is not None
         else ""
     )
@@ -55,12 +57,14 @@ def failures(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 
 def _outage(evidence: Evidence) -> Outage | None:
-    """A time in which most requests failed; None where it is short, or the whole window."""
-    block = steady(evidence)
-    found = block.periods.worst()
-    if found is None or found.failed < OUTAGE[1] or found.ended >= sum(block.periods.ended.values()):
-        return None
-    return found if found.end_s - found.start_s >= max(OUTAGE[0], block.periods.width_s) else None
+    """A time in which most requests failed, the one that lasts to the end first; None where it is short, or all."""
+    periods = steady(evidence).periods
+    for found, least_s in ((periods.at_the_end(), AT_THE_END_S), (periods.worst(), OUTAGE[0])):
+        if found is None or found.failed < OUTAGE[1] or found.ended >= sum(periods.ended.values()):
+            continue
+        if found.end_s - found.start_s >= max(least_s, periods.width_s):
+            return found
+    return None
 
 
 def _in_a_restart(outage: Outage, restarts: list[Restart]) -> bool:

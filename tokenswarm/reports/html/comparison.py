@@ -101,7 +101,7 @@ def _tiles(found: Comparison) -> str:
 
 
 def _between(finding: Finding) -> str:
-    return MISSING if finding.ratio is None else f"{told.percent(finding.low)} to {told.percent(finding.high)}"
+    return MISSING if finding.low is None else f"{told.percent(finding.low)} to {told.percent(finding.high)}"
 
 
 def _verdicts(found: Comparison) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -74,36 +75,40 @@ def change(value: float) -> str:
 def effects(pair: Pair) -> Figure:
     """The change of each metric with its interval, over the margin within which a change is none."""
     name, title = "effects", "Change of each metric"
-    told = [f for f in pair.found.findings if f.ratio is not None and f.low is not None and f.high is not None]
+    told = [(f, f.ratio, _ends(f)) for f in pair.found.findings if f.ratio is not None]
     if not told:
         return left_out(name, title, "no metric has a value in every run")
 
     def draw(width: float, height: float) -> Drawing:
         height = max(height, 74.0 + 19 * len(told))
-        ends = [end for f in told for end in (f.low, f.high, 1 + f.margin, 1 / (1 + f.margin)) if end is not None]
+        ends = [end for f, ratio, open_ in told for end in (ratio, *open_, 1 + f.margin, 1 / (1 + f.margin))]
         x = linear("B / A − 1", max(ends) - 1, width * 0.6, change, min(ends) - 1, 70)
-        ticks = tuple((float(index), short(f.metric)) for index, f in enumerate(told))
+        ticks = tuple((float(index), short(f.metric)) for index, (f, *_) in enumerate(told))
         f = frame(width, height, x, Axis("", len(told) - 0.4, -0.6, ticks))
         marks = [f'<path class="zero" d="M{f.px(0):.1f} {f.top}V{f.bottom}"/>']
-        for index, one in enumerate(told):
-            assert one.ratio is not None
-            assert one.low is not None
-            assert one.high is not None
+        for index, (one, ratio, open_) in enumerate(told):
             left, right, at = f.px(1 / (1 + one.margin) - 1), f.px(one.margin), f.py(index)
             marks.append(
                 f'<rect class="within" x="{left:.1f}" y="{at - 8:.1f}" width="{right - left:.1f}" height="16"/>'
             )
-            style = WORD_STYLES[one.word]
-            marks.append(reach(f, index, one.low - 1, one.high - 1, style))
-            label = f"{short(one.metric)}: {change(one.ratio - 1)}, {change(one.low - 1)} to {change(one.high - 1)}"
-            marks.append(dot(f, one.ratio - 1, index, f"{label}: {one.word}", style))
+            style, label = WORD_STYLES[one.word], f"{short(one.metric)}: {change(ratio - 1)}"
+            if open_:
+                marks.append(reach(f, index, open_[0] - 1, open_[1] - 1, style))
+                label += f", {change(open_[0] - 1)} to {change(open_[1] - 1)}"
+            marks.append(dot(f, ratio - 1, index, f"{label}: {one.word}", style))
         return f, marks
 
     caption = (
         "The new side against the baseline, as measured between runs. Grey: the margin, within which a change is none. "
         "Left is less: better for a latency, worse for a throughput or a share that succeeds."
     )
+    if not all(open_ for *_, open_ in told):
+        caption += " No bar: one run a side has no interval."
     return Figure(name=name, title=title, caption=caption, draw=draw, wide=True)
+
+
+def _ends(finding: Finding) -> tuple[float, float] | tuple[()]:
+    return () if finding.low is None or finding.high is None else (finding.low, finding.high)
 
 
 def distributions(pair: Pair) -> list[Figure]:
@@ -208,15 +213,9 @@ def _runs(pair: Pair, finding: Finding) -> Figure:
     if not values:
         return left_out(name, title, "no run has it")
 
-    def text(value: float) -> str:
-        if finding.kind == "success":
-            return of_limit(finding.metric, value)
-        return seconds(value) if finding.kind != "throughput" else number(value)
-
     def draw(width: float, height: float) -> Drawing:
         ends = [e for *_, value, bar in points for e in (value, *([bar[1], bar[2]] if bar else [])) if e is not None]
-        room = (max(ends) - min(ends)) * 0.15 or abs(max(ends)) * 0.05
-        y = spanning(short(finding.metric), min(ends) - room, max(ends) + room, plot_height(height), text)
+        y = spanning(finding.metric, ends, plot_height(height))
         last = max(place for place, *_ in points)
         step = max(1, math.ceil(last / (width / 45)))
         ticks = tuple((float(n), str(n)) for n in range(1, last + 1, step))
@@ -253,6 +252,12 @@ def in_order(pair: Pair, finding: Finding) -> list[tuple[int, int, str, float, O
     return found
 
 
-def spanning(label: str, low: float, high: float, pixels: float, text: Text) -> Axis:
-    """A linear axis that need not begin at 0, since runs differ by little."""
-    return linear(label, high, pixels, text, max(0.0, low))
+def spanning(metric: str, ends: Sequence[float], pixels: float) -> Axis:
+    """A linear axis around a metric's values: it need not begin at 0, as runs differ by little. A share ends at 1."""
+    share = metric.endswith("_ratio")
+    room = (max(ends) - min(ends)) * 0.15 or max(ends) * 0.05
+    low, high = max(0.0, min(ends) - room), max(ends) + room
+    if share:
+        high = min(high, max(1.0, *ends))
+    text: Text = partial(of_limit, metric) if share else number if metric.endswith("_per_s") else seconds
+    return linear(short(metric), high, pixels, text, low)

@@ -22,9 +22,7 @@ from tokenswarm.reports.html.svg import (
     frame,
     line,
     mark,
-    number,
     plot_height,
-    seconds,
     whisker,
 )
 from tokenswarm.reports.numbers import MISSING, of_metric
@@ -103,12 +101,10 @@ def _figure(prefix: str, one: Drawn, metric: str) -> Figure:
     if not known:
         return left_out(name, title, "no run has it")
     marks = [mark_ for mark_ in one.marks if mark_.metric == metric and mark_.place >= first]
-    text = number if metric.endswith("_per_s") else seconds
 
     def draw(width: float, height: float) -> Drawing:
         ends = [e for line_, value in known for e in (value, *(line_.bars.get(metric) or ())) if e is not None]
-        room = (max(ends) - min(ends)) * 0.15 or max(ends) * 0.05
-        y = spanning(short(metric), min(ends) - room, max(ends) + room, plot_height(height), text)
+        y = spanning(metric, ends, plot_height(height))
         f = frame(width, height, dates([_s(line_) for line_ in points], width), y)
         drawn = [line(f, piece, "single side-a") for piece in pieces(points, metric, one.gap_s)]
         for line_, value in known:
