@@ -408,6 +408,16 @@ def test_lines_that_are_none_are_no_empty_answer(
     assert got.outcome is Outcome.EMPTY, "a line that is cut may have been one"
 
 
+@pytest.mark.parametrize("kind", [CHAT, GENERATE], ids=["chat", "completions"])
+def test_the_words_of_another_path_are_named_and_not_called_no_content(setup: Setup, kind: tuple[str, str]) -> None:
+    other = "completions" if kind == CHAT else "chat"
+    texts = [event({"choices": [{"index": 0, "text": word, "finish_reason": None}]}) for word in "ABC"]
+    said = texts if kind == CHAT else [delta(role="assistant"), *map(content, "ABC")]
+    got = answer(setup, *said, END, kind=kind)
+    assert (got.outcome, got.events) == (Outcome.PROTOCOL, 0)
+    assert f"`engine.kind: openai` and `engine.api: {other}`" in got.error
+
+
 @pytest.mark.parametrize("body", [b'{"done":false}{"done":true}\n', b'{\n"a": 1\n}\n{\n"b": 2\n}\n'])
 def test_what_is_no_stream_is_not_blamed_on_its_content_type(setup: Setup, body: bytes) -> None:
     got = one(setup, head("application/x-ndjson"), chunk(body), LAST_CHUNK, kind=("ollama", "chat"))
