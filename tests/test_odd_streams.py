@@ -194,6 +194,28 @@ def test_a_finish_reason_of_what_was_given_up_is_no_success(setup: Setup, reason
         assert got.error == (f"the server ended the answer with finish reason {reason!r}" if not got.ok else "")
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "repetition", "refusal", "SAFETY"])
+def test_an_end_that_neither_model_nor_limit_made_is_counted_by_its_reason(setup: Setup, reason: str) -> None:
+    line = b'{"message":{"content":"A"}}\n'
+    responses = event({"type": "response.output_text.delta", "delta": "A"})
+    part = {"status": "incomplete", "incomplete_details": {"reason": reason}}
+    ended = event({"type": "response.incomplete", "response": part})
+    found = [
+        answer(setup, content("A"), content("B", reason), usage(7, 2), DONE),
+        answer(setup, line, json.dumps({"done": True, "done_reason": reason}).encode() + b"\n", kind=OLLAMA),
+        answer(setup, responses, ended, kind=("openai", "responses")),
+        *(answer(setup, content("A", usual), DONE) for usual in ("stop", "length", "tool_calls", "eos_token")),
+    ]
+    for record in found:
+        setup.recorder.add(record)
+    none = answer(setup, content("", reason), DONE)
+    assert (none.outcome, none.error) == (
+        Outcome.EMPTY, f"the answer holds no content: it ended with finish reason {reason!r}",
+    )  # fmt: skip
+    blocks = setup.recorder.snapshot(0, final=True).blocks
+    assert [block.other_ends for block in blocks if block.ok] == [{reason: 3}]
+
+
 @pytest.mark.parametrize("error", ["", {}, [], 0, {"code": 0, "message": ""}, {"message": None}])
 def test_an_error_that_is_blank_beside_words_is_none(setup: Setup, error: object) -> None:
     piece = {"index": 0, "delta": {"content": "A"}, "finish_reason": None}

@@ -15,12 +15,11 @@ from functools import lru_cache
 
 from tokenswarm.engines import UNTOLD, Delta, Usage
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.measure.ending import gives_up, judged
+from tokenswarm.measure.ending import REASON_CHARS_MAX, gives_up, judged
 from tokenswarm.measure.gaps import gaps_of
 from tokenswarm.measure.stated import merged, output_tokens, plausible
 from tokenswarm.record import OK, EngineTimes, Outcome, RequestRecord
 
-FINISH_REASON_CHARS_MAX = 64  # a label, not a text
 NOT_FINISHED: Mapping[int, str] = {}
 NO_USAGE = Usage()
 NO_LOWS: Mapping[int, int] = {}
@@ -342,7 +341,7 @@ class Timeline:
     def _finish_reason(self) -> str:
         if not self._finished:
             return ""
-        return _label(",".join([reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items())]))
+        return _label(",".join([reason[:REASON_CHARS_MAX] for _, reason in sorted(self._finished.items())]))
 
     def _lows(self, stamps: Sequence[int], merged_events: int, lows: Mapping[int, int]) -> tuple[int, int, int, int]:
         """Not before these came the first token, the first of the answer, the last; and the events of the first read.
@@ -386,4 +385,4 @@ class Timeline:
 
 @lru_cache(maxsize=64)  # servers know a handful of them
 def _label(reasons: str) -> str:
-    return clean_line(reasons)[:FINISH_REASON_CHARS_MAX]
+    return clean_line(reasons)[:REASON_CHARS_MAX]

@@ -53,6 +53,26 @@ def short_answers(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def other_ends(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """A filter, a guard against repetition: what cuts answers short and leaves them whole by the protocol."""
+    ends = dict(sorted(steady(evidence).other_ends.items(), key=lambda item: (-item[1], item[0])))
+    if not ends:
+        return None
+    n, ok = sum(ends.values()), summary.requests_steady.ok * evidence.profile.engine.choices
+    shown = ", ".join(f"{reason!r} ({count})" for reason, count in list(ends.items())[:3])
+    return doubt(
+        "other-ends",
+        "note",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) were ended neither by the model nor by a limit: finish reason "
+        f"{shown}. They count as good, with the latency and tokens of what came until then. Look at the server's "
+        f"filters, or take other prompts; compare only runs with as many. Rows of `requests.jsonl` have "
+        f"`finish_reason`.",
+        reasons=ends,
+        ok=ok,
+        share=n / max(1, ok),
+    )
+
+
 def half_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
     """Nearly all answers have the length that was asked of them, and a few are cut and look whole."""
     block = steady(evidence)
@@ -217,6 +237,7 @@ def _main(named: dict[str, int], asked: str) -> str:
 RULES: tuple[Rule, ...] = (
     tokens_over_limit,
     short_answers,
+    other_ends,
     half_answers,
     reasoning_added,
     only_reasoning,
