@@ -373,6 +373,34 @@ def test_usage_of_zeros_is_no_usage(setup: Setup, told: object) -> None:
     assert (got.prompt_tokens, got.output_tokens, got.token_source) == (7, 2, TokenSource.SERVER)
 
 
+def counting(word: str, told: int | None) -> bytes:
+    piece = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+    return event({"choices": [piece], "usage": {"prompt_tokens": 7, "completion_tokens": told}})
+
+
+@pytest.mark.parametrize("told", [(1, 1, 1, 1), (2, 1, 2, 1), (1, None, 1, 1), (0, 1, 1, 1)])
+def test_counts_of_single_events_are_not_the_answers(setup: Setup, told: tuple[int | None, ...]) -> None:
+    got = answer(setup, *map(counting, "ABCD", told), STOP, DONE)
+    assert (got.outcome, got.output_tokens, got.stated_tokens) == (Outcome.OK, 4, 1)
+    assert got.token_source is TokenSource.EVENTS
+    setup.recorder.add(got)
+    (block,) = (block for block in setup.recorder.snapshot(0, final=True).blocks if block.ok)
+    assert block.seldom == {"count of a part": 1}
+
+
+@pytest.mark.parametrize("told", [(1, 2, 3, 4), (1, 2, 2, 3), (None, None, None, 3), (0, 0, 0, 3), (2, 2, 2, 4)])
+def test_counts_of_all_so_far_are(setup: Setup, told: tuple[int | None, ...]) -> None:
+    """Whatever pieces the text was cut into."""
+    for behind in (b"", usage(7, told[-1] or 0)):
+        got = answer(setup, *map(counting, "ABCD", told), STOP, behind, DONE)
+        assert (got.output_tokens, got.token_source) == (told[-1], TokenSource.SERVER)
+        assert not got.counts_part
+    whole = answer(setup, *(counting(word, 1) for word in "ABCD"), STOP, usage(7, 4), DONE)
+    assert (whole.output_tokens, whole.token_source) == (4, TokenSource.SERVER), "the last of all counts all"
+    short = answer(setup, counting("A", None), counting("B", None), STOP, usage(7, 1), usage(7, 1), DONE)
+    assert (short.output_tokens, short.token_source) == (1, TokenSource.SERVER)
+
+
 def test_a_count_that_more_words_follow_is_not_of_the_answer(setup: Setup) -> None:
     """As of a gateway that hands on what Anthropic's first event states, and nothing behind it."""
     words = [content("a")] * 3

@@ -202,6 +202,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         return self.events == 1 and self.output_tokens > 1
 
     @property
+    def counts_part(self) -> bool:
+        """Whether the server's count is that of a part: of one event, or of what came until then. Events count."""
+        return self.token_source is TokenSource.EVENTS and 0 < (self.stated_tokens or 0) < self.events
+
+    @property
     def over_limit(self) -> bool:
         """More output tokens than were asked for: the server does not keep the limit, or its count is another's."""
         if self.tokens_max is None:

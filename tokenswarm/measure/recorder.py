@@ -306,8 +306,8 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     if not record.turn:
         block.first_prompt_tokens += record.prompt_tokens or 0
         block.first_cached_tokens += record.cached_tokens or 0  # vLLM and SGLang have no word for none
-    few = (("drafted", record.draft_tokens), ("accepted", record.accepted_tokens), ("at once", record.at_once))
-    for kind, n in few:
+    few = ("drafted", record.draft_tokens), ("accepted", record.accepted_tokens), ("at once", record.at_once)
+    for kind, n in (*few, ("count of a part", record.counts_part)):
         if n:
             block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:

@@ -157,6 +157,21 @@ def events_over_tokens(_evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def counts_of_parts(evidence: Evidence, summary: Summary) -> Doubt | None:
+    n, ok = steady(evidence).seldom.get("count of a part", 0), summary.requests_steady.ok
+    if not n:
+        return None
+    return doubt(
+        "counts-of-parts",
+        "note",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: each count is "
+        f"that of one event, or more content came behind the last. Content events are counted in its place, which "
+        f"may be fewer than the tokens: a gateway rewrites `usage`. Ask the engine without it.",
+        answers=n,
+        ok=ok,
+    )
+
+
 def continuous_usage_ignored(evidence: Evidence, _summary: Summary) -> Doubt | None:
     block = everything(evidence)
     if not evidence.profile.engine.continuous_usage or block.tokens_told or not block.tokens_untold:
@@ -243,6 +258,7 @@ RULES: tuple[Rule, ...] = (
     only_reasoning,
     tokens_per_event,
     events_over_tokens,
+    counts_of_parts,
     continuous_usage_ignored,
     choices_missing,
     models_mixed,
