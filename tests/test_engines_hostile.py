@@ -110,10 +110,53 @@ OTHER_APIS = {
 @pytest.mark.parametrize(("other", "data"), OTHER_APIS.items(), ids=OTHER_APIS)
 @pytest.mark.parametrize("dialect", [CHAT, TEXT, RESPONSES, MESSAGES], ids=lambda dialect: dialect.api)
 def test_words_of_another_api_are_no_keep_alive(dialect: Dialect, other: str, data: bytes) -> None:
-    if other == dialect.api or {other, dialect.api} == {"chat", "completions"}:  # a choice without text is one to both
+    if other == dialect.api:
         return
-    with pytest.raises(NotAnEvent):
+    with pytest.raises(NotAnEvent) as caught:
         dialect.decode(data)
+    kind, api = ("ollama", "chat") if other == "ollama" else ("openai", other)
+    told = f"it is one of the API that `engine.kind: {kind}` and `engine.api: {api}` stand for"
+    assert (told in str(caught.value)) is (other not in ("gemini", "tgi"))
+
+
+WORDS = {
+    "chat": {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+    "chat, thoughts": {"choices": [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "a"}}]},
+    "chat, tool": {"choices": [{"delta": {"tool_calls": [{"function": {"name": "f"}}]}}]},
+    "chat, all in the last": {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": {}},
+    "completions": {"choices": [{"index": 0, "text": "a", "finish_reason": None}]},
+    "completions, all in the last": {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": {}},
+}
+LINES = {
+    "chat": {"message": {"role": "assistant", "content": "a"}, "done": False},
+    "chat, thoughts": {"message": {"role": "assistant", "content": "", "thinking": "a"}, "done": False},
+    "chat, all in the last": {"message": {"content": "a"}, "done": True, "done_reason": "stop"},
+    "generate": {"response": "a", "done": False},
+    "generate, all in the last": {"response": "a", "done": True, "done_reason": "stop"},
+}
+
+
+@pytest.mark.parametrize(("kind", "said"), [("openai", said) for said in WORDS] + [("ollama", said) for said in LINES])
+def test_words_as_another_path_of_the_server_has_them_name_its_api(kind: str, said: str) -> None:
+    other = "completions" if kind == "openai" else "generate"
+    spoken = said.partition(",")[0]
+    dialect = DIALECTS[kind, other if spoken == "chat" else "chat"]
+    value = (WORDS if kind == "openai" else LINES)[said]
+    with pytest.raises(NotAnEvent, match=f"kind: {kind}` and `engine.api: {spoken}`"):
+        event(dialect, value)
+    assert event(DIALECTS[kind, spoken], value) != Delta()
+
+
+def test_what_stands_beside_words_of_the_api_refuses_nothing() -> None:
+    """Some servers write the fields of both, and an event without words is one to both."""
+    both = {"index": 0, "delta": {"content": "a"}, "text": "a"}
+    assert event(CHAT, {"choices": [both]}) == event(TEXT, {"choices": [both]}) == Delta("a")
+    for empty in ({"delta": {"role": "assistant", "content": ""}}, {"text": ""}, {"delta": {}, "text": "all of it"}):
+        assert event(CHAT, {"choices": [empty]}) == Delta()
+    for empty in ({"delta": {"role": "assistant", "content": ""}}, {"text": "", "delta": {"content": "all of it"}}):
+        assert event(TEXT, {"choices": [empty]}) == Delta()
+    for path in ("chat", "generate"):
+        assert event(DIALECTS["ollama", path], {"message": None, "response": "", "done": False}) == Delta()
 
 
 def test_a_whole_answer_is_no_stream_and_says_so() -> None:

@@ -194,6 +194,28 @@ def test_a_finish_reason_of_what_was_given_up_is_no_success(setup: Setup, reason
         assert got.error == (f"the server ended the answer with finish reason {reason!r}" if not got.ok else "")
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "repetition", "refusal", "SAFETY"])
+def test_an_end_that_neither_model_nor_limit_made_is_counted_by_its_reason(setup: Setup, reason: str) -> None:
+    line = b'{"message":{"content":"A"}}\n'
+    responses = event({"type": "response.output_text.delta", "delta": "A"})
+    part = {"status": "incomplete", "incomplete_details": {"reason": reason}}
+    ended = event({"type": "response.incomplete", "response": part})
+    found = [
+        answer(setup, content("A"), content("B", reason), usage(7, 2), DONE),
+        answer(setup, line, json.dumps({"done": True, "done_reason": reason}).encode() + b"\n", kind=OLLAMA),
+        answer(setup, responses, ended, kind=("openai", "responses")),
+        *(answer(setup, content("A", usual), DONE) for usual in ("stop", "length", "tool_calls", "eos_token")),
+    ]
+    for record in found:
+        setup.recorder.add(record)
+    none = answer(setup, content("", reason), DONE)
+    assert (none.outcome, none.error) == (
+        Outcome.EMPTY, f"the answer holds no content: it ended with finish reason {reason!r}",
+    )  # fmt: skip
+    blocks = setup.recorder.snapshot(0, final=True).blocks
+    assert [block.other_ends for block in blocks if block.ok] == [{reason: 3}]
+
+
 @pytest.mark.parametrize("error", ["", {}, [], 0, {"code": 0, "message": ""}, {"message": None}])
 def test_an_error_that_is_blank_beside_words_is_none(setup: Setup, error: object) -> None:
     piece = {"index": 0, "delta": {"content": "A"}, "finish_reason": None}
@@ -351,6 +373,34 @@ def test_usage_of_zeros_is_no_usage(setup: Setup, told: object) -> None:
     assert (got.prompt_tokens, got.output_tokens, got.token_source) == (7, 2, TokenSource.SERVER)
 
 
+def counting(word: str, told: int | None) -> bytes:
+    piece = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+    return event({"choices": [piece], "usage": {"prompt_tokens": 7, "completion_tokens": told}})
+
+
+@pytest.mark.parametrize("told", [(1, 1, 1, 1), (2, 1, 2, 1), (1, None, 1, 1), (0, 1, 1, 1)])
+def test_counts_of_single_events_are_not_the_answers(setup: Setup, told: tuple[int | None, ...]) -> None:
+    got = answer(setup, *map(counting, "ABCD", told), STOP, DONE)
+    assert (got.outcome, got.output_tokens, got.stated_tokens) == (Outcome.OK, 4, 1)
+    assert got.token_source is TokenSource.EVENTS
+    setup.recorder.add(got)
+    (block,) = (block for block in setup.recorder.snapshot(0, final=True).blocks if block.ok)
+    assert block.seldom == {"count of a part": 1}
+
+
+@pytest.mark.parametrize("told", [(1, 2, 3, 4), (1, 2, 2, 3), (None, None, None, 3), (0, 0, 0, 3), (2, 2, 2, 4)])
+def test_counts_of_all_so_far_are(setup: Setup, told: tuple[int | None, ...]) -> None:
+    """Whatever pieces the text was cut into."""
+    for behind in (b"", usage(7, told[-1] or 0)):
+        got = answer(setup, *map(counting, "ABCD", told), STOP, behind, DONE)
+        assert (got.output_tokens, got.token_source) == (told[-1], TokenSource.SERVER)
+        assert not got.counts_part
+    whole = answer(setup, *(counting(word, 1) for word in "ABCD"), STOP, usage(7, 4), DONE)
+    assert (whole.output_tokens, whole.token_source) == (4, TokenSource.SERVER), "the last of all counts all"
+    short = answer(setup, counting("A", None), counting("B", None), STOP, usage(7, 1), usage(7, 1), DONE)
+    assert (short.output_tokens, short.token_source) == (1, TokenSource.SERVER)
+
+
 def test_a_count_that_more_words_follow_is_not_of_the_answer(setup: Setup) -> None:
     """As of a gateway that hands on what Anthropic's first event states, and nothing behind it."""
     words = [content("a")] * 3
@@ -406,6 +456,16 @@ def test_lines_that_are_none_are_no_empty_answer(
     assert why in got.error
     got = one(setup, head("application/x-ndjson", chunked=False), lines[0][:-4], CLOSE, kind=OLLAMA)
     assert got.outcome is Outcome.EMPTY, "a line that is cut may have been one"
+
+
+@pytest.mark.parametrize("kind", [CHAT, GENERATE], ids=["chat", "completions"])
+def test_the_words_of_another_path_are_named_and_not_called_no_content(setup: Setup, kind: tuple[str, str]) -> None:
+    other = "completions" if kind == CHAT else "chat"
+    texts = [event({"choices": [{"index": 0, "text": word, "finish_reason": None}]}) for word in "ABC"]
+    said = texts if kind == CHAT else [delta(role="assistant"), *map(content, "ABC")]
+    got = answer(setup, *said, END, kind=kind)
+    assert (got.outcome, got.events) == (Outcome.PROTOCOL, 0)
+    assert f"`engine.kind: openai` and `engine.api: {other}`" in got.error
 
 
 @pytest.mark.parametrize("body", [b'{"done":false}{"done":true}\n', b'{\n"a": 1\n}\n{\n"b": 2\n}\n'])

@@ -78,7 +78,9 @@ TABLE = {
     ),
     "chat_tool_only.ndjson": Told("ok", "stop", 1, 0, 0, 397, 8),
     "chat_utf8_cut.ndjson": Told("ok", "length", 8, 0, 0, 55, 17),
-    "generate_load_only.json": Told("empty", "load", sentence="the answer holds no content", source="events"),
+    "generate_load_only.json": Told(
+        "empty", "load", sentence="the answer holds no content: it ended with finish reason 'load'", source="events"
+    ),
     "generate_raw.ndjson": Told("ok", "length", 6, 0, 0, 5, 6),
     "generate_thinking_empty_lines.ndjson": Told("ok", "stop", 9, 4, 2, 8, 14),
     "openai_chat_one_token.sse": Told("ok", "length", 1, 0, 0, 55, 1),

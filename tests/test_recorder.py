@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tokenswarm.measure import recorder as recorders
 from tokenswarm.measure import series
+from tokenswarm.measure.ending import count_others
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Snapshot, total
@@ -445,3 +446,17 @@ def test_other_tools_definitions_of_one_stream() -> None:
     assert (got.itl_by_token.n, got.itl_by_token.low) == (4, 0.0225)
     assert (got.event_gap.n, got.event_gap.zero, got.event_gap.high) == (4, 1, 0.04)
     assert (got.edge_gap.n, got.edge_gap.low, got.edge_gap.high) == (2, 0.005, 0.05)
+
+
+def test_reasons_of_many_choices_are_counted_whole() -> None:
+    """The record cuts them after 64 characters: half a word is no reason."""
+    counts: dict[str, int] = {}
+    count_others(counts, ",".join(["length"] * 16)[:64])
+    assert counts == {}
+    count_others(counts, "content_filter,stop,content_filter")
+    count_others(counts, "x" * 64)
+    assert counts == {"content_filter": 2, "x" * 64: 1}
+    for number in range(40):
+        count_others(counts, f"reason {number}")
+    assert len(counts) <= 17
+    assert sum(counts.values()) == 43

@@ -316,10 +316,11 @@ def test_engines_behind_one_page_add_up_and_their_cache_use_is_a_mean() -> None:
         (VLLM[:3], "incomplete"),
         (VLLM[1:], "incomplete"),
         (("go_goroutines 5",), "not_metrics"),
-        ((*VLLM, "vllm:num_preemptions_total -1"), "malformed"),
+        ((*VLLM[:3], "vllm:generation_tokens_total -1"), "malformed"),
+        ((*VLLM[:3], "vllm:generation_tokens_total one"), "malformed"),
+        ((*VLLM, "vllm:num_requests_running{engine=1} 1"), "malformed"),
+        ((*VLLM, VLLM[0].replace("7", "8")), "malformed"),
         ((*VLLM, *bucket_lines("vllm:time_to_first_token_seconds", ("1", 5), total=1)), "incomplete"),
-        ((*VLLM, *bucket_lines("vllm:time_to_first_token_seconds", ("1", 5), ("+Inf", 4), total=1)), "malformed"),
-        ((*VLLM, *bucket_lines("vllm:time_to_first_token_seconds", ("a", 5), ("+Inf", 5), total=1)), "malformed"),
         ((*VLLM, *bucket_lines("vllm:time_to_first_token_seconds", ("1", 5), ("+Inf", 5), total=1)[:-1]), "incomplete"),
         (
             (
@@ -334,6 +335,42 @@ def test_engines_behind_one_page_add_up_and_their_cache_use_is_a_mean() -> None:
 )
 def test_an_engine_page_with_something_missing_is_refused(lines: tuple[str, ...], reason: str) -> None:
     assert refused(page(*lines)) == reason
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "words"),
+    [
+        (("vllm:kv_cache_usage_perc -1",), "kv_cache_usage", "vllm:kv_cache_usage_perc is below 0"),
+        (("vllm:kv_cache_usage_perc n/a",), "kv_cache_usage", "whose value is no number"),
+        (("vllm:kv_cache_usage_perc",), "kv_cache_usage", "a line that is no sample"),
+        (("vllm:kv_cache_usage_perc{engine=0} 0.5",), "kv_cache_usage", "labels that can"),
+        (("vllm:kv_cache_usage_perc 0.5", "vllm:kv_cache_usage_perc 0.7"), "kv_cache_usage", "twice with the same"),
+        (("vllm:num_preemptions_total -1",), "preemptions", "vllm:num_preemptions_total is below 0"),
+        (('vllm:request_success_total{finished_reason="stop"} -1',), "finished", "is below 0"),
+        (bucket_lines("vllm:time_to_first_token_seconds", ("1", 5), ("+Inf", 4), total=1), "ttft_s", "buckets of"),
+        (bucket_lines("vllm:time_to_first_token_seconds", ("a", 5), ("+Inf", 5), total=1), "ttft_s", "le='a'"),
+        (("vllm:time_to_first_token_seconds_bucket{le=1} 5",), "ttft_s", "labels that can"),
+    ],
+)
+def test_one_odd_value_of_what_a_page_need_not_have_leaves_out_that_alone(
+    lines: list[str], name: str, words: str
+) -> None:
+    reader = engines.Reader()
+    for reading in (reader(page(*VLLM, *lines)), reader(page(*VLLM, *lines))):
+        assert reading.levels == {"running": 7.0, "waiting": 2.0}
+        assert reading.counters == {"prompt_tokens": 1000.0, "generation_tokens": 500.0}
+        assert (reading.histograms, reading.unknown) == ({}, {name})
+        assert [words in said for said in reading.odd.values()] == [True]
+        assert not reading.fell(engines.read(page(*VLLM, "vllm:num_preemptions_total 5")))
+    assert engines.read(page(*VLLM, "vllm:kv_cache_usage_perc 0.5")).odd == {}
+
+
+def test_a_page_with_the_line_ends_of_windows_is_read(shared: Find) -> None:
+    for name in ("vllm_metrics.prom", "llamacpp_metrics.prom", "vllm_rs_metrics_fresh.prom"):
+        text = shared(f"wire/{name}").read_bytes()
+        assert engines.read(text.replace(b"\n", b"\r\n")) == engines.read(text)
+    dos = ("\r\n".join(GPU_PAGE) + "\r\n").encode()
+    assert gpus.read(dos) == gpus.read(page(*GPU_PAGE))
 
 
 def test_no_cut_of_a_real_page_gives_another_value(shared: Find) -> None:

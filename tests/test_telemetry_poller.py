@@ -297,6 +297,23 @@ def test_a_page_without_its_last_line_break_counts_where_http_says_that_it_is_wh
         assert it.pages[0].watch.newest.counters["generation_tokens"] == 1  # type: ignore[union-attr]
 
 
+def test_what_one_odd_value_spoils_is_left_out_and_said_once() -> None:
+    """The rest of the page counts, in the line ends of Windows, too."""
+    odd = (PAGE + b"vllm:kv_cache_usage_perc -1\nvllm:num_preemptions_total x\n").replace(b"\n", b"\r\n")
+    with raw_server([answer(odd), CLOSE]) as server:
+        it, said = poller(profile(f"http://127.0.0.1:{server.port}"))
+        with it:
+            until(lambda: it.pages[0].watch.good >= 2)
+            summary = summary_of()
+            it.finish(summary)
+        looks = it.pages[0].watch.good
+        assert (it.pages[0].watch.gaps, it.pages[0].watch.newest.levels["running"]) == ({}, 1)  # type: ignore[union-attr]
+    problem = summary.server["metrics"]["sources"][0]["problem"]
+    assert f"vllm:kv_cache_usage_perc is below 0: left out, in {looks} of {looks} good looks" in problem
+    assert "whose value is no number: 'vllm:num_preemptions_total x': left out, in" in problem
+    assert [problem in sentence for sentence in said] == [True]
+
+
 def moved(to: str, status: str = "307 Temporary Redirect") -> list[Any]:
     return [head("text/plain", f"location: {to}", "content-length: 0", status=status, chunked=False), CLOSE]
 

@@ -429,6 +429,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
         "tokens-over-limit", "degraded", both(steady(over_limit=100), says(over_limit_says="8 asked for, 17 stated")),
     ),
     "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
+    "counts of single events": ("counts-of-parts", "note", told(seldom={"count of a part": 5})),
+    "a filter": ("other-ends", "note", told(other_ends={"content_filter": 5, "repetition": 2})),
     "less than was asked for": ("short-answers", "note", steady(short=600)),
     "a gateway ends answers": ("half-answers", "degraded", steady(length_halved=4, length_kept=1000)),
     "reasoning was left out": ("reasoning-added", "note", steady(reasoning_added=1100)),

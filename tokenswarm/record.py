@@ -50,6 +50,16 @@ LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_
 """Finish reasons of an answer that was ended by its length: of OpenAI and Ollama, Anthropic, the Responses API."""
 
 
+USUAL_ENDS = LENGTH_REASONS | frozenset(
+    (
+        *("stop", "completed", "done", "end_turn", "stop_sequence", "message_stop", "incomplete", "pause_turn"),
+        *("tool_calls", "tool_use", "function_call", "eos", "eos_token", "stop_token", "stop_words", "end_id"),
+        *("STOP", "MAX_TOKENS", "COMPLETE", "EOS", "finish", "complete"),
+    )
+)
+"""... and of one that the model or its limit ended, in the words of engines and gateways. Any other is told."""
+
+
 class TokenSource(enum.StrEnum):
     """Where the count of output tokens comes from. A label everywhere: sources are never mixed silently."""
 
@@ -190,6 +200,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     def at_once(self) -> bool:
         """Whether an answer of several tokens came in one event: Ollama's tool calls, on the last line of all."""
         return self.events == 1 and self.output_tokens > 1
+
+    @property
+    def counts_part(self) -> bool:
+        """Whether the server's count is that of a part: of one event, or of what came until then. Events count."""
+        return self.token_source is TokenSource.EVENTS and 0 < (self.stated_tokens or 0) < self.events
 
     @property
     def over_limit(self) -> bool:

@@ -101,6 +101,9 @@ class Page:
             began_ns = monotonic_ns()
             hopeless = self._poll(began_ns)
             self.watch.problem = hide(self.watch.problem, self._secrets)  # servers repeat a key, and so do redirects
+            if isinstance(self.watch, EngineWatch):
+                said = self.watch.odd_says
+                said.update({name: hide(text, self._secrets) for name, text in said.items()})
             if self._found and not self.watch.good and hopeless and self.watch.misses >= TRIES:
                 return
             self._wake.wait(max(0.0, self.watch.interval_s - (monotonic_ns() - began_ns) / NS_PER_S))
@@ -267,6 +270,8 @@ class Poller:
             void = page.watch.stale or (isinstance(page.watch, EngineWatch) and page.watch.several)
             if page.watch.looks and (void or not page.watch.good):
                 self._say(f"no telemetry from {page.watch.url}: {page.watch.problem}")
+            elif isinstance(page.watch, EngineWatch) and page.watch.left_out:
+                self._say(f"telemetry of {page.watch.url}: {page.watch.left_out}")
 
 
 def _mean(sketches: Iterable[Sketch]) -> float | None:

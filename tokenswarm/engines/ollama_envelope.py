@@ -14,6 +14,7 @@ from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import limit, ns, tokens
 from tokenswarm.engines.failure import blank, error_line, error_text
 from tokenswarm.engines.odd_shapes import tidy
+from tokenswarm.engines.other_apis import mend
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -34,6 +35,8 @@ class Envelope(msgspec.Struct, gc=False):
     eval_duration: object = None
 
 
+_OF_THE_OTHER = (b'"message"', b'"response"')  # of /api/chat and /api/generate
+
 # What carries the words of other APIs: an object that has one of these is no keep-alive.
 _OF_OTHER_APIS = frozenset(("choices", "content", "text", "message", "response", "delta", "output", "candidates"))
 
@@ -46,6 +49,8 @@ def special(data: bytes, line: Envelope, piece: Delta | None) -> Delta:
     error = "" if beside and blank(line.error) else error_line(line.error)
     if not beside and not error:
         return _without_text(data)
+    if piece is None and not error and any(key in data for key in _OF_THE_OTHER):
+        _check_path(data)
     piece = piece or Delta()
     reason = line.done_reason
     return Delta(
@@ -60,16 +65,26 @@ def special(data: bytes, line: Envelope, piece: Delta | None) -> Delta:
     )
 
 
-def _without_text(data: bytes) -> Delta:
+def _check_path(data: bytes) -> None:
+    """Raises NotAnEvent for a line with the words of another of Ollama's paths."""
+    if said := mend(_object(data)):
+        raise NotAnEvent(f"a line of {len(data)} bytes has no words of this API{said}")
+
+
+def _object(data: bytes) -> Any:
     try:
-        value = msgspec.json.decode(data)
+        return msgspec.json.decode(data)
     except MALFORMED as reason:  # in a field that no line of ours has
         raise not_json(data, reason) from None
+
+
+def _without_text(data: bytes) -> Delta:
+    value = _object(data)
     if error := error_text(value):
         return Delta(error=error)
     if _OF_OTHER_APIS.isdisjoint(value):
         return NOTHING
-    raise NotAnEvent(f"a line of {len(data)} bytes has neither text nor an error")
+    raise NotAnEvent(f"a line of {len(data)} bytes has neither text nor an error{mend(value)}")
 
 
 def reshaped(data: bytes, reason: Exception, line: type[Line]) -> Line | Delta:

@@ -12,6 +12,7 @@ import msgspec
 from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.openai_envelope import (
+    CHAT,
     MALFORMED,
     ChoiceIndex,
     Envelope,
@@ -87,11 +88,11 @@ def decode(data: bytes) -> Delta:
             and chunk.metrics is None
         ):
             content, reasoning = piece.content or "", piece.reasoning or piece.reasoning_content or ""
-            if content or reasoning or not says_more(data):
+            if content or reasoning or not says_more(data, CHAT):
                 return Delta(content, reasoning, False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
     if first.finished or not (first.content or first.reasoning):
-        return second_look(data, chunk, first, more)
+        return second_look(data, chunk, first, more, CHAT)
     return complete(chunk, first, more)
 
 

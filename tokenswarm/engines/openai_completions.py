@@ -11,6 +11,7 @@ import msgspec
 from tokenswarm.engines import Delta, Sampling
 from tokenswarm.engines.body import to_json
 from tokenswarm.engines.openai_envelope import (
+    COMPLETIONS,
     MALFORMED,
     ChoiceIndex,
     Envelope,
@@ -59,11 +60,15 @@ def decode(data: bytes) -> Delta:
         return without_choices(data, chunk, choices)
     if len(choices) == 1 and chunk.bare:
         choice = choices[0]
-        if choice.finish_reason is None and choice.token_ids is None and (choice.text or not says_more(data)):
+        if (
+            choice.finish_reason is None
+            and choice.token_ids is None
+            and (choice.text or not says_more(data, COMPLETIONS))
+        ):
             return Delta(choice.text or "", "", False, choice.index)
     first, *more = [_delta(choice) for choice in choices]
     if first.finished or not first.content:
-        return second_look(data, chunk, first, more)
+        return second_look(data, chunk, first, more, COMPLETIONS)
     return complete(chunk, first, more)
 
 

@@ -15,8 +15,11 @@ from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import limit, ms_as_ns, tokens
 from tokenswarm.engines.failure import blank, error_line, error_text
 from tokenswarm.engines.odd_shapes import tidy, words_elsewhere
+from tokenswarm.engines.other_apis import chat_words, mend, text_words
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
+
+CHAT, COMPLETIONS = "chat", "completions"
 
 ChoiceIndex = Annotated[int, msgspec.Meta(ge=0, le=65_535)]  # bounds what one server can make us remember
 
@@ -217,28 +220,34 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
         return Delta(error=error)
     if choices is not None or _OF_OTHER_APIS.isdisjoint(value):  # timings alone: another API of llama.cpp
         return NOTHING
-    raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error")
+    raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error{mend(value)}")
 
 
 _NO_MODEL = (b'"model":""', b'"model": ""')
 _DRAFTS = b'"speculative_decoding"'
 _ELSEWHERE = re.compile(rb'_details"|"(?:error|thinking|reasoning_text|function_call|custom|audio)"[ ]?:[ ]?[^n ]')
+_WORDS_OF_OTHER = {CHAT: (b'"text"', text_words), COMPLETIONS: (b'"delta"', chat_words)}
 _SELDOM = (b'"usage":{', b'"usage": {', b'"message"', _DRAFTS, *_NO_MODEL)
 
 
-def says_more(data: bytes) -> bool:
+def says_more(data: bytes, api: str) -> bool:
     """Whether an event without words may yet say something."""
-    return _ELSEWHERE.search(data) is not None or _NO_MODEL[0] in data or _NO_MODEL[1] in data
+    if _NO_MODEL[0] in data or _NO_MODEL[1] in data or _WORDS_OF_OTHER[api][0] in data:
+        return True
+    return _ELSEWHERE.search(data) is not None
 
 
-def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]) -> Delta:
+def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta], api: str) -> Delta:
     """Complete an event whose first choice has no words, or ended: look for what few servers say, in the choice itself.
 
     That is words under other names, usage (Moonshot), an error (OpenRouter), drafts (TensorRT-LLM), and a model without
     a name (Ollama's last word before an end whose error it hides). Most events have words, so the decoders need not
-    know of these fields. Raises NotAnEvent where it is a whole answer: it has a `message`.
+    know of these fields. Raises NotAnEvent where it is a whole answer (it has a `message`), or has the words of the
+    other API with choices.
     """
-    seldom = any(key in data and (envelope.usage is None or b"usage" not in key) for key in _SELDOM)
+    key, others = _WORDS_OF_OTHER[api]
+    other = key in data and not (first.content or first.reasoning)
+    seldom = other or any(key in data and (envelope.usage is None or b"usage" not in key) for key in _SELDOM)
     if not seldom and _ELSEWHERE.search(data) is None:
         return complete(envelope, first, more)
     usage, error, drafts = envelope.usage, envelope.error, None
@@ -246,6 +255,9 @@ def second_look(data: bytes, envelope: Envelope, first: Delta, more: list[Delta]
         choices = msgspec.json.decode(data)["choices"]
     except MALFORMED as reason:  # in a field that no decoder of ours has
         raise NotAnEvent(f"an event of {len(data)} bytes is malformed: {reason}") from None
+    if other and any(map(others, choices)):
+        said = mend({"choices": choices})
+        raise NotAnEvent(f"an event of {len(data)} bytes has no words of this API{said}")
     for choice in choices:
         delta = choice.get("delta")
         if delta is None and choice.get("message") is not None:

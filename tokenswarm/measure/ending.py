@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import lru_cache
 
 from tokenswarm.engines import CUT
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.record import Outcome
+from tokenswarm.record import USUAL_ENDS, Outcome
+
+REASON_CHARS_MAX = 64  # of all choices, in a record: a label, not a text
+OTHERS_MAX = 16  # reasons, then "other": what a server writes must not grow the reports
 
 _GIVEN_UP = re.compile(
     r"(^|[_\W])(error|abort|cancel|cancell?ed|aborted|fail|failed|failure|time[d_ -]{0,2}out)([_\W]|$)"
@@ -27,10 +30,20 @@ def gives_up(reason: str) -> bool:
     return reason == CUT or _GIVEN_UP.search(reason) is not None
 
 
+def count_others(counts: dict[str, int], reasons: str) -> None:
+    """Add what ended choices and is no usual end: a filter, for one. `reasons`: of a record, all its choices."""
+    told = reasons.split(",")
+    whole = told[:-1] if len(told) > 1 and len(reasons) >= REASON_CHARS_MAX else told
+    for reason in filter(None, whole):
+        if reason not in USUAL_ENDS:
+            key = reason if reason in counts or len(counts) < OTHERS_MAX else "other"
+            counts[key] = counts.get(key, 0) + 1
+
+
 def judged(
     *,
     error: str,
-    reasons: Iterable[str],
+    reasons: Collection[str],
     unfinished: bool,
     missing: int,
     choices: int,
@@ -49,7 +62,9 @@ def judged(
     if given_up and given_up[0] != CUT:
         return Outcome.ERROR_OBJECT, f"the server ended the answer with finish reason {clean_line(given_up[0])[:64]!r}"
     if not events and (not unfinished or not began):
-        return Outcome.EMPTY, "the answer holds no content"
+        other = sorted(reason for reason in reasons if reason not in USUAL_ENDS)
+        why = f": it ended with finish reason {clean_line(other[0])[:64]!r}" if other else ""
+        return Outcome.EMPTY, f"the answer holds no content{why}"
     if missing:
         came = f"{choices - missing} of {choices} choices came"
         return Outcome.TRUNCATED, f"{came}: the server may not know `n` (engine.choices)"

@@ -12,12 +12,13 @@ import msgspec
 
 from tokenswarm.clock import NS_PER_S
 from tokenswarm.measure import budget, conventions
+from tokenswarm.measure.ending import count_others
 from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.slo import Limits, Slo
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
 from tokenswarm.measure.waiting import Waiting
-from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, OK, EngineTimes, Outcome, RequestRecord
+from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, OK, USUAL_ENDS, EngineTimes, Outcome, RequestRecord
 
 SENTENCE_CHARS_MAX = 200
 KINDS_MAX = 32  # then "other": error texts and models of a target must not grow the reports
@@ -297,17 +298,16 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     sources, source = block.output_tokens_by_source, record.token_source.value
     sources[source] = sources.get(source, 0) + tokens
     _hold_against_asked(block, record)
+    if record.finish_reason not in USUAL_ENDS:
+        count_others(block.other_ends, record.finish_reason)
     block.reasoning_tokens += record.reasoning_tokens or 0
     block.reasoning_events += record.reasoning_events
     block.cached_tokens += record.cached_tokens or 0
     if not record.turn:
         block.first_prompt_tokens += record.prompt_tokens or 0
         block.first_cached_tokens += record.cached_tokens or 0  # vLLM and SGLang have no word for none
-    for kind, n in (
-        ("drafted", record.draft_tokens),
-        ("accepted", record.accepted_tokens),
-        ("at once", record.at_once),
-    ):
+    few = ("drafted", record.draft_tokens), ("accepted", record.accepted_tokens), ("at once", record.at_once)
+    for kind, n in (*few, ("count of a part", record.counts_part)):
         if n:
             block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:

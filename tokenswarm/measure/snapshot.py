@@ -75,6 +75,7 @@ class Block(msgspec.Struct, kw_only=True):
     seldom: dict[str, Count] = {}  # what few engines tell: "drafted", "accepted" tokens, answers "at once"; loads.py
     over_limit: Count = 0  # answers with more output tokens than were asked for; of each, an example:
     over_limit_says: dict[str, Sentence] = {}
+    other_ends: dict[str, Count] = {}  # choices that neither model nor limit ended, by reason
     short: Count = 0  # answers with fewer, that were to have them all
     short_says: dict[str, Sentence] = {}
     length_kept: Count = 0  # answers that have all tokens that `ignore_eos` asked for
@@ -131,7 +132,6 @@ class Block(msgspec.Struct, kw_only=True):
 
     held: Held = msgspec.field(default_factory=Held)  # signs that something on the way kept tokens back
     retried: Count = 0  # answers for which a gateway says it asked more than once
-
     engine_total: Sketch = _sketch()  # durations that the engine reported, seconds
     engine_load: Sketch = _sketch()
     engine_prefill: Sketch = _sketch()

@@ -32,6 +32,25 @@ def merged(old: Usage | None, new: Usage) -> Usage | None:
     )
 
 
+Counts = tuple[int, bool, bool]
+"""How many counts of an answer came behind new content; did one fall, did one grow?"""
+
+NO_COUNTS: Counts = (0, False, False)
+
+
+def compared(counts: Counts, old: Usage | None, stated: int) -> Counts:
+    """The counts, with one more: it is held against what was stated before."""
+    n, fell, grew = counts
+    before = (old and old.output_tokens) or 0
+    return n + 1, fell or stated < before, grew or (n > 0 and stated > before)
+
+
+def of_single_events(counts: Counts) -> bool:
+    """Whether each counts one event by itself: a count of all so far grows, and never falls."""
+    n, fell, grew = counts
+    return n > 1 and (fell or not grew)
+
+
 def output_tokens(
     usage: Usage, events: int, counted: int, limit: int | None, partial: bool
 ) -> tuple[int, TokenSource, bool]:

@@ -15,12 +15,11 @@ from functools import lru_cache
 
 from tokenswarm.engines import UNTOLD, Delta, Usage
 from tokenswarm.engines.failure import clean_line
-from tokenswarm.measure.ending import gives_up, judged
+from tokenswarm.measure.ending import REASON_CHARS_MAX, gives_up, judged
 from tokenswarm.measure.gaps import gaps_of
-from tokenswarm.measure.stated import merged, output_tokens, plausible
+from tokenswarm.measure.stated import NO_COUNTS, compared, merged, of_single_events, output_tokens, plausible
 from tokenswarm.record import OK, EngineTimes, Outcome, RequestRecord
 
-FINISH_REASON_CHARS_MAX = 64  # a label, not a text
 NOT_FINISHED: Mapping[int, str] = {}
 NO_USAGE = Usage()
 NO_LOWS: Mapping[int, int] = {}
@@ -31,6 +30,7 @@ class Timeline:
 
     __slots__ = (
         "_answer_ns",
+        "_by_event",
         "_choices",
         "_contiguous",
         "_counted",
@@ -134,6 +134,7 @@ class Timeline:
         self._thoughts = 0  # content events before the first word of the answer
         self._usage: Usage | None = None
         self._stated_after = 0  # content events before the newest count of output tokens, its own included
+        self._by_event: tuple[int, bool, bool] = NO_COUNTS
         self._times: EngineTimes | None = None
         self._error = ""
         self._uncounted: dict[int, int] | None = None  # by choice: tokens of events without text yet (UTF-8 cut in two)
@@ -249,6 +250,8 @@ class Timeline:
         if delta.usage is not None:
             usage = delta.usage
             if usage.output_tokens:
+                if len(self._stamps) > self._stated_after:
+                    self._by_event = compared(self._by_event, self._usage, usage.output_tokens)
                 self._stated_after = len(self._stamps)
             if usage.reason and not (self._reason and usage.reason == UNTOLD):
                 self._reason = usage.reason
@@ -312,7 +315,8 @@ class Timeline:
         usage, stamps = self._usage or NO_USAGE, tuple(self._stamps)
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
-        output, source, added = output_tokens(usage, len(stamps), self._stated_after, limit, partial)
+        counted = 0 if of_single_events(self._by_event) else self._stated_after
+        output, source, added = output_tokens(usage, len(stamps), counted, limit, partial)
         lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else NO_LOWS
         gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(stamps, self._tokens, self._of_choice, lows)
         first_low_ns, answer_low_ns, last_low_ns, first_events = self._lows(stamps, merged_events, lows)
@@ -342,7 +346,7 @@ class Timeline:
     def _finish_reason(self) -> str:
         if not self._finished:
             return ""
-        return _label(",".join([reason[:FINISH_REASON_CHARS_MAX] for _, reason in sorted(self._finished.items())]))
+        return _label(",".join([reason[:REASON_CHARS_MAX] for _, reason in sorted(self._finished.items())]))
 
     def _lows(self, stamps: Sequence[int], merged_events: int, lows: Mapping[int, int]) -> tuple[int, int, int, int]:
         """Not before these came the first token, the first of the answer, the last; and the events of the first read.
@@ -386,4 +390,4 @@ class Timeline:
 
 @lru_cache(maxsize=64)  # servers know a handful of them
 def _label(reasons: str) -> str:
-    return clean_line(reasons)[:FINISH_REASON_CHARS_MAX]
+    return clean_line(reasons)[:REASON_CHARS_MAX]

@@ -39,7 +39,7 @@ class Reader:
         )
         if lacking:
             raise PageError("incomplete", f"the page lacks {lacking}")
-        return self._quantities.reading(scanned.values)
+        return self._quantities.reading(scanned.values, scanned.odd)
 
 
 def read(page: bytes) -> Reading:

@@ -1,4 +1,4 @@
-"""A Prometheus page -> the samples that are wanted, or PageError: a page is used whole or not at all.
+"""A Prometheus page -> the samples that are wanted, or PageError. What one sample spoils is told by its name.
 
 Lines of other families are skipped unread, and a page that has the lines of the one before is not parsed again: only
 its values are taken. That is why this is not prometheus_client's parser: 5 000 lines take that one 75 ms, and this one
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
@@ -57,9 +57,13 @@ class Scanned(NamedTuple):
 
     series: tuple[Series, ...]
     values: Sequence[float]  # of each; NaN where the page has no finite number
+    odd: Mapping[str, PageError] = {}  # by name: a sample that can't be read, NaN among the values
 
 
 KNOWN_MAX = 100_000
+UNREAD: Labels = (("", "unread"),)
+"""Those of all lines of one name whose labels can't be read: no page can have them."""
+
 _KNOWN: dict[bytes, Series] = {}
 """Wanted lines, as they are spelled before their value: the same ones come from each replica."""
 
@@ -75,6 +79,7 @@ class Scanner:
 
     def scan(self, page: bytes) -> Scanned:
         """The samples whose names are wanted. Raises PageError."""
+        page = page.replace(b"\r\n", b"\n") if b"\r\n" in page else page
         _check_kind(page)
         if not page.endswith((b"\n", END)):
             raise PageError("truncated", "the page does not end with a line break: it may have been cut")
@@ -88,6 +93,7 @@ class Scanner:
         except UnicodeDecodeError:
             raise PageError("not_metrics", "the page is not UTF-8 text") from None
         found: dict[Series, float] = {}
+        odd: dict[str, PageError] = {}
         places: list[int] = []
         last = -1  # the word that ends the line
         ends: set[int] = set()
@@ -101,19 +107,23 @@ class Scanner:
             name = _HEAD.split(line, 1)[0] if series is None else series[0].encode()
             if name not in self._wanted:
                 continue
-            if series is None:
-                series, value = _sample(line.decode(), key)
-            else:
-                value = _value(word.decode(), line.decode())
-            if series in found and found[series] != value and not math.isnan(value):
-                said = f"the page has {series[0]} twice with the same labels, and other values"
-                raise PageError("malformed", said)
+            try:
+                if series is None:
+                    series, value = _sample(line.decode(), key)
+                else:
+                    value = _value(word.decode(), line.decode())
+                if series in found and found[series] != value and not math.isnan(value):
+                    said = f"the page has {series[0]} twice with the same labels, and other values"
+                    raise PageError("malformed", said)
+            except PageError as error:
+                series, value = series or (name.decode(), UNREAD), math.nan
+                odd.setdefault(series[0], error)
             found[series] = value
             if key in _KNOWN:
                 places.append(last)
         self._series = tuple(found)
         self._same = _Same(page, places, ends) if len(places) == len(found) > 0 else None
-        return Scanned(self._series, tuple(found.values()))
+        return Scanned(self._series, tuple(found.values()), odd)
 
 
 class _Same:
@@ -155,14 +165,20 @@ def _heads(wanted: frozenset[str]) -> tuple[bytes, ...]:
 
 
 def read(page: bytes, wanted: Set[str]) -> Samples:
-    """The samples of one page whose names, with `_bucket`, `_sum`, `_count`, `_total`, are wanted. Raises PageError."""
-    return by_name(Scanner(wanted).scan(page))
+    """The samples of one page whose names, with `_bucket`, `_sum`, `_count`, `_total`, are wanted.
+
+    Raises PageError, for one odd sample, too.
+    """
+    scanned = Scanner(wanted).scan(page)
+    for error in scanned.odd.values():
+        raise error
+    return by_name(scanned)
 
 
 def by_name(scanned: Scanned) -> Samples:
     """The samples by name and labels."""
     samples: Samples = {}
-    for (name, labels), value in zip(*scanned, strict=True):
+    for (name, labels), value in zip(scanned.series, scanned.values, strict=True):
         samples.setdefault(name, {})[labels] = value
     return samples
 

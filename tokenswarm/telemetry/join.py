@@ -87,7 +87,8 @@ def _source(watch: Watch, reading: Reading | None) -> Source:
     )
     if isinstance(watch, EngineWatch):
         found.version = watch.version
-        found.problem = TWIN.format(watch.twin) if watch.twin else watch.problem
+        told = "; ".join(filter(None, (watch.problem, watch.left_out)))
+        found.problem = TWIN.format(watch.twin) if watch.twin else told
         if reading is not None:
             found.kind, found.facts, found.missing = reading.kind, reading.facts, list(reading.missing)
     elif watch.good:

@@ -1,6 +1,7 @@
 """Where on a page each quantity of a program's table stands, and what it comes to: places once, values at each look.
 
-Old names that were used are told in `facts["old_names"]`, quantities that the page has under no name in `missing`.
+Old names that were used are told in `facts["old_names"]`, quantities that the page has under no name in `missing`, and
+what was left out since it can't be true, of those that a page need not have, in `odd`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tokenswarm.telemetry import histogram, names
-from tokenswarm.telemetry.exposition import Labels, PageError, Series, label, picker
+from tokenswarm.telemetry.exposition import UNREAD, Labels, PageError, Series, label, picker
 from tokenswarm.telemetry.histogram import Places
 from tokenswarm.telemetry.names import Engine, Row
 from tokenswarm.telemetry.reading import Counts, Reading
@@ -25,6 +26,8 @@ CACHE_INFO = "vllm:cache_config_info"
 CACHE_FACTS = ("num_gpu_blocks", "block_size", "cache_dtype", "kv_cache_size_tokens", "kv_cache_memory_bytes")
 STARTED = "process_start_time_seconds"
 RESIDENT = "process_resident_memory_bytes"
+
+NONE_UNREAD: Mapping[str, PageError] = {}
 
 Page = Mapping[str, Mapping[Labels, int]]
 """The place of each sample in the values, by name and labels."""
@@ -101,10 +104,22 @@ class Quantities:
                 by.setdefault(f"{row.ours}.{label(labels, row.by)}", []).append(place)
             self._counts += [_Count(ours, picker(some)) for ours, some in by.items()]
 
-    def reading(self, values: Sequence[float]) -> Reading:
-        """What the page says. Raises PageError where a value can't be true."""
+    def reading(self, values: Sequence[float], unread: Mapping[str, PageError] = NONE_UNREAD) -> Reading:
+        """What the page says. Raises PageError where a value that it must have can't be true, or be read."""
         unknown = self._without_value(values)
-        self._check(values, unknown)
+        odd = self._odd(values, unknown, unread)
+        histograms = {}
+        for ours, places in self._times:
+            if ours in unknown:
+                continue
+            try:
+                histograms[ours] = places.read(values)
+            except PageError as error:
+                if error.reason != "malformed":  # half of it tells of half a page
+                    raise
+                odd[places.name] = str(error)
+        if odd:
+            unknown |= {row.ours for row, name, _ in self._rows if name in odd}
         counters = dict(self._zeros)
         for ours, parts in self._counts:
             if ours.partition(".")[0] not in unknown and ours not in unknown:
@@ -120,13 +135,14 @@ class Quantities:
             kind=self._kind,
             levels=levels,
             counters=counters,
-            histograms={ours: places.read(values) for ours, places in self._times if ours not in unknown},
+            histograms=histograms,
             started_s=max((at for at in self._started(values) if not math.isnan(at)), default=None),
             facts=self._facts,
             shape=self._shape,
             unknown=unknown,
+            odd=odd,
             missing=tuple(self._missing),
-            counts=self._counted(values, whole=not unknown),
+            counts=self._counted(values, odd, whole=not unknown),
             born_at_0=True,
         )
 
@@ -136,18 +152,27 @@ class Quantities:
             return frozenset()
         return frozenset(row.ours for row, _, every in self._rows if any(map(math.isnan, every(values))))
 
-    def _check(self, values: Sequence[float], unknown: frozenset[str]) -> None:
-        if min(values) >= 0:
-            return
-        for row, name, every in self._rows:
-            if row.kind != "histogram" and row.ours not in unknown and min(every(values)) < 0:
-                raise PageError("malformed", f"{name} is below 0")
+    def _odd(self, values: Sequence[float], unknown: frozenset[str], unread: Mapping[str, PageError]) -> dict[str, str]:
+        """By name: samples that can't be read, and rows below 0, where they are none that the page must have."""
+        odd = {name: str(error) for name, error in unread.items()}
+        for row, name, every in self._rows if unread or not min(values) >= 0 else ():
+            below = row.kind != "histogram" and row.ours not in unknown and min(every(values)) < 0
+            error = PageError("malformed", f"{name} is below 0") if below else unread.get(name)
+            if error is not None and row.needed:
+                raise error
+            if error is not None:
+                odd[name] = str(error)
+        return odd
 
-    def _counted(self, values: Sequence[float], *, whole: bool) -> Counts:
+    def _counted(self, values: Sequence[float], odd: Mapping[str, str], *, whole: bool) -> Counts:
         counted = self._grown(values)
         if whole:
             return Counts(self._growing, counted)
-        there = [(key, n) for key, n in zip(self._growing, counted, strict=True) if not math.isnan(n)]
+        there = [
+            (key, n)
+            for key, n in zip(self._growing, counted, strict=True)
+            if not math.isnan(n) and key[0].removesuffix("_bucket") not in odd
+        ]
         return Counts(tuple(key for key, _ in there), tuple(n for _, n in there))
 
 
@@ -184,6 +209,8 @@ def _cache_facts(page: Page) -> dict[str, str]:
     """What the engine says about its KV-cache; `engines`: how many caches of this size there are (data parallel)."""
     series = page.get(CACHE_INFO, {})
     facts: dict[str, str] = {}
+    if UNREAD in series:
+        return facts
     for labels in series:
         for name in CACHE_FACTS:
             value = label(labels, name)

@@ -38,6 +38,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     shape: frozenset[Series] = frozenset()  # the series behind it: a page with fewer is not whole
     counts: Counts = Counts()  # those of them that can't fall while the process lives
     unknown: frozenset[str] = frozenset()  # quantities that are there without a value (NaN)
+    odd: dict[str, str] = {}  # by the page's name: what was left out since it can't be true, and why
     missing: tuple[str, ...] = ()  # quantities of the program's table that the page has under no name
     born_at_0: bool = False  # what the process begins to tell later was 0 until then
 

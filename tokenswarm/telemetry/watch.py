@@ -96,6 +96,8 @@ class EngineWatch(Watch):
     def __init__(self, url: str, interval_s: float, read: Callable[[bytes], Reading], version: str = "") -> None:
         super().__init__(url, interval_s)
         self.version = version
+        self.odd: dict[str, int] = {}  # looks that left out a value since it can't be true, by its name
+        self.odd_says: dict[str, str] = {}  # the first of each, in a sentence
         self.newest: Reading | None = None
         self.by_stage: dict[int, Window] = {}
         self._read = read
@@ -140,11 +142,22 @@ class EngineWatch(Watch):
             self.gap(error.reason, str(error), at_ns)
             return error.reason
         self._came()
+        for name, said in reading.odd.items():
+            self.odd[name] = self.odd.get(name, 0) + 1
+            self.odd_says.setdefault(name, said)
         self._note_return(reading, at_ns)
         self.newest = reading
         for window in self.windows():
             window.offer(Sample(at_ns, slack_ns, reading))
         return None
+
+    @property
+    def left_out(self) -> str:
+        """What was left out of good pages, in a sentence; "" for nothing."""
+        told = [
+            f"{said}: left out, in {self.odd[name]} of {self.good} good looks" for name, said in self.odd_says.items()
+        ]
+        return "; ".join(told)
 
     def is_later(self, page: bytes) -> bool:
         """Whether a page tells of the same process after the newest reading: a count rose, and none fell."""

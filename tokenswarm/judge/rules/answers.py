@@ -53,6 +53,26 @@ def short_answers(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def other_ends(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """A filter, a guard against repetition: what cuts answers short and leaves them whole by the protocol."""
+    ends = dict(sorted(steady(evidence).other_ends.items(), key=lambda item: (-item[1], item[0])))
+    if not ends:
+        return None
+    n, ok = sum(ends.values()), summary.requests_steady.ok * evidence.profile.engine.choices
+    shown = ", ".join(f"{reason!r} ({count})" for reason, count in list(ends.items())[:3])
+    return doubt(
+        "other-ends",
+        "note",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) were ended neither by the model nor by a limit: finish reason "
+        f"{shown}. They count as good, with the latency and tokens of what came until then. Look at the server's "
+        f"filters, or take other prompts; compare only runs with as many. Rows of `requests.jsonl` have "
+        f"`finish_reason`.",
+        reasons=ends,
+        ok=ok,
+        share=n / max(1, ok),
+    )
+
+
 def half_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
     """Nearly all answers have the length that was asked of them, and a few are cut and look whole."""
     block = steady(evidence)
@@ -137,6 +157,21 @@ def events_over_tokens(_evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def counts_of_parts(evidence: Evidence, summary: Summary) -> Doubt | None:
+    n, ok = steady(evidence).seldom.get("count of a part", 0), summary.requests_steady.ok
+    if not n:
+        return None
+    return doubt(
+        "counts-of-parts",
+        "note",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: each count is "
+        f"that of one event, or more content came behind the last. Content events are counted in its place, which "
+        f"may be fewer than the tokens: a gateway rewrites `usage`. Ask the engine without it.",
+        answers=n,
+        ok=ok,
+    )
+
+
 def continuous_usage_ignored(evidence: Evidence, _summary: Summary) -> Doubt | None:
     block = everything(evidence)
     if not evidence.profile.engine.continuous_usage or block.tokens_told or not block.tokens_untold:
@@ -217,11 +252,13 @@ def _main(named: dict[str, int], asked: str) -> str:
 RULES: tuple[Rule, ...] = (
     tokens_over_limit,
     short_answers,
+    other_ends,
     half_answers,
     reasoning_added,
     only_reasoning,
     tokens_per_event,
     events_over_tokens,
+    counts_of_parts,
     continuous_usage_ignored,
     choices_missing,
     models_mixed,
