@@ -29,6 +29,7 @@ from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
+from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, watch_files
 from tokenswarm.cluster.plain_signals import Waiting, ctrl_c, heed_until_ready
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
@@ -177,6 +178,8 @@ class Plugin:
         return max(1, round(stage.rate[0] if stage.rate else 1))
 
     def _open_run(self) -> Run:
+        if not self._options.get("run_profile"):  # which says what is replayed
+            refuse_several(self._environment)
         profile = self._profile()
         if isinstance(self._environment.runner, LocalRunner):
             check_descriptors(profile.load.under_way, 1)
@@ -369,6 +372,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     try:
         options.refuse_secrets(sys.argv[1:])
         options.refuse_empty(vars(environment.parsed_options))
+        refuse_idle(environment)
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
     except UserError as error:
@@ -382,6 +386,7 @@ def _on_parser(parser: Any, **_: Any) -> None:
     if in_github():
         github.disarm_output()
     options.add_arguments(parser, locust=True)
+    watch_files(parser, _exit)
     parser.set_defaults(web_host=web_tab.LOOPBACK)
     try:
         if not run_token():
