@@ -17,11 +17,11 @@ from tokenswarm.simulator.server import Settings, Simulator
 
 
 class NotOurs(logging.Filter):
-    """Bytes that are no HTTP are answered with 400 and are their sender's matter: no traceback for them. (A router asks
-    each engine in HTTP/2 whether it is one of gRPC.)"""
+    """Bytes that are no HTTP are answered with 400 and are their sender's matter, as is a page that nobody waits for:
+    no traceback for them. (A router asks each engine in HTTP/2 whether it is one of gRPC.)"""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 DRAIN_S = 1.0
