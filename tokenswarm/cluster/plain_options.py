@@ -90,10 +90,10 @@ def _tags_of(task: Any) -> set[str]:
 
 def refuse_several(environment: Environment) -> None:
     """Raise ConfigError where user classes replay different things: a run has one workload, and would take the first's
-    for all of them.
+    for all of them. A profile says itself what is replayed.
     """
     found: dict[tuple[Any, ...], str] = {}
-    for user in environment.user_classes:
+    for user in () if environment.parsed_options.run_profile else environment.user_classes:
         asked = tuple(getattr(user, name, None) for name in ("api", "conversations", "rate"))
         if asked[0] is not None:  # a user class of another kind sends what it likes
             found.setdefault(asked, user.__name__)

@@ -23,7 +23,7 @@ from yaml.nodes import Node
 
 from tokenswarm import descriptors
 from tokenswarm.client.pool import check_descriptors
-from tokenswarm.cluster import web_tab
+from tokenswarm.cluster import web_edits, web_tab
 from tokenswarm.cluster.conclusion import TOO_LATE, Company, Reached, Run, kept, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
@@ -103,6 +103,7 @@ class Plugin:
         self._run: Run | None = None  # the next one
         self._current: Run | None = None
         self._tab = web_tab.add(environment)
+        web_edits.guard(environment, lambda: not (self._task is None or self._task.ready()))
         self._run_time = self._options.get("run_time")
         environment.parsed_options.run_time = None  # the controller ends the run
         logging.getLogger("locust.main").addFilter(self._say_run_time)
@@ -178,8 +179,7 @@ class Plugin:
         return max(1, round(stage.rate[0] if stage.rate else 1))
 
     def _open_run(self) -> Run:
-        if not self._options.get("run_profile"):  # which says what is replayed
-            refuse_several(self._environment)
+        refuse_several(self._environment)
         profile = self._profile()
         if isinstance(self._environment.runner, LocalRunner):
             check_descriptors(profile.load.under_way, 1)
