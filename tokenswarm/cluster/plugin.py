@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import sys
-from signal import SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
+from signal import SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, NoReturn
 
 import gevent
@@ -135,8 +135,8 @@ class Plugin:
         signal(SIGINT, default_int_handler)
         self._waiting = Waiting(self._dismiss) if begins else None
         gevent.signal_handler(SIGTERM, wait_for_nobody)
-        if SIGHUP in end_signals():  # Locust knows SIGTERM
-            gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
+        for number in set(end_signals()) - {SIGINT, SIGTERM}:  # Locust knows these
+            gevent.signal_handler(number, os.kill, os.getpid(), SIGTERM)
 
     def _dismiss(self) -> None:
         """The workers that came for a run that does not begin."""
