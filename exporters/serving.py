@@ -36,7 +36,7 @@ from aiohttp.web_protocol import RequestHandler
 from exporters.families import CONTENT_TYPE, Family, Readings
 from tokenswarm import descriptors
 from tokenswarm.errors import ConfigError, ExitCode, UserError
-from tokenswarm.terminal import outlive_listeners
+from tokenswarm.terminal import end_signals, outlive_listeners
 from tokenswarm.untold import UNTOLD
 
 ANSWERS_MAX = 8
@@ -372,10 +372,10 @@ class Server:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set. Call it inside the running loop."""
+    """An event that is set by each signal that asks for the end. Call it inside the running loop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in end_signals():
         loop.add_signal_handler(number, stop.set)
     return stop
 

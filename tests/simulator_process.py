@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import IO
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 PATHS = {
@@ -54,10 +55,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def simulator(*options: str) -> Iterator[Server]:
-    """Start `tokenswarm simulate` on a free port, wait for its line, and end it by its process id."""
+def simulator(*options: str, errors: IO[str] | None = None) -> Iterator[Server]:
+    """Start `tokenswarm simulate` on a free port, wait for its line, and end it by its process id. `errors`: where its
+    words to stderr go.
+    """
     command = [sys.executable, "-m", "tokenswarm.simulator", "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()

@@ -158,10 +158,13 @@ def test_one_stop_that_reaches_all_keeps_every_row_whoever_hears_first(
     assert not {"worker-lost", "worker-left"} & finished.doubts()
 
 
-def test_a_signal_does_not_wait_for_long_answers_and_counts_them(engine: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_does_not_wait_for_long_answers_and_counts_them(
+    number: signal.Signals, engine: Server, tmp_path: Path
+) -> None:
     with program(words(tmp_path, engine, *LONG), tmp_path) as started:
         started.await_output("steady")
-        started.process.send_signal(signal.SIGINT)
+        started.process.send_signal(number)
         finished = started.finish(60)
 
     assert finished.code == 13, finished.out
@@ -186,13 +189,14 @@ def test_a_signal_in_the_drain_shortens_it(engine: Server, tmp_path: Path) -> No
     assert 4 < int(waited[1]) < 30, "a signal's 5 s, and not the drain's 60"
 
 
-def test_a_second_signal_ends_it_at_once(engine: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_second_signal_ends_it_at_once(number: signal.Signals, engine: Server, tmp_path: Path) -> None:
     with program(words(tmp_path, engine, *LONG), tmp_path) as started:
         started.await_output("steady")
         workers = children(started.process.pid)
-        started.process.send_signal(signal.SIGTERM)
+        started.process.send_signal(number)
         started.await_output("interrupted: open streams")
-        started.process.send_signal(signal.SIGTERM)
+        started.process.send_signal(number)
         finished = started.finish(30)
 
     assert finished.code == 13, finished.out
@@ -417,7 +421,7 @@ def test_a_mistake_stands_below_locusts_empty_tables(engine: Server, tmp_path: P
     assert "absent.json" in told.out.splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_two_signals_end_plain_locust_at_once(number: signal.Signals, engine: Server, tmp_path: Path) -> None:
     with program(plain(engine, *LONG), tmp_path) as started:
         started.await_output("steady")

@@ -279,7 +279,7 @@ def test_tls_is_served_and_a_silent_handshake_holds_nothing_up(certificate: tupl
         assert exporter.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_it_ends_cleanly_and_silently(number: int) -> None:
     with running("gpu", "--gpu-backend", "none") as exporter:
         exporter.text()

@@ -107,7 +107,7 @@ def test_a_worker_that_hands_over_does_not_leave(tmp_path: Path) -> None:
     assert (ended.code, "its rows are in" in ended.out) == (13, False), ended.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("waits_for", ["workers", "target", "master"])
 def test_plain_locust_that_waits_is_13_with_a_word(waits_for: str, number: signal.Signals, tmp_path: Path) -> None:
     stalls = ("--fault", "stall:1:1") if waits_for == "target" else ()

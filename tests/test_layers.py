@@ -154,7 +154,7 @@ THIRD_PARTY = {
     "rich": ("tokenswarm/reports/", "tokenswarm/cluster/", "tokenswarm/commands/"),
     "gevent": ("tokenswarm/client/", "tokenswarm/cluster/"),
     "locust": ("tokenswarm/cluster/", "locustfiles/"),
-    "flask": ("tokenswarm/cluster/web_tab.py",),
+    "flask": ("tokenswarm/cluster/web_tab.py", "tokenswarm/cluster/web_edits.py"),
     "httptools": ("tokenswarm/client/response.py",),
     "psutil": (
         "tokenswarm/untold.py",

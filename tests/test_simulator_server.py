@@ -241,7 +241,7 @@ def test_reading_a_large_truth_does_not_hold_tokens_up():
     assert overtook
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_it_with_zero_even_while_it_streams(number):
     with simulator("--preset", "small-gpu") as server, server.open() as sock:
         sock.sendall(request_bytes("chat", tokens=4000))

@@ -88,11 +88,12 @@ def test_a_terminal_that_closes_ends_the_run_in_order(engine: Server, tmp_path: 
     assert b'"partial": true' in (results(tmp_path) / "summary.json").read_bytes()
 
 
-def test_plain_locust_hears_of_it_too(engine: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_plain_locust_hears_of_it_too(number: signal.Signals, engine: Server, tmp_path: Path) -> None:
     command = locust("chat.py", "--headless", "--host", engine.url, "--users", "2", "--run-time", "300s")
     with program([*command, "--dataset", str(SAMPLES / "sharegpt.json")], tmp_path) as started:
         started.await_output(r"steady, 2 users")
-        started.process.send_signal(signal.SIGHUP)
+        started.process.send_signal(number)
         finished = started.finish()
 
     assert (finished.code, finished.summary["partial"]) == (13, True), finished.out
@@ -107,15 +108,17 @@ def test_nohup_is_kept(engine: Server, tmp_path: Path) -> None:
     assert (finished.went_well, finished.summary["partial"]) == (True, False), finished.out
 
 
-def test_an_ignored_hangup_asks_for_nothing() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_is_ignored_asks_for_nothing(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         ignored = end_signals()
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
         heard = end_signals()
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert (set(heard) - set(ignored), set(ignored)) == ({signal.SIGHUP}, {signal.SIGINT, signal.SIGTERM})
+        signal.signal(number, before)
+    assert set(heard) == {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+    assert set(heard) - set(ignored) == {number}
 
 
 def test_a_full_disk_under_stdout_is_16_and_the_files_are_there(engine: Server, tmp_path: Path) -> None:

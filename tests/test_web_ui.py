@@ -20,8 +20,8 @@ def get(url: str) -> Any:
         return answer.read().decode()
 
 
-def post(url: str, **form: str) -> dict[str, Any]:
-    data = urllib.parse.urlencode(form).encode()
+def post(url: str, **form: str | list[str]) -> dict[str, Any]:
+    data = urllib.parse.urlencode(form, doseq=True).encode()
     with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=90) as answer:
         return json.load(answer)
 

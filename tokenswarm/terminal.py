@@ -21,9 +21,12 @@ PATIENCE_S = 2.0  # for a reader of words that are no result; then they are drop
 
 
 def end_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask for the end in order; not SIGHUP where it is ignored, as under nohup."""
+    """The signals that ask for the end in order; not SIGHUP and SIGQUIT (Ctrl-\\) where they are ignored, as the
+    first is under nohup.
+    """
     asked = (signal.SIGINT, signal.SIGTERM)
-    return asked if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*asked, signal.SIGHUP)
+    more = (signal.SIGHUP, signal.SIGQUIT)
+    return (*asked, *(number for number in more if signal.getsignal(number) is not signal.SIG_IGN))
 
 
 def leave_the_end_to_our_parent() -> None:

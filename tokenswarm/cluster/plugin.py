@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import sys
-from signal import SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
+from signal import SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, NoReturn
 
 import gevent
@@ -23,12 +23,13 @@ from yaml.nodes import Node
 
 from tokenswarm import descriptors
 from tokenswarm.client.pool import check_descriptors
-from tokenswarm.cluster import web_tab
+from tokenswarm.cluster import web_edits, web_tab
 from tokenswarm.cluster.conclusion import TOO_LATE, Company, Reached, Run, kept, open_run
 from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
+from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, watch_files
 from tokenswarm.cluster.plain_signals import Waiting, ctrl_c, heed_until_ready
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
@@ -102,6 +103,7 @@ class Plugin:
         self._run: Run | None = None  # the next one
         self._current: Run | None = None
         self._tab = web_tab.add(environment)
+        web_edits.guard(environment, lambda: not (self._task is None or self._task.ready()))
         self._run_time = self._options.get("run_time")
         environment.parsed_options.run_time = None  # the controller ends the run
         logging.getLogger("locust.main").addFilter(self._say_run_time)
@@ -133,8 +135,8 @@ class Plugin:
         signal(SIGINT, default_int_handler)
         self._waiting = Waiting(self._dismiss) if begins else None
         gevent.signal_handler(SIGTERM, wait_for_nobody)
-        if SIGHUP in end_signals():  # Locust knows SIGTERM
-            gevent.signal_handler(SIGHUP, os.kill, os.getpid(), SIGTERM)
+        for number in set(end_signals()) - {SIGINT, SIGTERM}:  # Locust knows these
+            gevent.signal_handler(number, os.kill, os.getpid(), SIGTERM)
 
     def _dismiss(self) -> None:
         """The workers that came for a run that does not begin."""
@@ -177,6 +179,7 @@ class Plugin:
         return max(1, round(stage.rate[0] if stage.rate else 1))
 
     def _open_run(self) -> Run:
+        refuse_several(self._environment)
         profile = self._profile()
         if isinstance(self._environment.runner, LocalRunner):
             check_descriptors(profile.load.under_way, 1)
@@ -369,6 +372,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     try:
         options.refuse_secrets(sys.argv[1:])
         options.refuse_empty(vars(environment.parsed_options))
+        refuse_idle(environment)
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
     except UserError as error:
@@ -382,6 +386,7 @@ def _on_parser(parser: Any, **_: Any) -> None:
     if in_github():
         github.disarm_output()
     options.add_arguments(parser, locust=True)
+    watch_files(parser, _exit)
     parser.set_defaults(web_host=web_tab.LOOPBACK)
     try:
         if not run_token():

@@ -80,16 +80,21 @@ class Answer:
         self._head_sent = False
         self._started = False
 
+    def write(self, data: bytes) -> None:
+        """To the client, if it is still there: asyncio counts writes to one that is gone, and logs them."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
     def send(self, event: bytes) -> None:
         """Write one event, in this answer's framing."""
-        self.transport.write(self.frame(event))
+        self.write(self.frame(event))
 
     def send_head(self) -> None:
         """The response's status line and headers, once."""
         if self._head_sent:
             return
         self._head_sent = True
-        self.transport.write(self.head(200, self.wire.media, self.frame is not plain, self.keep_alive, self.extra_head))
+        self.write(self.head(200, self.wire.media, self.frame is not plain, self.keep_alive, self.extra_head))
 
     def start(self) -> None:
         """The head, if it is still to go, and the events before the first token."""
@@ -103,7 +108,7 @@ class Answer:
     def token(self, seq: Sequence, wall_ns: int) -> bool:
         """A token is ready: send it, stamp it, count it. `wall_ns`: CLOCK_REALTIME − CLOCK_MONOTONIC. Returns True:
         the event loop may have something to do."""
-        if self.done.done():
+        if self.done.done() or self.transport.is_closing():  # the client has hung up: what ends the answer is under way
             return True
         if not self.ask.stream:
             self._token_kept(seq)
@@ -183,7 +188,7 @@ class Answer:
     def end_body(self) -> None:
         """The end of the body in this answer's framing."""
         if self.ending:
-            self.transport.write(self.ending)
+            self.write(self.ending)
 
     def _send_whole(self) -> None:
         body = self.wire.whole([self._said(i, output) for i, output in enumerate(self.outputs)], self.durations())

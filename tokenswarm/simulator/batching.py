@@ -9,6 +9,7 @@ of one clock.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import deque
 from collections.abc import Callable
@@ -185,9 +186,10 @@ class BatchingEngine:
             self._start_step(now_ns)
 
     def abort(self, seq: Sequence) -> None:
-        """Drop a sequence and free its blocks at once; a step in flight ends when it would have ended."""
+        """Drop a sequence, submitted or not, and free its blocks at once; a step in flight ends when it would have."""
         if seq.state == WAITING:
-            self.waiting.remove(seq)
+            with contextlib.suppress(ValueError):  # its client left before it was submitted
+                self.waiting.remove(seq)
         elif seq.state == RUNNING:
             self.running.remove(seq)
             self._free(seq)

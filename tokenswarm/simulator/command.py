@@ -1,7 +1,7 @@
 """`tokenswarm simulate`: options -> a running server. Once it listens it prints `simulating MODEL on http://HOST:PORT`.
 
-Every field of the preset is an option. Mistakes end with one sentence on stderr and exit code 15; SIGINT and SIGTERM
-are its normal end: code 0.
+Every field of the preset is an option. Mistakes end with one sentence on stderr and exit code 15; a signal that
+asks for the end is its normal end: code 0.
 """
 
 from __future__ import annotations

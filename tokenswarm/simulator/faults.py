@@ -207,7 +207,7 @@ def _gzip(answer: Answer) -> None:
         answer.frame = lambda event: inner(squeeze.compress(event) + squeeze.flush(zlib.Z_SYNC_FLUSH))
 
         def end_body() -> None:
-            answer.transport.write(inner(squeeze.flush()) + answer.ending)
+            answer.write(inner(squeeze.flush()) + answer.ending)
 
         answer.end_body = end_body  # type: ignore[method-assign] # the trailer goes where only this fault knows it
 
@@ -219,7 +219,7 @@ def _one_segment(answer: Answer, _: Fault) -> None:
         sock = answer.transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_CORK"):  # until the close that follows at once
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        answer.transport.write(answer.ending)
+        answer.write(answer.ending)
 
     answer.end_body = end_body  # type: ignore[method-assign] # a cork at the end is only this fault's
 
@@ -330,7 +330,7 @@ def _hold(answer: Answer, fault: Fault) -> bool:
 
 def _bad_chunk(answer: Answer, _: Fault) -> bool:
     answer.start()
-    answer.transport.write(b"ZZ\r\nno chunk\r\n" + LAST_CHUNK)
+    answer.write(b"ZZ\r\nno chunk\r\n" + LAST_CHUNK)
     answer.keep_alive = False
     return _stop(answer, "over")
 

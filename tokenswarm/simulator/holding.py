@@ -32,6 +32,10 @@ class Holding:
 
     def _let_go(self) -> None:
         data, self.held = bytes(self.held), bytearray()
+        self._out(data)
+
+    def _out(self, data: bytes) -> None:
+        """To who asked, if he is still there."""
         if data and not self.inner.is_closing():
             self.inner.write(data)
 
@@ -72,13 +76,12 @@ class Blocks(Holding):
             self._send(self._frame(piece))
 
     def _send(self, data: bytes) -> None:
-        self.inner.write((self._head or b"") + data)
+        self._out((self._head or b"") + data)
         self._head = b""
 
     def finish(self, ending: bytes) -> None:
         rest, self.held = bytes(self.held), bytearray()
-        if not self.inner.is_closing():
-            self._send((self._frame(rest) if rest else b"") + ending)
+        self._send((self._frame(rest) if rest else b"") + ending)
 
 
 class Stored(Holding):
@@ -105,7 +108,7 @@ class Corked(Holding):
 
     def write(self, data: bytes) -> None:
         if self._once and self._open.is_set():
-            self.inner.write(data)
+            self._out(data)
             return
         self.held += data
         if self._timer is None:

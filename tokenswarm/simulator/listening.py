@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -14,14 +13,15 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.simulator.pacer import Pacer
 from tokenswarm.simulator.routes import application
 from tokenswarm.simulator.server import Settings, Simulator
+from tokenswarm.terminal import end_signals
 
 
 class NotOurs(logging.Filter):
-    """Bytes that are no HTTP are answered with 400 and are their sender's matter: no traceback for them. (A router asks
-    each engine in HTTP/2 whether it is one of gRPC.)"""
+    """Bytes that are no HTTP are answered with 400 and are their sender's matter, as is a page that nobody waits for:
+    no traceback for them. (A router asks each engine in HTTP/2 whether it is one of gRPC.)"""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 DRAIN_S = 1.0
@@ -29,15 +29,15 @@ DRAIN_S = 1.0
 
 
 async def serve(settings: Settings, pacer: Pacer, host: str, port: int) -> None:
-    """Listen, say so, and serve until SIGINT or SIGTERM. ConfigError if the address can't be had. `pacer`: the running
-    loop's selector."""
+    """Listen, say so, and serve until a signal. ConfigError if the address can't be had. `pacer`: the running loop's
+    selector."""
     logging.getLogger("aiohttp.server").addFilter(NotOurs())
     sim = Simulator(settings, pacer)
     # handler_cancellation: a client that leaves cancels its handler, which aborts its sequences.
     runner = web.AppRunner(application(sim), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
     await runner.setup()
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in end_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         try:

@@ -1,0 +1,84 @@
+"""Plain Locust: a mistake in an option of Locust's own is one sentence before the load, and no traceback behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from locust import argument_parser
+from running import REPO, SAMPLES, locust, run
+
+from tokenswarm.cluster.plain_options import watch_files
+from tokenswarm.errors import UserError
+
+NOBODY = ("--headless", "-u", "1", "-t", "1s", "--host", "http://127.0.0.1:9")
+
+TAGGED = """
+from locust import tag
+from tokenswarm.cluster import plugin
+from tokenswarm.cluster.users import ReplayUser
+
+class Mine(ReplayUser):
+    tasks = [tag("slow", "night")(ReplayUser.replay)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [("--csv", "/dev/null/x/p"), ("--csv", "/proc/p"), ("--html", "/dev/null/x.html"), ("--html", "."),
+     ("--json-file", "/proc/nobody/x"), ("--logfile", "/dev/null/x")],
+)  # fmt: skip
+def test_a_file_that_can_not_be_written_is_16_before_the_target_is_asked(
+    option: str, file: str, tmp_path: Path
+) -> None:
+    finished = run(locust("chat.py", *NOBODY, option, file), tmp_path, 30)
+
+    assert finished.code == 16, finished.out
+    assert finished.out.startswith("tokenswarm: ")
+    assert f"{option} {file}: can't be written: " in finished.out
+    assert finished.out.count("\n") == 1, finished.out
+
+
+def test_files_that_are_there_are_kept_and_none_is_left_behind(tmp_path: Path) -> None:
+    kept, new = tmp_path / "kept.html", tmp_path / "folder" / "new"
+    kept.write_text("a report", "utf-8")
+    refused: list[UserError] = []
+    parser = argument_parser.get_empty_argument_parser()
+    argument_parser.setup_parser_arguments(parser)
+    watch_files(parser, refused.append)
+    words = ["--html", str(kept), "--csv", str(new), "--json-file", str(new), "--logfile", "/dev/stderr"]
+    given = parser.parse_args(words)
+
+    assert refused == []
+    assert [given.html_file, given.csv_prefix, given.json_file, given.logfile] == words[1::2]
+    assert kept.read_text("utf-8") == "a report"
+    assert list(new.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--tags", "fast"), "--tags fast: no task of Mine is left, so its users would send nothing; its tags are"),
+        (("--exclude-tags", "night"), "--exclude-tags night: no task of Mine is left"),
+        (("--tags", "slow", "--exclude-tags", "night"), "--tags slow and --exclude-tags night: no task of Mine"),
+        (("--tags", "night"), "127.0.0.1:9"),
+    ],
+)
+def test_tags_that_leave_no_task_are_15(words: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(TAGGED, "utf-8")
+    finished = run(locust(str(mine), *NOBODY, "--dataset", str(SAMPLES / "sharegpt.json"), *words), tmp_path, 30)
+
+    assert finished.code == (14 if sentence == "127.0.0.1:9" else 15), finished.out
+    assert sentence in finished.out
+    assert "Traceback" not in finished.out
+
+
+def test_several_workloads_are_15_and_one_of_them_is_none(tmp_path: Path) -> None:
+    words = (*NOBODY, "--dataset", str(SAMPLES / "sharegpt.json"), "-f", str(REPO / "locustfiles"))
+    several = run(locust("chat.py", *words), tmp_path, 30)
+    one = run(locust("chat.py", *words, "Completions"), tmp_path, 30)
+
+    assert several.code == 15, several.out
+    assert "Arrivals and Chat and Completions are different workloads, and a run has one" in several.out
+    assert one.code == 14, one.out
