@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("even")
+
+
+class NoLocust(MetaPathFinder):
+    """Locust patches sockets and threads of the whole process, pytest-xdist's too: who needs it starts one for it."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "locust":
+            raise ImportError("a test imports Locust, which patches its whole process: start one for it")
+
+
+sys.meta_path.insert(0, NoLocust())
 
 
 # Those that take longest: begun last, one of them would keep one core busy for minutes while the others are done.

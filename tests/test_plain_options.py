@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from locust import argument_parser
 from running import REPO, SAMPLES, locust, run
-
-from tokenswarm.cluster.plain_options import watch_files
-from tokenswarm.errors import UserError
 
 NOBODY = ("--headless", "-u", "1", "-t", "1s", "--host", "http://127.0.0.1:9")
 
@@ -20,6 +19,17 @@ from tokenswarm.cluster.users import ReplayUser
 
 class Mine(ReplayUser):
     tasks = [tag("slow", "night")(ReplayUser.replay)]
+"""
+
+PARSER = """
+import json, sys
+from locust import argument_parser
+from tokenswarm.cluster.plain_options import watch_files
+parser = argument_parser.get_empty_argument_parser()
+argument_parser.setup_parser_arguments(parser)
+watch_files(parser, lambda error: sys.exit(str(error)))
+given = parser.parse_args(sys.argv[1:])
+print(json.dumps([given.html_file, given.csv_prefix, given.json_file, given.logfile]))
 """
 
 
@@ -42,15 +52,11 @@ def test_a_file_that_can_not_be_written_is_16_before_the_target_is_asked(
 def test_files_that_are_there_are_kept_and_none_is_left_behind(tmp_path: Path) -> None:
     kept, new = tmp_path / "kept.html", tmp_path / "folder" / "new"
     kept.write_text("a report", "utf-8")
-    refused: list[UserError] = []
-    parser = argument_parser.get_empty_argument_parser()
-    argument_parser.setup_parser_arguments(parser)
-    watch_files(parser, refused.append)
     words = ["--html", str(kept), "--csv", str(new), "--json-file", str(new), "--logfile", "/dev/stderr"]
-    given = parser.parse_args(words)
+    command = [sys.executable, "-c", PARSER, *words]
+    given = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
 
-    assert refused == []
-    assert [given.html_file, given.csv_prefix, given.json_file, given.logfile] == words[1::2]
+    assert json.loads(given.stdout) == words[1::2]
     assert kept.read_text("utf-8") == "a report"
     assert list(new.parent.iterdir()) == []
 
