@@ -29,7 +29,7 @@ from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
-from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, say_run_time, watch_files
+from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, refuse_tls, say_run_time, watch_files
 from tokenswarm.cluster.plain_signals import Waiting, ctrl_c, heed_until_ready
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
@@ -370,6 +370,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     try:
         options.refuse_secrets(sys.argv[1:])
         options.refuse_empty(vars(environment.parsed_options))
+        refuse_tls(environment)
         refuse_idle(environment)
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
