@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
-from running import REPO, SAMPLES, locust, run
+from exchanges import make_certificate
+from running import REPO, SAMPLES, eventually, free_port, locust, program, run
 
 NOBODY = ("--headless", "-u", "1", "-t", "1s", "--host", "http://127.0.0.1:9")
 
@@ -88,3 +91,45 @@ def test_several_workloads_are_15_and_one_of_them_is_none(tmp_path: Path) -> Non
     assert several.code == 15, several.out
     assert "Arrivals and Chat and Completions are different workloads, and a run has one" in several.out
     assert one.code == 14, one.out
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "sentence"),
+    [
+        ("cert.pem", "", "--tls-cert and --tls-key belong together: without --tls-key the web UI would be plain HTTP"),
+        ("", "key.pem", "without --tls-cert the web UI would be plain HTTP"),
+        ("none.pem", "key.pem", "--tls-cert none.pem: can't be read: No such file or directory"),
+        ("cert.pem", ".", "--tls-key .: can't be read: Is a directory"),
+        ("empty.pem", "key.pem", "--tls-cert empty.pem with --tls-key key.pem: no certificate and its key without"),
+        ("cert.pem", "locked.pem", "--tls-cert cert.pem with --tls-key locked.pem: no certificate and its key without"),
+    ],
+)
+def test_tls_that_the_web_ui_can_not_speak_is_15(cert: str, key: str, sentence: str, tmp_path: Path) -> None:
+    made, _ = make_certificate(tmp_path)
+    (tmp_path / "empty.pem").touch()
+    locks = ["openssl", "rsa", "-aes128", "-passout", "pass:secret", "-in", str(made), "-out", "locked.pem"]
+    subprocess.run(locks, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+    words = [word for option, name in (("--tls-cert", cert), ("--tls-key", key)) if name for word in (option, name)]
+    finished = run(locust("chat.py", "--web-port", str(free_port()), *words), tmp_path, 30)
+
+    assert finished.code == 15, finished.out
+    assert sentence in finished.out
+    assert "Traceback" not in finished.out
+
+
+def test_and_that_which_it_can_is_spoken(tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    port = free_port()
+    words = ("--web-port", str(port), "--tls-cert", "cert.pem", "--tls-key", "key.pem")
+    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with program(locust("chat.py", *words), tmp_path) as started:
+        started.await_output("the web UI listens on")
+        assert eventually(lambda: reached(f"https://localhost:{port}", context), 20), started.output
+
+
+def reached(url: str, context: ssl.SSLContext) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=30, context=context) as answer:
+            return bool(answer.read())
+    except OSError:
+        return False

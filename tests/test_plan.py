@@ -276,6 +276,23 @@ def test_a_search_is_taken_at_its_word(tmp_path: Path, capsys: pytest.CaptureFix
     assert (strict["capacity"]["best"], strict["capacity"]["high"]) == (20.0, 40.0)
 
 
+@pytest.mark.parametrize("slo", ["", "slo: {ttft_s: {p95: 0.25}}"])
+def test_a_try_in_which_the_server_was_away_is_no_level(
+    slo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither under the search's own limits nor under others."""
+    keys = {"reason": "the server was away", "seconds": 9, "requests": 9}
+    probes = [
+        {"stage": i, "load": 10.0 * 2**i, "result": result, "within": result == "pass", **keys}
+        for i, result in enumerate(("pass", "pass", "gone", "gone"))
+    ]
+    folder = measured(tmp_path / "s", search={"of": "rate", "passed": 20.0, "failed": None, "probes": probes})
+    (tmp_path / "slo.yaml").write_text(slo, "utf-8")
+    words = ("--slo", tmp_path / "slo.yaml") if slo else ()
+    (fleet,) = planned(capsys, folder, "--rate", "40", *words)["fleets"]
+    assert (fleet["capacity"]["best"], fleet["capacity"]["high"]) == (20.0, None)
+
+
 def test_several_runs_of_a_kind_are_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measured(tmp_path / "k" / "one", (0.1, 0.2, 0.3))
     measured(tmp_path / "k" / "two", (0.1, 0.9))  # 20/s is too much in one of the two

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import free_port, program, run, tokenswarm
+from running import Program, free_port, program, run, tokenswarm
 from simulator_process import simulator
+from small_server import GOOD, MODELS, Answer, Asked, Backend, backend, refusal
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster.stages import Searching
 from tokenswarm.errors import ConfigError
 from tokenswarm.judge.search import Probe, Queue, Search, gone
+from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.snapshot import Block, Merged
 from tokenswarm.profile import profile
 
@@ -203,6 +208,94 @@ def test_a_try_in_which_some_were_refused_is_an_answer_of_a_server_that_is_there
     assert (searching.answer["passed"], searching.answer["failed"]) == (None, None if said else 1)
     assert gone(searching.search, Merged(run_id="r", blocks=blocks)).startswith(said)
     assert bool(gone(searching.search, Merged(run_id="r", blocks=blocks))) == bool(said)
+
+
+@contextlib.contextmanager
+def server_that_leaves(answer: Callable[[], Answer]) -> Iterator[tuple[Backend, threading.Event]]:
+    """While the event is set, who asks gets what `answer` says instead."""
+    left = threading.Event()
+
+    def say(asked: Asked) -> Answer:
+        return answer() if left.is_set() else MODELS if asked.method == "GET" else GOOD
+
+    with backend(say) as server:
+        yield server, left
+
+
+def hangs_up() -> Answer:
+    raise ConnectionError
+
+
+@contextlib.contextmanager
+def searched_up_to_16(tmp_path: Path, url: str) -> Iterator[Program]:
+    (tmp_path / "p.yaml").write_text(PROFILE.replace("0.6", "5").replace("256", "16"), encoding="utf-8")
+    with program(tokenswarm("search", "p.yaml", "--host", url, "--set", "search.shortest=2s"), tmp_path) as started:
+        yield started
+
+
+def test_a_try_in_which_the_server_was_away_is_tried_again(tmp_path: Path) -> None:
+    with server_that_leaves(hangs_up) as (server, left), searched_up_to_16(tmp_path, server.url) as started:
+        started.await_output("stage 2 steady")
+        time.sleep(1)
+        left.set()
+        time.sleep(3)
+        left.clear()
+        finished = started.finish(120)
+    assert finished.code in (0, 12), finished.out
+    assert "search: rate passed=16 failed=none probes=3" in finished.out
+    _, second, third = finished.summary["search"]["probes"]
+    assert (second["load"], second["result"], third["load"], third["within"]) == (16, "gone", 16, True)
+    assert second["reason"].startswith("the server was away in the try at 16: nothing succeeded from ")
+    assert "run-trouble" not in finished.doubts()
+
+
+def test_a_gateway_whose_engine_is_gone_is_no_answer(tmp_path: Path) -> None:
+    with (
+        server_that_leaves(lambda: refusal(502, {"error": "no engine"})) as (server, left),
+        searched_up_to_16(tmp_path, server.url) as started,
+    ):
+        started.await_output("stage 2 steady")
+        time.sleep(1)
+        left.set()
+        finished = started.finish(120)
+    assert finished.code == 11, finished.out
+    (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "run-trouble")
+    assert f"{server.url}: HTTP 502: no engine after the try at 16: the server was gone" in doubt["message"]
+    assert "search: rate passed=8 failed=none probes=2" in finished.out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "restarts", "results"),
+    [
+        ("reset", 0, ["gone", "gone"]),
+        ("http_5xx", 0, ["fail"]),  # it has four slots, and refuses who comes meanwhile: that is an answer
+        ("timeout", 0, ["fail"]),
+        ("http_5xx", 1, ["gone", "gone"]),  # by a gateway; its metrics know better
+    ],
+)
+def test_what_is_a_server_that_was_away(outcome: str, restarts: int, results: list[str]) -> None:
+    searching = Searching(profile.load(BAD + "search: {users: [1, 8]}", "p.yaml"))
+    told = iter((0, restarts, restarts, 2 * restarts))
+    searching.restarts = lambda: next(told)
+    looks: list[str] = []
+    searching.serves_nobody = lambda: looks.append("") or ""  # type: ignore[func-returns-value]
+    searching.next(Merged(run_id="r"))
+    blocks = []
+    for stage in range(len(results)):
+        block = Block(stage=stage, phase="steady", sent=60, ok=20, failed=40, by_outcome={"ok": 20, outcome: 40})
+        block.periods = Periods(
+            ended={stage * 9 + at: 10 for at in range(6)}, failed={stage * 9 + at: 10 for at in range(1, 5)}
+        )
+        blocks.append(block)
+        last = searching.next(Merged(run_id="r", blocks=blocks))
+    assert last is None
+    assert [probe.result for probe in searching.search.probes] == results
+    assert searching.answer["failed"] == (1 if results == ["fail"] else None)
+    said = gone(searching.search, Merged(run_id="r", blocks=blocks))
+    assert said.startswith(
+        "the server was away in both tries at 1, in the last one nothing succeeded from 10 s to 14 s"
+    ) == (results != ["fail"])
+    assert not looks, "it succeeded again: no look is needed"
 
 
 def of_target(*urls: str) -> profile.Profile:

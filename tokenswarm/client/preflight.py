@@ -102,6 +102,20 @@ def reach(profile: Profile) -> Callable[[], str]:
     return look
 
 
+def serve(profile: Profile) -> Callable[[], str]:
+    """The same look by a real request to each: a gateway answers for a server that is not there. None of that kind is
+    sent with `engine.probe: false`.
+    """
+
+    def look() -> str:
+        for url in profile.target if profile.engine.probe else ():
+            if said := Prober(profile, make_checked_target(profile, url), lambda _: None).refused():
+                return f"{url}: {said}"
+        return ""
+
+    return look
+
+
 class _Listing(msgspec.Struct, frozen=True):
     """A base URL, and what it answered when it was asked for its models (None: no list of models)."""
 

@@ -7,6 +7,7 @@ only busy, or fails by chance, is the load's business: a note.
 from __future__ import annotations
 
 import enum
+import math
 import re
 import secrets
 from collections.abc import Callable
@@ -147,6 +148,17 @@ class Prober:
             gevent.sleep(pause_s)
             pause_s = min(PAUSE_S_MAX, 2 * pause_s)
 
+    def refused(self) -> str:
+        """Why it serves nobody, although it has nothing else to do; "" where it does, or only takes its time."""
+        while True:
+            record = self._send(PAUSE_S_MAX)
+            objects = record.outcome is Outcome.ERROR_OBJECT and not record.events
+            if not (objects or record.status >= 500 or record.outcome in (Outcome.CONNECT, Outcome.RESET)):
+                return ""
+            if len(self._records) == SAME_MAX:
+                return record.error
+            gevent.sleep(PAUSE_S)
+
     def _told_packed(self, packed: RequestRecord) -> str:
         """Where the load asks for gzip and gets it: what the same answer is like without; "" otherwise."""
         if not packed.packed:
@@ -175,9 +187,10 @@ class Prober:
     def _elapsed_s(self) -> float:
         return (monotonic_ns() - self._began_ns) / NS_PER_S
 
-    def _send(self) -> RequestRecord:
+    def _send(self, most_s: float = math.inf) -> RequestRecord:
         """One request, as a worker sends it; nothing of it reaches the results' counts."""
-        profile, left_s = self._profile, max(PAUSE_S_MAX, self._profile.timeouts.ready - self._elapsed_s)
+        profile = self._profile
+        left_s = min(most_s, max(PAUSE_S_MAX, profile.timeouts.ready - self._elapsed_s))
         limits = profile.timeouts
         timeouts = Timeouts(
             connect=limits.connect,

@@ -149,6 +149,10 @@ class Company:
         self.summary = summary
         return code
 
+    def restarts(self) -> int:
+        """Of the engine, that its metrics told so far."""
+        return self._soak.returns()
+
     def _told_so_far(self, merged: Merged) -> bytes:
         """What engines and GPUs told, for a report of the run before its end."""
         summary = summarize(merged, partial=True)

@@ -7,7 +7,6 @@ streams end or meet the drain bound, every worker hands its last report over, an
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -103,9 +102,9 @@ class Controller:
             self._cluster.broadcast(ToWorker.DRAIN, {"bound_s": INTERRUPT_DRAIN_S})
 
     @property
-    def path(self) -> Path:
-        """The results folder."""
-        return self._folder.path
+    def ending(self) -> bool:
+        """Whether no load is begun any more."""
+        return self._draining or self._stop.is_set()
 
     def process_ended(self, pid: int, code: int) -> None:
         """A worker process of this machine ended: known at once, long before its heartbeat is missed."""

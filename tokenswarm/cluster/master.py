@@ -58,12 +58,15 @@ def run_profile(
         say(f"waiting for {remote} worker{'s' * (remote > 1)} on {host}:{port}")
     if searching is not None:
         searching.unreachable = preflight.reach(looked.profile)
+        searching.serves_nobody = preflight.serve(looked.profile)
     run.search = searching
     return _drive(run, runner, cluster, token, remote)
 
 
 def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int | None) -> int:
     company = Company(run, lambda: cluster.in_run)
+    if run.search is not None:
+        run.search.restarts = company.restarts
     controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers, run.search)
     for number in end_signals():  # to the very end: there is an exit code, and no load any more
         gevent.signal_handler(number, lambda: _interrupt(controller, run))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
+import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,39 @@ def _try(path: Path) -> None:
         pass
     if not there:
         path.unlink()
+
+
+def say_run_time(seconds: float | None, record: logging.LogRecord) -> bool:
+    """A filter of Locust's log, which does not know that there is a limit: it is ours."""
+    if seconds and str(record.msg).startswith("No run time limit set"):
+        record.msg = f"Run time limit set to {seconds:g} seconds, then open streams are drained"
+    return True
+
+
+def refuse_tls(environment: Environment) -> None:
+    """Raise ConfigError where the web UI can't speak TLS as it is told to: Locust would end each connection with a
+    traceback; or, with one file of the two, speak plain HTTP.
+    """
+    given = environment.parsed_options
+    files = {"--tls-cert": given.tls_cert, "--tls-key": given.tls_key}
+    if environment.web_ui is None or not any(files.values()):
+        return
+    for option, name in files.items():
+        if not name:
+            raise ConfigError(f"{' and '.join(files)} belong together: without {option} the web UI would be plain HTTP")
+        try:
+            Path(name).read_bytes()
+        except (OSError, ValueError) as error:  # the latter: a name that none can be
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{option} {name}: can't be read: {why}; name a file in PEM") from None
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(given.tls_cert, given.tls_key, password="")  # else it would be asked for
+    except (OSError, ValueError) as error:
+        said = " with ".join(f"{option} {name}" for option, name in files.items())
+        raise ConfigError(
+            f"{said}: no certificate and its key without a password, both in PEM ({error.args[-1]})"
+        ) from None
 
 
 def refuse_idle(environment: Environment) -> None:

@@ -29,7 +29,7 @@ from tokenswarm.cluster.controller import Controller
 from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
-from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, watch_files
+from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, refuse_tls, say_run_time, watch_files
 from tokenswarm.cluster.plain_signals import Waiting, ctrl_c, heed_until_ready
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
@@ -103,10 +103,10 @@ class Plugin:
         self._run: Run | None = None  # the next one
         self._current: Run | None = None
         self._tab = web_tab.add(environment)
-        web_edits.guard(environment, lambda: not (self._task is None or self._task.ready()))
+        web_edits.guard(environment, lambda: web_edits.at(self._task, self._controller, self._current))
         self._run_time = self._options.get("run_time")
         environment.parsed_options.run_time = None  # the controller ends the run
-        logging.getLogger("locust.main").addFilter(self._say_run_time)
+        logging.getLogger("locust.main").addFilter(functools.partial(say_run_time, self._run_time))
         self._headless = environment.web_ui is None
         self._shown_rate = self._show_rate()
         self._rates_of_users = {self._options.get("rate")}  # that nobody typed into the form's own field
@@ -190,12 +190,6 @@ class Plugin:
             run.show = self._last.append
         return run
 
-    def _say_run_time(self, record: logging.LogRecord) -> bool:
-        """Locust does not know that there is a limit: it is ours."""
-        if self._run_time and str(record.msg).startswith("No run time limit set"):
-            record.msg = f"Run time limit set to {self._run_time:g} seconds, then open streams are drained"
-        return True
-
     def _profile(self) -> Profile:
         user = self._environment.user_classes[0]
         api = same_api(self._options.get("engine") or Engine().kind, user.api)
@@ -252,7 +246,7 @@ class Plugin:
             self._waiting.over()
             self._waiting = None
         if self._task is None or self._task.ready():
-            self._task = gevent.spawn(self._drive)
+            self._controller, self._task = None, gevent.spawn(self._drive)
 
     def _drive(self) -> None:
         environment, cluster = self._environment, self._cluster
@@ -320,9 +314,13 @@ class Plugin:
     def _end(self, *, told: bool) -> None:
         """`told`: by a signal, of which a second one ends it at once. A run that is being concluded is waited for."""
         controller, run, task = self._controller, self._current, self._task
-        if controller is None or run is None or task is None or task.ready() or gevent.getcurrent() is task:
+        if task is None or task.ready() or gevent.getcurrent() is task:
             return
-        if not controller.active and (not told or run.reached is Reached.BEGUN):
+        if controller is None or run is None:
+            if not told:
+                task.kill(web_edits.stopped())
+            return
+        if not controller.active and told is (run.reached is Reached.BEGUN):
             return
         try:
             if told and controller.asked:
@@ -372,6 +370,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     try:
         options.refuse_secrets(sys.argv[1:])
         options.refuse_empty(vars(environment.parsed_options))
+        refuse_tls(environment)
         refuse_idle(environment)
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin

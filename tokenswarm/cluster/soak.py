@@ -138,6 +138,10 @@ class SoakWatch:
 
     # Restarts.
 
+    def returns(self) -> int:
+        """How many were told so far, at once."""
+        return sum(len(w.returns) for w in self._watches() if isinstance(w, EngineWatch) and not w.several)
+
     def _look_at_restarts(self, now_ns: int, *, over: bool = False) -> None:
         now = self._failures()
         for watch in self._watches():

@@ -68,22 +68,27 @@ class Searching:
         self._queue = Queue(None)
         self._given_up: tuple[Result, str] | None = None
         self.unreachable: Callable[[], str] = lambda: ""  # asked after a try that failed
+        self.serves_nobody: Callable[[], str] = lambda: ""  # ... at whose end nothing succeeded: by a real request
+        self.restarts: Callable[[], int] = lambda: 0  # of the engine, that its metrics told so far
+        self._restarts = 0  # before this try
+        self._was_away: float | None = None  # at this load
 
     def next(self, merged: Merged) -> Stage | None:
         """The next try, once the one before is put down."""
         if self._load is not None:
             probe = self._probe(merged, self._load)
             self._rho = max(self._rho, searches.rho_of(merged.block(self._number)))
-            if not probe.within and self._failed(merged) and (said := self.unreachable()):
-                self.search.put(searches.unreached(probe, said))
-                return None
+            probe, ends = self._looked_after(probe, merged)
             self.search.put(probe)
+            if ends:
+                return None
             self._again = not self._again and _may_be_decided(probe, self._asked.longest)
         if not self._again:
             self._load = self.search.next()
         if self._load is None:
             return None
         self._number += 1
+        self._restarts = self.restarts()
         self._given_up = None
         self._queue = Queue(self._load if self.of == "rate" else None)
         longest = Seconds(self._asked.longest)
@@ -106,6 +111,19 @@ class Searching:
         if result == "fail":
             self._given_up = (result, reason)
         return result == "fail" or (result == "pass" and seconds >= self._least_s)
+
+    def _looked_after(self, probe: Probe, merged: Merged) -> tuple[Probe, bool]:
+        """A try that failed as what it was, and whether the search ends with it: the server is away, or was twice."""
+        if probe.within or not self._failed(merged):
+            return probe, False
+        ends_dead = searches.no_more(merged, self._number)
+        if said := self.unreachable() or (self.serves_nobody() if ends_dead else ""):
+            return searches.unreached(probe, said), True
+        said = searches.away(merged, self._number, restarted=self.restarts() > self._restarts)
+        if not said:
+            return probe, False
+        again, self._was_away = self._was_away == probe.load, probe.load
+        return searches.was_away(probe, said, again=again), again
 
     def _failed(self, merged: Merged) -> bool:
         """Whether any request of this try did, those of its warm-up, too."""

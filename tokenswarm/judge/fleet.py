@@ -53,12 +53,15 @@ def left_out(slo: Slo) -> list[str]:
 
 def levels_of(summary: Summary, limits: Mapping[str, float], *, own: bool) -> list[Level]:
     """Each stage of a run as a level. `own`: these limits are the run's, so that a search has judged them already."""
-    probes = {probe["stage"]: probe for probe in summary.search.get("probes", ())} if own else {}
+    tries = {probe["stage"]: probe for probe in summary.search.get("probes", ())}
+    probes = tries if own else {}
     found = []
     for stage in summary.stages:
         carried = stage.throughput.requests_per_s
         if stage.rate_end is not None or not carried or not stage.steady_window.length_s:
             continue  # a ramp is no level, and nor is what was never measured
+        if stage.stage in tries and tries[stage.stage]["result"] == "gone":
+            continue  # the server was away in it, whatever the load
         probe = probes.get(stage.stage)
         if probe is not None:
             word, limit = _of_probe(probe)

@@ -26,6 +26,8 @@ LOOKS = 8  # seconds over which a queue is watched
 GROWTH = 0.1  # of the rate: a queue that grows so quickly
 GROWN = 3.0  # and is so many times what it was, grows without bound
 QUEUE_MIN = 20
+BROKEN = ("connect", "dns", "reset", "truncated")  # failures of who is away; one that has too much to do says so
+AWAY = (5, 2)  # failures, and seconds, from which on nothing that succeeds is no chance
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,36 @@ def unreached(probe: Probe, said: str) -> Probe:
     """A try that failed at a server that is not there any more: no load was too much for it."""
     reason = f"{said} after the try at {probe.load:g}: the server was gone, and how much it carries is not known"
     return msgspec.structs.replace(probe, result="gone", within=False, reason=reason)
+
+
+def away(merged: Merged, stage: int, *, restarted: bool) -> str:
+    """When the server was away in a try, although it is there after it: no load was too much for it; "" if it was not.
+
+    `restarted`: its own metrics say so. Else nothing succeeded for a while, as connections broke or none came about.
+    """
+    block = total(block for block in merged.blocks if block.stage == stage)
+    broken = sum(block.by_outcome.get(name, 0) for name in BROKEN)
+    last, longest = block.periods.at_the_end(), block.periods.dead()
+    for found, least_s in ((last, 0), (longest, AWAY[1])):
+        if found is None or found.failed < AWAY[0] or found.end_s - found.start_s < least_s:
+            continue
+        if restarted or 2 * broken > block.failed:
+            return f"nothing succeeded from {found.start_s} s to {found.end_s} s of the run"
+    return "its metrics tell of a restart" if restarted else ""
+
+
+def was_away(probe: Probe, said: str, *, again: bool) -> Probe:
+    """A try in which it was, `again` where it had been in another one at this load."""
+    which = f"both tries at {probe.load:g}, in the last one" if again else f"the try at {probe.load:g}:"
+    then = "how much it carries is not known; read its log" if again else "it is held against no load, and tried again"
+    reason = f"the server was away in {which} {said}; {then}"
+    return msgspec.structs.replace(probe, result="gone", within=False, reason=reason)
+
+
+def no_more(merged: Merged, stage: int) -> bool:
+    """Whether from some moment on nothing in a try succeeded any more."""
+    last = total(block for block in merged.blocks if block.stage == stage).periods.at_the_end()
+    return last is not None and last.failed >= AWAY[0]
 
 
 def gone(search: Search, merged: Merged) -> str:

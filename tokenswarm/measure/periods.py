@@ -5,6 +5,8 @@ Times are seconds since the recorder began. A bin is 1 s wide, and twice as wide
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 BINS_MAX = 512
@@ -59,11 +61,18 @@ class Periods(msgspec.Struct, kw_only=True):
 
     def worst(self) -> Outage | None:
         """The longest time in which more failed than did not, in each bin; bins in which nothing ended don't count."""
+        return self._longest(lambda failed, ended: 2 * failed > ended)
+
+    def dead(self) -> Outage | None:
+        """The longest time in which nothing succeeded, likewise."""
+        return self._longest(lambda failed, ended: failed == ended)
+
+    def _longest(self, holds: Callable[[int, int], bool]) -> Outage | None:
         found: list[Outage] = []
         start: int | None = None
         failed = ended = last = 0
         for key in [*sorted(self.ended), -1]:
-            bad = key >= 0 and 2 * self.failed.get(key, 0) > self.ended[key]
+            bad = key >= 0 and holds(self.failed.get(key, 0), self.ended[key])
             if bad:
                 if start is None:
                     start, failed, ended = key, 0, 0
