@@ -171,6 +171,14 @@ def test_a_part_file_that_is_too_long_is_thrown_away(site: Site, tmp_path: Path)
     assert fetch(site.url, tmp_path, SHA256).path.read_bytes() == BODY
 
 
+@pytest.mark.parametrize("odd", ["", SHA256[:-1], f"sha256:{SHA256}"])
+def test_a_checksum_that_is_none_is_told_before_the_download(site: Site, tmp_path: Path, odd: str) -> None:
+    (tmp_path / "data.json.part").write_bytes(BODY[:100])
+    with pytest.raises(DatasetError, match=r"--sha256 .*: takes 64 hexadecimal digits"):
+        fetch(site.url, tmp_path, odd)
+    assert (tmp_path / "data.json.part").read_bytes() == BODY[:100]
+
+
 def test_a_wrong_checksum_deletes_the_download(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as wrong:
         fetch(site.url, tmp_path, "0" * 64)

@@ -159,6 +159,19 @@ def test_an_address_that_can_be_had_is_not_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--bind", "0.0.0.0:5557"), "--bind is for workers of other machines: say how many, --expect-workers 8"),
+        (("--expect-workers", "1", "--workers", "2"), "--expect-workers waits for those of others: give one of them"),
+    ],
+)
+def test_workers_of_here_and_of_elsewhere_are_not_mixed(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    refused = run(tokenswarm("run", profile(tmp_path), "--host", "http://127.0.0.1:9", *words), tmp_path, 30, **TOKEN)
+    assert refused.code == 15
+    assert said in refused.out
+
+
+@pytest.mark.parametrize(
     ("token", "code", "said"), [("wrong", 15, "does not know this run's token"), ("", 14, "start")]
 )
 def test_a_master_that_gives_up_says_why(engine: Server, tmp_path: Path, token: str, code: int, said: str) -> None:

@@ -302,6 +302,12 @@ def test_users_and_duration_are_options(command: str) -> None:
     assert [(stage.users, stage.duration) for stage in read.load.stages] == [(3, 5.0)]
 
 
+@pytest.mark.parametrize("rate", ["5,80", "5..80"])
+def test_a_ramp_without_brackets_is_told_how_it_is_written(rate: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--rate 5.*80: a ramp stands in brackets: --rate '\[5,80\]'$"):
+        options.read_profile(None, {"rate": rate}, [])
+
+
 def test_no_hint_is_better_than_a_wild_one() -> None:
     assert options.option_hint("--zzz", ["--host", "--set"]) == ""
     assert options.option_hint("--p99", ["--host", "--set"]) == ""  # a key of each latency

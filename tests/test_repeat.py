@@ -281,6 +281,7 @@ REFUSED = [
     (["--baseline", "tool.json"], "there is no tool `curl`"),
     (["--baseline", "about.json"], "is no group of runs"),
     (["--against-host", "http://b", "--margin", "tail=x"], "write KIND=SHARE"),
+    (["--against-host", "http://b", "--metric", "ttft.p50"], "`ttft.p50` is not compared; did you mean `ttft_s.p50`?"),
     (["--against-host", "http://b", "--differ", "modell"], "there is no subject `modell`"),
     (["--against-host", ""], "--against-host is empty: is a variable unset?"),
     (["--repeat", ""], "--repeat is empty"),

@@ -188,6 +188,15 @@ def test_options_name_a_trace() -> None:
         options.read_profile(None, {**given, "rate": "3"}, target)
 
 
+@pytest.mark.parametrize("name", ["fixed", "mean", "max"])
+def test_a_trace_takes_no_other_length_of_answers(tmp_path: Path, name: str) -> None:
+    path = str(written(tmp_path, f"target: http://a\ndataset: {{path: x, output_tokens: {{{name}: 4}}}}\n"))
+    with pytest.raises(ConfigError, match=f"`dataset.output_tokens.{name}` is not of a trace"):
+        options.read_profile(path, {"trace": "t.csv"}, [])
+    without = {"trace": "t.csv", "set": [f"dataset.output_tokens.{name}=null"]}
+    assert options.read_profile(path, without, []).load.kind == "trace"
+
+
 CONVERSATIONS = [
     Conversation(str(n), (Turn(f"question {n} " * 20, f"answer {n} " * 30), Turn("and 日本語の質問 " * 5)))
     for n in range(7)

@@ -31,6 +31,10 @@ def check(profile: Profile, given: dict[str, Any]) -> None:
     """What of a run's profile and of its parsed options can't be, and its data set. Raises UserError."""
     if given.get("search"):
         searching_of(profile)
+    if given["expect_workers"] is None and given["bind"] is not None:
+        raise ConfigError("--bind is for workers of other machines: say how many, --expect-workers 8")
+    if given["expect_workers"] is not None and given.get("workers") is not None:
+        raise ConfigError("--workers starts workers here, --expect-workers waits for those of others: give one of them")
     host, port, _ = address_of(given["bind"], given["expect_workers"])
     refuse_taken(host, port)
     if given["expect_workers"] is None:

@@ -76,7 +76,7 @@ def main(words: list[str]) -> int:
 def hold(base: list[Run], new: list[Run], asked: Asked) -> Comparison:
     """The comparison of two groups that were read. Raises ConfigError where they can't be compared."""
     tool = groups.same_words(base, new)
-    metrics = _metrics(asked.metrics, metrics_of(tool) if tool else METRICS)
+    metrics = chosen(asked, tool)
     groups.check(base, new, asked.point)
     found = compare(base, new, asked.margins, metrics)
     if tool:
@@ -139,7 +139,9 @@ def _tell_github(found: Comparison) -> None:
         raise ResultsError(unwritten)
 
 
-def _metrics(names: Sequence[str], of: Sequence[Metric]) -> list[Metric]:
+def chosen(asked: Asked, tool: str) -> list[Metric]:
+    """What is compared, by the words of that tool ("": ours). Raises ConfigError for a name that there is not."""
+    names, of = asked.metrics, metrics_of(tool) if tool else METRICS
     known = {metric.name: metric for metric in of}
     for name in names:
         if name not in known:

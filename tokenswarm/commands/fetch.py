@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import shutil
 import ssl
 import urllib.error
@@ -97,6 +98,8 @@ def fetch(
     """
     known = KNOWN.get(name_or_url)
     url = known.url if known else _checked_url(name_or_url)
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise DatasetError(f"--sha256 {sha256[:80]}: takes 64 hexadecimal digits, as `sha256sum` writes them")
     wanted = (sha256 or (known.sha256 if known else None) or "").lower() or None
     blob = known.git_blob if known else None
     path = _target(dest, url)

@@ -122,11 +122,12 @@ def _planned(given: dict[str, Any], words: list[str]) -> Group:
 
 def _stored(given: dict[str, Any], profile: Profile, asked: Asked) -> list[Run] | None:
     """The baseline, if any, that these runs can be held against; a history that can be written. Raises ConfigError."""
-    if not given["baseline"] and not given["history"]:
+    if not given["baseline"] and not given["history"] and not asked.metrics:
         return None
-    from tokenswarm.commands import groups
+    from tokenswarm.commands import compare, groups
 
     baseline = groups.read_group(Path(given["baseline"])) if given["baseline"] else None
+    compare.chosen(asked, baseline[0].tool if baseline else "")  # a wrong name is told before the runs
     if baseline is not None:
         groups.check([baseline[0]], [groups.foreseen(profile, baseline[0])], asked.point)
     if given["history"]:

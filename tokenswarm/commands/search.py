@@ -22,6 +22,8 @@ def main(words: list[str]) -> int:
     for name in ("trace", "duration", "requests"):
         if given[name] is not None:
             raise ConfigError(f"--{name} is of `tokenswarm run`: a search chooses its loads itself")
+    if given["rate"] is not None and given["users"] is not None:
+        raise ConfigError("--rate and --users: a search looks for one of them; give one")
     for name in ("rate", "users"):
         if given[name] is not None:
             given["set"] = [*given["set"], f"search.{name}={_bounds(given[name], name)}"]

@@ -178,6 +178,9 @@ def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> li
         if options.get("arrivals") is not None and path is None:
             raise ConfigError("--arrivals needs --rate, for example --rate 20")
         return [] if duration is None else one_stage("users", "1", "--users", duration)
+    ends = str(rate).replace("..", ",").split(",")
+    if len(ends) == 2 and not str(rate).startswith("["):
+        raise ConfigError(f"--rate {typed_yaml.shown(str(rate))}: a ramp stands in brackets: --rate '[5,80]'")
     found = [] if users is None else [("load.kind", typed_yaml.literal("closed", "--users"))]
     if rate is not None and options.get("arrivals") is None and _said(text, path, "load.kind") not in RATE_KINDS:
         found.append(("load.kind", typed_yaml.literal(RATE_KINDS[0], "--rate")))

@@ -72,6 +72,13 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"`dataset.history: model` needs `load.kind: closed`: arrivals ({self.load.kind}) wait for no answer"
             )
+        lengths = self.dataset.output_tokens
+        said = next((name for name in ("fixed", "mean", "max") if getattr(lengths, name) is not None), None)
+        if said is not None and self.load.kind == "trace":
+            raise ValueError(
+                f"`dataset.output_tokens.{said}` is not of a trace, which says how long each answer is: leave it out "
+                f"(--set dataset.output_tokens.{said}=null over a profile that has it)"
+            )
         if self.load.max_in_flight is not None and self.load.max_in_flight < self.workers:
             raise ValueError(
                 f"`load.max_in_flight: {self.load.max_in_flight}` must be at least 1 for each of {self.workers} workers"
