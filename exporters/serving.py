@@ -104,7 +104,7 @@ class Endpoint:
         return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def endpoint(args: argparse.Namespace) -> Endpoint:
+def endpoint(args: argparse.Namespace, *, tls_suffices: bool = True) -> Endpoint:
     """Bind what the options say. ConfigError: a bad or taken address, an unguarded one, a bad token or key file."""
     host, port = _host_port(args.listen)
     if (args.tls_cert is None) != (args.tls_key is None):
@@ -112,11 +112,12 @@ def endpoint(args: argparse.Namespace) -> Endpoint:
     token = None if args.token_file is None else _token(args.token_file)
     tls = None if args.tls_cert is None else _tls(args.tls_cert, args.tls_key)
     family, address = _resolve(host, port)
-    guarded = token is not None or tls is not None or args.insecure_listen
+    guarded = token is not None or (tls is not None and tls_suffices) or args.insecure_listen
     if not guarded and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        mend = "or --tls-cert and --tls-key" if tls_suffices else "(TLS alone does not say who may push)"
         raise ConfigError(
             f"--listen {args.listen} can be reached from other machines; "
-            "add --token-file or --tls-cert and --tls-key (or --insecure-listen if the network is closed)"
+            f"add --token-file {mend}, or --insecure-listen if the network is closed"
         )
     return Endpoint(_bind(family, address, args.listen), token, tls)
 

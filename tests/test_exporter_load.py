@@ -331,7 +331,7 @@ def test_a_token_guards_pushes_and_scrapes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--listen", "0.0.0.0:0"), "--token-file"),
+        (("--listen", "0.0.0.0:0"), "add --token-file (TLS alone does not say who may push), or --insecure-listen"),
         (("--keep", "0s"), "--keep"),
         (("--keep", "soon"), "--keep"),
         (("--nonsense",), "--nonsense"),

@@ -25,6 +25,7 @@ from exporter_process import Exporter, promtool_findings, run, running, value
 from exporters import ollama, serving
 from exporters.families import Family, Readings, Sum, Tally, render
 from exporters.gpu import command as gpu
+from exporters.load import command as load
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +289,7 @@ def test_it_ends_cleanly_and_silently(number: int) -> None:
         assert (exporter.process.returncode, out, err) == (0, "", "")
 
 
-COMMANDS = {"gpu": gpu.main, "ollama": ollama.main}
+COMMANDS = {"gpu": gpu.main, "load": load.main, "ollama": ollama.main}
 BUSY = "{busy}"
 MISTAKES = [
     ("gpu", ["--listen", BUSY], "Address already in use"),
@@ -313,11 +314,19 @@ MISTAKES = [
     ("gpu", ["--interval", "nan"], "--interval nan must be"),
     ("gpu", ["--interval", "soon"], "invalid float value"),
     ("gpu", ["--engine-pid", "1", "--engine-name", "x"], "name the same thing"),
+    ("gpu", ["--seconds", "5"], "give --record FILE, too"),
+    ("gpu", ["--sysfs", "/nonexistent"], "--sysfs /nonexistent is no folder"),
     ("gpu", ["--record", "/tmp/x", "--gpu-backend", "none"], "--record needs a GPU backend"),
     ("ollama", ["--ollama", "localhost:11434"], "is not a plain http"),
     ("ollama", ["--ollama", "http://u:p@h/"], "is not a plain http"),
     ("ollama", ["--interval", "-1"], "--interval -1.0 must be"),
 ]
+
+
+def test_tls_alone_lets_nobody_push(certificate: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    cert, key = certificate
+    code = COMMANDS["load"](["--listen", "0.0.0.0:0", "--tls-cert", str(cert), "--tls-key", str(key)])
+    assert (code, "add --token-file (TLS alone does not say who may push)" in capsys.readouterr().err) == (15, True)
 
 
 @pytest.mark.parametrize(("module", "args", "says"), MISTAKES, ids=lambda part: str(part))

@@ -145,6 +145,20 @@ def test_a_worker_that_waits_is_one_sentence(tmp_path: Path) -> None:
     assert finished.out.splitlines()[1:] == ["tokenswarm: worker was interrupted"]
 
 
+@pytest.mark.parametrize("command", ["path", "calibrate"])
+def test_a_measurement_that_is_given_up_is_one_sentence(command: str, tmp_path: Path) -> None:
+    path = ("--via", f"http://127.0.0.1:{free_port()}", "--upstream-port", str(free_port()))
+    words, begun = (path, "waiting: ") if command == "path" else (("--seconds", "0.5"), "25 streams alone")
+    with program(tokenswarm(command, *words), tmp_path) as started:
+        started.await_output(begun, 60)
+        started.process.send_signal(signal.SIGINT)
+        finished = started.finish(30)
+
+    assert finished.code == 13
+    assert finished.out.splitlines()[-1] == f"tokenswarm: {command} was interrupted"
+    assert "KeyboardInterrupt" not in finished.out
+
+
 def test_a_master_of_plain_locust_that_gives_up_waiting_is_14(engine: Server, tmp_path: Path) -> None:
     few = ("--expect-workers", "2", "--expect-workers-max-wait", "1", "--master-bind-port", str(free_port()))
     run = ("--headless", "--host", engine.url, "--dataset", str(SAMPLES / "sharegpt.json"), "--master", *few)

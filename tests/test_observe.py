@@ -202,6 +202,9 @@ def test_options_of_a_run_are_passed_on(tmp_path: Path) -> None:
     wanted = observe.parse(["--workers", "3", "--for", "2m", "--set", "name=x", str(own), "--host", "http://h:1"])
     passed = ["--results", "results", "--workers", "3", "--set", "name=x"]
     assert wanted == observe.Wanted(str(own), "http://h:1", None, 120.0, passed)
+    load = ["--rate", "20", "--duration", "3s", "--arrivals", "constant"]
+    assert set(load) <= set(observe.parse(load).words)
+    assert observe.parse(["--users", "2"]).words[:2] == ["--users", "2"]
     demo = observe.parse([])
     assert demo.profile.endswith("configs/profiles/demo.yaml")
     assert demo.words == ["--results", "results"]

@@ -305,6 +305,18 @@ def test_secrets_and_odd_headers_are_refused(more: str, said: str) -> None:
     assert "hunter2" not in text
 
 
+@pytest.mark.parametrize(
+    ("key", "given", "said"),
+    [
+        ("gpu_exporters", "[gpu:9647]", "`telemetry.gpu_exporters: gpu:9647` must look like http://gpu:9647/metrics"),
+        ("engine_metrics", "[on]", "`telemetry.engine_metrics: on` must look like http://engine:8000/metrics"),
+        ("push", "localhost:9646", "`telemetry.push: localhost:9646` must look like http://127.0.0.1:9646"),
+    ],
+)
+def test_an_address_of_telemetry_without_scheme_is_shown_with_the_mend(key: str, given: str, said: str) -> None:
+    assert said in sentence(f"telemetry: {{{key}: {given}}}")
+
+
 def test_secrets_come_from_the_environment() -> None:
     read = load("engine: {headers_from_env: {Authorization: OPENAI_AUTH}}")
     assert secret_headers(read, {"OPENAI_AUTH": "Bearer k"}) == {"Authorization": "Bearer k"}

@@ -221,7 +221,10 @@ def test_a_slow_exporter_costs_the_run_nothing_and_drops_are_counted(impatient: 
     ("answer", "words"),
     [
         (b"HTTP/1.1 422 x\r\ncontent-length: 11\r\n\r\nold version", "HTTP 422, old version"),
-        (b"HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n", "HTTP 404, no reason given"),
+        (
+            b"HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n",
+            "HTTP 404, no reason given; is that the address of `python -m",
+        ),
         (b"<html>hello</html>\r\n\r\n", "framing"),
     ],
 )
@@ -230,6 +233,13 @@ def test_a_server_that_is_no_exporter_is_named_with_its_answer(said: Said, answe
         while not pushing.dropped:
             gevent.sleep(0.01)
     assert words in said.sentences[0]
+
+
+@pytest.mark.parametrize("more", ["/metrics", "/metrics/", "/push/v1"])
+def test_the_address_that_the_exporter_says_when_it_starts_will_do(said: Said, exporter: Exporter, more: str) -> None:
+    with said.push(base(exporter) + more) as pushing:
+        wait_for_push(pushing)
+    assert (pushing.dropped, said.sentences) == (0, [])
 
 
 def test_the_token_comes_from_the_environment_and_shows_nowhere(

@@ -12,6 +12,8 @@ from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.rules.telemetry import RULES
 from tokenswarm.profile.telemetry import Telemetry
 from tokenswarm.result.summary import Doubt, Summary
+from tokenswarm.telemetry import engines
+from tokenswarm.telemetry.exposition import PageError
 
 COVERED = {
     "window_s": 100.0, "covered_s": 100.0, "samples": 101, "gaps": {}, "hole_s": 1.05, "resets": 0, "empty_windows": 0,
@@ -51,6 +53,15 @@ class Case:
 
 def test_a_run_that_was_watched_all_the_time_has_no_doubt() -> None:
     assert Case().doubts() == []
+
+
+def test_what_a_source_said_last_is_told_whole() -> None:
+    case = Case()
+    with pytest.raises(PageError) as nobody:
+        engines.read(b"up 1\n")
+    case.metrics["sources"].append(source(good=0, gaps={"not_metrics": 9}, problem=str(nobody.value)))
+    (found,) = case.doubts()
+    assert f"({nobody.value}): that part" in found.message
 
 
 def test_several_processes_at_one_address_are_one_doubt_that_says_what_to_give() -> None:

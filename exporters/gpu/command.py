@@ -29,6 +29,8 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError, TargetError
 from tokenswarm.terminal import end_signals
 
+RECORD_S = 60.0
+SYSFS = Path("/sys")
 PORT = 9647
 PROG = "python -m exporters.gpu"
 FAMILIES = {**table.FAMILIES, **host.FAMILIES, **serving.FAMILIES}
@@ -155,16 +157,21 @@ def _options() -> serving.Parser:
         "--sysfs",
         metavar="DIR",
         type=Path,
-        default=Path("/sys"),
+        default=SYSFS,
         help="the machine's /sys, for the CPU's energy and for GPUs without NVML (default %(default)s)",
     )
     add("--record", metavar="FILE", type=Path, help="do not serve; write what NVML answers to FILE")
-    add("--seconds", metavar="N", type=float, default=60.0, help="how long to record (default %(default)s)")
+    add("--seconds", metavar="N", type=float, help=f"how long to record (default {RECORD_S:g})")
     return options
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     args = _options().parse_args(argv)
+    if args.seconds is not None and args.record is None:
+        raise ConfigError("--seconds says how long to record; give --record FILE, too")
+    args.seconds = RECORD_S if args.seconds is None else args.seconds
+    if args.sysfs != SYSFS and not args.sysfs.is_dir():
+        raise ConfigError(f"--sysfs {args.sysfs} is no folder; give where the machine's /sys is mounted here")
     for name, low, high in (("interval", 0.05, 60), ("gpu_timeout", 0.1, 600), ("seconds", 0.1, 86400)):
         if not low <= getattr(args, name) <= high:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(args, name)} must be {low} to {high} seconds")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import sys
 from collections import Counter
 
@@ -130,18 +129,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, float]:
     return args, keep_s
 
 
-def _endpoint(args: argparse.Namespace) -> serving.Endpoint:
-    """As every exporter's; but TLS alone does not say who may push."""
-    point = serving.endpoint(args)
-    address = ipaddress.ip_address(point.sock.getsockname()[0].partition("%")[0])
-    if point.token is None and not address.is_loopback and not args.insecure_listen:
-        point.sock.close()
-        raise ConfigError(f"--listen {args.listen}: anybody there could push; add --token-file")
-    return point
-
-
 async def _serve(args: argparse.Namespace, keep_s: float) -> int:
-    point = _endpoint(args)
+    point = serving.endpoint(args, tls_suffices=False)
     runs = Runs(keep_s)
     pushes = Pushes(runs)
     text = Text()

@@ -163,6 +163,7 @@ class Push:
             page = request(self._target, "POST", envelope.PATH, self._headers, body, timeout_s=PATIENCE_S)
             text = page.body.decode(errors="replace").strip()
             problem = "" if page.status == 204 else f"HTTP {page.status}, {text[:200] or 'no reason given'}"
+            problem += "; is that the address of `python -m exporters.load`?" if page.status in (404, 405) else ""
         except TransportError as error:
             problem = error.sentence
         if not problem:
@@ -172,6 +173,11 @@ class Push:
         if not self._said:
             self._said = True
             self._say(f"nothing is pushed to {self._target.url}: {problem}; the run goes on without it")
+
+
+def base_of(url: str) -> str:
+    """The exporter's base URL, where what it says when it starts was given: the address of its page."""
+    return url.rstrip("/").removesuffix(envelope.PATH).removesuffix("/metrics")
 
 
 def _kv_state(block: KvBlock | None) -> KvState | None:
@@ -224,5 +230,5 @@ def of_run(
         bars=profile.bars,
     )
     url = profile.telemetry.push
-    target = None if url is None else preflight.make_checked_target(profile, url)
+    target = None if url is None else preflight.make_checked_target(profile, base_of(url))
     return Push(state, target, push_headers(profile.telemetry), members, say, teller)

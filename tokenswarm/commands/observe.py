@@ -131,8 +131,9 @@ def parse(words: list[str]) -> Wanted:
     given = parser.parse_args(words)
     keep_s = None if given.keep is None else profiles.seconds(given.keep, "--for")
     profile = given.profile or str(configs() / "profiles" / "demo.yaml")
-    passed = [(option, getattr(given, option[2:].replace("-", "_"))) for option in (*options.OPTIONS, *RUN_OPTIONS)]
-    others = [word for option, value in passed if value is not None for word in (option, value)]
+    passed = (*options.OPTIONS, options.RATE[0], *options.STAGE_OPTIONS, *RUN_OPTIONS)
+    values = [(option, getattr(given, option[2:].replace("-", "_"))) for option in passed]
+    others = [word for option, value in values if value is not None for word in (option, value)]
     others += ["--no-probe"] if given.no_probe else []
     others += [word for pair in given.set for word in ("--set", pair)]
     target = ("target", typed_yaml.literal(given.host or EXAMPLE, "--host"))

@@ -8,9 +8,14 @@ import msgspec
 
 from tokenswarm.profile.engine import VARIABLE
 from tokenswarm.profile.target import check_url
-from tokenswarm.profile.typed_yaml import Seconds
+from tokenswarm.profile.typed_yaml import Seconds, shown
 
 INSTANCES_MAX = 64  # each is a series of the run
+EXAMPLES = {
+    "engine_metrics": "http://engine:8000/metrics",
+    "gpu_exporters": "http://gpu:9647/metrics",
+    "push": "http://127.0.0.1:9646",
+}
 
 
 class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,14 +40,8 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         engine = () if self.engine_metrics == ("off",) else tuple(u for u in self.engine_metrics if u != "auto")
         push = () if self.push is None else (self.push,)
         for name, urls in (("engine_metrics", engine), ("gpu_exporters", self.gpu_exporters), ("push", push)):
-            try:
-                for url in urls:
-                    check_url(url)
-            except ValueError:
-                example = (
-                    "a base URL such as http://127.0.0.1:9646" if name == "push" else "URLs (http://gpu:9647/metrics)"
-                )
-                raise ValueError(f"`telemetry.{name}` must be {example}, without user, password or query") from None
+            for url in urls:
+                _check(name, url)
         for name in ("engine_instances", "host_instances"):
             told = getattr(self, name)
             if len(told) > INSTANCES_MAX or not all(0 < len(one) <= 128 and one.isprintable() for one in told):
@@ -51,3 +50,16 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`telemetry.interval` must lie between 100ms and 1m")
         if not 0 <= (self.price_per_gpu_hour or 0.0) < inf or (self.gpus is not None and self.gpus < 1):
             raise ValueError("`telemetry.price_per_gpu_hour` must be a number of 0 or more, `telemetry.gpus` 1 or more")
+
+
+def _check(name: str, url: str) -> None:
+    """Raises ValueError with the mend; it repeats nothing that may be a secret."""
+    try:
+        check_url(url)
+    except ValueError:
+        if set("@?#") & set(url):
+            what = "a base URL" if name == "push" else "URLs"
+            told = f"`telemetry.{name}` must be {what} such as {EXAMPLES[name]}, without user, password or query"
+        else:
+            told = f"`telemetry.{name}: {shown(url)}` must look like {EXAMPLES[name]}"
+        raise ValueError(told) from None

@@ -23,6 +23,8 @@ AT_WORK = 0.5  # share of the time in which a kernel ran
 CLOCK_SHARE = 0.85  # of the card's highest clock; boards at work run at 0.9 of it and more
 POWER_REASONS = frozenset({"sw_power_cap", "sync_boost"})  # a card at its power limit does what it was built for
 
+PROBLEM_MAX = 300  # of what a source that never answered said last: our longest sentence, whole
+
 ANOTHER = {
     "several_processes": "Several processes answer at {url} in turn (their counts go back and forth): a router that "
     "takes turns, or a cache of old pages.",
@@ -81,7 +83,7 @@ def _missing(
 ) -> tuple[Severity, str, dict[str, Any]] | None:
     """A source that never answered, a window without readings, or a hole: severity, rest of the sentence, evidence."""
     if silent:
-        url, problem = silent[0]["url"][:120], silent[0]["problem"][:120]
+        url, problem = silent[0]["url"][:120], silent[0]["problem"][:PROBLEM_MAX]
         told = f" gave no metrics at {url} ({problem}): that part of the result is empty. Check `telemetry` and it."
         return "degraded", told, {"url": url, "problem": problem}
     window_s, hole_s = coverage["window_s"], coverage["hole_s"]
