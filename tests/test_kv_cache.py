@@ -13,6 +13,7 @@ from tokenswarm import kv_cache
 from tokenswarm.commands import kv
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.kv_cache import read_config, shape_of
+from tokenswarm.telemetry.kv import read_shape
 
 GIB = 1024**3
 
@@ -70,6 +71,18 @@ def test_an_8_bit_cache_is_half_as_large_and_other_dtypes_are_as_wide_as_they_sa
     assert shape_of({**LLAMA_3_8B, "torch_dtype": "torch.float32"}).bytes_per_token == 262_144
     assert shape_of({**LLAMA_3_8B, "dtype": "float16", "torch_dtype": "float32"}).bytes_per_token == 131_072
     assert shape_of(DEEPSEEK_V3, kv_dtype="fp8").bytes_per_token == 35_136
+
+
+def test_a_dtype_that_is_none_is_told_by_what_said_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA_3_8B), "utf-8")
+    for read, said in (
+        (lambda: shape_of(LLAMA_3_8B, kv_dtype="fp9"), "--dtype: "),
+        (lambda: read_shape(str(path), "fp9", "`telemetry.kv_dtype`"), "`telemetry.kv_dtype`: "),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{said}the dtype `fp9` is not known; known: ")
 
 
 def test_a_config_without_a_dtype_says_what_is_assumed() -> None:

@@ -71,24 +71,30 @@ class KvCapacity(msgspec.Struct, frozen=True, kw_only=True):
     batch: float  # requests of that context that fit at the same time
 
 
-def read_config(text: bytes | str, origin: str = "config.json", kv_dtype: str | None = None) -> KvShape:
-    """The shape that a config.json tells; `kv_dtype` (fp8, int8 …) replaces the model's. Raises ConfigError."""
+def read_config(
+    text: bytes | str, origin: str = "config.json", kv_dtype: str | None = None, option: str = "--dtype"
+) -> KvShape:
+    """The shape that a config.json tells; `kv_dtype` (fp8, int8 …), which `option` says, replaces the model's. Raises
+    ConfigError.
+    """
     try:
         root = msgspec.json.decode(text)
     except MALFORMED as error:
         raise ConfigError(f"{origin}: not valid JSON: {error}") from None
     if not isinstance(root, dict):
         raise ConfigError(f"{origin}: is no config.json of a model (it holds no object)")
-    return shape_of(root, origin, kv_dtype)
+    return shape_of(root, origin, kv_dtype, option)
 
 
-def shape_of(root: dict[str, Any], origin: str = "config.json", kv_dtype: str | None = None) -> KvShape:
+def shape_of(
+    root: dict[str, Any], origin: str = "config.json", kv_dtype: str | None = None, option: str = "--dtype"
+) -> KvShape:
     """As `read_config`, of the decoded object."""
     config = _text_config(root)
     notes: list[str] = []
     layers = _whole(config, "layers", origin)
     full, sliding, window = _layers(config, layers, origin, notes)
-    dtype, size = _dtype(config, root, kv_dtype, origin, notes)
+    dtype, size = _dtype(config, root, kv_dtype, option, origin, notes)
     rank = config.get("kv_lora_rank")
     kv_heads = head_dim = None
     if isinstance(rank, int) and rank > 0:
@@ -232,10 +238,10 @@ def _sliding(config: dict[str, Any], layers: int) -> int:
 
 
 def _dtype(
-    config: dict[str, Any], root: dict[str, Any], kv_dtype: str | None, origin: str, notes: list[str]
+    config: dict[str, Any], root: dict[str, Any], kv_dtype: str | None, option: str, origin: str, notes: list[str]
 ) -> tuple[str, float]:
     if kv_dtype is not None and kv_dtype != "auto":
-        return kv_dtype, dtype_bytes(kv_dtype, "--dtype")
+        return kv_dtype, dtype_bytes(kv_dtype, option)
     for source in (config, root):
         for key in ("dtype", "torch_dtype"):
             name = source.get(key)

@@ -293,7 +293,9 @@ def of_run(profile: Profile, manifest: Mapping[str, Any], say: Callable[[str], N
     price = None
     if told.price_per_gpu_hour is not None:
         price = Price(told.price_per_gpu_hour, told.currency, told.gpus)
-    return Poller(pages, say, price, kv.read_shape(told.model_config, told.kv_dtype), instances(profile))
+    return Poller(
+        pages, say, price, kv.read_shape(told.model_config, told.kv_dtype, "`telemetry.kv_dtype`"), instances(profile)
+    )
 
 
 def instances(profile: Profile) -> dict[str, list[str]]:

@@ -124,9 +124,9 @@ def _predict(found: KvBlock, seen: Seen, shape: KvShape) -> None:
         found.batch_at_full_end = kv_cache.capacity(shape, found.capacity_bytes, end).batch
 
 
-def read_shape(path: str | None, kv_dtype: str | None) -> KvShape | None:
+def read_shape(path: str | None, kv_dtype: str | None, option: str = "--dtype") -> KvShape | None:
     """The KV shape of a config.json, or of the folder that has one; None without a path. Raises ConfigError."""
     if path is None:
         return None
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    return kv_cache.read_config(profiles.read_text(file), str(file), kv_dtype)
+    return kv_cache.read_config(profiles.read_text(file), str(file), kv_dtype, option)
