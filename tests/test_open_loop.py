@@ -227,10 +227,11 @@ TRACE = "timestamp,input_tokens,output_tokens\n" + "".join(f"{n * 0.05:.2f},40,4
 def test_a_server_that_is_killed_costs_its_answers_and_no_arrival(kind: str, comes_back: bool, tmp_path: Path) -> None:
     """8 s at 20/s; the server is killed in the third, and comes back 3 s later, or never."""
     (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
-    load = ("--rate", "20", "--arrivals", "constant") if kind == "rate" else ("--trace", "trace.csv")
+    rate = ("--rate", "20", "--arrivals", "constant", "--max-tokens", "4")
+    load = rate if kind == "rate" else ("--trace", "trace.csv")
     port = str(free_port())
     server = tokenswarm("simulate", "--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5", "--port", port)
-    words = ("--host", f"http://127.0.0.1:{port}", *load, "--warmup", "0s", "--max-tokens", "4", "--no-probe")
+    words = ("--host", f"http://127.0.0.1:{port}", *load, "--warmup", "0s", "--no-probe")
     words = (*words, "--duration", "8s") if kind == "rate" else words
     with program(server, tmp_path) as first:
         first.await_output("simulating")
