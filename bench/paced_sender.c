@@ -445,6 +445,7 @@ int main(int argc, char **argv) {
     struct sigaction on_signal = {.sa_handler = stop};  // no SA_RESTART: the poll must end
     sigaction(SIGTERM, &on_signal, NULL);
     sigaction(SIGINT, &on_signal, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // whoever started it may have died, or not yet know that it has
     prctl(PR_SET_TIMERSLACK, 1);  // the default lets every wake-up be 50 µs late
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     int listener = listen_on(options.port);

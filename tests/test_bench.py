@@ -137,6 +137,18 @@ def test_sender_refuses_what_it_does_not_know_and_ends_on_sigterm() -> None:
         process.stdout.close()
 
 
+@needs_sender
+def test_the_sender_ends_with_who_started_it() -> None:
+    """Its pipe is read to the end once both are gone."""
+    start = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(600)"
+    command = [sys.executable, "-c", start, str(sender.build())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert int(first.stdout.readline()) > 0
+        first.kill()
+        assert first.communicate(timeout=60)[0] == ""
+
+
 @pytest.mark.alone
 @needs_sender
 @pytest.mark.parametrize("client", ["tokenswarm", "tokenswarm-python", "locust", "aiohttp", "epoll"])
