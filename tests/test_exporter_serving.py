@@ -323,12 +323,14 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.timeout(60)  # without its sentence it would serve
 def test_tls_alone_lets_nobody_push(certificate: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     cert, key = certificate
     code = COMMANDS["load"](["--listen", "0.0.0.0:0", "--tls-cert", str(cert), "--tls-key", str(key)])
     assert (code, "add --token-file (TLS alone does not say who may push)" in capsys.readouterr().err) == (15, True)
 
 
+@pytest.mark.timeout(60)  # without its sentence it would serve
 @pytest.mark.parametrize(("module", "args", "says"), MISTAKES, ids=lambda part: str(part))
 def test_a_mistake_is_one_sentence_and_exit_15(
     capsys: pytest.CaptureFixture[str], module: str, args: list[str], says: str

@@ -7,7 +7,6 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.hub import Hub
 
 from tokenswarm.client.head import request_head
 from tokenswarm.client.opening import open_connection
@@ -16,8 +15,6 @@ from tokenswarm.client.transport import Connection, Target
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.measure.captured import Captured, End
 from tokenswarm.record import Outcome
-
-Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # it is told in a sentence, and not by gevent before
 
 HEADERS_MAX, HEADER_CHARS = 64, 200
 

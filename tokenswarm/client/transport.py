@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 from gevent import socket
-from gevent.hub import get_hub
+from gevent.hub import Hub, get_hub
 
 from tokenswarm.client.broken import broken, client_bug, over_tls, refused_early
 from tokenswarm.client.response import Response
@@ -34,6 +34,8 @@ from tokenswarm.client.stamps import (
 )
 from tokenswarm.clock import NS_PER_S, monotonic_ns, realtime_ns
 from tokenswarm.profile.target import Tls, check_url
+
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # who waits is told in a sentence, and not by gevent before
 
 READ_BYTES = 16_384  # below malloc's mmap threshold: a larger buffer costs a page fault a read
 PAUSE_BYTES = 4 << 20  # undecoded bytes of one stream beyond which reading waits for the decoder

@@ -24,7 +24,6 @@ from typing import Any
 
 import gevent
 import msgspec
-from gevent.hub import Hub
 
 from tokenswarm import __version__
 from tokenswarm.client.decoding import Decoder
@@ -44,8 +43,6 @@ from tokenswarm.profile.phases import Timeouts
 from tokenswarm.profile.target import Tls
 from tokenswarm.prompts import Message, Prompt
 from tokenswarm.result.stat import half_width, latency, stamp_error_s
-
-Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # it is told in a sentence, and not by gevent before
 
 SENDER = Path(__file__).resolve().parent.parent.parent / "bench" / "paced_sender.c"
 TTFT_MS, ITL_MS, TOKENS = 100.0, 20.0, 40

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 
 import gevent
-from gevent.hub import Hub
 from locust.env import Environment
 from locust.event import Events
 
@@ -23,8 +22,6 @@ from tokenswarm.cluster.users import ReplayUser
 from tokenswarm.cluster.worker import Worker
 from tokenswarm.own_process import command_of
 from tokenswarm.terminal import end_signals
-
-Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # of a worker that waits; gevent would print it
 
 WAITING_S = 3.0  # before a worker says that it still waits
 STOP_S = 5.0  # for a worker to end after it was asked to

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from gevent.hub import Hub
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
@@ -17,8 +16,6 @@ from tokenswarm.profile.profile import Profile
 
 if TYPE_CHECKING:
     from tokenswarm.cluster.neighbour import Neighbour
-
-Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # it is told in a sentence, and not by gevent before
 
 
 class Looked(msgspec.Struct, frozen=True):

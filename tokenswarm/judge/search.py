@@ -16,6 +16,7 @@ import msgspec
 from tokenswarm.judge import gates
 from tokenswarm.measure.snapshot import Block, Merged, total
 from tokenswarm.profile.slo import Slo
+from tokenswarm.record import Outcome
 from tokenswarm.result.summary import Gate, summarize
 
 Result = Literal["pass", "fail", "undecided", "gone"]
@@ -26,7 +27,7 @@ LOOKS = 8  # seconds over which a queue is watched
 GROWTH = 0.1  # of the rate: a queue that grows so quickly
 GROWN = 3.0  # and is so many times what it was, grows without bound
 QUEUE_MIN = 20
-BROKEN = ("connect", "dns", "reset", "truncated")  # failures of who is away; one that has too much to do says so
+BROKEN = (Outcome.CONNECT, Outcome.DNS, Outcome.RESET, Outcome.TRUNCATED)  # of who is away; who has too much says so
 AWAY = (5, 2)  # failures, and seconds, from which on nothing that succeeds is no chance
 
 

@@ -81,12 +81,7 @@ class Timeline:
     )
 
     def __init__(
-        self,
-        *,
-        choices: int = 1,
-        keep_text: bool = False,
-        tokens_max: int | None = None,
-        ignore_eos: bool = False,
+        self, *, choices: int = 1, keep_text: bool = False, tokens_max: int | None = None, ignore_eos: bool = False
     ) -> None:
         """`tokens_max`: the most that each choice was asked for; `ignore_eos`: and no less, where the server can."""
         # Set by the exchange.
@@ -134,7 +129,7 @@ class Timeline:
         self._thoughts = 0  # content events before the first word of the answer
         self._usage: Usage | None = None
         self._stated_after = 0  # content events before the newest count of output tokens, its own included
-        self._by_event: tuple[int, bool, bool] = NO_COUNTS
+        self._by_event = NO_COUNTS
         self._times: EngineTimes | None = None
         self._error = ""
         self._uncounted: dict[int, int] | None = None  # by choice: tokens of events without text yet (UTF-8 cut in two)

@@ -108,7 +108,7 @@ class Answer:
     def token(self, seq: Sequence, wall_ns: int) -> bool:
         """A token is ready: send it, stamp it, count it. `wall_ns`: CLOCK_REALTIME − CLOCK_MONOTONIC. Returns True:
         the event loop may have something to do."""
-        if self.done.done() or self.transport.is_closing():  # the client has hung up: what ends the answer is under way
+        if self.done.done():
             return True
         if not self.ask.stream:
             self._token_kept(seq)
