@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 from simulator_process import PATHS, Server, request_bytes, simulator
+
+from tokenswarm.simulator.answer import Answer
 
 RESET = struct.pack("ii", 1, 0)
 FAULTS = ("", "blocks:50", "cork:0.05", "gzip", "pause:0.05", "slow_first:0.1", "ping:3")
@@ -37,3 +40,20 @@ def test_clients_that_hang_up_cost_no_word_and_each_is_counted(preset: str, tmp_
         assert errors.read() == ""
     ends = ("completed", "disconnected", "faulted", "rejected", "refused")
     assert totals["received"] == sum(totals[name] for name in ends) == 2 * len(FAULTS) * len(PATHS)
+
+
+def test_nothing_is_written_to_who_has_hung_up(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio logs the fifth such write; how many a whole engine makes depends on when it hears of the end."""
+
+    async def write() -> None:
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        answer = Answer.__new__(Answer)
+        answer.transport = writer.transport
+        writer.transport.abort()
+        for _ in range(10):
+            answer.write(b"data: {}\n\n")
+        server.close()
+
+    asyncio.run(write())
+    assert caplog.text == ""
