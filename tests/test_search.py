@@ -368,6 +368,7 @@ def test_bounds_that_are_none(more: str, said: str) -> None:
         (("--rate", "5"), "--rate 5: a search takes two bounds, for example --rate 1,64"),
         (("--rate", "1,9", "--users", "1,9"), "--rate and --users: a search looks for one of them; give one"),
         (("--duration", "5s"), "--duration is of `tokenswarm run`"),
+        (("--users", "512,1"), "--users: `search.users: [512, 1]`: the first must be less than the second"),
         (("--rate", "1,9", "--set", "slo={}"), "a search needs limits to keep: `slo` in the profile, or --slo FILE"),
     ],
 )
