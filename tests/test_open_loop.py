@@ -78,6 +78,9 @@ def test_all_is_told_from_when_it_was_due(one_worker: Finished) -> None:
     assert summary["stages"][0]["rate"] == 30.0
     assert summary["stages"][0]["concurrency"] is None
     assert summary["requests_steady"]["intended"] == len(steady)
+    window, per_s = summary["steady_window"], summary["throughput"]["requests_per_s"]
+    inside = [row for row in one_worker.rows if window["start_s"] <= row["done_s"] < window["end_s"]]
+    assert round(per_s * window["length_s"]) <= len(inside), "what ended behind the window counts in it"
     for row in steady:
         for name in ("ttft", "e2e"):
             assert row[f"{name}_intended_s"] == pytest.approx(row[f"{name}_s"] + row["send_lag_s"], abs=1e-9)

@@ -224,9 +224,10 @@ class Worker:
         now_ns = monotonic_ns()
         stage, phase, course = int(data["stage"]), str(data["phase"]), self._lane.course
         if self.phase == "steady":
-            self.recorder.close_window(self.stage, min(now_ns, course.close_ns) if course else now_ns)
+            self.recorder.close_window(self.stage, now_ns)
         if phase == "steady":
-            self.recorder.open_window(stage, course.open_ns if course else now_ns)
+            window_ns = (course.open_ns, course.close_ns) if course else (now_ns,)
+            self.recorder.open_window(stage, *window_ns)
         self.stage, self.phase = stage, phase
         self.begun.set()
         self._end_if_spent()
