@@ -145,7 +145,7 @@ def test_a_key_that_another_version_has_and_leaves_open_is_no_difference(
     (run / "manifest.json").write_text(json.dumps(document), "utf-8")
     capsys.readouterr()
     assert cli.main(commands(base, run)["compare"]) == ExitCode.CONFIG
-    assert "the two sides differ in load: `load` is 0.0 in base and 3.0 in edited" in capsys.readouterr().err
+    assert "the two sides differ in load: `load.think_time` is 0.0 in base and 3.0 in edited" in capsys.readouterr().err
 
 
 def test_a_path_that_the_system_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,7 +211,7 @@ def test_a_second_side_that_is_not_there_ends_it_before_the_first_is_measured(
 
 
 DIFFERENT = [
-    (["--users", "3"], "differ in load: `load` is [{'users': 2, "),
+    (["--users", "3"], "differ in load: `load.stages.0.users` is 2 in "),
     (["--model", "other"], "differ in model: `engine.model` is sim in 2"),
     (["--max-tokens", "5"], "differ in lengths"),
 ]
