@@ -159,3 +159,17 @@ def test_a_path_that_the_system_refuses_is_a_sentence(tmp_path: Path, capsys: py
         said = capsys.readouterr().err
         assert said.startswith("tokenswarm: xxxx")
         assert ("no such file" if words == ["run", endless] else "File name too long") in said
+
+
+@pytest.mark.parametrize(("words", "said"), [((), "verdict: VALID"), (("--csv",), "run_id,"), (("--quiet",), "VALID")])
+def test_a_folder_that_takes_no_page_is_told_all_the_same(
+    words: tuple[str, ...], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be an archive, or somebody else's."""
+    (run / "report.html").unlink(missing_ok=True)
+    (run / "report.html").mkdir()  # in its way, for root as well
+    assert cli.main(["report", str(run), *words]) == ExitCode.RESULTS
+    told = capsys.readouterr()
+    assert said in told.out
+    assert "report:" not in told.out, "there is none"
+    assert told.err.count("report.html: could not be written") == 1

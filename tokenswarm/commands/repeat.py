@@ -347,6 +347,9 @@ def _tell_group(group: Group, runs: list[Run]) -> None:
 
     from tokenswarm.reports import comparison as told
 
+    if not runs:
+        _say("no run of these counts: there is nothing to tell, and no baseline")
+        return
     Console().print(told.variation(runs))
     print(f"group: {group.folder}, a baseline for `tokenswarm run … --baseline {group.folder}`")
 
