@@ -285,6 +285,20 @@ def test_a_window_whose_end_is_known_holds_nothing_behind_it_however_late_the_wo
     assert block(recorder, stage=1).window_ns == S
 
 
+def test_a_window_that_is_told_ahead_is_none_until_it_opens() -> None:
+    recorder = new()
+    recorder.open_window(0, START_NS + S, START_NS + 2 * S)
+    assert not recorder.snapshot(START_NS + S - 1).blocks
+    recorder.add(answer(800, (900, 1050), phase="warmup"))
+    steady = next(b for b in recorder.snapshot(START_NS + 1500 * MS).blocks if b.phase == "steady")
+    assert (steady.window_start_ns, steady.window_ns, steady.window_requests) == (S, S // 2, 1)
+    recorder = new()
+    recorder.open_window(0, START_NS + S, START_NS + 2 * S)
+    recorder.close_window(0, START_NS + S // 2)  # the run was ended in its warm-up
+    recorder.add(answer(400, (900, 1500), phase="warmup"))
+    assert [b.phase for b in recorder.snapshot(START_NS + 60 * S, final=True).blocks] == ["warmup"]
+
+
 def test_batch_is_the_time_average_of_requests_in_flight() -> None:
     recorder = new()
     recorder.open_window(0, START_NS)

@@ -91,27 +91,27 @@ class Recorder:
         """`n` tokens arrived, of streams that still run."""
         self.live_output_tokens += n
 
-    def open_window(self, stage: int, now_ns: int, close_ns: int | None = None) -> None:
-        """The steady window of `stage` begins; it ends at `close_ns`, where that is known, however late the word is.
+    def open_window(self, stage: int, open_ns: int, close_ns: int | None = None) -> None:
+        """The steady window of `stage` begins at `open_ns`; it ends at `close_ns`, where that is known.
 
-        Call it on time: what was added before is not looked at again.
+        Call it on time, or ahead: what was added before is not looked at again.
         """
-        self._windows.append(Window(stage, now_ns, close_ns))
-        self._touch_windows(now_ns)
+        self._windows.append(Window(stage, open_ns, close_ns))
 
     def close_window(self, stage: int, now_ns: int) -> None:
-        """The steady window of `stage` ends. Closing one that is not open changes nothing."""
+        """The steady window of `stage` is over, or does not come. Closing one that is not open changes nothing."""
         self._touch_windows(now_ns)
+        self._windows = [one for one in self._windows if one.closed or one.stage != stage or one.open_ns <= now_ns]
         for window in self._windows:
             if window.stage == stage and not window.closed:
                 window.closed, window.close_ns = True, window.until(now_ns)
 
     def _touch_windows(self, now_ns: int) -> None:
         for window in self._windows:
-            if not window.closed:
+            if not window.closed and window.open_ns <= now_ns:
                 block = self._block(window.stage, "steady")
                 block.window_start_ns = window.open_ns - self.start_ns
-                block.window_end_ns = max(window.until(now_ns), window.open_ns) - self.start_ns
+                block.window_end_ns = window.until(now_ns) - self.start_ns
                 block.window_ns = block.window_end_ns - block.window_start_ns
 
     def _is_closed(self, stage: int) -> bool:
