@@ -43,7 +43,11 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
         "ask for N output tokens each time, not the data set's length",
     ),
     "--ignore-eos": ("dataset.ignore_eos", "BOOL", "true or false: generate to the full length where the engine can"),
-    "--arrivals": ("load.kind", "KIND", f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread"),
+    "--arrivals": (
+        "load.kind",
+        "KIND",
+        f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread (default: {RATE_KINDS[0]})",
+    ),
     "--burstiness": ("load.burstiness", "SHAPE", "of gamma arrivals: 1 is Poisson, less comes in bursts"),
     "--max-in-flight": ("load.max_in_flight", "N", "requests under way at most; what is due beyond them is dropped"),
     "--requests": ("load.requests", "N", "end after so many requests, over all workers; without --duration only then"),
