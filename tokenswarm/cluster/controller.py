@@ -168,8 +168,8 @@ class Controller:
         self._cluster.closed = True
 
     def _prepare(self) -> None:
-        members = list(self._cluster.members.values())
-        for index, member in enumerate(sorted(members, key=lambda m: (m.host, m.pid))):
+        members = self._cluster.by_users()
+        for index, member in enumerate(members):
             member.index = index
         data = {
             "run_id": self._folder.run_id,

@@ -69,9 +69,9 @@ class Library:
     def __len__(self) -> int:
         return self.info.rows_kept
 
-    def shard(self, index: int, count: int) -> Shard[Conversation]:
-        """Worker `index` of `count`: every count-th conversation of the one seeded order, endlessly."""
-        return Shard(self.conversation, len(self), index, count, self.info.seed)
+    def shard(self, index: int, count: int, users: int | None = None) -> Shard[Conversation]:
+        """Worker `index` of `count`: its conversations of the one seeded order, endlessly; `users`: of all workers."""
+        return Shard(self.conversation, len(self), index, count, self.info.seed, users)
 
 
 def describe(library: Library) -> DataInfo:
