@@ -133,6 +133,14 @@ def test_bytes_that_are_no_text_and_a_file_that_is_none(tmp_path: Path) -> None:
     path.write_bytes(PLAIN.encode() + b"\xff\xfe\n")
     with pytest.raises(DatasetError, match=":4: is not UTF-8 text"):
         read_trace(path)
+    for head, what in (
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\n<!DOCTYPE html>", "HTML page"),
+        (b"version https://git-lfs", "LFS"),
+    ):
+        path.write_bytes(head + b"...")
+        with pytest.raises(DatasetError, match=what):
+            read_trace(path)
     for other, said in ((tmp_path, "can't be read"), (tmp_path / "none", "no such file")):
         with pytest.raises(DatasetError, match=said):
             read_trace(other)

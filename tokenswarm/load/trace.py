@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from tokenswarm.errors import ConfigError, DatasetError
+from tokenswarm.errors import ConfigError, DatasetError, not_text
 from tokenswarm.load import Arrival
 from tokenswarm.load.schedule import Planned
 from tokenswarm.load.traces import Faulty, Reader, Row, azure, bailian, burstgpt, mooncake, plain
@@ -89,6 +89,8 @@ def read_trace(
     `block_tokens`: of its `hash_ids`; None: the format's own; 0: they are not looked at.
     """
     with _opened(path) as file:
+        if said := not_text(file.peek(64).lstrip()):
+            raise DatasetError(f"{path}: {said}")
         lines = _lines(path, file)
         head = next(lines, None)
         if head is None:

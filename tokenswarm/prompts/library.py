@@ -26,7 +26,7 @@ from tokenswarm.prompts.index import UNKNOWN, Index, count
 from tokenswarm.prompts.info import ESTIMATE, DataInfo, Spread, spread
 from tokenswarm.prompts.lengths import NO_LIMITS, CountTokens, Limits, estimate_tokens, limits_fault
 from tokenswarm.prompts.order import Shard
-from tokenswarm.prompts.reading import Reading, Rules, dropped, row_id, without_nulls
+from tokenswarm.prompts.reading import Reading, Rules, dropped, request_in, row_id, without_nulls
 from tokenswarm.prompts.source import RowFault, Source, decode_row, file_status
 from tokenswarm.prompts.synthetic import Synthetic, count_words, generate
 
@@ -199,7 +199,7 @@ def read_row(row: object, number: int, settings: DataSettings) -> tuple[str, Rea
 def _reader_of_row(row: object, wanted: str) -> tuple[str, object]:
     """(the format whose reader takes it, the row as it is given to that). An empty column decides nothing."""
     names = list(READERS) if wanted == "auto" else [wanted]
-    for tried in (without_nulls(row), row):
+    for tried in (without_nulls(row), row, request_in(row)):
         for name in names:
             if READERS[name].matches(tried):
                 return name, tried
