@@ -114,6 +114,12 @@ class Cluster:
         """Members with a place in the run, by index; lost ones too."""
         return sorted((m for m in self.members.values() if m.index >= 0), key=lambda m: m.index)
 
+    @property
+    def spent(self) -> bool:
+        """Whether all requests that were asked for have ended."""
+        members = self.in_run
+        return any(m.spent for m in members) and all(m.spent or m.lost or m.left for m in members)
+
     def by_users(self) -> list[Member]:
         """All members in the order in which Locust hands out users: one on each host, then the second of each, …
 
