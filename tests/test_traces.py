@@ -191,6 +191,9 @@ def test_a_window_a_scale_and_a_loop(tmp_path: Path) -> None:
     assert [arrival.number for arrival in arrivals] == [0, 1, 2, 3, 4, 5]
     with pytest.raises(DatasetError, match=r"no arrival lies in the window .* lasts 9 s"):
         trace_of(traced(path, start=Seconds(100.0)))
+    blocks = read_trace(written(tmp_path, MOONCAKE)).arrivals(1.0, loop=True)
+    found = [arrival.prefix for arrival in itertools.islice(blocks, 5)]
+    assert found == [(0, 1, 2), (0, 3), (4, 5, 6), (4, 7), (8, 9, 10)]
 
 
 def test_the_stage_is_as_long_as_the_trace_and_knows_its_arrivals(tmp_path: Path) -> None:
@@ -266,8 +269,11 @@ def test_prompts_have_the_traced_lengths_and_share_their_blocks(text: object) ->
     assert one.text[:2000] == TracedPrompts(text, 1, 512).prompt("z", 1500, 9, (0, 1, 2)).text[:2000]  # type: ignore[arg-type]
     assert more.text.startswith(one.text)
     assert one.text != two.text
-    plain = {prompts.prompt(name, 600, 9, ()).text[:200] for name in ("e", "f", "g")}
-    assert len(plain) > 1
+    for texts in (
+        {prompts.prompt(str(n), 600, 9, ()).text[:48] for n in range(200)},
+        {prompts.prompt("h", 512, 9, (n,)).text[:48] for n in range(200)},
+    ):
+        assert len(texts) == 200  # of 7 conversations: no prefix is shared but that of the same ids
     assert TracedPrompts(text, 2, 512).prompt("a", 1500, 9, (0, 1, 2)).text != one.text  # type: ignore[arg-type]
 
 

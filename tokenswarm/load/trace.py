@@ -72,13 +72,18 @@ class Trace(msgspec.Struct):
         )
 
     def arrivals(self, time_scale: float, *, loop: bool) -> Iterator[Arrival]:
-        """In order of time, `time_scale` times as far apart; with `loop` from the begin again, without end."""
+        """In order of time, `time_scale` times as far apart; with `loop` from the begin again, without end.
+
+        Each time with blocks of its own: a cache that has seen the trace once would know all of it.
+        """
         n, blocks = len(self.at_s), self.blocks or [()] * len(self.at_s)
+        above = 1 + max((max(row, default=0) for row in blocks), default=0) if loop else 0
         for turn in itertools.count() if loop else range(1):
             begin_s = turn * self.span_s
             columns = zip(self.at_s, self.input_tokens, self.output_tokens, blocks, strict=True)
             for number, (at_s, tokens_in, tokens_out, prefix) in enumerate(columns, turn * n):
-                yield Arrival(number, (begin_s + at_s) * time_scale, tokens_in, tokens_out, prefix)
+                own = tuple(block + turn * above for block in prefix) if turn else prefix
+                yield Arrival(number, (begin_s + at_s) * time_scale, tokens_in, tokens_out, own)
 
 
 def read_trace(
