@@ -142,6 +142,10 @@ def test_no_usable_row_says_why(tmp_path: Path) -> None:
     )
     path.write_text('[{"conversations": []},\n {"query": "x", "response": "y"}]')
     assert sentence(path).endswith("; line 2 has 'query', 'response'")
+    path.write_text('{"version": "1.0", "data": [{"prompt": "x"}]}')  # as GuideLLM's documentation has it
+    assert sentence(path).endswith(
+        "line 1 has 'version', 'data'; are its rows those under 'data'? `jq -c '.[\"data\"][]'` takes them out"
+    )
     path.write_text("[[1], [2]]")
     assert sentence(path).endswith("; line 1 has no object")
     path.write_text(ROW)

@@ -260,7 +260,11 @@ def keys_of(row: object) -> str:
     if not isinstance(row, dict):
         return f"{'an empty value' if not row else 'no object'}"
     names = [repr(name[:40]) for name in list(row)[:6]]
-    return ", ".join([*names, *(["…"] if len(row) > 6 else [])]) or "no keys"
+    told = ", ".join([*names, *(["…"] if len(row) > 6 else [])]) or "no keys"
+    inner = (name for name, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict))
+    if name := next(inner, ""):
+        told += f"; are its rows those under {name[:40]!r}? `jq -c '.[\"{name[:40]}\"][]'` takes them out"
+    return told
 
 
 def _reader_of(path: Path, settings: DataSettings, index: Index) -> Callable[[int], Conversation]:
