@@ -471,6 +471,10 @@ def test_without_a_success_the_only_reason_is_that() -> None:
     case = Case(ok=0, ends={Outcome.CONNECT: 50})
     assert [doubt.code for doubt in case.judge().doubts] == ["no-success"]
     assert "connect (50: service unavailable)." in case.judge().doubts[0].message
+    case = Case(ok=0)
+    profiled(POISSON_11)(case)
+    found = {doubt.code: doubt.message for doubt in case.judge().doubts}
+    assert found["no-success"].endswith("; none was due in one: take a higher rate, or a longer window.")
 
 
 def test_every_rule_has_a_fault() -> None:

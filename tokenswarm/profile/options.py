@@ -54,7 +54,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "--trace": (
         "load.trace.path",
         "FILE",
-        "arrivals and lengths of a real service (Azure, BurstGPT, Mooncake, CSV)",
+        "arrivals and lengths of a real service (Azure, BurstGPT, Mooncake, Bailian, CSV)",
     ),
     "--time-scale": ("load.trace.time_scale", "X", "of the time between arrivals of --trace: 0.1 is ten times as fast"),
     "--warmup": ("phases.warmup", "TIME", "time before the first window is measured (part of --run-time in locust)"),
