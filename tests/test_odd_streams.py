@@ -414,6 +414,15 @@ def test_a_count_that_more_words_follow_is_not_of_the_answer(setup: Setup) -> No
     assert (got.output_tokens, got.token_source) == (4, TokenSource.SERVER), "or more"
 
 
+def test_a_count_that_leaves_nearly_all_out_is_not_of_the_answer(setup: Setup) -> None:
+    """LitServe states at the end of a stream what its last piece counts. A text may be cut into letters, though."""
+    got = answer(setup, *[content("a")] * 9, STOP, usage(7, 1), DONE)
+    assert (got.output_tokens, got.stated_tokens, got.token_source) == (9, 1, TokenSource.EVENTS)
+    assert got.counts_part
+    got = answer(setup, *[content("a")] * 16, STOP, usage(7, 2), DONE)
+    assert (got.output_tokens, got.token_source) == (2, TokenSource.SERVER)
+
+
 def test_a_count_beyond_what_was_asked_for_is_marked(setup: Setup) -> None:
     """The requests of this file ask for 4 tokens."""
     events = [content("a")] * 4

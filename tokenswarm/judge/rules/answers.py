@@ -164,9 +164,10 @@ def counts_of_parts(evidence: Evidence, summary: Summary) -> Doubt | None:
     return doubt(
         "counts-of-parts",
         "note",
-        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: each count is "
-        f"that of one event, or more content came behind the last. Content events are counted in its place, which "
-        f"may be fewer than the tokens: a gateway rewrites `usage`. Ask the engine without it.",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: it is that of "
+        f"one event, leaves nearly all of them out, or more content came behind it. Content events are counted in its "
+        f"place, which may be fewer than the tokens. A gateway rewrites `usage`, or the server counts so itself: ask "
+        f"the engine without the gateway.",
         answers=n,
         ok=ok,
     )
