@@ -171,7 +171,7 @@ def _energy_curves() -> list[Builder]:
                 "no GPU exporter, or nothing is generated in the time range",
             ),
             [
-                query(f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
+                query(f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
                 query(ENERGY_PER_TOKEN, "J/token", "Y"),
             ],
             [("J/token", "batch", "J/token")],
@@ -198,8 +198,8 @@ def _live() -> list[Builder]:
                 LIVE,
             ),
             [
-                query(f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
-                query(f"sum(tokenswarm:output_tokens:rate30s{{{RUN}}})", "output", "Y"),
+                query(f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
+                query(f"max(tokenswarm:output_tokens:rate30s{{{RUN}}})", "output", "Y"),
             ],
             [("output", "batch", "output")],
             joined("Time"),
@@ -216,7 +216,7 @@ def _live() -> list[Builder]:
                 LIVE,
             ),
             [
-                query(f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[10s]))", "batch", "X"),
+                query(f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[10s]))", "batch", "X"),
                 query(
                     f'max(tokenswarm_latency_quantile_seconds{{{RUN},metric="ttft",quantile="0.9",window="10s"}})',
                     "TTFT p90",

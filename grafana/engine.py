@@ -6,7 +6,7 @@ vLLM's names as of 0.33; where a name has changed the old one stands after `or`,
 from __future__ import annotations
 
 from grafana.panels import RED, About, Builder, lines, timeseries
-from grafana.queries import ENGINE, RATE, RUN, TTFT, mean, rate
+from grafana.queries import ENGINE, RATE, RUN, TTFT, mean, rate, server
 
 NO_CONFIG = "no run is chosen, or it has neither telemetry.model_config nor an engine that tells its cache in bytes"
 
@@ -38,9 +38,12 @@ def _batch() -> list[Builder]:
                 "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
             ),
             lines(
-                (f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})", "running"),
-                (f"sum(tokenswarm:server_requests_waiting:sum{{{ENGINE}}})", "waiting"),
-                (f"sum by (reason) (vllm:num_requests_waiting_by_reason{{{ENGINE}}}) > 0", "waiting: {{reason}}"),
+                (server("running"), "running"),
+                (server("waiting"), "waiting"),
+                (
+                    f"sum by (reason) (max without (job) (vllm:num_requests_waiting_by_reason{{{ENGINE}}})) > 0",
+                    "waiting: {{reason}}",
+                ),
             ),
             width=6,
         ),

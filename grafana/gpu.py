@@ -140,7 +140,7 @@ def _links() -> list[Builder]:
                     f"PCIe {{{{direction}}}} {NAME}",
                 ),
                 (
-                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total{{{GPU}}}[{RATE}]))",
+                    f"max by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total{{{GPU}}}[{RATE}]))",
                     f"NVLink {{{{direction}}}} {NAME}",
                 ),
             ),
@@ -156,8 +156,11 @@ def _links() -> list[Builder]:
                 OURS + "; no XID was reported",
             ),
             lines(
-                (f"sum by (gpu, xid) (tokenswarm_gpu_xid_errors_total{{{GPU}}})", f"XID {{{{xid}}}} {NAME}"),
-                (f"sum by (gpu, type) (tokenswarm_gpu_ecc_errors_total{{{GPU}}})", f"ECC {{{{type}}}} {NAME}"),
+                (f"max by (gpu, xid) (tokenswarm_gpu_xid_errors_total{{{GPU}}})", f"XID {{{{xid}}}} {NAME}"),
+                (
+                    f"sum by (gpu, type) (max by (gpu, type, scope) (tokenswarm_gpu_ecc_errors_total{{{GPU}}}))",
+                    f"ECC {{{{type}}}} {NAME}",
+                ),
             ),
             width=12,
         ),

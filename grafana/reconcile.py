@@ -7,7 +7,25 @@ from grafana_foundation_sdk.models import dashboard
 from grafana import generator
 from grafana.frame import Rows, against, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
-from grafana.queries import E2E, ENGINE, HOST, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, recorded, sum_rate
+from grafana.queries import (
+    DECODING,
+    E2E,
+    ENGINE,
+    HOST,
+    IN_FLIGHT,
+    ITL,
+    RATE,
+    RUN,
+    TTFT,
+    count_rate,
+    mean,
+    once,
+    rate,
+    recent,
+    recorded,
+    server,
+    sum_rate,
+)
 
 NO_VLLM = "no vLLM server is scraped (job vllm), or it has served nothing in the window"
 NO_RUN = "no run is chosen, or its exporter is not scraped"
@@ -31,7 +49,7 @@ EXPECTED = (
 def _since_start(counter: str) -> str:
     """What a server's counter has gained since the run began (it may be older than the run, or begin within it)."""
     own = f"{counter}{{{ENGINE}}}"
-    return f"sum({own}) - (sum({own} @ $started) or vector(0))"
+    return f"{once(counter, own)} - ({once(counter, own + ' @ $started')} or vector(0))"
 
 
 def _pair(title: str, metric: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
@@ -143,7 +161,7 @@ def _tokens() -> list[Builder]:
                 NO_VLLM,
             ),
             lines(
-                (f"sum(tokenswarm_output_tokens_total{{{RUN}}})", "client"),
+                (once("tokenswarm_output_tokens_total", f"tokenswarm_output_tokens_total{{{RUN}}}"), "client"),
                 (_since_start("vllm:generation_tokens_total"), "engine"),
             ),
         ),
@@ -163,14 +181,10 @@ def _requests() -> list[Builder]:
                 "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
             ),
             lines(
-                (f"sum(tokenswarm_requests_in_flight{{{RUN}}})", "client: in flight"),
-                (f"sum(tokenswarm_streams_decoding{{{RUN}}})", "client: decoding"),
-                (
-                    f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})"
-                    f" + sum(tokenswarm:server_requests_waiting:sum{{{ENGINE}}})",
-                    "engine: running + waiting",
-                ),
-                (f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})", "engine: running"),
+                (IN_FLIGHT, "client: in flight"),
+                (DECODING, "client: decoding"),
+                (f"{server('running')} + {server('waiting')}", "engine: running + waiting"),
+                (server("running"), "engine: running"),
             ),
         ),
         timeseries(
@@ -183,9 +197,10 @@ def _requests() -> list[Builder]:
                 NO_VLLM,
             ),
             lines(
-                (f"sum by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "client: {{outcome}}"),
+                (f"max by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "client: {{outcome}}"),
                 (
-                    f"sum by (finished_reason) (rate(vllm:request_success_total{{{ENGINE}}}[{RATE}]))",
+                    "sum by (finished_reason) (max without (job) "
+                    f"(rate(vllm:request_success_total{{{ENGINE}}}[{RATE}])))",
                     "engine: {{finished_reason}}",
                 ),
             ),
@@ -201,7 +216,7 @@ def _requests() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[1m]))", "in flight"),
+                (f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[1m]))", "in flight"),
                 (sum_rate(E2E, RUN, "1m"), "rate × duration"),
             ),
             width=12,
