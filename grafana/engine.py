@@ -10,7 +10,11 @@ from grafana.queries import ENGINE, RATE, RUN, TTFT, mean, rate, server
 
 NO_CONFIG = "no run is chosen, or it has neither telemetry.model_config nor an engine that tells its cache in bytes"
 
-NO_VLLM = "no vLLM server is scraped (job vllm)"
+NO_VLLM = "no vLLM server is scraped (job vllm), or by another name than the run's (telemetry.engine_instances)"
+NO_ENGINE = (
+    "no engine with /metrics is scraped (jobs vllm, llama-cpp), or by another name than the run's "
+    "(telemetry.engine_instances)"
+)
 OLLAMA = ' and on (instance) tokenswarm_ollama_target_info{target=~"$engine"}'
 """Of the exporter that polls an engine of the run."""
 
@@ -35,7 +39,7 @@ def _batch() -> list[Builder]:
                 "Requests in the engine's batch, and those it has queued.",
                 "tokenswarm:server_requests_running:sum, …_waiting:sum (vLLM and llama.cpp by one name)",
                 "waiting grows: the offered load is above capacity.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             lines(
                 (server("running"), "running"),
@@ -60,7 +64,7 @@ def _cache() -> list[Builder]:
                 "Share of the KV-cache blocks in use, the fullest engine.",
                 "tokenswarm:server_kv_cache:ratio",
                 "at 100 %: preemptions follow, and their tokens are computed twice.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             lines((f"max(tokenswarm:server_kv_cache:ratio{{{ENGINE}}})", "KV cache")),
             thresholds=((0.95, RED),),

@@ -6,7 +6,10 @@ from grafana.panels import RED, About, Builder, lines, states, timeseries
 from grafana.queries import GPU, HOST, RATE
 
 NO_GPU = "no GPU exporter is scraped (jobs tokenswarm-gpu, gpu-other)"
-NO_HOST = "the exporter for GPU and host is not scraped (job tokenswarm-gpu)"
+NO_HOST = (
+    "the exporter for GPU and host is not scraped (job tokenswarm-gpu), or by another name than the run's "
+    "(telemetry.host_instances)"
+)
 OURS = "needs this project's GPU exporter, and a GPU that tells it"
 NAME = "{{gpu}}"
 

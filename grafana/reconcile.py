@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 
 from grafana import generator
+from grafana.engine import NO_ENGINE, NO_VLLM
 from grafana.frame import Rows, against, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
 from grafana.queries import (
@@ -27,7 +28,7 @@ from grafana.queries import (
     sum_rate,
 )
 
-NO_VLLM = "no vLLM server is scraped (job vllm), or it has served nothing in the window"
+QUIET = f"{NO_VLLM}; or it has served nothing in the window"
 NO_RUN = "no run is chosen, or its exporter is not scraped"
 
 EXPECTED = (
@@ -60,7 +61,7 @@ def _pair(title: str, metric: str, ours: str, theirs: str, what: str, bad: str) 
             f"{what} as the client sees it and as the engine says.",
             "percentiles of a minute of the client, over the rate interval of the engine; means from sum / count",
             bad,
-            NO_VLLM,
+            QUIET,
         ),
         lines(
             (recorded(metric, "0.5"), "client p50"),
@@ -110,7 +111,7 @@ def _latency() -> list[Builder]:
                 "What network and client add to the mean time to the first token.",
                 "mean TTFT of the client − mean TTFT of the engine",
                 "above 50 ms on one network; negative for long: another client uses the server, too.",
-                NO_VLLM,
+                QUIET,
             ),
             lines((f"({mean(TTFT, RUN)}) - ({mean(ttft, ENGINE)})", "added")),
             low=None,
@@ -123,7 +124,7 @@ def _latency() -> list[Builder]:
                 "Share of the engine's gaps that are below its smallest bucket edge of 10 ms.",
                 "rate(bucket{le=0.01}) / rate(count)",
                 "above 50 %: the engine's median is a guess below 10 ms (start vLLM with finer buckets).",
-                NO_VLLM,
+                QUIET,
             ),
             lines((f"{lowest} / {count_rate(itl, ENGINE)} or {native}", "below 10 ms")),
             thresholds=((0.5, YELLOW),),
@@ -143,7 +144,7 @@ def _tokens() -> list[Builder]:
                 "Output as the client counts events, as the server states in its answers, and as its metrics say.",
                 "rates of output_tokens_streamed_total, output_tokens_total, vllm:generation_tokens_total",
                 "engine above client for long: somebody else uses the server, or streams are lost.",
-                NO_VLLM,
+                QUIET,
             ),
             lines(
                 (rate("tokenswarm_output_tokens_streamed_total"), "client, streamed events"),
@@ -158,7 +159,7 @@ def _tokens() -> list[Builder]:
                 "The same as totals: what the client has been told, and what the engine says it made.",
                 "output_tokens_total; vllm:generation_tokens_total − its value at the start of the run",
                 "apart at the end of the run by more than the failed requests' share.",
-                NO_VLLM,
+                QUIET,
             ),
             lines(
                 (once("tokenswarm_output_tokens_total", f"tokenswarm_output_tokens_total{{{RUN}}}"), "client"),
@@ -178,7 +179,7 @@ def _requests() -> list[Builder]:
                 "In flight at the client; running and waiting at the engine.",
                 "requests_in_flight; tokenswarm:server_requests_running:sum + …_waiting:sum",
                 "the client far above: requests wait in front of the engine. Below: another client.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             lines(
                 (IN_FLIGHT, "client: in flight"),
@@ -194,7 +195,7 @@ def _requests() -> list[Builder]:
                 "By outcome at the client, by finish reason at the engine.",
                 "rates of tokenswarm_requests_total and vllm:request_success_total",
                 "aborts at the engine: the client gave up (time-outs). Errors on one side only.",
-                NO_VLLM,
+                QUIET,
             ),
             lines(
                 (f"max by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "client: {{outcome}}"),
