@@ -152,6 +152,8 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
 
     def connect_to_master(self) -> None:
         for _ in range(HELLOS_MAX):
+            if not self.client.connect(HELLO_S):
+                continue
             self.client.send(Message(ToMaster.HELLO.value, self._hello, self.client_id))
             if self.connection_event.wait(HELLO_S):
                 break
