@@ -218,7 +218,7 @@ def _resources() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum({engine})", "engine"),
+                (f"sum(max by (instance) ({engine}))", "engine"),
                 (f"max by (instance) (process_resident_memory_bytes{{{ENGINE}}})", "{{instance}} of itself"),
                 (f"max by (worker) ({worker})", "worker {{worker}}"),
             ),
@@ -233,8 +233,8 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                (f'sum(tokenswarm_process_open_fds{{role="engine",{HOST}}})', "open files"),
-                (f'sum(tokenswarm_process_threads{{role="engine",{HOST}}})', "threads"),
+                (f'sum(max by (instance) (tokenswarm_process_open_fds{{role="engine",{HOST}}}))', "open files"),
+                (f'sum(max by (instance) (tokenswarm_process_threads{{role="engine",{HOST}}}))', "threads"),
             ),
         ),
         timeseries(
@@ -248,13 +248,16 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                (f'sum(increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h]))', "restarts"),
+                (
+                    f'sum(max by (instance) (increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h])))',
+                    "restarts",
+                ),
                 (
                     f"max by (instance) (changes({began}) * {restarted})",
                     "restarts of {{instance}}",
                 ),
-                (f"sum(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
-                (f"sum(increase(vllm:num_preemptions_total{{{ENGINE}}}[1h]))", "preemptions"),
+                (f"max(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
+                (f"sum(max without (job) (increase(vllm:num_preemptions_total{{{ENGINE}}}[1h])))", "preemptions"),
             ),
         ),
     ]

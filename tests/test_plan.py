@@ -320,6 +320,10 @@ def test_lengths_that_were_not_measured_count_for_more(a: Path, capsys: pytest.C
     assert (one["replicas"], one["demand"]["adjusted"]) == (2, 2.0)
     assert one["demand"]["peak_low"] == pytest.approx(40)
     assert one["demand"]["output_tokens_per_s"] == pytest.approx(40 * 18)
+    assert cli.main(["plan", *map(str, words), "--adjust-lengths"]) == 0
+    said = capsys.readouterr().out
+    assert "carry 40.0/s" in said, "a plan speaks of the requests that were asked for"
+    assert re.search(r"asked for: 40.0 requests/s of .*, 18.0 tokens out", said)
 
 
 # -- what it refuses ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
@@ -44,16 +45,22 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
 MS = NS_PER_S // 1000
 
 
+def made(**run: Any) -> bytes:
+    return snapshot.encode(sample_runs.run(**{"ok": 1100, "workers": 2, **run}))
+
+
+usual = functools.cache(made)  # of most cases
+
+
 class Case:
     """What is known at the end of a run; faults change it."""
 
     def __init__(self, **run: Any) -> None:
-        merged = sample_runs.run(**{"ok": 1100, "workers": 2, **run})
-        self.merged: Merged = snapshot.decode_merged(snapshot.encode(merged))
+        self.merged: Merged = snapshot.decode_merged(made(**run) if run else usual())
         self.evidence: dict[str, Any] = {
             "expected_workers": 2,
             "profile": sample_runs.profile(),
-            "rows": sum(sum(block.by_outcome.values()) for block in merged.blocks),
+            "rows": sum(sum(block.by_outcome.values()) for block in self.merged.blocks),
         }
 
     def judge(self) -> Verdict:
@@ -477,6 +484,10 @@ def test_without_a_success_the_only_reason_is_that() -> None:
     case = Case(ok=0, ends={Outcome.CONNECT: 50})
     assert [doubt.code for doubt in case.judge().doubts] == ["no-success"]
     assert "connect (50: service unavailable)." in case.judge().doubts[0].message
+    case = Case(ok=0)
+    profiled(POISSON_11)(case)
+    found = {doubt.code: doubt.message for doubt in case.judge().doubts}
+    assert found["no-success"].endswith("; none was due in one: take a higher rate, or a longer window.")
 
 
 def test_every_rule_has_a_fault() -> None:

@@ -46,7 +46,7 @@ def look(profile: Profile) -> Looked:
     beside = neighbour()
     notes = [note for note in (beside.note(), unmissable(profile)) if note]
     findings = msgspec.structs.replace(findings, notes=[*findings.notes, *notes])
-    engine = msgspec.structs.replace(profile.engine, model=findings.model)
+    engine = msgspec.structs.replace(profile.engine, model=findings.model, path=findings.path)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     return Looked(profile, arrivals, findings, beside)
 

@@ -258,7 +258,7 @@ def _trace(given: Mapping[str, Any]) -> tuple[fleet.Columns, float]:
     if given["input_tokens"] or given["output_tokens"]:
         raise ConfigError("--input-tokens and --output-tokens go with --rate: a trace has its own lengths")
     scale = _positive("--time-scale", given["time_scale"] or "1")
-    trace: Trace = read_trace(Path(given["trace"]))
+    trace: Trace = read_trace(Path(given["trace"]), block_tokens=0)
     if max(trace.output_tokens) <= 1 and max(trace.input_tokens) <= 1:
         raise ConfigError(
             f"{given['trace']}: no row of it has any tokens, so nobody knows what they ask for; see --rate"

@@ -10,6 +10,7 @@ import msgspec
 from tokenswarm.engines import Usage
 from tokenswarm.record import EngineTimes, TokenSource
 
+PIECES_MAX = 8  # content events a token: a text cut into letters has half of that
 _SLACK_NS = 1_000_000  # two clocks; and 1 % of the time
 
 
@@ -73,6 +74,8 @@ def output_tokens(
         return stated + reasoning, TokenSource.SERVER, True
     if stated == 0 and events:
         return events, TokenSource.EVENTS, False
+    if stated * PIECES_MAX < events:
+        return events, TokenSource.EVENTS, False  # a count of one event, or without the reasoning
     if limit is not None and events <= limit < stated - reasoning:
         return events, TokenSource.EVENTS, False  # no count of this answer: a gateway's own, or another's
     return stated, TokenSource.SERVER, False

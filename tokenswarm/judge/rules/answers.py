@@ -168,10 +168,10 @@ def counts_of_parts(evidence: Evidence, summary: Summary) -> Doubt | None:
     return doubt(
         "counts-of-parts",
         "note",
-        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: each count is "
-        f"that of one event (or less than two tokens for three), or more content came behind the last. Content events "
-        f"are counted in its place, which may be fewer than the tokens: a gateway rewrites `usage`. Ask the engine "
-        f"without it.",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: it is that of "
+        f"one event, grows by less than two tokens for three of them, leaves nearly all of them out, or more content "
+        f"came behind it. Content events are counted in its place, which may be fewer than the tokens. A gateway "
+        f"rewrites `usage`, or the server counts so itself: ask the engine without the gateway.",
         answers=n,
         ok=ok,
     )
