@@ -103,6 +103,9 @@ class Cluster:
         """It was told to end, and has no place in the run yet: another one may take it."""
         if self.members.pop(member.client_id, None) is not None:
             self._left.add(member.client_id)
+            runner = self._environment.runner
+            if isinstance(runner, MasterRunner):
+                runner.clients.pop(member.client_id, None)  # else Locust gives it users, and waits a minute for them
 
     def broadcast(self, kind: ToWorker, data: Any) -> None:
         for member in self.in_run:

@@ -223,16 +223,17 @@ class Worker:
 
     def _enter(self, data: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
-        stage, phase, course = int(data["stage"]), str(data["phase"]), self._lane.course
-        if self.phase == "steady":
-            self.recorder.close_window(self.stage, min(now_ns, course.close_ns) if course else now_ns)
-        if phase == "steady":
-            self.recorder.open_window(stage, course.open_ns if course else now_ns)
+        stage, phase = int(data["stage"]), str(data["phase"])
+        if phase != "steady":
+            self.recorder.close_window(self.stage, now_ns)
+        elif self._lane.course is None:
+            self.recorder.open_window(stage, now_ns)
         self.stage, self.phase = stage, phase
         self.begun.set()
         self._end_if_spent()
         if data.get("course") is not None:
-            self._lane.begin(stage, now_ns, data["course"])
+            course = self._lane.begin(stage, now_ns, data["course"])
+            self.recorder.open_window(stage, course.open_ns, course.close_ns)
         elif phase == "drain":
             self._lane.end()
 

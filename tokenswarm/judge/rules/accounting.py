@@ -289,7 +289,8 @@ def reconnects(_evidence: Evidence, summary: Summary) -> Doubt | None:
         "reconnects",
         "note",
         f"{summary.requests.reconnects} of {summary.requests.sent} requests found their pooled connection closed and "
-        f"opened a new one: the server closes idle connections. Set `connections: fresh` to have every request do so.",
+        f"opened a new one: the server closes connections between answers, or resets requests. Set `connections: "
+        f"fresh` to have every request open its own: a reset is a failure then.",
         reconnects=summary.requests.reconnects,
         sent=summary.requests.sent,
     )
