@@ -143,8 +143,9 @@ def test_a_worker_has_the_users_that_its_place_in_the_run_means() -> None:
 
 
 def test_requests_and_places_are_dealt_out_to_users_and_these_to_workers() -> None:
-    for requests, users, workers in itertools.product((0, 1, 7, 30, 31), (1, 2, 3, 8), (1, 2, 3, 5)):
-        own = [share_by_users(requests, users, index, workers) for index in range(workers)]
+    for requests, users, workers in itertools.product((1, 7, 30, 31), (1, 2, 3, 8), (1, 2, 3, 5)):
+        load = Load(requests=requests, stages=(Stage(users=users),))
+        own = [share_by_users(load, index, workers) or 0 for index in range(workers)]
         assert all(bool(own[index]) <= (index < users) for index in range(workers))
         shards = [Shard(int, 1000, index, workers, None, users) for index in range(workers)]
         taken = [next(shard) for shard, n in zip(shards, own, strict=True) for _ in range(n)]

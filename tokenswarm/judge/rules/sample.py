@@ -12,6 +12,7 @@ from tokenswarm.measure.share import Share
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.measure.statistics import binomial_cdf, effective_n, enough, samples_needed
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.result.soak import Drift
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
 
@@ -274,6 +275,21 @@ def dataset_wrapped(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def history_without_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    dataset, load = evidence.profile.dataset, evidence.profile.load
+    told = evidence.dataset.get("notes", {}).get(UNANSWERED)
+    if not told or load.kind == "trace" or dataset.history == "model":
+        return None
+    what = "the questions alone" if load.open else "the model's own, so prompts differ from run to run"
+    return doubt(
+        "history-without-answers",
+        "note",
+        f"{told} of {evidence.dataset['rows_kept']} conversations have no answers to earlier turns: in the history of "
+        f"later ones stand {what}. Take a data set with answers, or `dataset.conversations: single`.",
+        conversations=told,
+    )
+
+
 def tls_unverified(evidence: Evidence, _summary: Summary) -> Doubt | None:
     if evidence.profile.tls.verify or not any(url.startswith("https:") for url in evidence.profile.target):
         return None
@@ -293,5 +309,6 @@ RULES: tuple[Rule, ...] = (
     tokens_mixed,
     tokens_from_events,
     dataset_wrapped,
+    history_without_answers,
     tls_unverified,
 )
