@@ -318,6 +318,12 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "a worker was told to go": ("worker-left", "invalid", known(left={LOST: "was ended by a signal (SIGTERM)"})),
     "the master died": ("never-ended", "invalid", both(not_final, known(recovered="7 rows are there.", rows=7))),
     "the run goes on": ("goes-on", "degraded", both(not_final, known(goes_on="These are its numbers so far."))),
+    "a few rows ask the same": (
+        "dataset-repeats", "note", known(dataset={"rows_kept": 1000, "duplicates": 21}),
+    ),
+    "many rows ask the same": (
+        "dataset-repeats", "degraded", known(dataset={"rows_kept": 1000, "duplicates": 101}),
+    ),
     "a data set of questions": (
         "history-without-answers", "note", known(dataset={"rows_kept": 80, "notes": {UNANSWERED: 80}}),
     ),

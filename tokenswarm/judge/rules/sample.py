@@ -23,6 +23,7 @@ HALF_N_MIN = samples_needed(0.5)  # requests of a half, below which its median i
 MSER_CUT = 1 / 3  # more than this cut means that the series never became steady
 WORKER_N_MIN, WORKER_TTFT, WORKER_TTFT_S = 100, 0.25, 0.005  # answers; medians that differ by more, and by so many s
 WORKER_FAILED, WORKER_FAILED_SHARE, WORKER_CHANCE = 5, 0.05, 1e-4  # failures, their share above twice the others'
+REPEATED = (0.02, 0.10)  # of the conversations ask the same as another one
 MEDIAN_Z = 2.33  # 99 %, one-sided, for each half
 
 
@@ -275,6 +276,22 @@ def dataset_wrapped(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def dataset_repeats(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Rows of the data set that ask the same as others: they come again within one round."""
+    dataset, rows = evidence.profile.dataset, evidence.dataset.get("rows_kept", 0)
+    repeats = evidence.dataset.get("duplicates", 0) if dataset.duplicates == "keep" else 0
+    if evidence.profile.load.kind == "trace" or repeats <= REPEATED[0] * rows:
+        return None
+    return doubt(
+        "dataset-repeats",
+        "degraded" if repeats > REPEATED[1] * rows else "note",
+        f"{repeats} of {rows} conversations of the data set ask the same as another one: a server that caches prefixes "
+        f"answers them faster. Leave them out: `dataset.duplicates: drop`.",
+        repeats=repeats,
+        rows=rows,
+    )
+
+
 def history_without_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
     dataset, load = evidence.profile.dataset, evidence.profile.load
     told = evidence.dataset.get("notes", {}).get(UNANSWERED)
@@ -309,6 +326,7 @@ RULES: tuple[Rule, ...] = (
     tokens_mixed,
     tokens_from_events,
     dataset_wrapped,
+    dataset_repeats,
     history_without_answers,
     tls_unverified,
 )
