@@ -229,6 +229,11 @@ def planned(load: Load, trace: Trace, lead_s: float) -> Planned:
     """The stage with the trace's own length where the profile gives none. Raises ConfigError."""
     assert load.trace is not None
     scale, stage = load.trace.time_scale, load.stages[0]
+    if load.trace.loop and not trace.span_s:
+        raise ConfigError(
+            f"{trace.path}: all its arrivals have one time, so nothing says when it begins again: leave out "
+            "`load.trace.loop`"
+        )
     last_s = trace.at_s[-1] * scale
     if stage.duration == ENDLESS_S and not load.trace.loop:
         if last_s < lead_s:
