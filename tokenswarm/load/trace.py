@@ -114,7 +114,9 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file (`load.trace.path`)") from None
+        raise DatasetError(
+            f"{path}: no such file (`load.trace.path`; `tokenswarm data fetch ADDRESS --to FILE` downloads one)"
+        ) from None
     except OSError as error:
         raise DatasetError(f"{path}: can't be read: {error.strerror}") from None
 
