@@ -309,7 +309,7 @@ def test_a_new_metric(python: Callable[..., str]) -> None:
         from load_run import SyntheticRun
         played = SyntheticRun("a")
         merged = played.play()
-        runs = Runs(900, lambda: 0, lambda: 0)
+        runs = Runs(900, lambda: 0)
         runs.put(played.envelope(merged))
         rows = dict(dict(runs.runs["a"].current(0))["tokenswarm_reads_total"])
         print(rows[()] == sum(block.reads for block in merged.blocks) > 0)

@@ -403,6 +403,12 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "lengths of a trace": (
         lambda t: [str(measured(t / "x")), "--trace", trace(t, "1,40,9\n"), "--input-tokens", "5"], "go with --rate"
     ),
+    "a window of a rate": (
+        lambda t: [str(measured(t / "x")), "--rate", "1", "--window", "5s"], "^tokenswarm: --window goes with --trace:"
+    ),
+    "a scale of a rate": (
+        lambda t: [str(measured(t / "x")), "--rate", "1", "--time-scale", "2"], "--time-scale goes with --trace:"
+    ),
     "goodput of other limits": (
         lambda t: [str(measured(t / "x")), "--rate", "1", "--slo", slo(t, "{ttft_s: {p95: 1.0}, goodput_ratio: 0.9}")],
         "its goodput was counted under other limits",

@@ -207,6 +207,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         return self.token_source is TokenSource.EVENTS and 0 < (self.stated_tokens or 0) < self.events
 
     @property
+    def counts_beyond(self) -> bool:
+        """Whether the server's count is beyond what was asked for, and the answer's events are not. Events count."""
+        return self.token_source is TokenSource.EVENTS and (self.stated_tokens or 0) > self.events
+
+    @property
     def over_limit(self) -> bool:
         """More output tokens than were asked for: the server does not keep the limit, or its count is another's."""
         if self.tokens_max is None:

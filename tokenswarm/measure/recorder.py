@@ -301,7 +301,7 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
         block.first_prompt_tokens += record.prompt_tokens or 0
         block.first_cached_tokens += record.cached_tokens or 0  # vLLM and SGLang have no word for none
     few = ("drafted", record.draft_tokens), ("accepted", record.accepted_tokens), ("at once", record.at_once)
-    for kind, n in (*few, ("count of a part", record.counts_part)):
+    for kind, n in (*few, ("count of a part", record.counts_part), ("count beyond", record.counts_beyond)):
         if n:
             block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:
@@ -340,7 +340,7 @@ def _hold_against_asked(block: Block, record: RequestRecord) -> None:
 def _example(says: dict[str, str], record: RequestRecord) -> None:
     """Keep the first in the alphabet, as for errors: it does not depend on the order in which workers report."""
     said = (
-        f"{record.tokens_max} tokens asked for, {record.stated_tokens} stated, {record.events} events, "
+        f"{record.tokens_max} tokens asked for, {record.stated_tokens or 'none'} stated, {record.events} events, "
         f"finish reason {record.finish_reason!r}"
     )
     says["example"] = min(says.get("example", said), said)
