@@ -366,4 +366,6 @@ def test_the_tries_of_a_search_and_a_comparison_cut_no_number(width: int) -> Non
     assert "38.1/s" in tries
     assert not re.search(r"[\d.]…(?! *[+−])", told_sides), "an interval alone has dots"
     assert "ttft_s.p50" in told_sides
+    alone = comparison.why(compare(*[side[:1] for side in sides], metrics=METRICS))
+    assert sum("a side of one run has no spread" in sentence for sentence in alone) == 1, "a reason is told once"
     assert "+0%" in told_sides

@@ -77,8 +77,12 @@ def row(finding: Finding) -> list[str]:
 
 
 def why(comparison: Comparison) -> list[str]:
-    """A sentence for each metric that can't be told, and one on what the words mean."""
-    told = [f"{f.metric}: {f.why}" for f in comparison.findings if f.word == "can't tell"]
+    """A sentence for each reason why a metric can't be told, and one on what the words mean."""
+    of_reason: dict[str, list[str]] = {}
+    for finding in comparison.findings:
+        if finding.word == "can't tell":
+            of_reason.setdefault(finding.why, []).append(finding.metric)
+    told = [f"{', '.join(metrics)}: {reason}" for reason, metrics in of_reason.items()]
     intervals = {f"{f.confidence:.0%}" for f in comparison.findings if f.confidence is not None}
     margins = {f"{f.kind} {100 * f.margin:.3g}%": None for f in comparison.findings}
     if comparison.definitions:
