@@ -430,6 +430,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     ),
     "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
     "counts of single events": ("counts-of-parts", "note", told(seldom={"count of a part": 5})),
+    "ends that nobody told": ("ends-untold", "degraded", told(seldom={"end untold": 5})),
     "a filter": ("other-ends", "note", told(other_ends={"content_filter": 5, "repetition": 2})),
     "less than was asked for": ("short-answers", "note", steady(short=600)),
     "a gateway ends answers": ("half-answers", "degraded", steady(length_halved=4, length_kept=1000)),
