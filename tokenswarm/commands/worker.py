@@ -5,6 +5,7 @@ from __future__ import annotations
 from tokenswarm.cluster import web_later
 from tokenswarm.cluster.entrance import is_port
 from tokenswarm.errors import ConfigError
+from tokenswarm.own_process import loading
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import run_token
 
@@ -26,6 +27,7 @@ def main(words: list[str]) -> int:
     if not is_port(given.master_port):
         raise ConfigError(f"--master-port {given.master_port} must be from 1 to 65535")
     web_later.put_off()
-    from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take half a second
+    with loading():
+        from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take a third of a second
 
     return run_worker(given.master_host, given.master_port, run_token())
