@@ -62,12 +62,21 @@ LONG = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of pytest-xdist begins to read with other files: what one has compiled, the others find."""
+    worker = getattr(config, "workerinput", None)
+    if worker and [Path(word).resolve() for word in config.args] == [REPO / "tests"]:
+        files = sorted(str(path) for path in (REPO / "tests").glob("test_*.py"))
+        first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        config.args = [*files[first:], *files[:first]]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """By file, the longest first (with `--no-loadscope-reorder`: pytest-xdist goes by the number of tests)."""
     order = {f"test_{name}": number for number, name in enumerate(LONG)}
     if gone := [name for name in order if not Path(__file__).with_name(f"{name}.py").exists()]:
         raise pytest.UsageError(f"LONG of {__file__} names what is not there: {', '.join(gone)}")
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.path))
 
 
 @pytest.hookimpl(optionalhook=True)  # `make mutants` loads no pytest-xdist
