@@ -148,9 +148,18 @@ def test_help_names_the_defaults_of_the_profile(capsys: pytest.CaptureFixture[st
         "(default: 5s)",
         "(default: 60s)",
         "go (default: results)",
+        "spread (default: poisson)",
     ):
         assert default in text, default
     assert "None" not in text
+
+
+def test_a_worker_names_the_codes_that_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text, page = help_of("worker", capsys), (REPO / "docs" / "scale-out.md").read_text("utf-8")
+    said = re.search(r"serves one run and exits: (.+?)\. Then", page, re.DOTALL)
+    assert said is not None
+    codes = re.findall(r"(?<![-\w])(\d\d?) (?=if|the|told|no|a\b)|: (0)(?=;)", said[0])
+    assert {one or other for one, other in codes} == set(re.findall(r"\b(\d\d?) \w+", text.partition("exit codes:")[2]))
 
 
 HEAVY = ("gevent", "locust", "aiohttp", "rich", "tokenswarm.reports.html.page", "tokenswarm.judge.path")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
+from running import LINUX, SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
 from tokenswarm.cluster import entrance
@@ -23,6 +23,18 @@ EVERYWHERE = {"0.0.0.0", "::", "*"}
 IMPATIENT = (
     "import sys; from tokenswarm.cluster import controller; controller.JOIN_S = 3.0; import tokenswarm.cli as c; "
 )
+SEVERAL = """
+import sys
+from tokenswarm.cluster import port
+import tokenswarm.cli
+real = port.socket.getaddrinfo
+def several(host, *more, **named):
+    both = ("127.0.0.2", "127.0.0.3") if host in ("several.test", b"several.test") else (host,)
+    return [one for each in both for one in real(each, *more, **named)]
+port.socket.getaddrinfo = several
+sys.exit(tokenswarm.cli.main(sys.argv[1:]))
+"""
+"""A name of two addresses, as most have where there is IPv6, too."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +94,34 @@ def test_an_interface_is_listened_to_at_its_address_of_ipv4(engine: Server, tmp_
     with program(tokenswarm("run", profile(tmp_path), *words), tmp_path, **TOKEN) as started:
         started.await_output("waiting for 1 worker")
         assert addresses(started, at) == {"127.0.0.1"}
+
+
+@pytest.mark.skipif(not LINUX, reason="all of 127.0.0.0/8 is this machine on Linux only")
+def test_a_name_has_all_of_its_addresses(engine: Server, tmp_path: Path) -> None:
+    """ZeroMQ takes one of them, for ever: a worker that was told `localhost` never found a master on 127.0.0.1."""
+    at = str(free_port())
+    words = ("--host", engine.url, "--expect-workers", "1", "--set", "phases.warmup=0s")
+    master = ("run", profile(tmp_path), *words, "--bind")
+    worker = [sys.executable, "-c", SEVERAL, "worker", "--master-host", "several.test", "--master-port", at]
+    with program(worker, tmp_path, **TOKEN) as joining:
+        joining.await_output("waiting for the master at several.test")
+        finished = run(tokenswarm(*master, f"127.0.0.3:{at}"), tmp_path, 30, **TOKEN)
+        assert joining.finish(30).code == 0
+    assert finished.went_well, finished.out
+
+    with program([sys.executable, "-c", SEVERAL, *master, f"several.test:{at}"], tmp_path, **TOKEN) as started:
+        started.await_output("waiting for 1 worker")
+        assert addresses(started, int(at)) == {"127.0.0.2", "127.0.0.3"}
+
+
+@pytest.mark.skipif(not LINUX, reason="all of 127.0.0.0/8 is this machine on Linux only")
+def test_a_name_of_which_somebody_else_has_an_address_is_refused(engine: Server, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.3", 0))
+        holder.listen()
+        words = ("--host", engine.url, "--expect-workers", "1", "--bind", f"several.test:{holder.getsockname()[1]}")
+        refused = run([sys.executable, "-c", SEVERAL, "run", profile(tmp_path), *words], tmp_path, 30, **TOKEN)
+    assert (refused.code, "something else listens there" in refused.out) == (15, True), refused.out
 
 
 def test_without_a_token_no_master_listens_to_other_machines(engine: Server, tmp_path: Path) -> None:

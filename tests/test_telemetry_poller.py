@@ -722,3 +722,14 @@ def test_locusts_own_table_gets_the_models_name_without_control_characters() -> 
         "intended_ns=0, sent_ns=0); fire_request(env, made, record); print(json.dumps(got))"
     )
     assert told == [["a [31m b c", "reset: x [2Jy"]]
+
+
+def test_what_a_run_is_against_has_the_names_that_either_prometheus_gives_it() -> None:
+    """Prometheus 2 adds the port of the scheme to an address without one, Prometheus 3 does not."""
+    targets = ("http://gpu", "https://[fd00::7]:443/v1", "http://gpu:8000")
+    assert telemetry.instances(profile(*targets, gpu_exporters=("http://gpu:9647/metrics",))) == {
+        "engine": ["gpu:80", "gpu", "[fd00::7]:443", "[fd00::7]", "gpu:8000"],
+        "host": ["gpu:9647"],
+    }
+    named = profile(*targets, engine_instances=("a",), host_instances=("b",))
+    assert telemetry.instances(named) == {"engine": ["a"], "host": ["b"]}

@@ -136,13 +136,24 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
         self._spawns = itertools.count(1)
         self.heard = 0
         self._attended = Event()
-        super().__init__(environment, host, port_number)
+        self.greenlet: Any = None  # Locust's __del__ looks at it, be there a runner or not
+        try:
+            if host.count(":") == 1:  # ZeroMQ would look for a name with a port in it, for ever
+                raise zmqerr.ZMQError
+            super().__init__(environment, host, port_number)
+        except zmqerr.ZMQError:
+            raise ConfigError(
+                f"--master-host {host[:80]}: is no name and no address of a machine; write it without scheme and port, "
+                "such as gpu-3 or 10.0.0.3"
+            ) from None
 
     def attend(self) -> None:
         self._attended.set()
 
     def connect_to_master(self) -> None:
         for _ in range(HELLOS_MAX):
+            if not self.client.connect(HELLO_S):
+                continue
             self.client.send(Message(ToMaster.HELLO.value, self._hello, self.client_id))
             if self.connection_event.wait(HELLO_S):
                 break
