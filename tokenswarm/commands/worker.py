@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tokenswarm.cluster import web_later
 from tokenswarm.cluster.entrance import check_port
+from tokenswarm.own_process import loading
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import run_token
 
@@ -24,6 +25,7 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     check_port("--master-port", given.master_port)
     web_later.put_off()
-    from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take half a second
+    with loading():
+        from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take a third of a second
 
     return run_worker(given.master_host, given.master_port, run_token())
