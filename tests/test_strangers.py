@@ -23,6 +23,7 @@ from tokenswarm import __version__
 from tokenswarm.cluster import messages
 from tokenswarm.cluster.messages import FROM_MASTER, FROM_WORKER, ToMaster, ToWorker
 from tokenswarm.cluster.strangers import SENTENCES_MAX, Strangers
+from tokenswarm.errors import ExitCode
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
@@ -276,7 +277,7 @@ def test_a_worker_survives_what_its_master_sends(tmp_path: Path) -> None:
         ended = worker.finish(30)
 
     assert hello["version"] == __version__
-    assert ended.code == 0, ended.out
+    assert ended.code == ExitCode.TARGET, ended.out  # its run did not begin
     assert "Traceback" not in ended.out
 
 
