@@ -183,8 +183,8 @@ def prefix_cache_hits(evidence: Evidence, summary: Summary) -> Doubt | None:
         "note",
         f"{share:.0%} of the prompt tokens of first turns came from the prefix cache, though {few} prompt came twice "
         f"in this run: an earlier one asked the same (another `dataset.shuffle_seed` takes others of a large data "
-        f"set), or all begin alike. TTFT and prefill are those of a warm cache: for a cold one restart the engine, or switch "
-        f"prefix caching off.",
+        f"set), or all begin alike. TTFT and prefill are those of a warm cache: for a cold one restart the engine, or "
+        f"switch prefix caching off.",
         share=share,
     )
 
