@@ -451,6 +451,19 @@ def test_a_server_that_still_loads_is_waited_for(answer: Answer, path: str) -> N
     assert "waiting up to 60 s" in said[0]
 
 
+def test_a_server_that_never_tells_a_finish_reason_is_measured_where_one_says_so(home: Path) -> None:
+    untold = TOKENS.replace(b'"finish_reason":"stop"', b'"finish_reason":null')
+    with backend(routes({LISTS: MODELS, CHAT: (200, SSE, untold)})) as server:
+        words = ("run", "p.yaml", "--host", server.url)
+        plain = run(tokenswarm(*words, "--results", "plain"), home, 60)
+        told = run(tokenswarm(*words, "--set", "engine.done_ends=true", "--results", "told"), home, 60)
+    assert {row["outcome"] for row in plain.rows} == {"truncated"}
+    assert "where the server never tells one: `engine.done_ends: true`" in plain.rows[0]["error"]
+    assert plain.code == 11
+    assert {(row["outcome"], row["finish_reason"]) for row in told.rows} == {("ok", None)}
+    assert "ends-untold" in [doubt["code"] for doubt in told.summary["verdict"]["doubts"]]
+
+
 def test_an_error_object_can_say_that_it_still_loads() -> None:
     event = (200, SSE, b'data: {"error":{"message":"Service temporarily unavailable","code":503}}\n\ndata: [DONE]\n\n')
     with backend(routes({LISTS: MODELS, CHAT: sequence(event, event, event, event, GOOD)})) as server:

@@ -451,6 +451,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     ),
     "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
     "counts of single events": ("counts-of-parts", "note", told(seldom={"count of a part": 5})),
+    "ends that nobody told": ("ends-untold", "degraded", told(seldom={"end untold": 5})),
     "a filter": ("other-ends", "note", told(other_ends={"content_filter": 5, "repetition": 2})),
     "a filter for many": ("other-ends", "degraded", told(other_ends={"content_filter": 9, "SAFETY": 9})),
     "an end in words of its own": ("other-ends", "note", told(other_ends={"natural_end": 1100})),

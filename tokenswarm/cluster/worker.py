@@ -77,8 +77,7 @@ class Worker:
         self.draining = Event()  # users send no more
         self.stage, self.phase = 0, "warmup"
         self.gone = Event()  # the master is gone or refused us
-        self.exit_code = ExitCode.OK
-        self.message = ""
+        self.exit_code, self.message = ExitCode.TARGET, "the master ended before its run began, and says why"
         handlers: dict[ToWorker, Callable[[Any], None]] = {
             ToWorker.RUN: lambda data: self._spawn(self._prepare, data) and None,
             ToWorker.PHASE: self._enter,
@@ -105,10 +104,12 @@ class Worker:
     def _prepare(self, data: dict[str, Any]) -> None:
         try:
             self._open(data)
+            return
         except UserError as error:
-            self._tell(ToMaster.FAILED, {"code": int(error.exit_code), "sentence": str(error)})
+            self.exit_code, self.message = error.exit_code, str(error)
         except TransportError as error:
-            self._tell(ToMaster.FAILED, {"code": int(ExitCode.TARGET), "sentence": error.sentence})
+            self.exit_code, self.message = ExitCode.TARGET, error.sentence
+        self._tell(ToMaster.FAILED, {"code": int(self.exit_code), "sentence": self.message})
 
     def _open(self, data: dict[str, Any]) -> None:
         self.draining.clear()  # the web UI may start several runs in one process
@@ -154,6 +155,7 @@ class Worker:
         self._reporter = self._spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})
         self._drain_by_ns = 0
+        self.exit_code, self.message = ExitCode.OK, ""
         self.ready.set()
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -343,14 +345,13 @@ class Worker:
         if self._spool is None:
             return self.message
         self._spool.flush()
-        if self.exit_code is ExitCode.OK:
-            written = self._hand_over is None or self._hand_over.written
-            why = "ended before it had" if written else "could not write"
-            self.exit_code, self.message = ExitCode.INVALID, f"the master {why} this worker's rows"
-        folder = self._spool.path.parent
-        return (
-            f"{self.message}; its rows are in {folder}: `tokenswarm report --merge RESULTS {folder}` brings them back"
-        )
+        if self.exit_code is ExitCode.OK and self._hand_over is not None:
+            self.exit_code, self.message = self._hand_over.reproach()
+        if not self._spool.rows:
+            self._spool.remove()
+            return self.message
+        where = self._spool.path.parent
+        return f"{self.message}; its rows are in {where}: `tokenswarm report --merge RESULTS {where}` brings them back"
 
     def _on_ack(self, data: dict[str, Any]) -> None:
         if self._hand_over is not None:
