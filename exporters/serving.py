@@ -230,9 +230,9 @@ class Server:
         app = web.Application(middlewares=[self._guard])
         app.add_routes(
             [
-                web.get("/", self._about, allow_head=False),
-                web.get("/metrics", self._metrics, allow_head=False),
-                web.get("/healthz", self._healthz, allow_head=False),
+                web.get("/", self._about),
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
                 *self._routes,
             ]
         )
@@ -338,7 +338,8 @@ class Server:
             # So that drain waits until the kernel has it all: what stays in our buffers would outlive the time limit.
             request.transport.set_write_buffer_limits(high=0)
         writer = await response.prepare(request)
-        await response.write(body)
+        if request.method != "HEAD":
+            await response.write(body)
         await response.write_eof()
         if writer is not None:
             await writer.drain()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
-from grafana.engine import NO_CONFIG
+from grafana.engine import NO_CONFIG, NO_ENGINE
 from grafana.frame import Rows, against, assemble, choice, run, run_annotations
 from grafana.panels import About, Builder, joined, now, query, rows, stat, table, xy
 from grafana.queries import ENERGY_PER_TOKEN, ENGINE, RUN, load_of_stage, stage
@@ -171,7 +171,7 @@ def _energy_curves() -> list[Builder]:
                 "no GPU exporter, or nothing is generated in the time range",
             ),
             [
-                query(f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
+                query(f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
                 query(ENERGY_PER_TOKEN, "J/token", "Y"),
             ],
             [("J/token", "batch", "J/token")],
@@ -198,8 +198,8 @@ def _live() -> list[Builder]:
                 LIVE,
             ),
             [
-                query(f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
-                query(f"sum(tokenswarm:output_tokens:rate30s{{{RUN}}})", "output", "Y"),
+                query(f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[30s]))", "batch", "X"),
+                query(f"max(tokenswarm:output_tokens:rate30s{{{RUN}}})", "output", "Y"),
             ],
             [("output", "batch", "output")],
             joined("Time"),
@@ -216,7 +216,7 @@ def _live() -> list[Builder]:
                 LIVE,
             ),
             [
-                query(f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[10s]))", "batch", "X"),
+                query(f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[10s]))", "batch", "X"),
                 query(
                     f'max(tokenswarm_latency_quantile_seconds{{{RUN},metric="ttft",quantile="0.9",window="10s"}})',
                     "TTFT p90",
@@ -310,7 +310,7 @@ def _cache() -> list[Builder]:
                 "The largest share of the KV-cache that was in use.",
                 "max over the time range of tokenswarm:server_kv_cache:ratio",
                 "100 %: the cache, not the GPU, ended the growth of the batch.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             now(f"max(max_over_time(tokenswarm:server_kv_cache:ratio{{{ENGINE}}}[$__range]))"),
             thresholds=((0.95, "red"),),

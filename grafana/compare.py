@@ -10,8 +10,9 @@ from collections.abc import Callable
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.frame import Rows, assemble, run, run_annotations
+from grafana.headline import verdicts
 from grafana.panels import About, Builder, joined, rows, table, transformation, xy
-from grafana.queries import STALL, TPOT, TTFT, load_of_stage, of_run, shares, stage, whole
+from grafana.queries import STALL, TPOT, TTFT, load_of_stage, of_run, once, shares, stage, whole
 
 A, B = 'run_id="$run_a"', 'run_id="$run_b"'
 GONE = "one of the runs has no numbers in the time range: widen it, or choose another run"
@@ -23,7 +24,7 @@ def _named(name: str, expr: str) -> str:
 
 
 def _last(name: str, run_: str, more: str = "") -> str:
-    return f"sum(last_over_time({name}{{{run_}{more}}}[$__range]))"
+    return once(name, f"last_over_time({name}{{{run_}{more}}}[$__range])")
 
 
 def _seconds(run_: str) -> str:
@@ -106,8 +107,8 @@ def _numbers() -> list[Builder]:
 
 def _cdf(title: str, histogram: str, what: str) -> Builder:
     def share(run_: str) -> str:
-        buckets = f'sum by (le) (last_over_time({histogram}_bucket{{{run_},le!="+Inf"}}[$__range]))'
-        share = f"{buckets} / scalar(sum(last_over_time({histogram}_count{{{run_}}}[$__range])))"
+        buckets = f'max by (le) (last_over_time({histogram}_bucket{{{run_},le!="+Inf"}}[$__range]))'
+        share = f"{buckets} / scalar(max(last_over_time({histogram}_count{{{run_}}}[$__range])))"
         native = f"sum(last_over_time({histogram}{{{run_}}}[$__range]))"
         kept = f"last_over_time({histogram}_count{{{run_}}}[$__range])"
         return f"{share} or ({shares(native, -10, 9)}) unless on () {kept}"
@@ -182,7 +183,7 @@ def _curves() -> list[Builder]:
 
 def build() -> dashboard.Dashboard:
     content: Rows = [
-        ("Numbers", _numbers()),
+        ("Numbers", [verdicts("$run_a", "$run_b"), *_numbers()]),
         ("Distributions", [_cdf("TTFT", TTFT, "TTFT"), _cdf("TPOT", TPOT, "TPOT")]),
         ("Stages", _curves()),
     ]

@@ -6,11 +6,15 @@ vLLM's names as of 0.33; where a name has changed the old one stands after `or`,
 from __future__ import annotations
 
 from grafana.panels import RED, About, Builder, lines, timeseries
-from grafana.queries import ENGINE, RATE, RUN, TTFT, mean, rate
+from grafana.queries import ENGINE, RATE, RUN, TTFT, mean, rate, server
 
 NO_CONFIG = "no run is chosen, or it has neither telemetry.model_config nor an engine that tells its cache in bytes"
 
-NO_VLLM = "no vLLM server is scraped (job vllm)"
+NO_VLLM = "no vLLM server is scraped (job vllm), or by another name than the run's (telemetry.engine_instances)"
+NO_ENGINE = (
+    "no engine with /metrics is scraped (jobs vllm, llama-cpp), or by another name than the run's "
+    "(telemetry.engine_instances)"
+)
 OLLAMA = ' and on (instance) tokenswarm_ollama_target_info{target=~"$engine"}'
 """Of the exporter that polls an engine of the run."""
 
@@ -35,12 +39,15 @@ def _batch() -> list[Builder]:
                 "Requests in the engine's batch, and those it has queued.",
                 "tokenswarm:server_requests_running:sum, …_waiting:sum (vLLM and llama.cpp by one name)",
                 "waiting grows: the offered load is above capacity.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             lines(
-                (f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})", "running"),
-                (f"sum(tokenswarm:server_requests_waiting:sum{{{ENGINE}}})", "waiting"),
-                (f"sum by (reason) (vllm:num_requests_waiting_by_reason{{{ENGINE}}}) > 0", "waiting: {{reason}}"),
+                (server("running"), "running"),
+                (server("waiting"), "waiting"),
+                (
+                    f"sum by (reason) (max without (job) (vllm:num_requests_waiting_by_reason{{{ENGINE}}})) > 0",
+                    "waiting: {{reason}}",
+                ),
             ),
             width=6,
         ),
@@ -57,7 +64,7 @@ def _cache() -> list[Builder]:
                 "Share of the KV-cache blocks in use, the fullest engine.",
                 "tokenswarm:server_kv_cache:ratio",
                 "at 100 %: preemptions follow, and their tokens are computed twice.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             lines((f"max(tokenswarm:server_kv_cache:ratio{{{ENGINE}}})", "KV cache")),
             thresholds=((0.95, RED),),

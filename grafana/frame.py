@@ -54,11 +54,10 @@ def against() -> list[Builder]:
     named = 'last_over_time(tokenswarm_run_target_info{%s,role="%s"}[$__range])'
     no_run = " unless on () " + named
     engines, hosts, gpus = (named % (RUN, role) for role in ("engine", "host", "gpu"))
-    running = (
-        'max by (target) (label_replace(tokenswarm:server_requests_running:sum, "target", "$1", "instance", "(.+)"))'
-    )
-    up = 'max by (target) (label_replace(up{job="tokenswarm-gpu"}, "target", "$1", "instance", "(.+)"))'
-    cards = 'max by (target) (label_replace(tokenswarm:gpu_power:watts, "target", "$1", "gpu", "(.+)"))'
+    all_that = 'max by (target) (label_replace(last_over_time(%s[$__range]), "target", "$1", "%s", "(.+)"))'
+    running = all_that % ("tokenswarm:server_requests_running:sum", "instance")
+    machines = all_that % ("tokenswarm_host_cpus", "instance")
+    cards = all_that % ("tokenswarm:gpu_power:watts", "gpu")
     return [
         _of_run(
             "engine",
@@ -71,7 +70,7 @@ def against() -> list[Builder]:
             "host",
             "Host",
             "The run's GPU exporters, by the label `instance`: telemetry.host_instances, or their addresses.",
-            f"max by (target) ({hosts}) or ({up}{no_run % (RUN, 'host')})",
+            f"max by (target) ({hosts}) or ({machines}{no_run % (RUN, 'host')})",
             "target",
         ),
         _of_run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana.panels import RED, YELLOW, About, Builder, lines, timeseries
-from grafana.queries import LOOP_LAG, RECEIVE_LAG, RUN, SEND_LAG, rate, recent
+from grafana.queries import LOOP_LAG, PUSH_AGE, RECEIVE_LAG, RUN, SEND_LAG, rate, recent
 
 NO_RUN = "no run is chosen, or its exporter is not scraped"
 QUIET = "nothing was measured in the window, or the run is over"
@@ -93,16 +93,13 @@ def _losses() -> list[Builder]:
             "s",
             About(
                 "Time since each worker reported, and since the run pushed to the exporter.",
-                "time() − tokenswarm_last_report_timestamp_seconds; tokenswarm_run_last_push_age_seconds",
+                "tokenswarm_worker_report_age_seconds, tokenswarm_run_last_push_age_seconds",
                 "above 10 s: a worker hangs, or the network between them does.",
-                NO_RUN,
+                "the run is over, or its exporter is not scraped",
             ),
             lines(
-                (
-                    f"time() - max by (worker) (tokenswarm_last_report_timestamp_seconds{{{RUN}}})",
-                    "worker {{worker}}",
-                ),
-                (f"max(tokenswarm_run_last_push_age_seconds{{{RUN}}})", "push"),
+                (f"max by (worker) (tokenswarm_worker_report_age_seconds{{{RUN}}})", "worker {{worker}}"),
+                (PUSH_AGE, "push"),
             ),
             thresholds=((10, RED),),
             width=6,

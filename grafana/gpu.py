@@ -6,7 +6,10 @@ from grafana.panels import RED, About, Builder, lines, states, timeseries
 from grafana.queries import GPU, HOST, RATE
 
 NO_GPU = "no GPU exporter is scraped (jobs tokenswarm-gpu, gpu-other)"
-NO_HOST = "the exporter for GPU and host is not scraped (job tokenswarm-gpu)"
+NO_HOST = (
+    "the exporter for GPU and host is not scraped (job tokenswarm-gpu), or by another name than the run's "
+    "(telemetry.host_instances)"
+)
 OURS = "needs this project's GPU exporter, and a GPU that tells it"
 NAME = "{{gpu}}"
 
@@ -140,7 +143,7 @@ def _links() -> list[Builder]:
                     f"PCIe {{{{direction}}}} {NAME}",
                 ),
                 (
-                    f"sum by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total{{{GPU}}}[{RATE}]))",
+                    f"max by (gpu, direction) (rate(tokenswarm_gpu_nvlink_bytes_total{{{GPU}}}[{RATE}]))",
                     f"NVLink {{{{direction}}}} {NAME}",
                 ),
             ),
@@ -156,8 +159,11 @@ def _links() -> list[Builder]:
                 OURS + "; no XID was reported",
             ),
             lines(
-                (f"sum by (gpu, xid) (tokenswarm_gpu_xid_errors_total{{{GPU}}})", f"XID {{{{xid}}}} {NAME}"),
-                (f"sum by (gpu, type) (tokenswarm_gpu_ecc_errors_total{{{GPU}}})", f"ECC {{{{type}}}} {NAME}"),
+                (f"max by (gpu, xid) (tokenswarm_gpu_xid_errors_total{{{GPU}}})", f"XID {{{{xid}}}} {NAME}"),
+                (
+                    f"sum by (gpu, type) (max by (gpu, type, scope) (tokenswarm_gpu_ecc_errors_total{{{GPU}}}))",
+                    f"ECC {{{{type}}}} {NAME}",
+                ),
             ),
             width=12,
         ),

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from grafana.panels import GREEN, RED, YELLOW, About, Builder, now, stat
-from grafana.queries import ENERGY_PER_TOKEN, LOOP_LAG, RUN, SEND_LAG, STREAMED, quantile, rate, since_start
+from grafana.panels import GREEN, RED, YELLOW, About, Builder, now, rows, stat, table
+from grafana.queries import (
+    ENERGY_PER_TOKEN,
+    GOES_ON,
+    IN_FLIGHT,
+    LOOP_LAG,
+    PUSH_AGE,
+    RUN,
+    SEND_LAG,
+    STREAMED,
+    doubts,
+    quantile,
+    rate,
+    since_start,
+)
 
 NO_RUN = "no run is chosen, or its exporter is not scraped"
 FEW = "too few requests in 10 s for this percentile, or the run is over"
@@ -18,9 +31,10 @@ def _is_late(lag: str, limit_s: float) -> str:
 
 LATE = (_is_late(LOOP_LAG, 0.01), _is_late(SEND_LAG, 0.005))
 DOUBTS = (
-    f"max(tokenswarm_worker_cpu_ratio{{{RUN}}}) > 0.7",
-    f'sum(tokenswarm_workers{{{RUN},state="missing"}}) > 0',
-    f"max(tokenswarm_run_last_push_age_seconds{{{RUN}}} unless on (run_id) tokenswarm_run_end_timestamp_seconds) > 10",
+    f"max(tokenswarm_worker_cpu_ratio{{{RUN}}} {GOES_ON}) > 0.7",
+    f'max(tokenswarm_workers{{{RUN},state="missing"}}) > 0',
+    f"{PUSH_AGE} > 10",
+    f'max(tokenswarm_run_verdict{{{RUN},status="INVALID"}}) == 1',
 )
 BELIEVABLE = (
     "("
@@ -54,7 +68,7 @@ def _state() -> list[Builder]:
             About(
                 "How many signs there are that the load generator, not the server, made the numbers.",
                 "1 for each: event-loop lag p99 above 10 ms, send lag p99 above 5 ms, a worker above 70 % of a core, a "
-                "worker missing, no push for 10 s",
+                "worker missing, no push for 10 s; once it is over: the run says itself that it is INVALID",
                 "anything but yes: latencies are too high or the load is not the one intended; see the last row.",
                 NO_RUN,
             ),
@@ -91,7 +105,7 @@ def _output_now() -> list[Builder]:
                 "below the target users in a closed loop without think time: the client lags.",
                 NO_RUN,
             ),
-            now(f"sum(tokenswarm_requests_in_flight{{{RUN}}})"),
+            now(IN_FLIGHT),
             width=2,
         ),
         stat(
@@ -201,6 +215,28 @@ def _outcome_now() -> list[Builder]:
     ]
 
 
+def verdicts(*runs: str, width: int = 24) -> Builder:
+    """The verdicts of runs ($NAME) that are over, with their doubts."""
+    return table(
+        "Verdict and doubts",
+        About(
+            "What a run that is over concluded of itself, and why. The report has the sentences.",
+            "tokenswarm_run_verdict, tokenswarm_run_doubt",
+            "INVALID, or a doubt of that severity: do not quote the numbers.",
+            "no run is over in the time range",
+        ),
+        [rows(doubts(*runs), "A")],
+        [
+            ("run_id", "Run", "short"),
+            ("status", "Verdict", "short"),
+            ("code", "Doubt", "short"),
+            ("severity", "Severity", "short"),
+        ],
+        width=width,
+        height=6,
+    )
+
+
 def panels() -> list[Builder]:
     """The row."""
-    return [*_state(), *_output_now(), *_quality_now(), *_outcome_now()]
+    return [*_state(), *_output_now(), *_quality_now(), *_outcome_now(), verdicts("$run_id")]

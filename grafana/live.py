@@ -10,6 +10,8 @@ from grafana.frame import Rows, against, assemble, choice, run, run_annotations
 from grafana.headline import FEW, NO_RUN
 from grafana.panels import RED, About, Builder, heatmap, lines, query, timeseries
 from grafana.queries import (
+    DECODING,
+    IN_FLIGHT,
     ITL,
     RATE,
     RUN,
@@ -38,7 +40,7 @@ def _offered() -> list[Builder]:
             ),
             lines(
                 (f"max(tokenswarm_target_users{{{RUN}}})", "target"),
-                (f"sum by (state) (tokenswarm_users{{{RUN}}})", "{{state}}"),
+                (f"max by (state) (tokenswarm_users{{{RUN}}})", "{{state}}"),
             ),
             width=4,
         ),
@@ -69,9 +71,9 @@ def _offered() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum(tokenswarm_requests_in_flight{{{RUN}}})", "in flight"),
-                (f"sum(tokenswarm_streams_decoding{{{RUN}}})", "decoding"),
-                (f"sum(tokenswarm_requests_queued{{{RUN}}})", "queued in the client"),
+                (IN_FLIGHT, "in flight"),
+                (DECODING, "decoding"),
+                (f"max(tokenswarm_requests_queued{{{RUN}}})", "queued in the client"),
             ),
             width=4,
         ),
@@ -91,9 +93,9 @@ def _returned() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "{{outcome}}"),
+                (f"max by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "{{outcome}}"),
                 (
-                    f"sum by (error_type) (rate(tokenswarm_request_errors_total{{{RUN}}}[{RATE}])) > 0",
+                    f"max by (error_type) (rate(tokenswarm_request_errors_total{{{RUN}}}[{RATE}])) > 0",
                     "error {{error_type}}",
                 ),
             ),
@@ -112,7 +114,7 @@ def _returned() -> list[Builder]:
             lines(
                 (STREAMED, "output, streamed events"),
                 (
-                    f"sum by (token_source) (rate(tokenswarm_output_tokens_total{{{RUN}}}[{RATE}]))",
+                    f"max by (token_source) (rate(tokenswarm_output_tokens_total{{{RUN}}}[{RATE}]))",
                     "output, counted by {{token_source}}",
                 ),
                 (rate("tokenswarm_prompt_tokens_total"), "prompt"),

@@ -9,6 +9,8 @@ own name, or both. Each query here asks for the first and, where that is not the
 
 from __future__ import annotations
 
+from exporters.load.table import FAMILIES
+
 RUN = 'run_id="$run_id"'
 ENGINE = 'instance=~"$engine"'
 HOST = 'instance=~"$host"'
@@ -27,6 +29,31 @@ LOOP_LAG = "tokenswarm_event_loop_lag_seconds"
 RECEIVE_LAG = "tokenswarm_receive_lag_seconds"
 
 
+GOES_ON = f"unless on (run_id) tokenswarm_run_end_timestamp_seconds{{{RUN}}}"
+"""What a run that is over says of the moment is of its last one."""
+
+PUSH_AGE = f"max(tokenswarm_run_last_push_age_seconds{{{RUN}}} {GOES_ON})"
+IN_FLIGHT = f"max(tokenswarm_requests_in_flight{{{RUN}}})"
+DECODING = f"max(tokenswarm_streams_decoding{{{RUN}}})"
+
+
+def once(name: str, expr: str) -> str:
+    """The sum of `expr`, which is of a metric, however many jobs scrape its page, and from which address: each counts
+    once. Of a run an exporter's counts begin where they were at another address, so an old series is no further one.
+    """
+    if name in FAMILIES:
+        own = ", ".join(FAMILIES[name].labels)
+        return f"sum(max by ({own}) ({expr}))" if own else f"max({expr})"
+    if name.startswith("tokenswarm_"):  # a histogram's
+        return f"sum(max by (phase, outcome) ({expr}))"
+    return f"sum(max without (job) ({expr}))"
+
+
+def server(what: str) -> str:
+    """Requests that run, or wait, in the run's engines."""
+    return f"sum(max by (instance) (tokenswarm:server_requests_{what}:sum{{{ENGINE}}}))"
+
+
 def quantile(metric: str, q: str, window: str = "10s") -> str:
     """The exporter's own percentile of ttft, itl, tpot, e2e or stall over 10s or the run.
 
@@ -39,10 +66,10 @@ def _bare(expr: str) -> str:
     return expr.replace("{}", "")
 
 
-def _quantile(q: float | str, histogram: str, selector: str, over: str) -> str:
+def _quantile(q: float | str, histogram: str, selector: str, over: str, add: str = "sum") -> str:
     """`over`: what is done with each series, with `%s` where it goes."""
     buckets, native = (over % f"{histogram}{part}{{{selector}}}" for part in ("_bucket", ""))
-    return _bare(f"(histogram_quantile({q}, sum by (le) ({buckets})) or histogram_quantile({q}, sum({native})))")
+    return _bare(f"(histogram_quantile({q}, {add} by (le) ({buckets})) or histogram_quantile({q}, sum({native})))")
 
 
 def recent(q: float | str, histogram: str, window: str = RATE, selector: str = RUN) -> str:
@@ -63,7 +90,7 @@ def of_run(metric: str, q: float, selector: str = RUN) -> str:
 
 def whole(q: float | str, histogram: str, selector: str = RUN) -> str:
     """A percentile of the whole run, which may be over for long (so: the last value within the dashboard's range)."""
-    return _quantile(q, histogram, selector, "last_over_time(%s[$__range])")
+    return _quantile(q, histogram, selector, "last_over_time(%s[$__range])", "max")
 
 
 def since_start(q: float | str, histogram: str, selector: str = RUN) -> str:
@@ -73,13 +100,13 @@ def since_start(q: float | str, histogram: str, selector: str = RUN) -> str:
 
 def sum_rate(histogram: str, selector: str = "", window: str = RATE) -> str:
     """The rate of a histogram's sum."""
-    classic = f"sum(rate({histogram}_sum{{{selector}}}[{window}]))"
+    classic = once(histogram, f"rate({histogram}_sum{{{selector}}}[{window}])")
     return _bare(f"({classic} or histogram_sum(sum(rate({histogram}{{{selector}}}[{window}]))))")
 
 
 def count_rate(histogram: str, selector: str = "", window: str = RATE) -> str:
     """The rate of a histogram's count."""
-    classic = f"sum(rate({histogram}_count{{{selector}}}[{window}]))"
+    classic = once(histogram, f"rate({histogram}_count{{{selector}}}[{window}])")
     return _bare(f"({classic} or histogram_count(sum(rate({histogram}{{{selector}}}[{window}]))))")
 
 
@@ -97,7 +124,7 @@ def shares(native: str, first: int, last: int) -> str:
 
 def rate(counter: str, selector: str = RUN, window: str = RATE) -> str:
     """The sum of a counter's rates."""
-    return f"sum(rate({counter}{{{selector}}}[{window}]))".replace("{}", "")
+    return _bare(once(counter, f"rate({counter}{{{selector}}}[{window}])"))
 
 
 def octaves(first: int, last: int) -> str:
@@ -116,6 +143,13 @@ def octaves(first: int, last: int) -> str:
 STREAMED = rate("tokenswarm_output_tokens_streamed_total")
 REQUESTS = rate("tokenswarm_requests_total")
 ENERGY_PER_TOKEN = f"1 / (max(tokenswarm:tokens_per_joule:rate1m{{{RUN}}}) > 0)"
+
+
+def doubts(*runs: str) -> str:
+    """What each of these runs ($NAME) concluded of itself: its verdict by `status`, doubts by `code` and `severity`."""
+    of_runs = 'run_id=~"' + "|".join(runs) + '"'
+    doubt, verdict = (f"last_over_time(tokenswarm_run_{what}{{{of_runs}}}[$__range])" for what in ("doubt", "verdict"))
+    return f"max by (run_id, status) ({verdict}) == 1 or max by (run_id, code, severity) ({doubt})"
 
 
 def alerts(*runs: str, places: bool = True) -> str:

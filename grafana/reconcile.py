@@ -5,11 +5,30 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 
 from grafana import generator
+from grafana.engine import NO_ENGINE, NO_VLLM
 from grafana.frame import Rows, against, assemble, run, run_annotations, started
 from grafana.panels import YELLOW, About, Builder, lines, now, rows, stat, table, timeseries
-from grafana.queries import E2E, ENGINE, HOST, ITL, RATE, RUN, TTFT, count_rate, mean, rate, recent, recorded, sum_rate
+from grafana.queries import (
+    DECODING,
+    E2E,
+    ENGINE,
+    HOST,
+    IN_FLIGHT,
+    ITL,
+    RATE,
+    RUN,
+    TTFT,
+    count_rate,
+    mean,
+    once,
+    rate,
+    recent,
+    recorded,
+    server,
+    sum_rate,
+)
 
-NO_VLLM = "no vLLM server is scraped (job vllm), or it has served nothing in the window"
+QUIET = f"{NO_VLLM}; or it has served nothing in the window"
 NO_RUN = "no run is chosen, or its exporter is not scraped"
 
 EXPECTED = (
@@ -31,7 +50,7 @@ EXPECTED = (
 def _since_start(counter: str) -> str:
     """What a server's counter has gained since the run began (it may be older than the run, or begin within it)."""
     own = f"{counter}{{{ENGINE}}}"
-    return f"sum({own}) - (sum({own} @ $started) or vector(0))"
+    return f"{once(counter, own)} - ({once(counter, own + ' @ $started')} or vector(0))"
 
 
 def _pair(title: str, metric: str, ours: str, theirs: str, what: str, bad: str) -> Builder:
@@ -42,7 +61,7 @@ def _pair(title: str, metric: str, ours: str, theirs: str, what: str, bad: str) 
             f"{what} as the client sees it and as the engine says.",
             "percentiles of a minute of the client, over the rate interval of the engine; means from sum / count",
             bad,
-            NO_VLLM,
+            QUIET,
         ),
         lines(
             (recorded(metric, "0.5"), "client p50"),
@@ -92,7 +111,7 @@ def _latency() -> list[Builder]:
                 "What network and client add to the mean time to the first token.",
                 "mean TTFT of the client − mean TTFT of the engine",
                 "above 50 ms on one network; negative for long: another client uses the server, too.",
-                NO_VLLM,
+                QUIET,
             ),
             lines((f"({mean(TTFT, RUN)}) - ({mean(ttft, ENGINE)})", "added")),
             low=None,
@@ -105,7 +124,7 @@ def _latency() -> list[Builder]:
                 "Share of the engine's gaps that are below its smallest bucket edge of 10 ms.",
                 "rate(bucket{le=0.01}) / rate(count)",
                 "above 50 %: the engine's median is a guess below 10 ms (start vLLM with finer buckets).",
-                NO_VLLM,
+                QUIET,
             ),
             lines((f"{lowest} / {count_rate(itl, ENGINE)} or {native}", "below 10 ms")),
             thresholds=((0.5, YELLOW),),
@@ -125,7 +144,7 @@ def _tokens() -> list[Builder]:
                 "Output as the client counts events, as the server states in its answers, and as its metrics say.",
                 "rates of output_tokens_streamed_total, output_tokens_total, vllm:generation_tokens_total",
                 "engine above client for long: somebody else uses the server, or streams are lost.",
-                NO_VLLM,
+                QUIET,
             ),
             lines(
                 (rate("tokenswarm_output_tokens_streamed_total"), "client, streamed events"),
@@ -140,10 +159,10 @@ def _tokens() -> list[Builder]:
                 "The same as totals: what the client has been told, and what the engine says it made.",
                 "output_tokens_total; vllm:generation_tokens_total − its value at the start of the run",
                 "apart at the end of the run by more than the failed requests' share.",
-                NO_VLLM,
+                QUIET,
             ),
             lines(
-                (f"sum(tokenswarm_output_tokens_total{{{RUN}}})", "client"),
+                (once("tokenswarm_output_tokens_total", f"tokenswarm_output_tokens_total{{{RUN}}}"), "client"),
                 (_since_start("vllm:generation_tokens_total"), "engine"),
             ),
         ),
@@ -160,17 +179,13 @@ def _requests() -> list[Builder]:
                 "In flight at the client; running and waiting at the engine.",
                 "requests_in_flight; tokenswarm:server_requests_running:sum + …_waiting:sum",
                 "the client far above: requests wait in front of the engine. Below: another client.",
-                "no engine with /metrics is scraped (jobs vllm, llama-cpp)",
+                NO_ENGINE,
             ),
             lines(
-                (f"sum(tokenswarm_requests_in_flight{{{RUN}}})", "client: in flight"),
-                (f"sum(tokenswarm_streams_decoding{{{RUN}}})", "client: decoding"),
-                (
-                    f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})"
-                    f" + sum(tokenswarm:server_requests_waiting:sum{{{ENGINE}}})",
-                    "engine: running + waiting",
-                ),
-                (f"sum(tokenswarm:server_requests_running:sum{{{ENGINE}}})", "engine: running"),
+                (IN_FLIGHT, "client: in flight"),
+                (DECODING, "client: decoding"),
+                (f"{server('running')} + {server('waiting')}", "engine: running + waiting"),
+                (server("running"), "engine: running"),
             ),
         ),
         timeseries(
@@ -180,12 +195,13 @@ def _requests() -> list[Builder]:
                 "By outcome at the client, by finish reason at the engine.",
                 "rates of tokenswarm_requests_total and vllm:request_success_total",
                 "aborts at the engine: the client gave up (time-outs). Errors on one side only.",
-                NO_VLLM,
+                QUIET,
             ),
             lines(
-                (f"sum by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "client: {{outcome}}"),
+                (f"max by (outcome) (rate(tokenswarm_requests_total{{{RUN}}}[{RATE}]))", "client: {{outcome}}"),
                 (
-                    f"sum by (finished_reason) (rate(vllm:request_success_total{{{ENGINE}}}[{RATE}]))",
+                    "sum by (finished_reason) (max without (job) "
+                    f"(rate(vllm:request_success_total{{{ENGINE}}}[{RATE}])))",
                     "engine: {{finished_reason}}",
                 ),
             ),
@@ -201,7 +217,7 @@ def _requests() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[1m]))", "in flight"),
+                (f"max(avg_over_time(tokenswarm_requests_in_flight{{{RUN}}}[1m]))", "in flight"),
                 (sum_rate(E2E, RUN, "1m"), "rate × duration"),
             ),
             width=12,

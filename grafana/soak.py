@@ -204,6 +204,8 @@ def _resources() -> list[Builder]:
     """What the engine and the workers hold."""
     engine = f'tokenswarm_process_resident_memory_bytes{{role="engine",{HOST}}}'
     worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
+    began = f"process_start_time_seconds{{{ENGINE}}}[1h]"
+    restarted = f"(max_over_time({began}) - min_over_time({began}) > bool 1.5)"  # some engines' own wobbles by a second
     return [
         timeseries(
             "Memory",
@@ -216,7 +218,7 @@ def _resources() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum({engine})", "engine"),
+                (f"sum(max by (instance) ({engine}))", "engine"),
                 (f"max by (instance) (process_resident_memory_bytes{{{ENGINE}}})", "{{instance}} of itself"),
                 (f"max by (worker) ({worker})", "worker {{worker}}"),
             ),
@@ -231,8 +233,8 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                (f'sum(tokenswarm_process_open_fds{{role="engine",{HOST}}})', "open files"),
-                (f'sum(tokenswarm_process_threads{{role="engine",{HOST}}})', "threads"),
+                (f'sum(max by (instance) (tokenswarm_process_open_fds{{role="engine",{HOST}}}))', "open files"),
+                (f'sum(max by (instance) (tokenswarm_process_threads{{role="engine",{HOST}}}))', "threads"),
             ),
         ),
         timeseries(
@@ -246,13 +248,16 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                (f'sum(increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h]))', "restarts"),
                 (
-                    f"max by (instance) (changes(process_start_time_seconds{{{ENGINE}}}[1h]))",
+                    f'sum(max by (instance) (increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h])))',
+                    "restarts",
+                ),
+                (
+                    f"max by (instance) (changes({began}) * {restarted})",
                     "restarts of {{instance}}",
                 ),
-                (f"sum(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
-                (f"sum(increase(vllm:num_preemptions_total{{{ENGINE}}}[1h]))", "preemptions"),
+                (f"max(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
+                (f"sum(max without (job) (increase(vllm:num_preemptions_total{{{ENGINE}}}[1h])))", "preemptions"),
             ),
         ),
     ]

@@ -209,6 +209,35 @@ def test_prometheus_scrapes_the_ports_that_services_listen_on() -> None:
             assert {listening[name] for name in sd["names"]} == {str(sd["port"])}
 
 
+def instances() -> set[str]:
+    """Label `instance` of all that is found by its name, as Prometheus relabels it."""
+    found = set()
+    for job in PROMETHEUS["scrape_configs"]:
+        for sd in job.get("dns_sd_configs", []):
+            for name in sd["names"]:
+                labels = {"__meta_dns_name": name, "__address__": f"172.18.0.3:{sd['port']}"}
+                for rule in job["relabel_configs"]:
+                    text = ";".join(labels[label] for label in rule["source_labels"])
+                    if match := re.fullmatch(rule.get("regex", "(.*)"), text):
+                        labels[rule["target_label"]] = match.expand(rule.get("replacement", "$1").replace("$", "\\"))
+                found.add(labels["instance"])
+    return found
+
+
+def test_what_a_run_calls_its_engine_is_what_prometheus_calls_it() -> None:
+    """Else the dashboards, which ask for what the run names, have no engine and no machine."""
+    for name in ("master", "master-vllm"):
+        told = " ".join(words(name))
+        assert set(re.findall(r"(?:--host |gpu_exporters=\[)http://([\w.:-]+)", told)) <= instances(), told
+    assert {"sim:8000", "vllm:8000", "gpu-exporter:9647"} <= instances()
+
+
+def test_a_run_with_a_gpu_reads_its_exporter() -> None:
+    told = " ".join(words("master-vllm"))
+    assert "telemetry.gpu_exporters=[http://gpu-exporter:9647]" in told
+    assert "telemetry.gpu_token_env=TOKENSWARM_PUSH_TOKEN" in told
+
+
 def test_prometheus_here_is_the_one_without_docker_but_for_the_addresses() -> None:
     plain = yaml.safe_load((REPO / "configs" / "prometheus" / "prometheus.yml").read_text())
     assert {key: PROMETHEUS[key] for key in ("global", "rule_files")} == {

@@ -308,6 +308,34 @@ def test_a_worker_that_is_ended_before_the_run_may_be_replaced(engine: Server, t
     assert finished.went_well, finished.out
     assert not {"worker-refused", "worker-lost", "worker-left"} & finished.doubts()
     assert "no worker of this run" not in finished.out
+    phases = Counter(row["phase"] for row in finished.rows)
+    assert phases["warmup"] < phases["steady"], "of 0.5 s and of 2 s: nobody waited for users of the one that left"
+
+
+@pytest.mark.parametrize("keys", [("key", ""), ("key", "key")], ids=["not begun", "whole"])
+def test_a_worker_afar_tells_what_became_of_its_run_and_leaves_nothing_behind(
+    keys: tuple[str, str], engine: Server, tmp_path: Path
+) -> None:
+    """One that lacks what the profile names says so itself, with its code; the others speak of no rows."""
+    header = ("--set", "engine.headers_from_env={X-Key: KEY_OF_TEST}", "--set", "load.stages.0.duration=1s")
+    master, worker = remote(tmp_path, engine, *header)
+    afar, temporary = tmp_path / "afar", tmp_path / "tmp"
+    for folder in (afar, temporary):
+        folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        started = stack.enter_context(program(master, tmp_path, KEY_OF_TEST="key"))
+        given = [{"TMPDIR": str(temporary), **({"KEY_OF_TEST": key} if key else {})} for key in keys]
+        joined = [stack.enter_context(program(worker, afar, **one)) for one in given]
+        finished, ended = started.finish(60), [one.finish(30) for one in joined]
+
+    assert list(temporary.iterdir()) == []
+    if all(keys):
+        assert [one.code for one in ended] == [0, 0]
+        return
+    assert (finished.code, [one.code for one in ended]) == (15, [14, 15]), finished.out
+    assert "says why" in ended[0].out
+    assert "rows are in" not in ended[0].out
+    assert "KEY_OF_TEST (for header X-Key) is not set" in ended[1].out
 
 
 def test_a_signal_while_the_target_is_asked_is_one_sentence(tmp_path: Path) -> None:

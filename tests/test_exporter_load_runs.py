@@ -40,7 +40,7 @@ def ended(run_id: str) -> SyntheticRun:
 
 def test_a_run_expires_when_it_has_been_silent_for_the_keep_time() -> None:
     clock = FakeClock()
-    runs = Runs(900, clock, FakeClock())
+    runs = Runs(900, clock)
     runs.put(SyntheticRun("a").envelope())
     clock.advance(899)
     runs.put(SyntheticRun("b").envelope())
@@ -51,7 +51,7 @@ def test_a_run_expires_when_it_has_been_silent_for_the_keep_time() -> None:
 
 def test_a_run_that_stops_pushing_keeps_its_totals_and_loses_its_gauges() -> None:
     clock = FakeClock()
-    runs = Runs(900, clock, FakeClock())
+    runs = Runs(900, clock)
     played = SyntheticRun("a")
     played.advance()
     runs.put(played.envelope())
@@ -69,15 +69,32 @@ def test_a_run_that_stops_pushing_keeps_its_totals_and_loses_its_gauges() -> Non
 
 def test_the_final_state_of_an_ended_run_is_served_whole() -> None:
     clock = FakeClock()
-    runs = Runs(900, clock, FakeClock())
+    runs = Runs(900, clock)
     runs.put(ended("a").envelope())
     clock.advance(600)
     assert served(runs.runs["a"], "tokenswarm_users", clock()) != {}
     assert served(runs.runs["a"], "tokenswarm_workers", clock())[("done",)] == 2
 
 
+def test_the_age_of_a_report_is_told_by_one_clock_and_ends_with_the_run() -> None:
+    """A moment, held against Prometheus's clock, is wrong by the difference of the clocks and grows for ever."""
+    clock, played = FakeClock(), SyntheticRun("a")
+    runs = Runs(900, clock)
+    played.advance()
+    runs.put(played.envelope())
+    clock.advance(3)
+    runs.put(played.envelope())  # with the same reports
+    clock.advance(2)
+    assert served(runs.runs["a"], "tokenswarm_worker_report_age_seconds", clock()) == {("0",): 5.0, ("1",): 5.0}
+    played.advance()
+    runs.put(played.envelope())
+    assert served(runs.runs["a"], "tokenswarm_worker_report_age_seconds", clock()) == {("0",): 0.0, ("1",): 0.0}
+    runs.put(played.envelope(played.finish()))
+    assert served(runs.runs["a"], "tokenswarm_worker_report_age_seconds", clock()) == {}
+
+
 def test_a_push_that_was_overtaken_changes_nothing() -> None:
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     played = SyntheticRun("a")
     played.advance()
     early = played.envelope()
@@ -89,7 +106,7 @@ def test_a_push_that_was_overtaken_changes_nothing() -> None:
 
 def test_the_seventeenth_run_takes_the_place_of_one_that_is_over_or_is_refused() -> None:
     clock = FakeClock()
-    runs = Runs(900, clock, FakeClock())
+    runs = Runs(900, clock)
     for number in range(RUNS_MAX):
         runs.put((ended if number == 3 else SyntheticRun)(f"run-{number}").envelope())
     runs.put(SyntheticRun("new").envelope())
@@ -114,7 +131,7 @@ def many_workers(count: int) -> list[WorkerState]:
 
 
 def test_series_beyond_the_budget_are_dropped_and_counted_once() -> None:
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     played = SyntheticRun("a", stages=tuple(range(1, 61)), seconds=2, requests_per_s=8)
     merged = played.play()
     merged.workers = many_workers(2000)
@@ -129,7 +146,7 @@ def test_series_beyond_the_budget_are_dropped_and_counted_once() -> None:
 
 
 def test_labels_outside_the_allow_list_are_dropped_and_counted() -> None:
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     played = SyntheticRun("a", info={"dataset": "d" * 500, "password": "hunter2"})
     runs.put(played.envelope())
     text = Text().page(runs.runs, 0)
@@ -139,7 +156,7 @@ def test_labels_outside_the_allow_list_are_dropped_and_counted() -> None:
 
 
 def test_values_that_are_no_numbers_are_absent() -> None:
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     played = SyntheticRun("a")
     played.recorders[0].instrument.cpu_ratio_last = float("nan")
     played.recorders[1].instrument.cpu_ratio_last = 0.5
@@ -150,7 +167,7 @@ def test_values_that_are_no_numbers_are_absent() -> None:
 
 def test_the_sum_over_stages_is_the_summary_s_to_the_digit_at_every_push() -> None:
     played = SyntheticRun("a", stages=(1, 2, 3, 4, 5), seconds=3, requests_per_s=20)
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     while not played.over:
         played.advance()
         merged = played.inbox.merged()
@@ -327,7 +344,7 @@ def delimited(data: bytes) -> list[Message]:
 
 
 def test_both_formats_have_the_same_families_and_values() -> None:
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     played = SyntheticRun("a")
     runs.put(played.envelope(played.play()))
     proto = {message[1][0].decode(): message for message in delimited(load_proto.page(runs.runs, 0))}
@@ -364,7 +381,7 @@ class _Parsed(Collector):
 
 
 def test_five_thousand_series_cost_a_fraction_of_prometheus_client_s_rendering() -> None:
-    runs = Runs(900, FakeClock(), FakeClock())
+    runs = Runs(900, FakeClock())
     played = SyntheticRun("a", stages=tuple(range(1, 41)), seconds=2, requests_per_s=40)
     merged = played.play()
     merged.workers = many_workers(1500)
@@ -385,7 +402,7 @@ def test_five_thousand_series_cost_a_fraction_of_prometheus_client_s_rendering()
 
 def test_both_ends_of_a_percentile_are_told_and_one_that_is_withheld_by_its_ends_alone() -> None:
     """Some gaps share a read: ITL p99 is known to lie between 20 and 40 ms, and no more than that."""
-    played, runs = SyntheticRun(sample_runs.RUN_ID), Runs(900, FakeClock(), FakeClock())
+    played, runs = SyntheticRun(sample_runs.RUN_ID), Runs(900, FakeClock())
     runs.put(played.envelope(sample_runs.shared_reads(0.03)))
     run = runs.runs[sample_runs.RUN_ID]
     ends, told = (served(run, f"tokenswarm_latency_quantile_{name}") for name in ("bound_seconds", "seconds"))
@@ -400,7 +417,7 @@ def test_what_the_profile_lets_pass_is_told_here_too() -> None:
     wide = Bars(itl_s=Bar(degraded=0.3, invalid=0.9), ttft_s=Bar(degraded=1e-9, invalid=1e-9))
     played, runs = (
         SyntheticRun(sample_runs.RUN_ID, bars=wide, stage=0, phase="ended"),
-        Runs(900, FakeClock(), FakeClock()),
+        Runs(900, FakeClock()),
     )
     merged = sample_runs.shared_reads(0.03)
     runs.put(played.envelope(merged))

@@ -77,6 +77,14 @@ def test_other_pages(exporter: Exporter) -> None:
     refusal.value.close()
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics"])
+def test_who_asks_for_the_head_alone_gets_it(exporter: Exporter, path: str) -> None:
+    """As `wget --spider` of a container's health check and `curl -I` do."""
+    head, _, body = raw(exporter.port, f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition(b"\r\n\r\n")
+    assert (head.split(b" ")[1], body) == (b"200", b"")
+    assert b"Content-Length: " in head
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [

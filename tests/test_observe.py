@@ -17,6 +17,7 @@ import yaml
 from prometheus_server import Prometheus
 from running import Program, children, eventually, program, tokenswarm
 from simulator_process import simulator
+from small_server import NOT_FOUND, backend
 
 from tokenswarm.commands import observe
 
@@ -184,6 +185,8 @@ def test_a_gpu_of_this_machine_gets_into_the_report(home: Path, own: bool) -> No
         (["--set", "load.stagse=[]"], 15, "stagse"),
         (["--api-key", "x"], 15, "secrets don't go on the command line"),
         (["--data", "file"], 16, "file: can't make the folder"),
+        (["--results", "file"], 16, "file: can't be written"),
+        (["--workers", "many"], 15, "--workers: `workers: many` is not a whole number"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_left(words: list[str], code: int, sentence: str, home: Path) -> None:
@@ -193,6 +196,16 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(words: list[str], code: i
     assert done.code == code
     assert sentence in done.out
     assert len(done.out.splitlines()) == 1
+    assert leftovers(home) == []
+
+
+def test_a_run_that_can_not_begin_is_not_stayed_for(home: Path) -> None:
+    """There is nothing to see; it waited for Ctrl-C, and a script with it."""
+    words = ("--host", "http://127.0.0.1:1", "--set", "engine.model=m")
+    with program([*MAIN, *words], home, TMPDIR=str(home / "tmp"), PATH="/nonexistent") as started:
+        done = started.finish(15)
+    assert done.code == 14, done.out
+    assert "stays up" not in done.out
     assert leftovers(home) == []
 
 
@@ -220,3 +233,21 @@ def test_the_configuration_has_the_addresses(version: tuple[int, int], native: b
     assert jobs["tokenswarm-gpu"]["static_configs"] == [{"targets": ["127.0.0.1:2222"]}]
     assert ("scrape_native_histograms" in jobs["tokenswarm-load"]) == native
     assert list((tmp_path / "made" / "rules").glob("*.yml"))
+
+
+@pytest.mark.parametrize(
+    ("at", "page", "file"),
+    [
+        ("/metrics", b"vllm:num_requests_running 0\n", "vllm.yml"),
+        ("/metrics", b"# TYPE sglang:num_running_reqs gauge\nsglang:num_running_reqs 0\n", "engine.yml"),
+        ("/prometheus/metrics", b"trtllm_num_requests_running 0\n", "engine.yml"),
+        ("/metrics", b"somebody_elses 0\n", None),
+    ],
+)
+def test_the_engine_is_scraped_where_its_metrics_are(at: str, page: bytes, file: str | None, tmp_path: Path) -> None:
+    with backend(lambda asked: (200, {}, page) if asked.path == at else NOT_FOUND) as engine:
+        path = observe.configure(tmp_path / "made", (2, 42), {}, engine.url)
+    written = {one.name: yaml.safe_load(one.read_text()) for one in (path.parent / "targets").glob("*.yml")}
+    labels = {"role": "engine", "__metrics_path__": at}
+    expected = {} if file is None else {file: [{"targets": [engine.url.removeprefix("http://")], "labels": labels}]}
+    assert written == expected

@@ -11,18 +11,38 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
+from running import LINUX, REPO, SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
 from tokenswarm.cluster import entrance
 from tokenswarm.commands import worker
 from tokenswarm.errors import ConfigError
 
+LOGIN = """
+
+from locust import events
+
+@events.init.add_listener
+def set_up_a_login(environment, **_):
+    environment.web_ui.app.secret_key = "a word"
+"""
 TOKEN = {"TOKENSWARM_RUN_TOKEN": "right"}
 EVERYWHERE = {"0.0.0.0", "::", "*"}
 IMPATIENT = (
     "import sys; from tokenswarm.cluster import controller; controller.JOIN_S = 3.0; import tokenswarm.cli as c; "
 )
+SEVERAL = """
+import sys
+from tokenswarm.cluster import port
+import tokenswarm.cli
+real = port.socket.getaddrinfo
+def several(host, *more, **named):
+    both = ("127.0.0.2", "127.0.0.3") if host in ("several.test", b"several.test") else (host,)
+    return [one for each in both for one in real(each, *more, **named)]
+port.socket.getaddrinfo = several
+sys.exit(tokenswarm.cli.main(sys.argv[1:]))
+"""
+"""A name of two addresses, as most have where there is IPv6, too."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +85,12 @@ def test_plain_locust_listens_where_it_should(
 ) -> None:
     at, page = free_port(), free_port()
     words = ("--master", "--master-bind-port", str(at), "--web-port", str(page), *words_of(engine), *more)
-    with program(locust("chat.py", *words), tmp_path, **token) as started:
+    file = "chat.py"
+    if "--web-login" in more:  # refused where nobody could log in
+        text = (REPO / "locustfiles" / file).read_text("utf-8") + LOGIN
+        (tmp_path / "mine.py").write_text(text, "utf-8")
+        file = str(tmp_path / "mine.py")
+    with program(locust(file, *words), tmp_path, **token) as started:
         started.await_output(said)
         assert eventually(lambda: addresses(started, page) != set())
         assert addresses(started, at) <= master
@@ -82,6 +107,34 @@ def test_an_interface_is_listened_to_at_its_address_of_ipv4(engine: Server, tmp_
     with program(tokenswarm("run", profile(tmp_path), *words), tmp_path, **TOKEN) as started:
         started.await_output("waiting for 1 worker")
         assert addresses(started, at) == {"127.0.0.1"}
+
+
+@pytest.mark.skipif(not LINUX, reason="all of 127.0.0.0/8 is this machine on Linux only")
+def test_a_name_has_all_of_its_addresses(engine: Server, tmp_path: Path) -> None:
+    """ZeroMQ takes one of them, for ever: a worker that was told `localhost` never found a master on 127.0.0.1."""
+    at = str(free_port())
+    words = ("--host", engine.url, "--expect-workers", "1", "--set", "phases.warmup=0s")
+    master = ("run", profile(tmp_path), *words, "--bind")
+    worker = [sys.executable, "-c", SEVERAL, "worker", "--master-host", "several.test", "--master-port", at]
+    with program(worker, tmp_path, **TOKEN) as joining:
+        joining.await_output("waiting for the master at several.test")
+        finished = run(tokenswarm(*master, f"127.0.0.3:{at}"), tmp_path, 30, **TOKEN)
+        assert joining.finish(30).code == 0
+    assert finished.went_well, finished.out
+
+    with program([sys.executable, "-c", SEVERAL, *master, f"several.test:{at}"], tmp_path, **TOKEN) as started:
+        started.await_output("waiting for 1 worker")
+        assert addresses(started, int(at)) == {"127.0.0.2", "127.0.0.3"}
+
+
+@pytest.mark.skipif(not LINUX, reason="all of 127.0.0.0/8 is this machine on Linux only")
+def test_a_name_of_which_somebody_else_has_an_address_is_refused(engine: Server, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.3", 0))
+        holder.listen()
+        words = ("--host", engine.url, "--expect-workers", "1", "--bind", f"several.test:{holder.getsockname()[1]}")
+        refused = run([sys.executable, "-c", SEVERAL, "run", profile(tmp_path), *words], tmp_path, 30, **TOKEN)
+    assert (refused.code, "something else listens there" in refused.out) == (15, True), refused.out
 
 
 def test_without_a_token_no_master_listens_to_other_machines(engine: Server, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from agreement import (
@@ -31,6 +32,7 @@ from prometheus_server import Prometheus, natives_only, serving, tool, version
 from exporters.load.render import le
 from exporters.load.table import HISTOGRAMS as TABLE
 from tokenswarm.measure.sketch import Sketch
+from tokenswarm.result.envelope import Judgement
 from tokenswarm.result.summary import Summary, summarize
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
@@ -251,6 +253,41 @@ def test_doubts_and_alerts_are_told_whatever_histograms_are_kept(tmp_path: Path,
             lag = ask(server, "a-live", "Event-loop lag", "B")[()]
             assert 0.03 < lag < 0.06
             assert broken_rules(server) == []
+
+
+def test_an_exporter_that_is_scraped_twice_counts_once(tmp_path: Path) -> None:
+    """By a job of ours and by one that finds its pod, or from another address since it moved."""
+    run = SyntheticRun("late", workers=2)
+    run.state.workers = {"running": 2}
+    with running("load") as exporter:
+        config = own_configuration(exporter.port, tmp_path)
+        rules_at_once(tmp_path)
+        relabel = [{"target_label": "instance", "replacement": "10.0.0.7:9646"}]
+        config["scrape_configs"] += [{**config["scrape_configs"][0], "job_name": "pods", "relabel_configs": relabel}]
+        with serving(tmp_path, config) as server:
+            for _ in range(8):
+                play_a_second(run, exporter.url)
+            assert ask(server, "a-live", "Users", "B")[(("state", "running"),)] == run.stages[0]
+            for title, of_each in (("Requests", 1), ("Output", 12)):
+                assert 0 < ask(server, "a-live", title)[()] < 1.6 * of_each * run.requests_per_s, title
+            verdict = {"status": "INVALID", "doubts": {"worker-lost": "invalid"}}
+            run.state.verdict = msgspec.convert(verdict, Judgement)
+            merged = run.finish()
+            post(exporter.url, run.body(merged))
+            caught_up(server, run, summarize(merged, plan=run.state.stages))
+            server.wait_for("count(tokenswarm_run_end_timestamp_seconds) == 2")
+            totals = ask(server, "e-compare-runs", "Throughput and outcomes")
+            requests = summarize(merged, plan=run.state.stages).requests
+            assert totals[(("what", "Requests ok"),)] == requests.ok
+            assert totals[(("what", "Output tokens"),)] == sum(b.output_tokens for b in merged.blocks)
+            told = [dict(row) for row in ask(server, "a-live", "Verdict and doubts")]
+            assert sorted(told, key=len) == [
+                {"run_id": "late", "status": "INVALID"},
+                {"run_id": "late", "code": "worker-lost", "severity": "invalid"},
+            ]
+            assert ask(server, *TILE)[()] >= 1  # whatever else there is: it says itself that it can't be believed
+            assert ask(server, "a-live", "Age of the newest report", "A") == {}
+            assert ask(server, "a-live", "Age of the newest report", "B") == {}
 
 
 @pytest.mark.parametrize("kept", ["buckets", "natives"])

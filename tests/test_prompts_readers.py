@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tokenswarm.prompts import Conversation, Turn, alpaca, jsonl, sharegpt
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.prompts.library import DataSettings, read_row
 from tokenswarm.prompts.reading import LENGTH_KEYS, Reading, Rules, row_id, safe_text
 from tokenswarm.prompts.source import RowFault, decode_row
@@ -257,6 +260,9 @@ def test_plain_rows(row: object, turns: list[Turn]) -> None:
         ({"turns": ["", "b"]}, "empty_value"),
         ({"turns": [1]}, "bad_turn"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "no_user_turn"),
+        ({"messages": "a"}, "bad_turn"),
+        ({"turns": [{"text": "a"}, {"images": ["b"]}]}, "bad_turn"),
+        ({"text": "An answer.", "role": "assistant", "parent_id": "1"}, "no_user_turn"),
         ({"timestamp": 0, "input_length": 5}, "unknown_shape"),
         (7, "unknown_shape"),
         (None, "unknown_shape"),
@@ -292,6 +298,13 @@ def as_opened(row: object, **settings: Any) -> Reading:
     return read_row(row, 0, DataSettings(path="x", **settings))[1]
 
 
+def asked(*texts: str) -> Iterator[dict[str, str]]:
+    """Messages of user and assistant in turns."""
+    yield from (
+        {"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), texts, strict=False)
+    )
+
+
 def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
     return [(turn.user, turn.answer, turn.output_tokens) for turn in turns_of(reading)]
 
@@ -319,7 +332,7 @@ def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
         (
             {"instruction": "And?", "output": "Sweden.", "history": [["One?", "Norway."], ["Two?", None]]},
             [("One?", "Norway.", None), ("Two?", None, None), ("And?", "Sweden.", None)],
-            (),
+            (UNANSWERED,),
         ),
         (
             {"prompt": "And?", "response": "Sweden.", "history": [["One?", "Norway."]], "max_tokens": 9},
@@ -358,6 +371,34 @@ def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
             [("<image>What?", None, None)],
             ("media_left_out",),
         ),
+        (  # a request: its length is that of the answer to its last question
+            {"messages": [*asked("A?", "B.", "C?")], "max_tokens": 9},
+            [("A?", "B.", None), ("C?", None, 9)],
+            (),
+        ),
+        ({"messages": [*asked("A?", "B.", "C?", "D.")], "max_tokens": 9}, [("A?", "B.", 9), ("C?", "D.", None)], ()),
+        (  # OpenAI's batches
+            {"custom_id": "r-1", "url": "/v1/chat/completions", "body": {"messages": [*asked("A?")], "max_tokens": 9}},
+            [("A?", None, 9)],
+            (),
+        ),
+        ({"payload": {"prompt": "A?", "stream": True}}, [("A?", None, None)], ()),
+        ({"messages": [*asked("A?")], "options": {"num_predict": 9}}, [("A?", None, 9)], ()),  # Ollama's
+        ({"messages": json.dumps([*asked("A?", "B.")])}, [("A?", "B.", None)], ()),  # a column of a table
+        (  # AIPerf
+            {"session_id": "s", "turns": [{"text": "A?", "delay": 0}, {"text": "B?", "delay": 9, "output_length": 7}]},
+            [("A?", None, None), ("B?", None, 7)],
+            ("delay_left_out", UNANSWERED),
+        ),
+        (
+            {"turns": [{"role": "user", "text": "A?", "image": "x"}, {"text": ""}, {"text": "B?"}], "max_tokens": 9},
+            [("A?", None, 9), ("B?", None, 9)],
+            ("media_left_out", "cut_at_empty_message", UNANSWERED),
+        ),
+        ({"turns": [*asked("A?", "B.")]}, [("A?", "B.", None)], ()),
+        ({"turns": [*asked("A?", "B.", "C?")]}, [("A?", "B.", None), ("C?", None, None)], ()),
+        ({"text": "A?", "role": "prompter", "parent_id": None}, [("A?", None, None)], ()),  # OASST
+        ({"text": "C?", "role": "prompter", "parent_id": "1"}, [("C?", None, None)], ("history_left_out",)),
     ],
 )
 def test_rows_are_sent_with_all_that_belongs_to_them(row: object, turns: list[Any], notes: tuple[str, ...]) -> None:
@@ -374,6 +415,7 @@ def test_rows_are_sent_with_all_that_belongs_to_them(row: object, turns: list[An
         {"messages": [{"role": "user", "content": "Go."}], "system": [{"type": "text", "text": "Answer in one word."}]},
         {"messages": [{"role": "developer", "content": "Answer in one word."}, {"role": "user", "content": "Go."}]},
         {"turns": ["Go.", "On."], "system": "Answer in one word."},
+        {"turns": [{"role": "system", "text": "Answer in one word."}, {"text": "Go."}]},
     ],
 )
 def test_a_rows_system_message_is_sent_or_counted(row: object) -> None:

@@ -58,7 +58,7 @@ class Said:
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
-        self.members = [SimpleNamespace(prepared=True, done=False, lost="") for _ in range(2)]
+        self.members = [SimpleNamespace(prepared=True, done=False, lost="", left="") for _ in range(3)]
 
     def push(self, url: str | None, more: str = "", **options: Any) -> Push:
         manifest = {**MANIFEST, "run_id": options.pop("run_id", MANIFEST["run_id"])}
@@ -106,7 +106,7 @@ def test_a_run_is_pushed_from_its_begin_to_its_verdict(said: Said, exporter: Exp
         wait_for_push(pushing)
         samples = exporter.samples()
         assert of_this(samples, "tokenswarm_requests_total", outcome="ok") == 0
-        assert of_this(samples, "tokenswarm_workers", state="ready") == 2
+        assert of_this(samples, "tokenswarm_workers", state="ready") == 3
         pushing.phase(0, "steady", Stage(users=4), 30.0)
         played.advance()
         pushing.tick(played.inbox.merged())
@@ -120,9 +120,10 @@ def test_a_run_is_pushed_from_its_begin_to_its_verdict(said: Said, exporter: Exp
         assert began is not None
         assert 0 <= time.time() - began < 60
         assert of_this(samples, "tokenswarm_stage_start_timestamp_seconds", stage="1") is None, "it has not begun"
-        assert of_this(samples, "tokenswarm_workers", state="running") == 2
+        assert of_this(samples, "tokenswarm_workers", state="running") == 3
         said.members[0].lost = "its heartbeat stopped"
         said.members[1].done = True
+        said.members[2].left, said.members[2].done = "was ended by a signal (SIGTERM)", True
         merged = played.play()
         pushing.finish(
             merged, Verdict(status="DEGRADED", doubts=[Doubt(code="loop-lag", severity="degraded", message="")])
@@ -131,7 +132,7 @@ def test_a_run_is_pushed_from_its_begin_to_its_verdict(said: Said, exporter: Exp
     assert of_this(samples, "tokenswarm_requests_started_total") == sum(block.sent for block in merged.blocks)
     assert of_this(samples, "tokenswarm_run_verdict", status="DEGRADED") == 1
     assert of_this(samples, "tokenswarm_run_doubt", code="loop-lag", severity="degraded") == 1
-    assert of_this(samples, "tokenswarm_workers", state="missing") == 1
+    assert of_this(samples, "tokenswarm_workers", state="missing") == 2
     assert of_this(samples, "tokenswarm_workers", state="done") == 1
     started = of_this(samples, "tokenswarm_run_start_timestamp_seconds")
     ended = of_this(samples, "tokenswarm_run_end_timestamp_seconds")

@@ -46,14 +46,14 @@ BROKEN_OUTCOMES = frozenset(
 """Ended by the server or something on the way, neither by a time-out of this client nor by a refusal of the request."""
 
 
-LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"))
-"""Finish reasons of an answer that was ended by its length: of OpenAI and Ollama, Anthropic, the Responses API."""
+LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "limit"))
+"""Finish reasons of answers that their length ended: of OpenAI and Ollama, Anthropic, Responses, llama.cpp itself."""
 
 
 USUAL_ENDS = LENGTH_REASONS | frozenset(
     (
         *("stop", "completed", "done", "end_turn", "stop_sequence", "message_stop", "incomplete", "pause_turn"),
-        *("tool_calls", "tool_use", "function_call", "eos", "eos_token", "stop_token", "stop_words", "end_id"),
+        *("tool_calls", "tool_use", "function_call", "eos", "eos_token", "stop_token", "stop_words", "word", "end_id"),
         *("STOP", "MAX_TOKENS", "COMPLETE", "EOS", "finish", "complete"),
     )
 )

@@ -28,7 +28,7 @@ from exporters.load.table import (
     TOKEN_SOURCES,
     Histogram,
 )
-from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns, realtime_ns
+from tokenswarm.clock import NS_PER_S, Clock, monotonic_ns
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.slo import Slo
 from tokenswarm.measure.snapshot import Block, Merged, WorkerState
@@ -120,11 +120,11 @@ class Run:
         self._seq = 0
         self._parts: dict[bytes, Merged] = {}
         self._everything, self._steady, self._recent = SettledSum(), SettledSum(), Recent(RECENT_S)
-        self._reports: dict[int, tuple[int, float]] = {}  # worker -> (seq, when it first came)
+        self._reports: dict[int, tuple[int, int]] = {}  # worker -> (seq, when it first came)
         self._stages: dict[int, tuple[Block, Readings]] = {}  # of stages that are over
         self.state: RunState
 
-    def push(self, push: Envelope, now_ns: int, wall_s: float) -> bool:
+    def push(self, push: Envelope, now_ns: int) -> bool:
         """Take a push in; False if it was overtaken. Raises EnvelopeError, and is then as it was before."""
         merged, parts = envelopes.join(push, self._parts)
         if push.seq <= self._seq:
@@ -137,8 +137,8 @@ class Run:
         self.info = {name: state.info.get(name, "")[:LABEL_CHARS_MAX] for name in envelopes.INFO_LABELS}
         self.dropped |= {("info", name) for name in state.info if name not in envelopes.INFO_LABELS}
         for worker in merged.workers:
-            if worker.seq > self._reports.get(worker.worker, (0, 0.0))[0]:
-                self._reports[worker.worker] = (worker.seq, wall_s)
+            if worker.seq > self._reports.get(worker.worker, (-1, 0))[0]:
+                self._reports[worker.worker] = (worker.seq, now_ns)
         self.readings = self._work_out(merged, now_ns)
         self.version += 1
         return True
@@ -151,6 +151,11 @@ class Run:
         """The values to serve now."""
         values = dict(self.readings.values)
         values["tokenswarm_run_last_push_age_seconds"] = [((), (now_ns - self.pushed_ns) / NS_PER_S)]
+        if self.state.end_timestamp_s is None:
+            shown = self.readings.values.get("tokenswarm_worker_resident_memory_bytes", ())
+            values["tokenswarm_worker_report_age_seconds"] = [
+                (labels, (now_ns - self._reports[int(labels[0])][1]) / NS_PER_S) for labels, _ in shown
+            ]
         if self.silent(now_ns):
             values = {name: rows for name, rows in values.items() if name not in _LIVE}
             for name in (_QUANTILES, f"{_QUANTILES}_sum", f"{_QUANTILES}_count"):
@@ -278,7 +283,6 @@ class Run:
 
     def _worker(self, worker: WorkerState) -> Readings:
         readings, name = Readings(), str(worker.worker)
-        readings.add("tokenswarm_last_report_timestamp_seconds", self._reports.get(worker.worker, (0, 0.0))[1], name)
         readings.add("tokenswarm_worker_cpu_ratio", worker.instrument.cpu_ratio_last, name)
         readings.add("tokenswarm_worker_resident_memory_bytes", worker.instrument.rss_bytes, name)
         return readings
@@ -309,12 +313,11 @@ def _results(block: Block, name: str, error_s: float, bars: Bars) -> Readings:
 class Runs:
     """All runs, by id. `put` takes a push in, `expire` lets go of what has been silent for `keep_s`."""
 
-    def __init__(self, keep_s: float, clock: Clock = monotonic_ns, wall: Clock = realtime_ns) -> None:
+    def __init__(self, keep_s: float, clock: Clock = monotonic_ns) -> None:
         self.runs: dict[str, Run] = {}
         self.expired = 0
         self._keep_ns = int(keep_s * NS_PER_S)
         self._clock = clock
-        self._wall = wall
         self._dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
 
     def put(self, push: Envelope) -> None:
@@ -341,7 +344,7 @@ class Runs:
 
     def _push(self, run: Run, push: Envelope, now_ns: int) -> None:
         before = set(run.dropped)
-        run.push(push, now_ns, self._wall() / NS_PER_S)
+        run.push(push, now_ns)
         self._dropped.update(reason for reason, _ in run.dropped - before)
 
     def _drop(self, run_id: str) -> None:

@@ -182,7 +182,9 @@ FAMILIES: dict[str, Family] = {
     "tokenswarm_run_last_push_age_seconds": Family("gauge", "Time since the run last pushed."),
     "tokenswarm_run_pushes_dropped_total": Family("counter", "Pushes that did not reach an exporter."),
     "tokenswarm_workers": Family("gauge", "Workers by state.", ("state",)),
-    "tokenswarm_last_report_timestamp_seconds": Family("gauge", "When a new report of the worker came.", ("worker",)),
+    "tokenswarm_worker_report_age_seconds": Family(
+        "gauge", "Time since a new report of the worker came; absent once the run has ended.", ("worker",)
+    ),
     "tokenswarm_worker_cpu_ratio": Family("gauge", "CPU use of a worker, of one core.", ("worker",)),
     "tokenswarm_worker_resident_memory_bytes": Family("gauge", "Resident memory of a worker.", ("worker",)),
     "tokenswarm_kv_cache_bytes_per_token": Family(

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenswarm.errors import ConfigError
@@ -83,6 +84,12 @@ def is_port(number: int) -> bool:
     return 1 <= number <= 65_535
 
 
+def check_port(option: str, number: int) -> None:
+    """Raises ConfigError."""
+    if not is_port(number):
+        raise ConfigError(f"{option} {number} must be from 1 to 65535")
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a port that listens there."""
     try:
@@ -100,7 +107,7 @@ def refuse_taken(host: str, port: int) -> None:
         ways = socket.getaddrinfo(None if bare == "*" else bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):  # the latter: a name that none can be
         if bare not in {name for _, name in socket.if_nameindex()}:  # which ZeroMQ takes, too
-            raise ConfigError(cannot_listen(host, port, errno.ENODEV)) from None
+            raise ConfigError(cannot_listen(host, port, [errno.ENODEV])) from None
         return
     failures = []
     for family, kind, protocol, _, address in ways:
@@ -110,14 +117,19 @@ def refuse_taken(host: str, port: int) -> None:
                 probe.bind(address)
         except OSError as error:
             failures.append(error.errno or 0)
-    if len(failures) == len(ways):
-        raise ConfigError(cannot_listen(host, port, failures[0]))
+    if taken(failures, ways):
+        raise ConfigError(cannot_listen(host, port, failures))
 
 
-def cannot_listen(host: str, port: int, number: int) -> str:
-    """The sentence for an address that can't be had; `number` is the system's for why."""
-    why = f"{os.strerror(number)}; name an address of this machine"
-    if number == errno.EADDRINUSE:
+def taken(failures: Sequence[int], ways: Sequence[object]) -> bool:
+    """Whether a name can't be listened to: at one of its addresses somebody else does, or none is of this machine."""
+    return errno.EADDRINUSE in failures or len(failures) == len(ways)
+
+
+def cannot_listen(host: str, port: int, numbers: Sequence[int]) -> str:
+    """The sentence for an address that can't be had; `numbers` are the system's for why."""
+    why = f"{os.strerror(numbers[0])}; name an address of this machine"
+    if errno.EADDRINUSE in numbers:
         why = "something else listens there, perhaps another run; take another port or end it"
     return f"can't listen on {host}:{port}: {why}"
 

@@ -17,7 +17,7 @@ import gevent
 from gevent.event import Event
 
 from tokenswarm.cluster.messages import ROWS_INFLATED_MAX, ToMaster
-from tokenswarm.errors import ResultsError
+from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.reports.spool import Owner, Spool, blocks_of
 
 ROWS_BYTES = 512 * 1024  # rows handed over in one message
@@ -33,7 +33,7 @@ def open_spool(folder: bytes | None, owner: Owner, *, parts: bool = False) -> Sp
     if folder is not None and (home := Path(os.fsdecode(folder))).is_dir():
         return Spool(home, owner, parts=parts)
     try:
-        return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner, parts=parts)
+        return Spool(Path(tempfile.mkdtemp(prefix=f"tokenswarm-{owner.run_id}-")), owner, parts=parts, alone=True)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""  # else no folder will do, and it names them
         raise ResultsError(f"{where}rows can't be written: {error.strerror}") from None
@@ -67,6 +67,13 @@ class HandOver:
             return False
         self._spool.remove()
         return True
+
+    def reproach(self) -> tuple[ExitCode, str]:
+        """What became of the rows of a worker whose master said no more."""
+        if not self._spool.rows and not self._over.is_set():
+            return ExitCode.TARGET, "the run ended without a row of this worker's: its master says why"
+        why = "ended before it had" if self.written else "could not write"
+        return ExitCode.INVALID, f"the master {why} this worker's rows"
 
     def begin(self) -> None:
         """Hand over what is closed while the load runs."""

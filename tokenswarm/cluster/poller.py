@@ -304,14 +304,19 @@ def instances(profile: Profile) -> dict[str, list[str]]:
     given = [url for url in told.engine_metrics if url not in ("auto", "off")]
     urls = given if given and "auto" not in told.engine_metrics else [*profile.target, *given]
     return {
-        "engine": list(told.engine_instances) or list(dict.fromkeys(map(_address, urls))),
-        "host": list(told.host_instances) or list(dict.fromkeys(map(_address, told.gpu_exporters))),
+        "engine": list(told.engine_instances) or _names(urls),
+        "host": list(told.host_instances) or _names(told.gpu_exporters),
     }
 
 
-def _address(url: str) -> str:
-    _, host, port = _origin(url)
-    return f"[{host}]:{port}" if host and ":" in host else f"{host}:{port}"
+def _names(urls: Iterable[str]) -> list[str]:
+    """HOST:PORT; where the scheme has that port anyway also HOST, since Prometheus 3 adds none to what it is told."""
+    found = []
+    for url in urls:
+        scheme, host, port = _origin(url)
+        bare = f"[{host}]" if host and ":" in host else str(host)
+        found += [f"{bare}:{port}", *([bare] if (scheme, port) in (("http", 80), ("https", 443)) else [])]
+    return list(dict.fromkeys(found))
 
 
 def _engine_pages(profile: Profile, versions: Mapping[str, str]) -> list[Page]:

@@ -197,7 +197,8 @@ def _count(members: Iterable[Member], *, begun: bool) -> dict[str, int]:
     """Workers by state."""
     counts = dict.fromkeys(envelope.WORKER_STATES, 0)
     for member in members:
-        state = "missing" if member.lost else "done" if member.done else "running" if begun else "ready"
+        gone = member.lost or member.left  # one that left hands its rows over, and its load is missing all the same
+        state = "missing" if gone else "done" if member.done else "running" if begun else "ready"
         counts[state] += member.prepared or state == "missing"
     return counts
 

@@ -39,13 +39,14 @@ from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.errors import DatasetError, ExitCode, UserError
 from tokenswarm.judge.gates import request_limits
-from tokenswarm.load.schedule import share
+from tokenswarm.load.schedule import share_by_users
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
 from tokenswarm.prompts import Prompt
 from tokenswarm.prompts.from_profile import prompt_policy
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.prompts.replay import Replay, of_round
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
@@ -76,8 +77,7 @@ class Worker:
         self.draining = Event()  # users send no more
         self.stage, self.phase = 0, "warmup"
         self.gone = Event()  # the master is gone or refused us
-        self.exit_code = ExitCode.OK
-        self.message = ""
+        self.exit_code, self.message = ExitCode.TARGET, "the master ended before its run began, and says why"
         handlers: dict[ToWorker, Callable[[Any], None]] = {
             ToWorker.RUN: lambda data: self._spawn(self._prepare, data) and None,
             ToWorker.PHASE: self._enter,
@@ -104,10 +104,12 @@ class Worker:
     def _prepare(self, data: dict[str, Any]) -> None:
         try:
             self._open(data)
+            return
         except UserError as error:
-            self._tell(ToMaster.FAILED, {"code": int(error.exit_code), "sentence": str(error)})
+            self.exit_code, self.message = error.exit_code, str(error)
         except TransportError as error:
-            self._tell(ToMaster.FAILED, {"code": int(ExitCode.TARGET), "sentence": error.sentence})
+            self.exit_code, self.message = ExitCode.TARGET, error.sentence
+        self._tell(ToMaster.FAILED, {"code": int(self.exit_code), "sentence": self.message})
 
     def _open(self, data: dict[str, Any]) -> None:
         self.draining.clear()  # the web UI may start several runs in one process
@@ -116,11 +118,10 @@ class Worker:
         self.index, count = int(data["index"]), int(data["count"])
         self._users = self._sent = 0
         self._first = FirstAnswers(profile.load.abort_on_fail.after)
-        asked = None if profile.load.open else profile.load.requests  # an open loop's lane counts by itself
-        self._left = None if asked is None else share(asked, self.index, count)
+        self._left = share_by_users(profile.load, self.index, count)  # an open loop's lane counts by itself
         check_descriptors(profile.load.under_way, count)
         self._library = load_library(profile.dataset, lambda text: self._tell(ToMaster.PROGRESS, {"text": text}))
-        self._stock = self._library.shard(self.index, count)
+        self._stock = self._library.shard(self.index, count, profile.load.users_most)
         self._policy = prompt_policy(profile.dataset)
         limits = request_limits(profile.slo)
         self.recorder = Recorder(
@@ -138,6 +139,7 @@ class Worker:
             resolve(target)
             target.turn = self.index  # workers begin with different addresses of a name
             self._clients.append(make_client(profile, target, self._decoder, self.recorder, self._record))
+            self._clients[-1].keep_text |= UNANSWERED in self._library.info.notes  # it stands in the history
         self._spool = open_spool(
             data.get("spool"),
             Owner(run_id=data["run_id"], worker=self.index, workers=count, host=socket.gethostname(), pid=os.getpid()),
@@ -153,6 +155,7 @@ class Worker:
         self._reporter = self._spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})
         self._drain_by_ns = 0
+        self.exit_code, self.message = ExitCode.OK, ""
         self.ready.set()
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -222,16 +225,17 @@ class Worker:
 
     def _enter(self, data: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
-        stage, phase, course = int(data["stage"]), str(data["phase"]), self._lane.course
-        if self.phase == "steady":
-            self.recorder.close_window(self.stage, min(now_ns, course.close_ns) if course else now_ns)
-        if phase == "steady":
-            self.recorder.open_window(stage, course.open_ns if course else now_ns)
+        stage, phase = int(data["stage"]), str(data["phase"])
+        if phase != "steady":
+            self.recorder.close_window(self.stage, now_ns)
+        elif self._lane.course is None:
+            self.recorder.open_window(stage, now_ns)
         self.stage, self.phase = stage, phase
         self.begun.set()
         self._end_if_spent()
         if data.get("course") is not None:
-            self._lane.begin(stage, now_ns, data["course"])
+            course = self._lane.begin(stage, now_ns, data["course"])
+            self.recorder.open_window(stage, course.open_ns, course.close_ns)
         elif phase == "drain":
             self._lane.end()
 
@@ -341,14 +345,13 @@ class Worker:
         if self._spool is None:
             return self.message
         self._spool.flush()
-        if self.exit_code is ExitCode.OK:
-            written = self._hand_over is None or self._hand_over.written
-            why = "ended before it had" if written else "could not write"
-            self.exit_code, self.message = ExitCode.INVALID, f"the master {why} this worker's rows"
-        folder = self._spool.path.parent
-        return (
-            f"{self.message}; its rows are in {folder}: `tokenswarm report --merge RESULTS {folder}` brings them back"
-        )
+        if self.exit_code is ExitCode.OK and self._hand_over is not None:
+            self.exit_code, self.message = self._hand_over.reproach()
+        if not self._spool.rows:
+            self._spool.remove()
+            return self.message
+        where = self._spool.path.parent
+        return f"{self.message}; its rows are in {where}: `tokenswarm report --merge RESULTS {where}` brings them back"
 
     def _on_ack(self, data: dict[str, Any]) -> None:
         if self._hand_over is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.profile import options
 from tokenswarm.profile import profile as profiles
+from tokenswarm.reports.folder import check_folder
 from tokenswarm.reports.numbers import MISSING, duration, quantity
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(words: list[str]) -> int:
 
     from tokenswarm.cluster import calibration
 
+    check_folder(calibration.path().parent)
     console = Console(soft_wrap=True)
 
     def say(rung: Rung) -> None:
@@ -41,10 +43,9 @@ def main(words: list[str]) -> int:
         )
 
     found = calibration.calibrate(ladder, seconds, say)
-    at = calibration.keep(found)
     console.print(_table(found))
     console.print(advice(found))
-    console.print(f"kept in {at}")
+    console.print(f"kept in {calibration.keep(found)}")
     return int(ExitCode.OK)
 
 
@@ -82,10 +83,10 @@ def _table(found: Calibration) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"against the {found.sender}")
-    heads = ("streams", "neighbours", "events/s", "CPU", "waited", "TTFT p50 off", "p99 off", "± TTFT p50", "± ITL p99")
-    for head in heads:
-        table.add_column(head, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=f"against the {found.sender}")
+    told = ("TTFT\np50 off", "TTFT\np99 off", "± TTFT\np50", "± ITL\np99")
+    for head in ("streams", "neighbours", "events/s", "CPU", "waited", *told):
+        table.add_column(head, justify="right", overflow="fold")  # a number that is cut would be another one
     for rung in found.rungs:
         table.add_row(
             f"{rung.streams}{'' if rung.held else ' ✗'}",

@@ -45,8 +45,11 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 class Spool:
     """The files of one worker of one run. `rows` were given; `lost` of them could not be written."""
 
-    def __init__(self, folder: Path, owner: Owner, *, parts: bool = False) -> None:
-        """Begin empty files in `folder`; `parts`: rows are closed in parts, see `take`. Raises ResultsError."""
+    def __init__(self, folder: Path, owner: Owner, *, parts: bool = False, alone: bool = False) -> None:
+        """Begin empty files in `folder`; `parts`: rows are closed in parts, see `take`; `alone`: the folder goes with
+        them. Raises ResultsError.
+        """
+        self._alone = alone
         self.path = folder / f"worker-{owner.worker}.jsonl"
         self.failure: ResultsError | None = None
         self.rows = self.lost = 0
@@ -157,6 +160,9 @@ class Spool:
         """They are in better hands."""
         for path in self.path.parent.glob(f"{self.path.stem}.*"):
             path.unlink(missing_ok=True)
+        if self._alone:
+            with contextlib.suppress(OSError):  # where somebody put something beside them
+                self.path.parent.rmdir()
 
 
 def blocks_of(path: Path, size: int) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from tokenswarm.measure.snapshot import Block, Merged, total
+from tokenswarm.measure.stills import Still
 from tokenswarm.profile.profile import Profile
 from tokenswarm.result.summary import Doubt, Summary
 
@@ -59,6 +60,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     stood_still_s: float = 0.0  # of the master itself, which heard nobody meanwhile
     users: tuple[UsersSeen, ...] = ()  # by stage
     clock_step_s: float = 0.0  # of the master's wall clock
+    dataset: dict[str, Any] = {}  # what was read, as the manifest has it
     rows: int | None = None  # rows of requests.jsonl; None: none were asked for
     interrupted: bool = False  # a signal ended the run
     changed: dict[int, tuple[int, int]] = {}  # stage -> (its users, how many somebody made of them in its window)
@@ -68,6 +70,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     marks: dict[str, str] = {}  # headers of the first answer in which proxies and gateways give themselves away
     beside: Beside | None = None  # None: the engine is elsewhere, or nobody may see what it uses
     aborted: str = ""  # why the load was ended: too much of it failed
+    gone: str = ""  # what became of a request to the target behind the run, where it is not there any more
+    stills: tuple[Still, ...] = ()  # when no token came of any answer under way
 
 
 Rule = Callable[[Evidence, Summary], Doubt | None]
