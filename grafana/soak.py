@@ -204,6 +204,8 @@ def _resources() -> list[Builder]:
     """What the engine and the workers hold."""
     engine = f'tokenswarm_process_resident_memory_bytes{{role="engine",{HOST}}}'
     worker = f"tokenswarm_worker_resident_memory_bytes{{{RUN}}}"
+    began = f"process_start_time_seconds{{{ENGINE}}}[1h]"
+    restarted = f"(max_over_time({began}) - min_over_time({began}) > bool 1.5)"  # some engines' own wobbles by a second
     return [
         timeseries(
             "Memory",
@@ -251,7 +253,7 @@ def _resources() -> list[Builder]:
                     "restarts",
                 ),
                 (
-                    f"max by (instance) (changes(process_start_time_seconds{{{ENGINE}}}[1h]))",
+                    f"max by (instance) (changes({began}) * {restarted})",
                     "restarts of {{instance}}",
                 ),
                 (f"max(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),

@@ -1,6 +1,7 @@
 """A server that answers with a script: each connection reads one request and plays the steps of the next script.
 
-Steps: bytes (send them), a float (wait so many seconds), CLOSE (FIN), RESET (RST), AGAIN (read the next request),
+Steps: bytes (send them), a float (wait so many seconds), CLOSE (FIN), HANG_UP (FIN, then close), RESET (RST),
+AGAIN (read the next request), UNREAD (wait for the next request, and leave it unread),
 Farewell (send these bytes and the end of the connection in one segment), Broken (these bytes and, in the same segment,
 a TLS record that is none).
 """
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-CLOSE, RESET, AGAIN = "close", "reset", "again"
+CLOSE, HANG_UP, RESET, AGAIN, UNREAD = "close", "hang up", "reset", "again", "unread"
 Step = bytes | float | str
 
 
@@ -110,11 +111,15 @@ class RawServer:
                     time.sleep(step)
                 elif step == AGAIN:
                     self.requests.append(read_request(peer))
+                elif step == UNREAD:
+                    sock.recv(1, socket.MSG_PEEK)
                 elif step == RESET:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     sock.close()
                     return
                 else:
+                    if step == HANG_UP:
+                        sock.shutdown(socket.SHUT_RDWR)
                     sock.close()
                     return
             with contextlib.suppress(OSError):

@@ -232,6 +232,22 @@ def test_no_master(tmp_path: Path) -> None:
     assert (finished.code, finished.out.count("\n")) == (15, 1)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("host", ["http://gpu", "gpu:5557"])
+def test_a_master_that_no_machine_is_called(host: str, plain: bool, tmp_path: Path) -> None:
+    words = ("--worker", "--master-host", host)
+    command = locust("chat.py", *words) if plain else tokenswarm("worker", *words[1:], "--master-port", "5557")
+    finished = run(command, tmp_path, 10)
+    assert finished.code == 15
+    assert f"--master-host {host}: is no name and no address of a machine; write it without scheme" in finished.out
+    assert "Traceback" not in finished.out
+
+
+def test_a_host_that_is_none_is_no_matter_of_the_port(tmp_path: Path) -> None:
+    finished = run(tokenswarm("simulate", "--host", "no.such.host.invalid", "--port", "0"), tmp_path, 60)
+    assert (finished.code, "choose another --host" in finished.out) == (15, True), finished.out
+
+
 def test_a_taken_port(engine: Server, tmp_path: Path) -> None:
     finished = run(tokenswarm("simulate", "--port", engine.url.rsplit(":", 1)[1]), tmp_path, 30)
 

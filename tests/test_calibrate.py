@@ -68,6 +68,14 @@ def test_bad_words_are_one_sentence(words: tuple[str, ...], said: str, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+def test_where_it_goes_is_looked_at_before_the_minute_that_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = calibrated(tmp_path / "file", "-m", "tokenswarm.cli", "calibrate")
+    assert done.returncode == ExitCode.RESULTS
+    assert done.stderr == f"tokenswarm: {tmp_path / 'file' / 'tokenswarm'}: can't be written: Not a directory\n"
+    assert done.stdout == ""
+
+
 def rung(events_per_s: float, *, held: bool = True, busy: bool = False) -> Rung:
     return Rung(
         streams=10, busy=busy, events_per_s=events_per_s, cpu_ratio=0.1, waited_ratio=0.0, ttft_p50_error_s=0.0,

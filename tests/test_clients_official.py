@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import anthropic
-import ollama
-import openai
 import pytest
 from simulator_process import HELLO, simulator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clients() -> None:
+    """Loaded here and not above: each process that collects tests would take two seconds for it."""
+    global anthropic, ollama, openai
+    import anthropic
+    import ollama
+    import openai
 
 
 @pytest.fixture(scope="module")

@@ -345,6 +345,27 @@ def test_rounds_that_differ_are_other_data_and_a_group_of_before_the_key_is_comp
     assert alike.differences([before, distinct]) == {} == alike.differences([distinct, before])
 
 
+def test_what_differs_is_named_by_its_own_key_however_long_what_is_alike() -> None:
+    stages = [{"users": users, "duration": 60.0} for users in (1, 2, 4, 8, 16, 32)]
+    later = [*stages[:-1], {"users": 33, "duration": 60.0}]
+    a, b, c = (
+        Run(run_id=name, values={}, about={"load": {"profile.load": {"kind": "closed", "stages": told}}})
+        for name, told in (("a", stages), ("b", later), ("c", stages[:-1]))
+    )
+    assert alike.differences([a, b])["load"] == "`load.stages.5.users` is 32 in a and 33 in b"
+    said = alike.differences([a, c])["load"]
+    assert said.startswith("`load.stages` is [{'users': 1, ")
+    assert "… in a and [" in said, "a value that is cut says so"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [(1.0000000000000002, "+0%"), (0.9999999999999998, "+0%"), (1.0345, "+3.45%"), (0.5, "−50%"), (11.84, "+1084%")],
+)
+def test_a_change_is_told_in_plain_digits(ratio: float, said: str) -> None:
+    assert comparison_table.percent(ratio) == said
+
+
 @pytest.mark.parametrize("odd", [5, ["m"], {"a": 1}, True])
 def test_an_answered_model_that_is_no_name_is_told(odd: object) -> None:
     a, b = (Run(run_id=name, values={}, about={"model": {alike.ANSWERED: m}}) for name, m in (("a", odd), ("b", "m")))

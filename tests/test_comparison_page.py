@@ -208,9 +208,10 @@ def test_documents_beside_each_other(
     assert json.loads(files["comparison.json"]) == json.loads(out)
     parse(files["comparison.html"])
     (tmp_path / "file").write_text("")
-    code, _, err = told(capsys, names[0], "--against", names[1], "--to", tmp_path / "file")
+    code, out, err = told(capsys, names[0], "--against", names[1], "--to", tmp_path / "file")
     assert code == ExitCode.RESULTS
     assert "can't make the folder" in err
+    assert "the new runs: worse" in out, "what came out is told, whatever can't be written"
 
 
 def history(n: int = 24) -> list[Line]:

@@ -111,12 +111,14 @@ def main(words):
 """,
 }
 
+EXAMPLE = re.findall(r"^```python\n(.*?)^```$", page("add-an-engine"), re.DOTALL | re.MULTILINE)
+
 EDITS = (
-    ("tokenswarm/engines/dialects.py", "    for row in (\n", "    for row in (\n        llamacpp_completion.ROW,\n"),
+    ("tokenswarm/engines/dialects.py", "    for row in (\n", f"    for row in (\n{EXAMPLE[1].rstrip()},\n"),
     (
         "tokenswarm/engines/dialects.py",
-        "\nDIALECTS: ",
-        "\nfrom tokenswarm.engines import llamacpp_completion\n\nDIALECTS: ",
+        "    anthropic_messages,\n",
+        "    anthropic_messages,\n    llamacpp_completion,\n",
     ),
     ("tokenswarm/profile/engine.py", "APIS = (\n", 'APIS = (\n    Spoken("llamacpp", "completion", text=True),\n'),
     (
@@ -179,13 +181,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("changed")
     for name in ("tokenswarm", "exporters"):
         shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    example = re.findall(r"^```python\n(.*?)^```$", page("add-an-engine"), re.DOTALL | re.MULTILINE)
-    row = (
-        example[1]
-        .replace("from tokenswarm.engines.dialects import openai_models\n", "")
-        .replace("models=openai_models", "models=lambda body: []")
-    )  # the table below imports this file, so it can't import the table
-    files = {**FILES, "tokenswarm/engines/llamacpp_completion.py": f"{example[0]}\n\n{row}"}
+    files = {**FILES, "tokenswarm/engines/llamacpp_completion.py": EXAMPLE[0]}
     for path, text in files.items():
         (copy / path).write_text(text, "utf-8")
     for path, old, new in EDITS:

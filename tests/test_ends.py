@@ -308,6 +308,8 @@ def test_a_worker_that_is_ended_before_the_run_may_be_replaced(engine: Server, t
     assert finished.went_well, finished.out
     assert not {"worker-refused", "worker-lost", "worker-left"} & finished.doubts()
     assert "no worker of this run" not in finished.out
+    phases = Counter(row["phase"] for row in finished.rows)
+    assert phases["warmup"] < phases["steady"], "of 0.5 s and of 2 s: nobody waited for users of the one that left"
 
 
 @pytest.mark.parametrize("keys", [("key", ""), ("key", "key")], ids=["not begun", "whole"])

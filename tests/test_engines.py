@@ -470,6 +470,11 @@ OLLAMA_EVENTS = {
         | {"prompt_eval_count": 12, "eval_count": 40},
         Delta(finished=((0, "stop"),), usage=Usage(12, 40), times=EngineTimes(9)),
     ),
+    "nothing measured": (
+        {**END, "total_duration": 0, "prompt_eval_duration": 0, "eval_duration": 0}
+        | {"prompt_eval_count": 0, "eval_count": 0},
+        Delta(finished=((0, "stop"),), usage=Usage(None, 0)),
+    ),
     "a part of 143 hours": (
         {**END, "total_duration": 306, "load_duration": 4, "prompt_eval_duration": 290, "eval_duration": 516_000_000}
         | {"prompt_eval_count": 12, "eval_count": 3},

@@ -14,8 +14,22 @@ from pathlib import Path
 import gevent
 import pytest
 from exchanges import ANSWER, READERS, Setup, ask, make_certificate, one, server_tls
-from raw_server import AGAIN, CLOSE, DONE, LAST_CHUNK, RESET, Step, chunk, content, head, raw_server
+from raw_server import (
+    AGAIN,
+    CLOSE,
+    DONE,
+    HANG_UP,
+    LAST_CHUNK,
+    RESET,
+    UNREAD,
+    Step,
+    chunk,
+    content,
+    head,
+    raw_server,
+)
 
+from tokenswarm.client import broken
 from tokenswarm.client.response import Response, TransportError
 from tokenswarm.client.transport import PAUSE_BYTES
 from tokenswarm.clock import monotonic_ns
@@ -319,15 +333,51 @@ def test_fresh_connections(setup: Setup) -> None:
     assert b"connection: close" in server.requests[0]
 
 
-def test_a_kept_connection_that_dies_is_replaced_once_and_counted(setup: Setup) -> None:
+@pytest.mark.parametrize("end", [CLOSE, HANG_UP])
+def test_a_kept_connection_that_is_closed_with_the_request_unread_is_replaced_once_and_counted(
+    setup: Setup, end: Step
+) -> None:
     answer = head() + chunk(ANSWER) + LAST_CHUNK
-    with raw_server((answer, AGAIN, CLOSE), (answer,)) as server:
+    with raw_server((answer, UNREAD, end), (answer,)) as server:
         client = setup.client(server)
         first, second = ask(client, 0), ask(client, 1)
 
         assert (first.outcome, first.reconnected) == (Outcome.OK, False)
         assert (second.outcome, second.reconnected) == (Outcome.OK, True)
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("end", [CLOSE, HANG_UP])
+def test_a_server_that_reads_a_request_and_hangs_up_has_failed(setup: Setup, end: Step) -> None:
+    """On a kept connection, too: asked again it would answer, and a server that drops one request in ten look well."""
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, end), (answer,)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(2)]
+
+        assert server.connections == 1
+    assert (records[1].outcome, records[1].error_kind) == (Outcome.RESET, "closed early")
+    assert not records[1].reconnected
+
+
+def test_a_reset_long_after_a_request_was_sent_is_an_answer_that_failed(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broken, "CROSSED_NS", 1_000_000)
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, 0.05, RESET), (answer,)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(2)]
+
+    assert (records[1].outcome, records[1].reconnected) == (Outcome.RESET, False)
+
+
+def test_a_request_that_met_a_closed_connection_was_not_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        listener.accept()[0].close()
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(1) == b""
+        assert broken.crossed(sock, "closed early", 10**18)
 
 
 def test_a_fresh_connection_that_dies_is_not_retried(setup: Setup) -> None:

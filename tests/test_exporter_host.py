@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -275,6 +276,29 @@ def test_the_engines_tree_is_watched_through_a_restart(engines: Any, by: str) ->
         assert child in watch.pids
         assert value(readings, "process_restarts_total", "engine") == 1
         assert (value(readings, "process_cpu_seconds_total", "engine") or 0) > cpu_s
+
+
+def test_a_clock_that_is_set_is_no_restart_and_no_time_of_a_processor(
+    engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the machine began is the time of day less how long it runs: it moves by a second when the clock does."""
+    process, child = engines()
+    stat = Path("/proc/stat").read_text()
+    began = int(re.search(r"^btime (\d+)$", stat, re.MULTILINE)[1])  # type: ignore[index]
+    (tmp_path / "proc").mkdir()
+    for pid in (process.pid, child, os.getpid(), os.getppid()):
+        (tmp_path / "proc" / str(pid)).symlink_to(f"/proc/{pid}")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
+    clock = FakeClock()
+    watch, used_s = host.EngineWatch(process.pid, None, clock), []
+    for wobble in (0, 1, 0, -1):
+        (tmp_path / "proc" / "stat").write_text(stat.replace(f"btime {began}", f"btime {began + wobble}"))
+        readings = watch.read()
+        assert value(readings, "process_restarts_total", "engine") == 0
+        used_s.append(value(readings, "process_cpu_seconds_total", "engine") or 0)
+        clock.advance(host.LOOK_AGAIN_S + 1)
+    assert used_s[0] > 0
+    assert used_s[-1] < 1.5 * used_s[0]
 
 
 def test_it_never_watches_itself_or_its_parents() -> None:

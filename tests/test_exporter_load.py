@@ -23,6 +23,7 @@ from tokenswarm.measure.snapshot import LATENCIES, Block, Merged
 from tokenswarm.result import envelope
 from tokenswarm.result.summary import Summary, summarize
 
+COUNTED = ("tokenswarm_exporter_push_errors_total", "tokenswarm_requests_total")
 LABELS = {"engine": "openai", "model": "small", "scenario": "sweep"}
 
 
@@ -260,9 +261,9 @@ def test_a_push_that_can_not_be_used_says_why_is_counted_and_changes_nothing(exp
     played.seq = 100
     played.advance()
     post(exporter.url, played.body())
-    before = exporter.samples()
+    before = exporter.samples(*COUNTED)
     got, sentence = post(exporter.url, make(played))
-    after = exporter.samples()
+    after = exporter.samples(*COUNTED)
     assert got == status
     assert len(sentence.strip()) > 10
     assert "Traceback" not in sentence
@@ -273,11 +274,11 @@ def test_a_push_that_can_not_be_used_says_why_is_counted_and_changes_nothing(exp
 
 
 def test_a_form_of_a_web_page_can_not_push(exporter: Exporter) -> None:
-    before = errors(exporter.samples())["content_type"]
+    before = errors(exporter.samples(*COUNTED))["content_type"]
     body = SyntheticRun("run-form").body()
     assert post(exporter.url, body, Content_Type="text/plain")[0] == 415
     assert post(exporter.url, body, Content_Encoding="gzip")[0] == 415
-    assert errors(exporter.samples())["content_type"] == before + 2
+    assert errors(exporter.samples(*COUNTED))["content_type"] == before + 2
 
 
 def raw_push(exporter: Exporter, head: str, body: bytes = b"", *, close: bool = False) -> bytes:
@@ -294,13 +295,13 @@ def raw_push(exporter: Exporter, head: str, body: bytes = b"", *, close: bool = 
 
 
 def test_a_push_that_breaks_off_is_counted(exporter: Exporter) -> None:
-    before = errors(exporter.samples())
+    before = errors(exporter.samples(*COUNTED))
     raw_push(exporter, "content-length: 1000", b"\x84", close=True)
-    exporter.wait_for(lambda samples: errors(samples)["broken"] == before["broken"] + 1)
+    exporter.wait_for(lambda samples: errors(samples)["broken"] == before["broken"] + 1, *COUNTED)
 
 
 def test_a_push_without_an_end_is_cut_off_by_size_and_by_time(exporter: Exporter) -> None:
-    before = errors(exporter.samples())
+    before = errors(exporter.samples(*COUNTED))
     with socket.create_connection(("127.0.0.1", exporter.port), timeout=60) as sock:
         head = f"POST /push/v1 HTTP/1.1\r\nhost: x\r\ncontent-type: {envelope.CONTENT_TYPE}\r\n"
         sock.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
@@ -308,9 +309,9 @@ def test_a_push_without_an_end_is_cut_off_by_size_and_by_time(exporter: Exporter
         with contextlib.suppress(ConnectionError):
             for _ in range(18):
                 sock.sendall(chunk)
-        exporter.wait_for(lambda samples: errors(samples)["oversized"] == before["oversized"] + 1)
+        exporter.wait_for(lambda samples: errors(samples)["oversized"] == before["oversized"] + 1, *COUNTED)
     assert b" 408 " in raw_push(exporter, "content-length: 1000", b"\x84")
-    assert errors(exporter.samples())["slow"] == before["slow"] + 1
+    assert errors(exporter.samples(*COUNTED))["slow"] == before["slow"] + 1
 
 
 def test_a_token_guards_pushes_and_scrapes(tmp_path: Path) -> None:

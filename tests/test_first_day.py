@@ -148,9 +148,18 @@ def test_help_names_the_defaults_of_the_profile(capsys: pytest.CaptureFixture[st
         "(default: 5s)",
         "(default: 60s)",
         "go (default: results)",
+        "spread (default: poisson)",
     ):
         assert default in text, default
     assert "None" not in text
+
+
+def test_a_worker_names_the_codes_that_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text, page = help_of("worker", capsys), (REPO / "docs" / "scale-out.md").read_text("utf-8")
+    said = re.search(r"serves one run and exits: (.+?)\. Then", page, re.DOTALL)
+    assert said is not None
+    codes = re.findall(r"(?<![-\w])(\d\d?) (?=if|the|told|no|a\b)|: (0)(?=;)", said[0])
+    assert {one or other for one, other in codes} == set(re.findall(r"\b(\d\d?) \w+", text.partition("exit codes:")[2]))
 
 
 HEAVY = ("gevent", "locust", "aiohttp", "rich", "tokenswarm.reports.html.page", "tokenswarm.judge.path")
@@ -231,7 +240,8 @@ def test_a_run_loads_no_web_ui(engine: str, tmp_path: Path) -> None:
 
 def test_a_web_ui_is_loaded_where_one_is_made(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom tokenswarm.cluster import web_later\nweb_later.put_off()\n"
+        "import sys\nfrom importlib import metadata\nfrom tokenswarm.cluster import web_later\nweb_later.put_off()\n"
+        "metadata.entry_points = None  # gevent would ask it for hooks\n"
         "from locust.env import Environment\nassert 'flask' not in sys.modules\n"
         "ui = Environment().create_web_ui('127.0.0.1', 0)\n"
         "from locust.web import WebUI, get_html_report\nassert type(ui) is WebUI\n"

@@ -18,7 +18,7 @@ from tokenswarm.client.sending import Request
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.judge.rules.answers import half_answers
 from tokenswarm.judge.rules.evidence import Evidence
-from tokenswarm.judge.rules.sample import tokens_from_events
+from tokenswarm.judge.rules.sample import tokens_from_events, tokens_mixed
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.target import Tls
 from tokenswarm.record import Outcome, RequestRecord, TokenSource
@@ -58,7 +58,8 @@ def test_an_answer_that_broke_off_after_some_bytes_is_one(engine: Server, kind: 
 def test_an_end_that_somebody_wrote(engine: Server) -> None:
     record = asked(engine, "done_only:3", ("openai", "chat"))
     assert (record.outcome, record.error_kind) == (Outcome.TRUNCATED, "made-up end")
-    assert record.error == "[DONE] without a finish reason, after 3 content events: a gateway ended it; see its log"
+    said = "a gateway ended it (see its log), or the server tells none"
+    assert record.error == f"[DONE] without a finish reason, after 3 content events: {said}"
     assert asked(engine, "truncate:3", ("openai", "chat")).error_kind == "truncated"
 
 
@@ -130,9 +131,30 @@ def test_stop_strings_end_answers_rightly() -> None:
 
 def test_usage_that_was_asked_for_and_dropped_is_not_advised_again() -> None:
     merged = sample_runs.run(ok=50, token_source=TokenSource.EVENTS)
-    for include_usage, words in ((True, "They were asked for"), (False, "Set `engine.include_usage: true`")):
-        profile = sample_runs.profile(engine=Engine(include_usage=include_usage))
-        evidence = Evidence(merged=merged, expected_workers=1, profile=profile)
+    each = "Each answer of this API should have them"  # the option does nothing there
+    for engine, words in (
+        (Engine(), "They were asked for"),
+        (Engine(include_usage=False), "Set `engine.include_usage: true`"),
+        (Engine(kind="ollama"), each),
+        (Engine(api="responses", include_usage=False), each),
+        (Engine(api="messages"), each),
+    ):
+        evidence = Evidence(merged=merged, expected_workers=1, profile=sample_runs.profile(engine=engine))
         found = tokens_from_events(evidence, sample_runs.summary(merged))
         assert found is not None
         assert words in found.message
+
+
+def test_counts_that_can_not_be_true_are_not_called_absent() -> None:
+    """A server that does not keep `max_tokens`, and sends several tokens an event: mock servers do."""
+    merged = sample_runs.run(ok=50, token_source=TokenSource.EVENTS, stated_tokens=30)
+    evidence = Evidence(merged=merged, expected_workers=1, profile=sample_runs.profile())
+    found = tokens_from_events(evidence, sample_runs.summary(merged))
+    assert found is not None
+    assert "no token counts that can be true (50 beyond `max_tokens`, or of a part)" in found.message
+    assert "Ask the engine itself" in found.message
+
+    merged.block(0).output_tokens_by_source["server"] = 9
+    found = tokens_mixed(evidence, sample_runs.summary(merged))
+    assert found is not None
+    assert "can't be theirs (50: beyond `max_tokens`, or of a part)" in found.message

@@ -145,7 +145,7 @@ def test_a_key_that_another_version_has_and_leaves_open_is_no_difference(
     (run / "manifest.json").write_text(json.dumps(document), "utf-8")
     capsys.readouterr()
     assert cli.main(commands(base, run)["compare"]) == ExitCode.CONFIG
-    assert "the two sides differ in load: `load` is 0.0 in base and 3.0 in edited" in capsys.readouterr().err
+    assert "the two sides differ in load: `load.think_time` is 0.0 in base and 3.0 in edited" in capsys.readouterr().err
 
 
 def test_a_path_that_the_system_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,3 +159,17 @@ def test_a_path_that_the_system_refuses_is_a_sentence(tmp_path: Path, capsys: py
         said = capsys.readouterr().err
         assert said.startswith("tokenswarm: xxxx")
         assert ("no such file" if words == ["run", endless] else "File name too long") in said
+
+
+@pytest.mark.parametrize(("words", "said"), [((), "verdict: VALID"), (("--csv",), "run_id,"), (("--quiet",), "VALID")])
+def test_a_folder_that_takes_no_page_is_told_all_the_same(
+    words: tuple[str, ...], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be an archive, or somebody else's."""
+    (run / "report.html").unlink(missing_ok=True)
+    (run / "report.html").mkdir()  # in its way, for root as well
+    assert cli.main(["report", str(run), *words]) == ExitCode.RESULTS
+    told = capsys.readouterr()
+    assert said in told.out
+    assert "report:" not in told.out, "there is none"
+    assert told.err.count("report.html: could not be written") == 1

@@ -270,6 +270,9 @@ def test_trend_tells_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureF
     assert "+29.9%" in page or "+30%" in page
     assert told(capsys, path, "--to", tmp_path / "x.html", "--metric", "ttft_s.p50")[0] == ExitCode.OK
     assert "tokens/s over time" not in (tmp_path / "x.html").read_text("utf-8")
+    code, out, err = told(capsys, path, "--to", tmp_path)
+    assert code == ExitCode.RESULTS, "a folder is no page"
+    assert "20 runs" in out, "and what there is is told"
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import SAMPLES, Finished, run, tokenswarm
+from running import SAMPLES, Finished, free_port, program, run, tokenswarm
 from simulator_process import simulator
+from small_server import MODELS, backend, refusal
+
+from tokenswarm.cluster.look import look_again
+from tokenswarm.measure.periods import Periods
+from tokenswarm.measure.snapshot import Block, Merged
+from tokenswarm.profile import profile
 
 PROFILE = """
 target: http://127.0.0.1:1
@@ -57,6 +65,42 @@ def test_refusals_are_a_doubt_with_the_servers_words(tmp_path: Path) -> None:
     assert found["evidence"]["failed"] == finished.summary["requests_steady"]["failed"] > 0
     assert "http_5xx" in found["message"]
     assert "currently busy" in found["message"]
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_server_that_dies_in_the_last_second_is_no_server_to_go_on_with(back: bool, tmp_path: Path) -> None:
+    """What was measured before hides it; one that is there again was away, and no more."""
+    (tmp_path / "p.yaml").write_text(PROFILE % (SAMPLES / "sharegpt.json"), encoding="utf-8")
+    words, port = ("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "2"), free_port()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(simulator(*words, "--port", str(port)))
+        started = stack.enter_context(program(tokenswarm("run", "p.yaml", "--host", server.url), tmp_path))
+        started.await_output("stage 1 steady")
+        time.sleep(1 if back else 3)
+        server.process.kill()
+        server.process.wait()
+        if back:
+            stack.enter_context(simulator(*words, "--port", str(port)))
+        finished = started.finish(60)
+    assert ("server-gone" in finished.doubts()) == (not back), finished.out
+    if not back:
+        assert finished.code == 11
+        assert doubt(finished, "server-gone")["message"].startswith(
+            f"The server is not there any more: behind the run, {server.url}: "
+        )
+
+
+def test_a_gateway_is_asked_for_its_engine_where_nothing_succeeded_at_the_end() -> None:
+    def run_of(**bins: int) -> Merged:
+        block = Block(stage=0, phase="steady", ok=9, failed=9)
+        block.periods = Periods(ended={0: 9, 1: 9}, failed={bins["at"]: 9})
+        return Merged(run_id="r", blocks=[block])
+
+    with backend(lambda asked: MODELS if asked.method == "GET" else refusal(502, {"error": "no engine"})) as server:
+        asked = profile.load(f"target: {server.url}\ndataset: {{format: synthetic}}\nengine: {{model: m}}\n", "p.yaml")
+        assert look_again(asked, run_of(at=0)) == ""
+        assert server.asked == []
+        assert look_again(asked, run_of(at=1)) == f"{server.url}: HTTP 502: no engine"
 
 
 BODIES: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ LISTEN = """
 import os, socket, sys
 if "--pin" in sys.argv:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-sock = socket.create_server(("127.0.0.1", 0))
+sock = socket.create_server(("127.0.0.1", int(sys.argv[-1]) if "--at" in sys.argv else 0))
 print(sock.getsockname()[1], flush=True)
 sock.settimeout(60)
 while "--spin" in sys.argv:
@@ -111,6 +112,30 @@ def test_what_the_engine_used_while_the_load_ran_is_its_own(spins: bool) -> None
     assert beside is not None
     assert (beside.host, beside.of) == (socket.gethostname(), CORES)
     assert (beside.cores * seconds > 0.2) == spins  # CPU seconds
+
+
+def test_an_engine_that_was_started_again_is_found() -> None:
+    """The one before it is dead, and nobody has asked how it ended."""
+    with engine() as profile:
+        look = Neighbour(profile)
+        os.kill(listening(profile), signal.SIGKILL)
+        port = profile.target[0].rpartition(":")[2]
+        while connects(int(port)):
+            time.sleep(0.01)
+        with engine("--spin", "--at", port):
+            spinner = psutil.Process(listening(profile))
+            look.begin()
+            while sum(spinner.cpu_times()[:2]) < 0.3:
+                time.sleep(0.05)
+            beside = look.beside()
+    assert beside is not None
+    assert beside.cores > 0
+
+
+def connects(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def listening(profile: Profile) -> int:

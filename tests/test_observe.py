@@ -184,6 +184,8 @@ def test_a_gpu_of_this_machine_gets_into_the_report(home: Path, own: bool) -> No
         (["--set", "load.stagse=[]"], 15, "stagse"),
         (["--api-key", "x"], 15, "secrets don't go on the command line"),
         (["--data", "file"], 16, "file: can't make the folder"),
+        (["--results", "file"], 16, "file: can't be written"),
+        (["--workers", "many"], 15, "--workers: `workers: many` is not a whole number"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_left(words: list[str], code: int, sentence: str, home: Path) -> None:
@@ -193,6 +195,16 @@ def test_a_mistake_is_one_sentence_and_nothing_is_left(words: list[str], code: i
     assert done.code == code
     assert sentence in done.out
     assert len(done.out.splitlines()) == 1
+    assert leftovers(home) == []
+
+
+def test_a_run_that_can_not_begin_is_not_stayed_for(home: Path) -> None:
+    """There is nothing to see; it waited for Ctrl-C, and a script with it."""
+    words = ("--host", "http://127.0.0.1:1", "--set", "engine.model=m")
+    with program([*MAIN, *words], home, TMPDIR=str(home / "tmp"), PATH="/nonexistent") as started:
+        done = started.finish(15)
+    assert done.code == 14, done.out
+    assert "stays up" not in done.out
     assert leftovers(home) == []
 
 

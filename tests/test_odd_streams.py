@@ -233,6 +233,7 @@ def test_an_error_that_is_blank_beside_words_is_none(setup: Setup, error: object
     [
         {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}},
         {"error_code": 17, "error_msg": "no balance"},
+        {"error_code": 50002, "text": "no balance"},
         {"success": False, "message": "no balance"},
     ],
 )
@@ -378,10 +379,11 @@ def counting(word: str, told: int | None) -> bytes:
     return event({"choices": [piece], "usage": {"prompt_tokens": 7, "completion_tokens": told}})
 
 
-@pytest.mark.parametrize("told", [(1, 1, 1, 1), (2, 1, 2, 1), (1, None, 1, 1), (0, 1, 1, 1)])
+@pytest.mark.parametrize("told", [(1, 1, 1, 1), (2, 1, 2, 1), (1, None, 1, 1), (0, 1, 1, 1), (1, 1, 2, 2)])
 def test_counts_of_single_events_are_not_the_answers(setup: Setup, told: tuple[int | None, ...]) -> None:
+    """The last ones grow, too, by chance."""
     got = answer(setup, *map(counting, "ABCD", told), STOP, DONE)
-    assert (got.outcome, got.output_tokens, got.stated_tokens) == (Outcome.OK, 4, 1)
+    assert (got.outcome, got.output_tokens, got.stated_tokens) == (Outcome.OK, 4, told[-1])
     assert got.token_source is TokenSource.EVENTS
     setup.recorder.add(got)
     (block,) = (block for block in setup.recorder.snapshot(0, final=True).blocks if block.ok)
@@ -397,6 +399,8 @@ def test_counts_of_all_so_far_are(setup: Setup, told: tuple[int | None, ...]) ->
         assert not got.counts_part
     whole = answer(setup, *(counting(word, 1) for word in "ABCD"), STOP, usage(7, 4), DONE)
     assert (whole.output_tokens, whole.token_source) == (4, TokenSource.SERVER), "the last of all counts all"
+    seldom = answer(setup, counting("A", 1), *[content("B")] * 6, counting("C", 4), STOP, DONE)
+    assert (seldom.output_tokens, seldom.token_source) == (4, TokenSource.SERVER), "two counts are not each event's own"
     short = answer(setup, counting("A", None), counting("B", None), STOP, usage(7, 1), usage(7, 1), DONE)
     assert (short.output_tokens, short.token_source) == (1, TokenSource.SERVER)
 
@@ -411,6 +415,15 @@ def test_a_count_that_more_words_follow_is_not_of_the_answer(setup: Setup) -> No
     assert (got.output_tokens, got.token_source) == (2, TokenSource.SERVER), "events may be less than a token"
     got = answer(setup, words[0], usage(7, 4), words[0], STOP, DONE)
     assert (got.output_tokens, got.token_source) == (4, TokenSource.SERVER), "or more"
+
+
+def test_a_count_that_leaves_nearly_all_out_is_not_of_the_answer(setup: Setup) -> None:
+    """LitServe states at the end of a stream what its last piece counts. A text may be cut into letters, though."""
+    got = answer(setup, *[content("a")] * 9, STOP, usage(7, 1), DONE)
+    assert (got.output_tokens, got.stated_tokens, got.token_source) == (9, 1, TokenSource.EVENTS)
+    assert got.counts_part
+    got = answer(setup, *[content("a")] * 16, STOP, usage(7, 2), DONE)
+    assert (got.output_tokens, got.token_source) == (2, TokenSource.SERVER)
 
 
 def test_a_count_beyond_what_was_asked_for_is_marked(setup: Setup) -> None:
@@ -473,3 +486,11 @@ def test_what_is_no_stream_is_not_blamed_on_its_content_type(setup: Setup, body:
     got = one(setup, head("application/x-ndjson"), chunk(body), LAST_CHUNK, kind=("ollama", "chat"))
     assert got.outcome is Outcome.PROTOCOL
     assert got.error == "the answer is no stream of this API, although its content type is application/x-ndjson"
+
+
+@pytest.mark.parametrize("kind", [CHAT, GENERATE, OLLAMA, ("openai", "messages"), ("openai", "responses")])
+def test_an_event_of_no_known_api_is_told_by_the_names_in_it(setup: Setup, kind: tuple[str, str]) -> None:
+    strange = {"generated_text": "a word", "text": "a word", "a word": 1, "details": None}
+    got = answer(setup, json.dumps(strange).encode() + b"\n" if kind == OLLAMA else event(strange), kind=kind)
+    assert got.outcome is Outcome.PROTOCOL
+    assert got.error.endswith("; it has generated_text, text, details")

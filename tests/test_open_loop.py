@@ -165,6 +165,10 @@ def test_a_ramp_and_a_change_of_rate_are_stages(engine: Server, tmp_path: Path) 
     assert ramp["requests_steady"]["intended"] == pytest.approx(90, abs=1)
     assert flat["requests"]["intended"] == 60
     assert "10.0→50.0/s" in finished.out
+    for stage in (ramp, flat):
+        window, per_s = stage["steady_window"], stage["throughput"]["requests_per_s"]
+        ended = sum(window["start_s"] <= row["done_s"] < window["end_s"] for row in finished.rows)
+        assert round(per_s * window["length_s"]) == ended, "all that ended in the window, and nothing else"
 
 
 def test_plain_locust_master_and_workers(engine: Server, tmp_path: Path) -> None:

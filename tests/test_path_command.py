@@ -250,10 +250,13 @@ def test_another_engine_that_answers_is_no_path_to_ours(tmp_path: Path) -> None:
         (("--via", "http://x", "--upstream-port", "9", "--header-from-env", "a=NOT_THERE"), "NOT_THERE"),
         (("--via", "https://x", "--upstream-port", "9", "--ca-file", "no.pem"), "no.pem"),
         (("--upstream-port", "9"), "--via"),
+        (("--via", "http://x", "--upstream-port", "9", "--results", "file"), "file: can't be written: File exists"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, more: tuple[str, ...], words: str) -> None:
+    """A file where results go, too: it was told behind the measurement."""
+    (tmp_path / "file").write_text("")
     port = str(free_port())
     command = [word if word != "9" else port for word in more]
     done = subprocess.run(
@@ -265,7 +268,8 @@ def test_bad_input_is_one_sentence(tmp_path: Path, more: tuple[str, ...], words:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, len(done.stderr.strip().splitlines())) == (15, 1), done.stderr
+    code = 16 if "written" in words else 15
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (code, 1), done.stderr
     assert words in done.stderr
 
 

@@ -320,6 +320,10 @@ def test_lengths_that_were_not_measured_count_for_more(a: Path, capsys: pytest.C
     assert (one["replicas"], one["demand"]["adjusted"]) == (2, 2.0)
     assert one["demand"]["peak_low"] == pytest.approx(40)
     assert one["demand"]["output_tokens_per_s"] == pytest.approx(40 * 18)
+    assert cli.main(["plan", *map(str, words), "--adjust-lengths"]) == 0
+    said = capsys.readouterr().out
+    assert "carry 40.0/s" in said, "a plan speaks of the requests that were asked for"
+    assert re.search(r"asked for: 40.0 requests/s of .*, 18.0 tokens out", said)
 
 
 # -- what it refuses ---------------------------------------------------------------------------------------------------
@@ -398,6 +402,12 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "lengths of a trace": (
         lambda t: [str(measured(t / "x")), "--trace", trace(t, "1,40,9\n"), "--input-tokens", "5"], "go with --rate"
+    ),
+    "a window of a rate": (
+        lambda t: [str(measured(t / "x")), "--rate", "1", "--window", "5s"], "^tokenswarm: --window goes with --trace:"
+    ),
+    "a scale of a rate": (
+        lambda t: [str(measured(t / "x")), "--rate", "1", "--time-scale", "2"], "--time-scale goes with --trace:"
     ),
     "goodput of other limits": (
         lambda t: [str(measured(t / "x")), "--rate", "1", "--slo", slo(t, "{ttft_s: {p95: 1.0}, goodput_ratio: 0.9}")],

@@ -31,6 +31,7 @@ from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.errors import TargetError
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile import typed_yaml
+from tokenswarm.profile.engine import Engine
 
 
 @pytest.fixture(autouse=True)
@@ -193,12 +194,71 @@ def test_v1_behind_a_true_prefix() -> None:
         assert look(server.url + "/openai/v1").targets == [server.url + "/openai"]
 
 
-def test_a_path_that_is_nowhere_is_one_sentence_and_two_requests() -> None:
+def test_a_path_that_is_nowhere_is_one_sentence_and_a_request_to_each_place_that_it_may_have() -> None:
     with backend(routes({})) as server:
         said = refused(server.url + "/v1", engine__model="m")
 
-        assert len(server.posts()) == 2
+        assert [one.path for one in server.posts()] == ["/v1/v1/chat/completions", CHAT]
+        elsewhere = refused(server.url + "/x", engine__model="m")
+        assert [one.path for one in server.posts()[2:]] == ["/x/v1/chat/completions", "/x/chat/completions"]
+    assert f"{server.url}/x{CHAT}: the first request failed" in elsewhere
+    assert f"{server.url}{CHAT}: the first request failed" in said
     assert "HTTP 404: Not Found; `target` takes the base URL, without the API's path" in said
+    assert "another path: `engine.path`" in said
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/chat/completions"])
+@pytest.mark.parametrize("model", ["m", None], ids=["named", "listed"])
+@pytest.mark.parametrize("base", ["/v3", "/api/paas/v4", "/v1beta/openai", ""])
+def test_a_base_url_of_openais_clients_is_taken_as_theirs(base: str, model: str | None, tail: str) -> None:
+    with backend(routes({f"{base}/models": MODELS, f"{base}/chat/completions": GOOD})) as server:
+        found = look(server.url + base + tail, **({"engine__model": model} if model else {}))
+
+    assert (found.path, found.model) == ("/chat/completions", "m")
+    assert [url.rstrip("/") for url in found.targets] == [server.url + base]
+    assert [one.outcome for one in found.probes] == ["ok"]
+    assert found.notes == [f"{found.targets[0]} has no {CHAT}; `engine.path: /chat/completions` is used"]
+
+
+def test_a_key_that_a_base_url_of_openais_clients_wants_is_asked_for_there() -> None:
+    with backend(routes({"/v3/models": refusal(401, {"error": "Unauthorized"})})) as server:
+        assert f"{server.url}/v3/models: HTTP 401, the server wants a key" in refused(server.url + "/v3")
+
+
+def test_an_api_without_the_version_of_its_list_is_found_by_the_first_request() -> None:
+    with backend(routes({LISTS: MODELS, "/chat/completions": GOOD})) as server:
+        found = look(server.url)
+    assert (found.path, found.model, found.targets) == ("/chat/completions", "m", [server.url])
+
+
+def test_a_path_that_is_named_is_asked_and_no_other() -> None:
+    base = "/openai/deployments/m"
+    table = {f"{base}/models?v=2": MODELS, f"{base}/chat/completions?v=2": GOOD}
+    with backend(routes({**table, **SERVES})) as server:
+        found = look(server.url, engine__path=f"{base}/chat/completions?v=2")
+    assert (found.path, found.targets) == (f"{base}/chat/completions?v=2", [server.url])
+    assert {one.path for one in server.asked} - {"/version", "/api/version"} == set(table)
+    with backend(routes({"/v1/models": MODELS, "/say": GOOD})) as server:
+        assert look(server.url, engine__path="/say").model == "m", "the list stands where it always does"
+
+
+def test_targets_of_different_paths_are_told_apart() -> None:
+    with backend(routes(dict(SERVES))) as one, backend(routes({"/models": MODELS, "/chat/completions": GOOD})) as two:
+        assert "under different paths: None, /chat/completions" in refused(f"[{one.url}, {two.url}]")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("v3/chat", "must look like /v3/chat/completions"),
+        ("/v3/ch at", "must look like /v3/chat/completions"),
+        ("/v3/chat#a", "must look like /v3/chat/completions"),
+        ("/chat?token=abcdef", "looks like a secret"),
+    ],
+)
+def test_paths_that_are_none(path: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Engine(path=path)
 
 
 def test_a_key_that_only_the_doubled_path_wants_does_not_hide_the_right_one() -> None:
@@ -257,7 +317,7 @@ def test_no_length_is_asked_where_the_load_asks_for_none() -> None:
 def test_each_target_gets_one() -> None:
     with backend(routes(dict(SERVES))) as one, backend(routes({LISTS: MODELS})) as two:
         assert "/v1/chat/completions: the first request failed" in refused(f"[{one.url}, {two.url}]")
-        assert (len(one.posts()), len(two.posts())) == (1, 1)
+        assert (len(one.posts(CHAT)), len(two.posts(CHAT))) == (1, 1)
 
 
 def test_without_it_nothing_is_posted() -> None:
@@ -294,7 +354,7 @@ def test_what_is_refused_once_is_not_fired_at(status: int, body: object, words: 
     with backend(routes(dict(table))) as server:
         said = refused(server.url, engine__seed="7", engine__choices="2", engine__extra_body="{top_k: 3}")
 
-        assert len(server.posts()) == (3 if status == 500 else 1)
+        assert len(server.posts(CHAT)) == (3 if status == 500 else 1)
     assert words in said
     assert f"{server.url}{CHAT}: the first request failed, and so would the load: HTTP {status}" in said
 
@@ -595,6 +655,14 @@ def test_the_first_request_stands_in_the_manifest_and_in_no_count(engine: Server
     assert not [row for row in finished.rows if "probe" in row["id"]]
     assert finished.manifest["profile"]["target"] == [engine.url]
     assert finished.out.count("ends in a path of the API itself") == 1
+
+
+def test_a_whole_run_below_a_version_of_its_own(home: Path) -> None:
+    with backend(routes({"/v3/models": MODELS, "/v3/chat/completions": GOOD})) as server:
+        finished = run(tokenswarm("run", "p.yaml", "--host", server.url + "/v3"), home, 60)
+        assert {one.path for one in server.posts()} == {"/v3/chat/completions"}
+    assert finished.went_well, finished.out
+    assert finished.manifest["profile"]["engine"]["path"] == "/chat/completions"
 
 
 def test_no_probe(engine: Server, home: Path) -> None:

@@ -17,7 +17,7 @@ from tokenswarm.errors import ConfigError
 from tokenswarm.profile import options, profile, typed_yaml
 from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.engine import Engine
-from tokenswarm.profile.load import Load
+from tokenswarm.profile.load import ENDLESS_S, Load
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.slo import Percentiles, Slo
 
@@ -300,6 +300,21 @@ def test_users_and_duration_are_options(command: str) -> None:
     assert (given["users"], given["duration"]) == ("3", "5s")
     read = options.read_profile(None, given | {"dataset": "x"}, options.of_run(given))
     assert [(stage.users, stage.duration) for stage in read.load.stages] == [(3, 5.0)]
+
+
+def test_a_trace_takes_the_place_of_the_profiles_stages_and_its_scale_goes_with_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(BASE + "load: {stages: [{users: 1, duration: 5s}, {users: 2}]}")
+    read = options.read_profile(str(tmp_path / "p.yaml"), {"trace": "t.csv", "time_scale": "0.5"}, [])
+    assert (read.load.kind, read.load.trace.time_scale) == ("trace", 0.5)  # type: ignore[union-attr]
+    assert [(stage.users, stage.duration) for stage in read.load.stages] == [(None, ENDLESS_S)]
+    (tmp_path / "t.yaml").write_text(BASE + "load: {kind: trace, trace: {path: a.csv}, stages: [{duration: 5s}]}")
+    read = options.read_profile(str(tmp_path / "t.yaml"), {"trace": "t.csv"}, [])
+    assert [stage.duration for stage in read.load.stages] == [5.0]
+    for more in ({}, {"set": ["load.trace.path=b.csv"]}):
+        read = options.read_profile(str(tmp_path / "t.yaml"), {"time_scale": "2", **more}, [])
+        assert read.load.trace.time_scale == 2.0  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"^--time-scale goes with --trace, or a profile that has one$"):
+        options.read_profile(str(tmp_path / "p.yaml"), {"time_scale": "2"}, [])
 
 
 @pytest.mark.parametrize("rate", ["5,80", "5..80"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -92,6 +93,32 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet(r
     assert any(rule["labels"].items() <= labels.items() for labels in fired)
     assert any(not test["exp_alerts"] for test in tests)
     assert {"summary", "action"} == set(rule["annotations"])
+
+
+def test_a_start_time_that_wobbles_is_no_restart_of_the_soak_dashboard(promtool: Run, tmp_path: Path) -> None:
+    page = json.loads((FOLDER.parents[1] / "grafana" / "dashboards" / "c-soak.json").read_text())
+    asked = [target["expr"] for panel in page["panels"] for target in panel.get("targets", ())]
+    (expr,) = (expr for expr in asked if "changes(process_start_time_seconds" in expr)
+    told = {"constant": "100x9", "wobbles": "100 101 100 100 101 100 101 100 100 100", "restarted": "100x4 700x4"}
+    case = {
+        "interval": "1m",
+        "input_series": [
+            {"series": f'process_start_time_seconds{{instance="{name}"}}', "values": values}
+            for name, values in told.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": re.sub(r"\{.*?\}", "", expr),
+                "eval_time": "9m",
+                "exp_samples": [
+                    {"labels": f'{{instance="{name}"}}', "value": int(name == "restarted")} for name in told
+                ],
+            }
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"tests": [case]}))
+    tested = promtool("test", "rules", str(tmp_path / "tests.yml"))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_alerts_about_a_run_have_no_instance() -> None:

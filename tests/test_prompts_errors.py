@@ -40,7 +40,7 @@ def sentence(path: Path, **settings: object) -> str:
         ("\ufeff", ": the file holds only white space: is the download complete?"),
         ("<!DOCTYPE html><html>", ": this is an HTML page, not a data set: download the raw file"),
         ("\n  <HTML lang=en>", ": this is an HTML page"),
-        ("<?xml version='1.0'?>", ": this is HTML or XML, not JSON"),
+        ("<?xml version='1.0'?>", ": this is HTML or XML, not the data"),
         (LFS, ": this is a Git LFS pointer, not the data: fetch the real file"),
         (
             "TIMESTAMP,ContextTokens\n1,2\n",
@@ -94,6 +94,15 @@ def test_broken_files(tmp_path: Path, content: str, expected: str) -> None:
         (b"\x1f\x8b\x08\x00", ": this is compressed (gzip)"),
         (b"PK\x03\x04....", ": this is a ZIP archive"),
         (b"PAR1....", ": this is a Parquet file"),
+        (b"ARROW1\x00\x00", ": this is an Arrow file"),
+        (b"BZh91AY", ": this is compressed (bzip2)"),
+        (b"\xfd7zXZ\x00", ": this is compressed (xz)"),
+        ('{"prompt": "x"}'.encode("utf-16-le"), ": this is UTF-16, not UTF-8"),
+        ('[{"prompt": "x"}]'.encode("utf-16-be"), ": this is UTF-16, not UTF-8"),
+        (
+            b"prompt,output_tokens\nx,3\n",
+            ": this is neither a JSON array nor JSONL: it begins with 'prompt,output_tokens': write",
+        ),
         (b"\x00\x01\x02", ": this is neither a JSON array nor JSONL"),
     ],
 )
@@ -133,6 +142,10 @@ def test_no_usable_row_says_why(tmp_path: Path) -> None:
     )
     path.write_text('[{"conversations": []},\n {"query": "x", "response": "y"}]')
     assert sentence(path).endswith("; line 2 has 'query', 'response'")
+    path.write_text('{"version": "1.0", "data": [{"prompt": "x"}]}')  # as GuideLLM's documentation has it
+    assert sentence(path).endswith(
+        "line 1 has 'version', 'data'; are its rows those under 'data'? `jq -c '.[\"data\"][]'` takes them out"
+    )
     path.write_text("[[1], [2]]")
     assert sentence(path).endswith("; line 1 has no object")
     path.write_text(ROW)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +259,9 @@ def test_plain_rows(row: object, turns: list[Turn]) -> None:
         ({"turns": ["", "b"]}, "empty_value"),
         ({"turns": [1]}, "bad_turn"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "no_user_turn"),
+        ({"messages": "a"}, "bad_turn"),
+        ({"turns": [{"text": "a"}, {"images": ["b"]}]}, "bad_turn"),
+        ({"text": "An answer.", "role": "assistant", "parent_id": "1"}, "no_user_turn"),
         ({"timestamp": 0, "input_length": 5}, "unknown_shape"),
         (7, "unknown_shape"),
         (None, "unknown_shape"),
@@ -290,6 +295,13 @@ def test_rows_that_strict_parsers_refuse_are_read() -> None:
 def as_opened(row: object, **settings: Any) -> Reading:
     """What the library makes of a row: the format is found, empty columns decide nothing."""
     return read_row(row, 0, DataSettings(path="x", **settings))[1]
+
+
+def asked(*texts: str) -> Iterator[dict[str, str]]:
+    """Messages of user and assistant in turns."""
+    yield from (
+        {"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), texts, strict=False)
+    )
 
 
 def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
@@ -358,6 +370,33 @@ def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
             [("<image>What?", None, None)],
             ("media_left_out",),
         ),
+        (  # a request: its length is that of the answer to its last question
+            {"messages": [*asked("A?", "B.", "C?")], "max_tokens": 9},
+            [("A?", "B.", None), ("C?", None, 9)],
+            (),
+        ),
+        ({"messages": [*asked("A?", "B.", "C?", "D.")], "max_tokens": 9}, [("A?", "B.", 9), ("C?", "D.", None)], ()),
+        (  # OpenAI's batches
+            {"custom_id": "r-1", "url": "/v1/chat/completions", "body": {"messages": [*asked("A?")], "max_tokens": 9}},
+            [("A?", None, 9)],
+            (),
+        ),
+        ({"payload": {"prompt": "A?", "stream": True}}, [("A?", None, None)], ()),
+        ({"messages": [*asked("A?")], "options": {"num_predict": 9}}, [("A?", None, 9)], ()),  # Ollama's
+        ({"messages": json.dumps([*asked("A?", "B.")])}, [("A?", "B.", None)], ()),  # a column of a table
+        (  # AIPerf
+            {"session_id": "s", "turns": [{"text": "A?", "delay": 0}, {"text": "B?", "delay": 9, "output_length": 7}]},
+            [("A?", None, None), ("B?", None, 7)],
+            ("delay_left_out",),
+        ),
+        (
+            {"turns": [{"role": "user", "text": "A?", "image": "x"}, {"text": ""}, {"text": "B?"}], "max_tokens": 9},
+            [("A?", None, 9), ("B?", None, 9)],
+            ("media_left_out", "cut_at_empty_message"),
+        ),
+        ({"turns": [*asked("A?", "B.")]}, [("A?", "B.", None)], ()),
+        ({"text": "A?", "role": "prompter", "parent_id": None}, [("A?", None, None)], ()),  # OASST
+        ({"text": "C?", "role": "prompter", "parent_id": "1"}, [("C?", None, None)], ("history_left_out",)),
     ],
 )
 def test_rows_are_sent_with_all_that_belongs_to_them(row: object, turns: list[Any], notes: tuple[str, ...]) -> None:
@@ -374,6 +413,7 @@ def test_rows_are_sent_with_all_that_belongs_to_them(row: object, turns: list[An
         {"messages": [{"role": "user", "content": "Go."}], "system": [{"type": "text", "text": "Answer in one word."}]},
         {"messages": [{"role": "developer", "content": "Answer in one word."}, {"role": "user", "content": "Go."}]},
         {"turns": ["Go.", "On."], "system": "Answer in one word."},
+        {"turns": [{"role": "system", "text": "Answer in one word."}, {"text": "Go."}]},
     ],
 )
 def test_a_rows_system_message_is_sent_or_counted(row: object) -> None:

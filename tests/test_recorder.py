@@ -268,6 +268,37 @@ def test_an_open_window_grows_with_each_report() -> None:
     assert block(recorder).window_ns == 9 * S
 
 
+def test_a_window_whose_end_is_known_holds_nothing_behind_it_however_late_the_word_comes() -> None:
+    """Of an open loop: the master says so a tenth of a second behind the end, and answers end meanwhile."""
+    recorder = new()
+    recorder.open_window(0, START_NS, START_NS + S)
+    recorder.add(answer(500, (600, 700)))
+    recorder.add(answer(800, (900, 1050)))
+    got = block(recorder)  # a report behind the end, ahead of the word
+    assert (got.window_ns, got.window_requests, got.window_tokens) == (S, 1, 3)
+    recorder.close_window(0, START_NS + 3 * S)
+    recorder.add(answer(950, (999, 1000)))
+    got = block(recorder)
+    assert (got.window_ns, got.window_requests, got.window_tokens) == (S, 1, 4)
+    recorder.open_window(1, START_NS + 4 * S, START_NS + 9 * S)
+    recorder.close_window(1, START_NS + 5 * S)  # the run was ended
+    assert block(recorder, stage=1).window_ns == S
+
+
+def test_a_window_that_is_told_ahead_is_none_until_it_opens() -> None:
+    recorder = new()
+    recorder.open_window(0, START_NS + S, START_NS + 2 * S)
+    assert not recorder.snapshot(START_NS + S - 1).blocks
+    recorder.add(answer(800, (900, 1050), phase="warmup"))
+    steady = next(b for b in recorder.snapshot(START_NS + 1500 * MS).blocks if b.phase == "steady")
+    assert (steady.window_start_ns, steady.window_ns, steady.window_requests) == (S, S // 2, 1)
+    recorder = new()
+    recorder.open_window(0, START_NS + S, START_NS + 2 * S)
+    recorder.close_window(0, START_NS + S // 2)  # the run was ended in its warm-up
+    recorder.add(answer(400, (900, 1500), phase="warmup"))
+    assert [b.phase for b in recorder.snapshot(START_NS + 60 * S, final=True).blocks] == ["warmup"]
+
+
 def test_batch_is_the_time_average_of_requests_in_flight() -> None:
     recorder = new()
     recorder.open_window(0, START_NS)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def test_a_second_side_that_is_not_there_ends_it_before_the_first_is_measured(
 
 
 DIFFERENT = [
-    (["--users", "3"], "differ in load: `load` is [{'users': 2, "),
+    (["--users", "3"], "differ in load: `load.stages.0.users` is 2 in "),
     (["--model", "other"], "differ in model: `engine.model` is sim in 2"),
     (["--max-tokens", "5"], "differ in lengths"),
 ]
@@ -348,3 +349,11 @@ def test_the_words_of_a_run_are_the_users_without_those_of_the_group() -> None:
 @pytest.mark.parametrize(("n", "order"), [(1, "AB"), (2, "ABBA"), (5, "ABBAABBAAB")])
 def test_the_order_is_abba(n: int, order: str) -> None:
     assert "".join("AB"[side] for side in repeat.in_turn(n)) == order
+
+
+def test_a_group_of_no_run_is_called_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    group = types.SimpleNamespace(given={"json": False}, folder=tmp_path)
+    repeat._tell_group(group, [])  # type: ignore[arg-type]
+    told = capsys.readouterr()
+    assert not told.out
+    assert "no run of these counts" in told.err

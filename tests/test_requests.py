@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +15,11 @@ import pytest
 from running import SAMPLES, Finished, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
-from tokenswarm.load.schedule import counted
+from tokenswarm.load.schedule import counted, share, share_by_users
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage
 from tokenswarm.profile.typed_yaml import Seconds
+from tokenswarm.prompts.order import Shard
 
 SHORT = ("--max-tokens", "4", "--drain", "20s", "--no-probe")
 WRONG = {"accounting-mismatch", "arrivals-missing", "dropped-arrivals", "requests-missing", "run-trouble", "users-idle",
@@ -32,7 +37,7 @@ def served(engine: Server) -> int:
 
 
 def exact(finished: Finished, requests: int, workers: int) -> None:
-    """So many, each measured, in equal shares; whatever a busy machine makes of the times."""
+    """So many, each measured, in equal shares where users are; whatever a busy machine makes of the times."""
     assert finished.code in (0, 11), finished.out
     assert not finished.doubts() & WRONG, finished.out
     summary = finished.summary
@@ -43,7 +48,7 @@ def exact(finished: Finished, requests: int, workers: int) -> None:
     assert set(shares) == set(range(min(workers, requests)))
 
 
-@pytest.mark.parametrize(("words", "workers"), [(("--users", "5"), 3), (("--rate", "40", "--arrivals", "gamma"), 2)])
+@pytest.mark.parametrize(("words", "workers"), [(("--users", "6"), 3), (("--rate", "40", "--arrivals", "gamma"), 2)])
 def test_exactly_so_many_are_sent(engine: Server, tmp_path: Path, words: tuple[str, ...], workers: int) -> None:
     before = served(engine)
     command = ("run", "--host", engine.url, "--requests", "31", *words, "--workers", str(workers), *SHORT)
@@ -70,6 +75,20 @@ def test_a_data_set_that_is_sent_once_is_not_used_up(engine: Server, tmp_path: P
     assert ("dataset-wrapped" in finished.doubts()) == bool(wraps)
 
 
+@pytest.mark.parametrize(("users", "workers", "shares"), [(1, 3, {0: 12}), (3, 2, {0: 8, 1: 4})])
+def test_each_user_has_as_much_to_do(
+    engine: Server, tmp_path: Path, users: int, workers: int, shares: dict[int, int]
+) -> None:
+    """A worker without users ends with the others, and the data set is sent once, whoever sends how much of it."""
+    load = ("--users", str(users), "--workers", str(workers), "--requests", "12")
+    data = ("--dataset-format", "synthetic", "--set", "dataset.synthetic.conversations=12")
+    finished = run(tokenswarm("run", "--host", engine.url, *load, *data, *SHORT), tmp_path)
+    assert finished.code in (0, 11), finished.out
+    assert not finished.doubts() & {*WRONG, "dataset-wrapped"}, finished.out
+    assert Counter(row["worker"] for row in finished.rows) == shares
+    assert len({row["conversation"] for row in finished.rows}) == 12
+
+
 def test_fewer_requests_than_users_and_workers(engine: Server, tmp_path: Path) -> None:
     profile = tmp_path / "p.yaml"
     profile.write_text(
@@ -92,6 +111,44 @@ def test_plain_locust_master_and_workers(engine: Server, tmp_path: Path) -> None
         finished = run(locust("chat.py", *master, *load, "--requests", "21", *SHORT), tmp_path)
     exact(finished, 21, 2)
     assert served(engine) - before == 21
+
+
+ORDER = """
+import random
+from types import SimpleNamespace
+from locust import User
+from locust.dispatch import UsersDispatcher
+from tokenswarm.cluster.members import Cluster, Member
+
+class Somebody(User):
+    pass
+
+names = ["b_7", "a_3", "c_d_1", "a_9", "b_2", "c_0"]
+random.shuffle(names)
+cluster = Cluster.__new__(Cluster)
+cluster.members = {name: Member(name, host=name[0], pid=index) for index, name in enumerate(names)}
+dispatcher, shares = UsersDispatcher([SimpleNamespace(id=name) for name in names], [Somebody]), []
+for users in range(1, 20):
+    dispatcher.new_dispatch(users, 100.0)
+    dealt = next(dispatcher)
+    shares.append([dealt[member.client_id]["Somebody"] for member in cluster.by_users()])
+print(shares)
+"""
+
+
+def test_a_worker_has_the_users_that_its_place_in_the_run_means() -> None:
+    """Against Locust's own dispatcher, over workers on several hosts."""
+    done = subprocess.run([sys.executable, "-c", ORDER], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == [[share(users, index, 6) for index in range(6)] for users in range(1, 20)]
+
+
+def test_requests_and_places_are_dealt_out_to_users_and_these_to_workers() -> None:
+    for requests, users, workers in itertools.product((0, 1, 7, 30, 31), (1, 2, 3, 8), (1, 2, 3, 5)):
+        own = [share_by_users(requests, users, index, workers) for index in range(workers)]
+        assert all(bool(own[index]) <= (index < users) for index in range(workers))
+        shards = [Shard(int, 1000, index, workers, None, users) for index in range(workers)]
+        taken = [next(shard) for shard, n in zip(shards, own, strict=True) for _ in range(n)]
+        assert sorted(taken) == list(range(requests))
 
 
 def test_a_time_that_is_over_before_is_a_note_and_a_warmup_that_takes_all_is_none(

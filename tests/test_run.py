@@ -168,6 +168,21 @@ def test_streams_that_never_end_are_censored_at_the_drain_bound(tmp_path: Path) 
     assert finished.code == 11
 
 
+def test_users_that_a_stage_has_no_more_get_their_answers_before_its_window_begins(
+    engine: Server, tmp_path: Path
+) -> None:
+    """Else the long answers of the window before were missing, and the engine had made tokens for nobody."""
+    stages = "load.stages=[{users: 6, duration: 1500ms}, {users: 1, duration: 1s}]"
+    more = ("--set", stages, "--set", "phases.settle=0s", "--set", "workers=1", "--max-tokens", "200")
+    more += ("--set", "dataset.output_tokens.max=200", "--warmup", "200ms")
+    finished = run(tokenswarm("run", profile(tmp_path), "--host", engine.url, *more), tmp_path)
+    assert finished.summary["requests"]["cancelled"] == 0, finished.out
+    windows = [stage["steady_window"] for stage in finished.summary["stages"]]
+    ends = [row["done_s"] for row in finished.rows if (row["stage"], row["phase"]) == (0, "steady")]
+    assert len(ends) >= 6
+    assert windows[0]["end_s"] < max(ends) <= windows[1]["start_s"]
+
+
 @pytest.mark.parametrize(("file", "dataset"), [("chat.py", "sharegpt.json"), ("completions.py", "alpaca.json")])
 def test_plain_locust(engine: Server, tmp_path: Path, file: str, dataset: str) -> None:
     before = served(engine)

@@ -20,9 +20,10 @@ from small_server import GOOD, MODELS, Answer, Asked, Backend, backend, refusal
 from tokenswarm.client import preflight
 from tokenswarm.cluster.stages import Searching
 from tokenswarm.errors import ConfigError
-from tokenswarm.judge.search import Probe, Queue, Search, gone
+from tokenswarm.judge.search import Probe, Queue, Search, away, gone
 from tokenswarm.measure.periods import Periods
 from tokenswarm.measure.snapshot import Block, Merged
+from tokenswarm.measure.stills import Still
 from tokenswarm.profile import profile
 
 
@@ -233,12 +234,13 @@ def searched_up_to_16(tmp_path: Path, url: str) -> Iterator[Program]:
         yield started
 
 
-def test_a_try_in_which_the_server_was_away_is_tried_again(tmp_path: Path) -> None:
-    with server_that_leaves(hangs_up) as (server, left), searched_up_to_16(tmp_path, server.url) as started:
+@pytest.mark.parametrize("answer", [hangs_up, lambda: refusal(503, b"Service Unavailable")], ids=["closes", "503"])
+def test_a_try_in_which_the_server_was_away_is_tried_again(answer: Callable[[], Answer], tmp_path: Path) -> None:
+    with server_that_leaves(answer) as (server, left), searched_up_to_16(tmp_path, server.url) as started:
         started.await_output("stage 2 steady")
         time.sleep(1)
         left.set()
-        time.sleep(3)
+        time.sleep(4)
         left.clear()
         finished = started.finish(120)
     assert finished.code == 12 or finished.went_well, finished.out
@@ -298,6 +300,32 @@ def test_what_is_a_server_that_was_away(outcome: str, restarts: int, results: li
     assert not looks, "it succeeded again: no look is needed"
 
 
+SILENT = Still(stage=0, phase="steady", start_s=10.5, end_s=14.2, decoding=0)
+
+
+@pytest.mark.parametrize(
+    ("silences", "ttft_s", "ended", "failed", "more", "told"),
+    [
+        ([SILENT], 0.2, 16, range(11, 15), {}, True),  # it refuses all, and nothing else comes of it
+        ([], 0.2, 16, range(11, 15), {}, False),  # it goes on with those that it took
+        ([SILENT], 3.0, 16, range(11, 15), {}, False),  # they have long prompts
+        ([SILENT], 0.2, 16, range(11, 15), {"rate_limited": 200}, False),  # a quota says so, and who it is for
+        ([], 0.2, 13, range(11, 13), {}, True),  # the try ends with it: had it taken any, they would have ended since
+        ([], 0.2, 13, range(11, 13), {"censored": 1}, False),  # they go on beyond the drain
+    ],
+)  # fmt: skip
+def test_who_refuses_everybody_has_not_too_much(
+    silences: list[Still], ttft_s: float, ended: int, failed: range, more: dict[str, int], told: bool
+) -> None:
+    block = Block(stage=0, phase="steady", failed=40, by_outcome={"http_5xx": 40})
+    block.periods = Periods(ended=dict.fromkeys(range(9, ended), 10), failed=dict.fromkeys(failed, 10))
+    block.ttft.add(ttft_s)
+    block.failed += more.get("rate_limited", 0)
+    block.censored = more.get("censored", 0)
+    block.sent = block.failed + block.censored
+    assert bool(away(Merged(run_id="r", blocks=[block]), 0, restarted=False, silences=silences)) == told
+
+
 def of_target(*urls: str) -> profile.Profile:
     return profile.load(f"{BAD}target: [{', '.join(urls)}]".replace("target: http://127.0.0.1:1\n", ""), "p.yaml")
 
@@ -340,6 +368,7 @@ def test_bounds_that_are_none(more: str, said: str) -> None:
         (("--rate", "5"), "--rate 5: a search takes two bounds, for example --rate 1,64"),
         (("--rate", "1,9", "--users", "1,9"), "--rate and --users: a search looks for one of them; give one"),
         (("--duration", "5s"), "--duration is of `tokenswarm run`"),
+        (("--users", "512,1"), "--users: `search.users: [512, 1]`: the first must be less than the second"),
         (("--rate", "1,9", "--set", "slo={}"), "a search needs limits to keep: `slo` in the profile, or --slo FILE"),
     ],
 )

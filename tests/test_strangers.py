@@ -289,6 +289,7 @@ def test_a_run_that_begins_in_the_breath_of_the_hello_is_not_missed(tmp_path: Pa
         impostor.send(ToWorker.RUN.value, {"run_id": "r", "profile": plan, "index": 0, "count": 1})
         impostor.receive(ToMaster.PREPARED.value)
         assert "Unknown message type" not in worker.output
+        worker.process.kill()  # it would wait for its master
 
 
 def _kind(frames: tuple[bytes, ...]) -> Any:

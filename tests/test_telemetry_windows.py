@@ -294,7 +294,8 @@ TURNS: dict[str, list[bytes]] = {
     "at random": [told(n) for n in (1000, 1010, 70, 80, 1020, 90, 100, 1030, 1040, 110)],
     "a cache": [told(n) for n in (100, 200, 300, 200, 400, 500, 400, 600)],
     "start times": [told(n, started=n // 1000) for pair in zip(A, B, strict=True) for n in pair],
-    "a start time that comes back": [told(1000, started=1), told(70, started=2), told(1010, started=1)],
+    "a start time that comes back": [told(1000, started=1), told(70, started=9), told(1010, started=1)],
+    "begun together": [told(n, started=1 + n // 1000 * 0.3) for pair in zip(A, B, strict=True) for n in pair],
     "other series": [
         page
         for a, b in zip(A, B, strict=True)
@@ -331,7 +332,10 @@ RESTARTED: dict[str, list[bytes | None]] = {
     "beyond the start": [told(n) for n in (3, 200, 300, 5, 15, 25)],
     "twice, from 0": [told(n) for n in (0, 50, 0, 60, 0, 70)],
     "again and again, away meanwhile": [told(n) if n else None for n in (5, 50, 0, 6, 60, 0, 7, 70, 0, 8, 80)],
-    "new start times": [told(n, started=start) for n, start in ((9, 1), (99, 1), (10, 2), (99, 2), (11, 3), (99, 3))],
+    "new start times": [told(n, started=start) for n, start in ((9, 1), (99, 1), (10, 4), (99, 4), (11, 8), (99, 8))],
+    "a start time alone": [told(n, started=start) for n, start in ((9, 1), (99, 1), (200, 8), (300, 8))],
+    "a start time that wobbles": [told(n, started=1795471052 + n * 0.37 % 1) for n in range(1, 9)],
+    "a start time in whole seconds": [told(n, started=1795471052 + n % 2) for n in range(1, 9)],
     "a model that leaves while the other one gains": [
         *(told(1, *(f'vllm:num_preemptions_total{{model_name="{m}"}} {n}' for m in "ab")) for n in (10, 20)),
         *(told(1, f'vllm:num_preemptions_total{{model_name="a"}} {n}') for n in (300, 400)),
@@ -351,8 +355,10 @@ def test_restarts_are_restarts(restarted: str) -> None:
             it.page(page, s(at + 1), 0)
     assert not it.several
     falls = {"twice, from 0": 2, "new start times": 2, "again and again, away meanwhile": 3}
-    falls["a cut page again and again"] = 0
+    falls |= dict.fromkeys(("a cut page again and again", "a start time that wobbles"), 0)
+    falls["a start time in whole seconds"] = 0
     assert it.by_stage[0].totals(s(20)).resets == falls.get(restarted, 1)
+    assert len(it.returns) <= falls.get(restarted, 1)
 
 
 # -- the server block ------------------------------------------------------------------------------------------------

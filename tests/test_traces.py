@@ -40,6 +40,12 @@ MOONCAKE = (
     '{"timestamp": 0, "input_length": 1500, "output_length": 52, "hash_ids": [0, 1, 2]}\n'
     '{"timestamp": 3000, "input_length": 1024, "output_length": 26, "hash_ids": [0, 3]}\n'
 )
+BAILIAN = (
+    '{"chat_id": 159, "parent_chat_id": -1, "timestamp": 61.114, "input_length": 33, "output_length": 132, '
+    '"type": "text", "turn": 1, "hash_ids": [8, 9, 5]}\n'
+    '{"chat_id": 160, "parent_chat_id": 159, "timestamp": 62.5, "input_length": 40, "output_length": 8, '
+    '"type": "text", "turn": 2, "hash_ids": [8, 9]}\n'
+)
 PLAIN = "timestamp,input_tokens,output_tokens\n1.5,10,20\n2,30,40.0\n"
 PLAIN_JSONL = '{"timestamp": 1.5, "input_tokens": 10, "output_tokens": 20}\n'
 
@@ -58,9 +64,15 @@ def written(folder: Path, text: str) -> Path:
         (BURSTGPT, [(0, 472, 18), (40, 1087, 230), (113, 417, 276)]),
         (BURSTGPT_3, [(0, 906, 446)]),
         (MOONCAKE, [(0, 1500, 52), (3, 1024, 26)]),
+        (BAILIAN, [(0, 33, 132), (1.386, 40, 8)]),
         (PLAIN, [(0, 10, 20), (0.5, 30, 40)]),
         ("\ufeff" + PLAIN.replace("\n", "\r\n") + "\r\n", [(0, 10, 20), (0.5, 30, 40)]),
         ("output_tokens,timestamp,x,input_tokens\n7,2024-05-10T00:00:00Z,,5\n", [(0, 5, 7)]),
+        (
+            PLAIN.splitlines()[0]
+            + "\n2024-05-10T00:00:00-07:00,5,7\n2024-05-10T07:00:02Z,5,7\n2024-05-10 07:00:03,5,7",
+            [(0, 5, 7), (2, 5, 7), (3, 5, 7)],
+        ),
         (PLAIN_JSONL, [(0, 10, 20)]),
     ],
 )
@@ -79,7 +91,7 @@ def test_the_profile_names_the_formats_and_kinds_that_there_are() -> None:
     ("text", "said"),
     [
         ("", ": the file holds no rows"),
-        ("a,b\n1,2\n", ":1: the first line is not that of a trace (azure, burstgpt, mooncake, plain)"),
+        ("a,b\n1,2\n", ":1: the first line is not that of a trace (azure, burstgpt, bailian, mooncake, plain)"),
         (PLAIN.splitlines()[0], ": the file holds no rows below its head"),
         (PLAIN + "1.9,5,5\n", ":4: its time lies 0.1 s before that of the row above: sort the trace by time"),
         (PLAIN + "3,5", ":4: 2 columns, where the head has 3: is the file cut off?"),
@@ -94,6 +106,18 @@ def test_the_profile_names_the_formats_and_kinds_that_there_are() -> None:
         (MOONCAKE + '{"timestamp": 30', ":3: is no JSON object: is the file cut off?"),
         (MOONCAKE + '{"timestamp": 4000, "input_length": 5}', ":3: has no `output_length`"),
         (MOONCAKE.replace("[0, 3]", '"x"'), ":2: `hash_ids` is no list of numbers"),
+        (
+            MOONCAKE.replace("[0, 3]", "[0, 3, 4]"),
+            ":2: `hash_ids` are 3 for 1024 tokens, which are 2 blocks of 512: how",
+        ),
+        (
+            MOONCAKE.replace("[0, 3]", "[0]"),
+            ":2: `hash_ids` are 1 for 1024 tokens, which are 2 blocks of 512: how long",
+        ),
+        (
+            BAILIAN.replace("[8, 9]", "[8, 9, 7, 6]"),
+            ":2: `hash_ids` are 4 for 40 tokens, which are 3 blocks of 16: how",
+        ),
         (PLAIN_JSONL + "[1, 2]\n", ":2: is no JSON object"),
     ],
 )
@@ -109,6 +133,14 @@ def test_bytes_that_are_no_text_and_a_file_that_is_none(tmp_path: Path) -> None:
     path.write_bytes(PLAIN.encode() + b"\xff\xfe\n")
     with pytest.raises(DatasetError, match=":4: is not UTF-8 text"):
         read_trace(path)
+    for head, what in (
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\n<!DOCTYPE html>", "HTML page"),
+        (b"version https://git-lfs", "LFS"),
+    ):
+        path.write_bytes(head + b"...")
+        with pytest.raises(DatasetError, match=what):
+            read_trace(path)
     for other, said in ((tmp_path, "can't be read"), (tmp_path / "none", "no such file")):
         with pytest.raises(DatasetError, match=said):
             read_trace(other)
@@ -124,6 +156,22 @@ def test_what_is_odd_is_noted_with_its_first_line(tmp_path: Path) -> None:
         f"{path}:205: nothing arrives for 8800 s before this row",
     ]
     assert (trace.input_tokens[200], trace.output_tokens[201]) == (1, 1)
+
+
+def test_blocks_are_as_long_as_the_format_or_the_profile_says(tmp_path: Path) -> None:
+    """Ids may be left out, also of the first rows: they stay with their own."""
+    path = written(tmp_path, MOONCAKE.replace(', "hash_ids": [0, 1, 2]', "") + MOONCAKE.splitlines()[1])
+    trace = read_trace(path)
+    assert [one.prefix for one in trace.arrivals(1.0, loop=False)] == [(), (0, 3), (0, 3)]
+    assert (trace.block_tokens, trace.cut(0, 1).block_tokens) == (512, 512)
+    path = written(tmp_path, BAILIAN)
+    assert read_trace(path).block_tokens == 16
+    assert trace_of(traced(path, block_tokens=15)).block_tokens == 15
+    assert read_trace(path, block_tokens=0).blocks == []
+    with pytest.raises(DatasetError, match="has no `hash_ids`: leave out"):
+        read_trace(written(tmp_path, PLAIN), block_tokens=20)
+    with pytest.raises(ValueError, match="must be between 1 and 1000000"):
+        TraceSource(path="x", block_tokens=0)
 
 
 def traced(path: Path, **more: object) -> Load:
@@ -143,6 +191,9 @@ def test_a_window_a_scale_and_a_loop(tmp_path: Path) -> None:
     assert [arrival.number for arrival in arrivals] == [0, 1, 2, 3, 4, 5]
     with pytest.raises(DatasetError, match=r"no arrival lies in the window .* lasts 9 s"):
         trace_of(traced(path, start=Seconds(100.0)))
+    blocks = read_trace(written(tmp_path, MOONCAKE)).arrivals(1.0, loop=True)
+    found = [arrival.prefix for arrival in itertools.islice(blocks, 5)]
+    assert found == [(0, 1, 2), (0, 3), (4, 5, 6), (4, 7), (8, 9, 10)]
 
 
 def test_the_stage_is_as_long_as_the_trace_and_knows_its_arrivals(tmp_path: Path) -> None:
@@ -205,7 +256,7 @@ CONVERSATIONS = [
 
 @pytest.mark.parametrize("text", [generated, FromConversations(CONVERSATIONS.__getitem__, 7)])
 def test_prompts_have_the_traced_lengths_and_share_their_blocks(text: object) -> None:
-    prompts = TracedPrompts(text, seed=1)  # type: ignore[arg-type]
+    prompts = TracedPrompts(text, 1, 512)  # type: ignore[arg-type]
     count = len if text is generated else estimate_tokens
     size = (lambda said: len(said.split())) if text is generated else count
     one = prompts.prompt("a", 1500, 9, (0, 1, 2))
@@ -215,12 +266,15 @@ def test_prompts_have_the_traced_lengths_and_share_their_blocks(text: object) ->
         assert size(prompt.text) == pytest.approx(tokens, rel=0.01, abs=1)
         assert prompt.output_tokens_max in (9, 1)
     assert one.text[:2000] == two.text[:2000]
-    assert one.text[:2000] == TracedPrompts(text, seed=1).prompt("z", 1500, 9, (0, 1, 2)).text[:2000]  # type: ignore[arg-type]
+    assert one.text[:2000] == TracedPrompts(text, 1, 512).prompt("z", 1500, 9, (0, 1, 2)).text[:2000]  # type: ignore[arg-type]
     assert more.text.startswith(one.text)
     assert one.text != two.text
-    plain = {prompts.prompt(name, 600, 9, ()).text[:200] for name in ("e", "f", "g")}
-    assert len(plain) > 1
-    assert TracedPrompts(text, seed=2).prompt("a", 1500, 9, (0, 1, 2)).text != one.text  # type: ignore[arg-type]
+    for texts in (
+        {prompts.prompt(str(n), 600, 9, ()).text[:48] for n in range(200)},
+        {prompts.prompt("h", 512, 9, (n,)).text[:48] for n in range(200)},
+    ):
+        assert len(texts) == 200  # of 7 conversations: no prefix is shared but that of the same ids
+    assert TracedPrompts(text, 2, 512).prompt("a", 1500, 9, (0, 1, 2)).text != one.text  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real traces are not here")

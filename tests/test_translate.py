@@ -178,7 +178,7 @@ def test_what_has_no_equal_is_said_and_no_value_is_repeated() -> None:
         ("vllm bench serve --endpoint /v1/rerank", "asks for no text"),
         ("aiperf profile --endpoint-type template", "is a dialect that is not spoken here"),
         ("aiperf profile -m a,b", "names several models"),
-        ("aiperf profile --input-file t --custom-dataset-type bailian_trace", "is of a format that is not read here"),
+        ("aiperf profile --input-file t --custom-dataset-type weka_trace", "is of a format that is not read here"),
         ("guidellm benchmark --data prompt_tokens=x", "--data: prompt_tokens=x: can't be read as its value"),
     ],
 )

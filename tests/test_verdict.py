@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
@@ -29,6 +30,7 @@ from tokenswarm.measure import snapshot
 from tokenswarm.measure.budget import FINE_METRICS, scale_of
 from tokenswarm.measure.share import Share
 from tokenswarm.measure.snapshot import Instrument, Merged
+from tokenswarm.measure.stills import Still
 from tokenswarm.profile.bars import Bar, Bars
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage, TraceSource
@@ -43,16 +45,22 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "verdict.md"
 MS = NS_PER_S // 1000
 
 
+def made(**run: Any) -> bytes:
+    return snapshot.encode(sample_runs.run(**{"ok": 1100, "workers": 2, **run}))
+
+
+usual = functools.cache(made)  # of most cases
+
+
 class Case:
     """What is known at the end of a run; faults change it."""
 
     def __init__(self, **run: Any) -> None:
-        merged = sample_runs.run(**{"ok": 1100, "workers": 2, **run})
-        self.merged: Merged = snapshot.decode_merged(snapshot.encode(merged))
+        self.merged: Merged = snapshot.decode_merged(made(**run) if run else usual())
         self.evidence: dict[str, Any] = {
             "expected_workers": 2,
             "profile": sample_runs.profile(),
-            "rows": sum(sum(block.by_outcome.values()) for block in merged.blocks),
+            "rows": sum(sum(block.by_outcome.values()) for block in self.merged.blocks),
         }
 
     def judge(self) -> Verdict:
@@ -293,6 +301,7 @@ P999 = {"slo": Slo(ttft_s=Percentiles(p999=9.0))}
 POISSON_11, POISSON_14 = ({"load": Load(kind="poisson", stages=(Stage(rate=(rate,)),))} for rate in (11.0, 14.0))
 MANY = {"load": Load(requests=5000, stages=(Stage(users=10, duration=Seconds(ENDLESS_S)),))}
 MANY_IN_TIME = {"load": Load(requests=5000, stages=(Stage(users=10),))}
+STILL = Still(stage=0, phase="steady", start_s=40.0, end_s=43.0, decoding=8, due=300.0)
 LOST = "worker 1 (host, pid 101)"
 
 FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
@@ -327,6 +336,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "a load that only fails": ("aborted", "invalid", known(aborted="the first 50 requests all failed")),
     "a signal": ("interrupted", "degraded", known(interrupted=True)),
     "most requests failed": ("mostly-failed", "invalid", outcomes(Outcome.HTTP_5XX, 1101)),
+    "the server died": ("server-gone", "invalid", known(gone="http://gpu:1: connection refused")),
+    "the engine stood still": ("engine-stood-still", "note", known(stills=(STILL,))),
     "2 % refused": ("failures", "degraded", outcomes(Outcome.HTTP_5XX, 24)),
     "an outage of 8 s": ("failures", "degraded", both(outcomes(Outcome.CONNECT, 9), outage(40, 8))),
     "the engine began earlier": (
@@ -431,6 +442,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
     "counts of single events": ("counts-of-parts", "note", told(seldom={"count of a part": 5})),
     "a filter": ("other-ends", "note", told(other_ends={"content_filter": 5, "repetition": 2})),
+    "a filter for many": ("other-ends", "degraded", told(other_ends={"content_filter": 9, "SAFETY": 9})),
+    "an end in words of its own": ("other-ends", "note", told(other_ends={"natural_end": 1100})),
     "less than was asked for": ("short-answers", "note", steady(short=600)),
     "a gateway ends answers": ("half-answers", "degraded", steady(length_halved=4, length_kept=1000)),
     "reasoning was left out": ("reasoning-added", "note", steady(reasoning_added=1100)),
@@ -471,6 +484,10 @@ def test_without_a_success_the_only_reason_is_that() -> None:
     case = Case(ok=0, ends={Outcome.CONNECT: 50})
     assert [doubt.code for doubt in case.judge().doubts] == ["no-success"]
     assert "connect (50: service unavailable)." in case.judge().doubts[0].message
+    case = Case(ok=0)
+    profiled(POISSON_11)(case)
+    found = {doubt.code: doubt.message for doubt in case.judge().doubts}
+    assert found["no-success"].endswith("; none was due in one: take a higher rate, or a longer window.")
 
 
 def test_every_rule_has_a_fault() -> None:
@@ -652,6 +669,22 @@ def test_a_server_that_dies_at_the_end_is_told_however_few_requests_it_cost(
     for doubt in doubts:
         assert f"From {last + after_s} s to {last + after_s + seconds} s of the run" in doubt.message
         assert "an outage, and none succeeded after it" in doubt.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, True),
+        ({"phase": "warmup"}, False),
+        ({"decoding": 1}, False),  # that stream alone
+        ({"due": 19.0}, False),  # an engine of so few tokens a second
+        ({"start_s": 42.95}, False),  # no longer than three usual gaps: it sends so
+    ],
+)
+def test_what_is_an_engine_that_stands_still(changes: dict[str, Any], told: bool) -> None:
+    case = Case()
+    known(stills=(msgspec.structs.replace(STILL, **changes),))(case)
+    assert ("engine-stood-still" in {doubt.code for doubt in case.judge().doubts}) == told
 
 
 @pytest.mark.parametrize(("n", "doubted"), [(1, False), (10, False), (11, True)])

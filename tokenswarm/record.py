@@ -46,14 +46,14 @@ BROKEN_OUTCOMES = frozenset(
 """Ended by the server or something on the way, neither by a time-out of this client nor by a refusal of the request."""
 
 
-LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"))
-"""Finish reasons of an answer that was ended by its length: of OpenAI and Ollama, Anthropic, the Responses API."""
+LENGTH_REASONS = frozenset(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "limit"))
+"""Finish reasons of answers that their length ended: of OpenAI and Ollama, Anthropic, Responses, llama.cpp itself."""
 
 
 USUAL_ENDS = LENGTH_REASONS | frozenset(
     (
         *("stop", "completed", "done", "end_turn", "stop_sequence", "message_stop", "incomplete", "pause_turn"),
-        *("tool_calls", "tool_use", "function_call", "eos", "eos_token", "stop_token", "stop_words", "end_id"),
+        *("tool_calls", "tool_use", "function_call", "eos", "eos_token", "stop_token", "stop_words", "word", "end_id"),
         *("STOP", "MAX_TOKENS", "COMPLETE", "EOS", "finish", "complete"),
     )
 )
@@ -205,6 +205,11 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     def counts_part(self) -> bool:
         """Whether the server's count is that of a part: of one event, or of what came until then. Events count."""
         return self.token_source is TokenSource.EVENTS and 0 < (self.stated_tokens or 0) < self.events
+
+    @property
+    def counts_beyond(self) -> bool:
+        """Whether the server's count is beyond what was asked for, and the answer's events are not. Events count."""
+        return self.token_source is TokenSource.EVENTS and (self.stated_tokens or 0) > self.events
 
     @property
     def over_limit(self) -> bool:

@@ -80,8 +80,6 @@ LOOK_AGAIN_S = 5.0
 UNLIMITED_BYTES = 2**60
 """Version 1 of the control groups writes "no limit" as a number just below 2^63."""
 
-Identity = tuple[int, float]
-
 
 class HostReader:
     """Reads the machine and, with a watch, the engine. `proc` and `cgroup` are where Linux mounts them."""
@@ -256,7 +254,7 @@ class EngineWatch:
         self._clock = clock
         self._look_at_ns = clock()
         self._tree: list[psutil.Process] = []
-        self._roots: frozenset[Identity] = frozenset()
+        self._roots: frozenset[psutil.Process] = frozenset()
         self._restarts = 0
         self._cpu = Sum()
 
@@ -273,7 +271,7 @@ class EngineWatch:
                     times = process.cpu_times()
                     resident += process.memory_info().rss
                     threads += process.num_threads()
-                    cpu_s[process.pid, process.create_time()] = times.user + times.system
+                    cpu_s[process] = times.user + times.system
                 try:
                     fds += process.num_fds()
                 except psutil.AccessDenied:  # another user's process
@@ -300,11 +298,11 @@ class EngineWatch:
                 continue
         self._tree = list(tree.values())
         self.pids = frozenset(tree)
-        identities = frozenset((process.pid, process.create_time()) for process in roots)
-        if identities:
-            # Another process than before, none of the old ones left: a restart, however long the gap was.
-            self._restarts += bool(self._roots) and not identities & self._roots
-            self._roots = identities
+        if roots:
+            # Another process than before, none of the old ones left: a restart, however long the gap was. They are
+            # told apart by psutil: the time of day at which one began moves when the clock is set.
+            self._restarts += bool(self._roots) and self._roots.isdisjoint(roots)
+            self._roots = frozenset(roots)
         self._look_at_ns = self._clock() + int(LOOK_AGAIN_S * NS_PER_S)  # last: a look that failed is none
 
     def _find(self) -> list[psutil.Process]:

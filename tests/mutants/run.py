@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import itertools
 import os
 import queue
@@ -81,6 +82,12 @@ def rows_of(table: str, pattern: str) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
+@functools.cache
+def meaning(text: str) -> str:
+    """The program, whatever its spaces. Raises SyntaxError."""
+    return ast.dump(ast.parse(text))
+
+
 def fault(mutant: Mutant, root: Path = REPO) -> str:
     """What is wrong with a row itself, in words; "" where nothing is."""
     path = root / mutant.file
@@ -92,7 +99,7 @@ def fault(mutant: Mutant, root: Path = REPO) -> str:
     before, after = text, text.replace(mutant.old, mutant.new)
     if path.suffix == ".py":
         try:
-            before, after = ast.dump(ast.parse(before)), ast.dump(ast.parse(after))
+            before, after = meaning(before), meaning(after)
         except SyntaxError as error:
             return f"{mutant.file} is no Python then: {error}"
     if before == after:

@@ -28,3 +28,9 @@ def meanings(url: str) -> list[str]:
             found.append(urllib.parse.urlunsplit(parts._replace(path=path[: -len(tail)])))
             break
     return found
+
+
+def without(url: str, path: str) -> str:
+    """A base URL without the path of the API at its end."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix(path)))

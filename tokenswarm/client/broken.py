@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+import socket
 import ssl
+import termios
 import traceback
 from pathlib import PurePath
+from typing import Any
+
+import gevent
 
 from tokenswarm.client.response import TransportError
 from tokenswarm.record import Outcome
 
 WANTS_CERTIFICATE = "the server wants a client certificate, and tokenswarm has none to show"
+CROSSED_NS = 1_000_000_000  # from a request to the reset of a server that closed without having read it, at most
+RESET_FOLLOWS_S = 0.02  # behind the end of a stream, where the server closed with a request unread
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}[ -~]{0,60})")
 _MENDED_BY_CA = frozenset({2, 18, 19, 20, 21})  # X509_V_ERR_*: an issuer, or the certificate itself, is not known here
 
@@ -29,6 +37,24 @@ def broken(error: OSError, doing: str, said: str = "") -> TransportError:
         return TransportError(Outcome.TIMEOUT, f"time is up while {doing}", "send timeout")
     sentence = said or f"the connection broke while {doing}: {error.strerror or error}"
     return TransportError(Outcome.RESET, sentence, type(error).__name__)
+
+
+def crossed(sock: Any, kind: str, since_ns: int) -> bool:
+    """Whether a kept connection that died without a byte of the answer did so before its server read the request.
+
+    It closed between two answers, and the request was on its way: then the kernel of the server acknowledges not all
+    of it, or resets the connection with the request unread. One that has read it and hangs up ends the stream and
+    resets nothing: that is an answer that failed. `kind`: of its TransportError; `since_ns`: since it was sent.
+    """
+    try:
+        if any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))):
+            return True
+    except OSError:
+        return True  # no Linux: nobody knows
+    if kind == "closed early":
+        gevent.sleep(RESET_FOLLOWS_S)
+        return since_ns < CROSSED_NS and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    return since_ns < CROSSED_NS and kind != "tls read"
 
 
 def refused_early(answer: bytes) -> str:

@@ -33,7 +33,10 @@ from tokenswarm.record import OK, Outcome
 NAMELESS_MAX = 4  # events without a model, until nobody looks for one any more
 HUNG_UP = (Outcome.RESET, Outcome.TIMEOUT)  # ways to end; a refusal is one, however its body ends
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
-MADE_UP = "[DONE] without a finish reason, after {} content events: a gateway ended it; see its log"
+MADE_UP = (
+    "[DONE] without a finish reason, after {} content events: a gateway ended it (see its log), or the server "
+    "tells none"
+)
 NO_BODY = (
     "HTTP {}, and the connection closed without a byte: a gateway that says so before it asks the engine hides the "
     "engine's status; see the engine's counters, and both logs"

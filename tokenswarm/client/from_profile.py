@@ -9,7 +9,7 @@ from tokenswarm.client.pool import Pool
 from tokenswarm.client.sending import Client
 from tokenswarm.client.transport import Target
 from tokenswarm.engines import Sampling
-from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.dialects import spoken
 from tokenswarm.engines.failure import secret_words
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile.engine import Engine
@@ -31,7 +31,7 @@ def make_client(
     """A client of `target` as the profile wants it; with `timeouts` in place of the profile's. Raises ConfigError."""
     secret = secret_headers(profile)
     return Client(
-        DIALECTS[profile.engine.kind, profile.engine.api],
+        spoken(profile.engine.kind, profile.engine.api, profile.engine.path),
         Pool(target, profile.timeouts.connect, profile.connections == "fresh"),
         decoder,
         recorder,

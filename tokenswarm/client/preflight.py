@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import msgspec
 
-from tokenswarm.client.base_url import meanings
+from tokenswarm.client.base_url import meanings, without
 from tokenswarm.client.hints import key_hint
 from tokenswarm.client.page import Page, request
 from tokenswarm.client.probe import (
@@ -28,8 +27,8 @@ from tokenswarm.client.response import TransportError
 from tokenswarm.client.scheme import mistaken
 from tokenswarm.client.transport import Target, make_target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
-from tokenswarm.engines import NotAnEvent
-from tokenswarm.engines.dialects import DIALECTS, has_more
+from tokenswarm.engines import Dialect, NotAnEvent
+from tokenswarm.engines.dialects import has_more, spoken, unversioned
 from tokenswarm.engines.failure import clean_line, error_message, hide, secret_words
 from tokenswarm.errors import MALFORMED, ConfigError, TargetError
 from tokenswarm.profile.environment import has_openai_key, secret_headers
@@ -51,6 +50,7 @@ class Findings(msgspec.Struct, frozen=True):
     notes: list[str]
     targets: list[str]  # the base URLs that the load goes to
     probes: list[Probe]  # the requests that were sent before the load, by target; none with `engine.probe: false`
+    path: str | None = None  # of the API, as `engine.path`: where it is not the usual one
 
 
 def get(target: Target, path: str, headers: dict[str, str]) -> Page:
@@ -67,6 +67,8 @@ def check(profile: Profile, say: Say = lambda _: None, answers: Callable[[], obj
     found = [_Look(profile, url, say, answers).run() for url in profile.target]
     if len({f.model for f in found}) > 1:
         raise TargetError(f"the targets serve different models: {', '.join(f.model for f in found)}; name one")
+    if len({f.path for f in found}) > 1:
+        raise TargetError(f"the targets have the API under different paths: {', '.join(str(f.path) for f in found)}")
     notes = dict.fromkeys(note for f in found for note in f.notes)
     return msgspec.structs.replace(
         found[0],
@@ -86,7 +88,7 @@ def make_checked_target(profile: Profile, url: str) -> Target:
 
 def reach(profile: Profile) -> Callable[[], str]:
     """A look at the targets: why the first that is not there is not; "" where each answers, or is only slow to."""
-    dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+    dialect = spoken(profile.engine.kind, profile.engine.api, profile.engine.path)
     headers = {**dialect.headers, **profile.engine.headers, **secret_headers(profile)}
     targets = [make_checked_target(profile, url) for url in profile.target]
 
@@ -122,6 +124,7 @@ class _Listing(msgspec.Struct, frozen=True):
     target: Target
     page: Page
     models: list[str] | None
+    path: str | None  # of the API, as `engine.path`
 
     @property
     def rank(self) -> int:
@@ -137,7 +140,8 @@ class _Look:
         self._url = url
         self._say = say
         self._answers = answers
-        self._dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+        self._dialect = self._at(profile.engine.path)
+        self._unversioned = unversioned(self._dialect) if profile.engine.path is None else ""
         self._secret = secret_headers(profile)
         self._headers = {**self._dialect.headers, **profile.engine.headers, **self._secret}
         self._notes: list[str] = []
@@ -152,12 +156,14 @@ class _Look:
         listing = likely[-1]
         model = self._choose(listing.target.url, self._models(listing), has_more(listing.page.body))
         self._answers()
-        probes, target = [], listing.target
+        probes, target, path = [], listing.target, listing.path
         if self._profile.engine.probe:
-            probe, target = self._probe([one.target for one in likely], model)
+            probe, target, path = self._probe([(one.target, one.path) for one in likely], model)
             self._notes += [probe.note] if probe.note else []
             probes.append(probe)
-        if target.url != self._url:
+        if path != self._profile.engine.path:
+            self._notes.append(f"{target.url} has no {self._dialect.path}; `engine.path: {path}` is used")
+        elif target.url != self._url:
             self._notes.append(f"{self._url} ends in a path of the API itself; {target.url} is used as the base URL")
         return Findings(
             model=model,
@@ -166,13 +172,14 @@ class _Look:
             notes=self._notes,
             targets=[target.url],
             probes=probes,
+            path=path,
         )
 
     def _await_listings(self) -> list[_Listing]:
         """Ask for the models, again while the server is not ready and nothing else could tell when it is."""
         profile, began_ns, pause_s, told_ns = self._profile, monotonic_ns(), PAUSE_S, 0
         while True:
-            listings = [self._list(url) for url in meanings(self._url)]
+            listings = self._listings()
             page = min(listings, key=lambda one: one.rank).page
             said = f"HTTP {page.status}: {error_message(page.body, page.content_type)}".removesuffix(": ")
             said = hide(said, secret_words(self._secret))
@@ -188,10 +195,22 @@ class _Look:
             gevent.sleep(pause_s)
             pause_s = min(PAUSE_S_MAX, 2 * pause_s)
 
-    def _list(self, url: str) -> _Listing:
+    def _listings(self) -> list[_Listing]:
+        """What each meaning of the URL lists; where none is there, what it lists as a base URL of OpenAI's clients."""
+        path = self._profile.engine.path
+        found = [self._list(url, path) for url in meanings(self._url)]
+        if self._unversioned and min(one.rank for one in found) == 2:
+            other = self._list(without(self._url, self._unversioned), self._unversioned)
+            return [other] if other.rank < 2 else found
+        return found
+
+    def _at(self, path: str | None) -> Dialect:
+        return spoken(self._profile.engine.kind, self._profile.engine.api, path)
+
+    def _list(self, url: str, path: str | None) -> _Listing:
         target = make_checked_target(self._profile, url)
         try:
-            page = get(target, self._dialect.models_path, self._headers)
+            page = get(target, self._at(path).models_path, self._headers)
         except TransportError as error:
             unheard = error.outcome in (Outcome.CONNECT, Outcome.DNS, Outcome.TIMEOUT)
             asked = "; is the server running there?" if unheard else ""
@@ -203,13 +222,13 @@ class _Look:
             models = self._dialect.models(page.body) if page.status == 200 else None
         except NotAnEvent:
             models = None
-        return _Listing(target, page, models)
+        return _Listing(target, page, models, path)
 
     def _models(self, listing: _Listing) -> list[str] | None:
         """The names that the server lists; None where only the first request can tell whether the model is right."""
         if listing.models is not None:
             return listing.models
-        url, page, path = listing.target.url, listing.page, self._dialect.models_path
+        url, page, path = listing.target.url, listing.page, self._at(listing.path).models_path
         status = page.status
         kind = page.content_type.split(";")[0] or "no content type"
         said = hide(error_message(page.body, page.content_type), secret_words(self._secret))
@@ -256,14 +275,23 @@ class _Look:
         self._notes.append(f"{url} lists {shown or 'no model'}; {wanted} is asked for all the same")
         return wanted
 
-    def _probe(self, targets: list[Target], model: str) -> tuple[Probe, Target]:
-        """A first request to the first of the targets that has such a path. Raises TargetError."""
-        engine = msgspec.structs.replace(self._profile.engine, model=model)
-        profile = msgspec.structs.replace(self._profile, engine=engine)
-        for target in targets[:-1]:
-            with contextlib.suppress(NoSuchPath):
-                return Prober(profile, target, self._say).run(), target
-        return Prober(profile, targets[-1], self._say).run(), targets[-1]
+    def _probe(self, likely: list[tuple[Target, str | None]], model: str) -> tuple[Probe, Target, str | None]:
+        """A first request to the first place that has such a path. Raises TargetError, of the last likely one."""
+        places, missing = list(likely), None
+        if self._unversioned and all(path is None for _, path in likely):
+            url = without(self._url, self._unversioned)
+            asked = {one.url.rstrip("/") + self._dialect.path for one, _ in likely}
+            if url + self._unversioned not in asked:
+                places.append((make_checked_target(self._profile, url), self._unversioned))
+        for target, path in places:
+            engine = msgspec.structs.replace(self._profile.engine, model=model, path=path)
+            try:
+                profile = msgspec.structs.replace(self._profile, engine=engine)
+                return Prober(profile, target, self._say).run(), target, path
+            except NoSuchPath as error:
+                missing = error if missing is None or path is None else missing
+        assert missing is not None
+        raise missing
 
 
 def _version(target: Target, headers: dict[str, str]) -> dict[str, str]:

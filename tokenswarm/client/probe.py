@@ -23,7 +23,7 @@ from tokenswarm.client.sending import Request
 from tokenswarm.client.transport import Target
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.engines import Sampling
-from tokenswarm.engines.dialects import DIALECTS
+from tokenswarm.engines.dialects import spoken
 from tokenswarm.engines.model_names import is_alias
 from tokenswarm.errors import TargetError
 from tokenswarm.measure.recorder import Recorder
@@ -113,7 +113,7 @@ class Prober:
         self._profile = profile
         self._target = target
         self._say = say
-        self._dialect = DIALECTS[profile.engine.kind, profile.engine.api]
+        self._dialect = spoken(profile.engine.kind, profile.engine.api, profile.engine.path)
         self._prompt = _prompt(profile)
         self._records: list[RequestRecord] = []
         self._marks: dict[str, str] = {}
@@ -246,7 +246,8 @@ class Prober:
             return TargetError(f"{said}; {key_hint(profile, secret_headers(profile), has_openai_key())}")
         if record.status in (404, 405):
             base = "`target` takes the base URL, without the API's path"
-            return NoSuchPath(f"{said}; {base}, and is the model's name right? (`engine.api: {profile.engine.api}`)")
+            where = f"(`engine.api: {profile.engine.api}`; another path: `engine.path`)"
+            return NoSuchPath(f"{said}; {base}, and is the model's name right? {where}")
         if record.status in (400, 422):
             body = self._dialect.encode(self._prompt, self._sampling)
             return TargetError(said + parameter_hint(record.error, body, profile))

@@ -1,7 +1,7 @@
 """One request from start to end: `Client.send` writes it, waits in the hub until its answer has ended and is decoded
 (exchange.py), and turns what came back into one RequestRecord, whatever happened.
 
-Nothing is retried, with one counted exception: a kept connection that dies before the first byte of the answer is
+Nothing is retried, with one counted exception: a kept connection that its server closed before it read the request is
 replaced once (llama.cpp closes after each stream and advertises keep-alive).
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import gevent
 import msgspec
 
+from tokenswarm.client.broken import crossed
 from tokenswarm.client.decoding import Decoder
 from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.head import request_head
@@ -125,9 +126,8 @@ class Client:
             connection = self.pool.take()
         except TransportError as error:
             return error.outcome, error.sentence, error.kind
-        kept = connection.used
-        result, exchange = self._run(connection, self._wire(request, sampling), timeline)
-        if not kept or result[0] is not Outcome.RESET or exchange.reading.bytes_received:
+        result, unread = self._run(connection, self._wire(request, sampling), timeline)
+        if not unread:
             return result
         timeline.reconnected = True
         try:
@@ -136,10 +136,9 @@ class Client:
             return error.outcome, error.sentence, error.kind
         return self._run(connection, self._wire(request, sampling), timeline)[0]
 
-    def _run(
-        self, connection: Connection, data: bytes, timeline: Timeline
-    ) -> tuple[tuple[Outcome, str, str], Exchange]:
-        exchange = Exchange(self, connection, timeline)
+    def _run(self, connection: Connection, data: bytes, timeline: Timeline) -> tuple[tuple[Outcome, str, str], bool]:
+        """What became of the request, and whether its connection was a kept one and had died before it was read."""
+        exchange, kept = Exchange(self, connection, timeline), connection.used
         timeline.stamp = connection.stamp
         timeline.connect_ns = 0 if connection.used else connection.connect_ns
         try:
@@ -171,8 +170,10 @@ class Client:
         timeline.bytes_received = exchange.reading.bytes_received
         result = exchange.conclude()
         timeline.done_ns = exchange.left_ns or (response.last_read_ns if response.complete else monotonic_ns())
+        unread = kept and result[0] is Outcome.RESET and not timeline.bytes_received
+        unread = unread and crossed(connection.sock, result[2], timeline.done_ns - timeline.sent_ns)
         if exchange.failure is not None:
             connection.close()
         else:
             self.pool.give_back(connection, response)
-        return result, exchange
+        return result, unread

@@ -25,7 +25,7 @@ from rich.console import Console, RenderableType
 from tokenswarm.clock import monotonic_ns
 from tokenswarm.cluster import calibration, poller, push
 from tokenswarm.cluster.entrance import say
-from tokenswarm.cluster.look import Looked
+from tokenswarm.cluster.look import Looked, look_again
 from tokenswarm.cluster.members import Member
 from tokenswarm.cluster.neighbour import Neighbour
 from tokenswarm.cluster.run_end import RunEnd
@@ -38,6 +38,7 @@ from tokenswarm.judge import gates, verdict
 from tokenswarm.judge.rules.evidence import Evidence
 from tokenswarm.judge.search import gone, of_stage
 from tokenswarm.measure.snapshot import Merged
+from tokenswarm.measure.stills import Stills
 from tokenswarm.own_process import command_of
 from tokenswarm.profile.environment import github_summary, in_github, secret_headers
 from tokenswarm.profile.plan import length_s
@@ -78,6 +79,7 @@ class Run(msgspec.Struct):
     form: output.Form = "tables"
     search: Searching | None = None
     reached: Reached = Reached.BEGUN
+    stills: Stills = msgspec.field(default_factory=Stills)
 
 
 def open_run(looked: Looked, results: str, command: Sequence[str], *, alone: bool = True, quiet: bool = False) -> Run:
@@ -136,7 +138,7 @@ class Company:
 
     @property
     def watchers(self) -> list[Watcher]:
-        return [self._run.progress, self._push, self._poller, self._soak]
+        return [self._run.progress, self._push, self._poller, self._soak, self._run.stills]
 
     def accompany(self, go: Callable[[], RunEnd]) -> ExitCode:
         """Be there while `go` runs, then conclude. Raises UserError where no load could be sent."""
@@ -295,6 +297,8 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         aborted=end.aborted,
         beside=run.neighbour.beside(),
         marks=manifests.marks(run.manifest),
+        stills=run.stills.found(),
+        gone="" if run.search is not None or end.interrupted else look_again(run.profile, end.merged),
         profile=run.profile,
     )
 

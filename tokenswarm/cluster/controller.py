@@ -7,6 +7,7 @@ streams end or meet the drain bound, every worker hands its last report over, an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -168,8 +169,8 @@ class Controller:
         self._cluster.closed = True
 
     def _prepare(self) -> None:
-        members = list(self._cluster.members.values())
-        for index, member in enumerate(sorted(members, key=lambda m: (m.host, m.pid))):
+        members = self._cluster.by_users()
+        for index, member in enumerate(members):
             member.index = index
         data = {
             "run_id": self._folder.run_id,
@@ -220,6 +221,8 @@ class Controller:
             rate = self._profile.load.spawn_rate or float(max(1, change))
             gevent.spawn(self._environment.runner.start, stage.users, rate)
         self._wait_for_users(stage.users)
+        most = stage.users
+        self._until(lambda: self._intake.in_flight() <= most)  # requests of users that this stage has no more
         self._pass(lead_s)
         if not counts and not self._stop.is_set():
             self._announce(number, "steady", stage, stage.duration)
@@ -229,8 +232,8 @@ class Controller:
     def _stretch(self, number: int) -> None:
         """Let a window that is shorter than an answer go on until a request begins in it, as long as a drain may."""
         merged, seconds = self._intake.merged(), 0
-        while not (self._stop.is_set() or self._spent() or merged.block(number).intended):
-            if seconds >= self._profile.phases.drain or not any(worker.in_flight for worker in merged.workers):
+        while not (self._stop.is_set() or self._cluster.spent or merged.block(number).intended):
+            if seconds >= self._profile.phases.drain or not self._intake.in_flight():
                 return
             if seconds == REPORTED_LOOKS:
                 self._watchers.note(f"{LONGER.format(number + 1)}: it goes on until one does")
@@ -262,13 +265,14 @@ class Controller:
         """Let what the stage before `number` has under way end, and hear of it. An open loop sends nothing yet."""
         self._cluster.broadcast(ToWorker.PHASE, {"stage": number - 1, "phase": "drain"})
         self._phase = "drain"
-        by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
         self._pass(REPORTED_S)
-        while monotonic_ns() < by_ns and not self._stop.is_set():
-            merged = self._intake.merged()
-            in_flight = sum(worker.in_flight for worker in merged.workers)
-            if not (in_flight if self._profile.load.open else merged.block(number - 1).under_way):
-                return
+        opened, intake = self._profile.load.open, self._intake
+        self._until(lambda: not (intake.in_flight() if opened else intake.merged().block(number - 1).under_way))
+
+    def _until(self, ended: Callable[[], bool]) -> None:
+        """Let what is under way end, for as long as a drain may take."""
+        by_ns = monotonic_ns() + int(self._profile.phases.drain * NS_PER_S)
+        while monotonic_ns() < by_ns and not self._stop.is_set() and not ended():
             self._pass(0.5)
 
     def _insert_changed_rate(self) -> None:
@@ -294,7 +298,7 @@ class Controller:
                     f"only {here} of {wanted} users were there {SPAWN_S:g} s after they should have been"
                 )
                 return
-            if self._spent() or any(m.lost or m.left for m in self._cluster.in_run):
+            if self._cluster.spent or any(m.lost or m.left for m in self._cluster.in_run):
                 return  # its users will not come, or have nothing to do
 
     def _announce(self, number: int, phase: str, stage: Stage, seconds: float, **course: Any) -> None:
@@ -312,23 +316,18 @@ class Controller:
                 return
             merged = self._look_after()
             over = self._phase == "steady" and self._stages.over(len(self._stages_begun) - 1, merged)
-            if over or self._new_rate is not None or self._spent():
+            if over or self._new_rate is not None or self._cluster.spent:
                 return
             self._end_if_hopeless()
             # A report that was under way when the window opened tells of the time before it.
             if window is not None and all(w.seq > before.get(w.worker, 0) + 1 for w in merged.workers):
                 window.look(sum(worker.users for worker in merged.workers))
 
-    def _spent(self) -> bool:
-        """Whether all requests that were asked for have ended."""
-        members = self._cluster.in_run
-        return any(m.spent for m in members) and all(m.spent or m.lost or m.left for m in members)
-
     def _wait(self, seconds: float) -> bool:
         """True where the run is to stop. A run of so many requests waits no longer than for the last of them."""
         look_s = seconds if self._profile.load.requests is None else SPENT_LOOK_S
         by_ns = monotonic_ns() + int(seconds * NS_PER_S)
-        while (left_s := (by_ns - monotonic_ns()) / NS_PER_S) > 0 and not self._spent():
+        while (left_s := (by_ns - monotonic_ns()) / NS_PER_S) > 0 and not self._cluster.spent:
             if self._stop.wait(min(left_s, look_s)):
                 return True
         return False

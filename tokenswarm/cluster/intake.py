@@ -106,6 +106,11 @@ class Intake:
                     self._watchers.note(str(error))
                 self._unpacked = str(error)
 
+    def in_flight(self) -> int:
+        """Requests under way, as the last reports of workers that are not lost have it."""
+        here = {member.index for member in self._cluster.in_run if not member.lost}
+        return sum(worker.in_flight for worker in self.merged().workers if worker.worker in here)
+
     def settled(self) -> Merged:
         """All reports, added up, once full files are compressed: the run is over."""
         if self._packing is not None:

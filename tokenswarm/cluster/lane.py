@@ -106,10 +106,11 @@ class Lane:
         self._traced = traced
         self._conversation: Replay | None = None
 
-    def begin(self, stage: int, now_ns: int, data: dict[str, Any]) -> None:
+    def begin(self, stage: int, now_ns: int, data: dict[str, Any]) -> Course:
         """A stage begins now; another that went on ends."""
         self.course = Course(stage, now_ns, float(data["lead_s"]), float(data["length_s"]))
         gevent.spawn(self._run, self.course, self._arrivals(self.course, data["rate"]))
+        return self.course
 
     def end(self) -> None:
         """Send no more until another stage begins."""

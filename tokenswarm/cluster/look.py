@@ -6,16 +6,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import gevent
 import msgspec
 
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
 from tokenswarm.judge.gates import latency_limits
+from tokenswarm.judge.search import no_more
 from tokenswarm.load import schedule
+from tokenswarm.measure.snapshot import Merged, total
 from tokenswarm.profile.profile import Profile
 
 if TYPE_CHECKING:
     from tokenswarm.cluster.neighbour import Neighbour
+
+LOOKS, LOOK_S = 3, 0.5  # at a target behind a run, and s after each: once is chance
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -41,9 +46,25 @@ def look(profile: Profile) -> Looked:
     beside = neighbour()
     notes = [note for note in (beside.note(), unmissable(profile)) if note]
     findings = msgspec.structs.replace(findings, notes=[*findings.notes, *notes])
-    engine = msgspec.structs.replace(profile.engine, model=findings.model)
+    engine = msgspec.structs.replace(profile.engine, model=findings.model, path=findings.path)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     return Looked(profile, arrivals, findings, beside)
+
+
+def look_again(profile: Profile, merged: Merged) -> str:
+    """After a run at whose end something failed: what a target that is gone says; "" where each serves.
+
+    Behind a gateway by a real request, where nothing succeeded at the end.
+    """
+    if not total(merged.blocks).periods.ends_failing:
+        return ""
+    reach = preflight.reach(profile)
+    for _ in range(LOOKS):
+        said = reach()
+        if not said:
+            return preflight.serve(profile)() if no_more(merged, max(b.stage for b in merged.blocks)) else ""
+        gevent.sleep(LOOK_S)
+    return said
 
 
 def unmissable(profile: Profile) -> str:

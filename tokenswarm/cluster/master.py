@@ -67,6 +67,7 @@ def _drive(run: Run, runner: Master, cluster: Cluster, token: str, remote: int |
     company = Company(run, lambda: cluster.in_run)
     if run.search is not None:
         run.search.restarts = company.restarts
+        run.search.silences = run.stills.silences
     controller = Controller(runner.environment, cluster, run.profile, run.folder, company.watchers, run.search)
     for number in end_signals():  # to the very end: there is an exit code, and no load any more
         gevent.signal_handler(number, lambda: _interrupt(controller, run))

@@ -40,4 +40,4 @@ def traced(profile: Profile, library: Library) -> Traced | None:
     dataset = profile.dataset
     text = generated if dataset.format == "synthetic" else FromConversations(library.conversation, len(library))
     trace = trace_of(profile.load, lambda: gevent.sleep(0))
-    return Traced(trace, TracedPrompts(text, dataset.shuffle_seed))
+    return Traced(trace, TracedPrompts(text, dataset.shuffle_seed, trace.block_tokens))

@@ -8,6 +8,7 @@ everybody else nothing is used, and what they sent is counted and named once (`S
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,9 @@ class Cluster:
         """It was told to end, and has no place in the run yet: another one may take it."""
         if self.members.pop(member.client_id, None) is not None:
             self._left.add(member.client_id)
+            runner = self._environment.runner
+            if isinstance(runner, MasterRunner):
+                runner.clients.pop(member.client_id, None)  # else Locust gives it users, and waits a minute for them
 
     def broadcast(self, kind: ToWorker, data: Any) -> None:
         for member in self.in_run:
@@ -112,6 +116,25 @@ class Cluster:
     def in_run(self) -> list[Member]:
         """Members with a place in the run, by index; lost ones too."""
         return sorted((m for m in self.members.values() if m.index >= 0), key=lambda m: m.index)
+
+    @property
+    def spent(self) -> bool:
+        """Whether all requests that were asked for have ended."""
+        members = self.in_run
+        return any(m.spent for m in members) and all(m.spent or m.lost or m.left for m in members)
+
+    def by_users(self) -> list[Member]:
+        """All members in the order in which Locust hands out users: one on each host, then the second of each, …
+
+        So the one with index i has `share(users, i, count)` of them.
+        """
+        on_host = Counter[str]()
+        place: dict[str, tuple[int, str]] = {}
+        for name in sorted(self.members):
+            host = name.split("_")[0]  # as Locust takes an id apart
+            place[name] = (on_host[host], name)
+            on_host[host] += 1
+        return sorted(self.members.values(), key=lambda member: place[member.client_id])
 
     def find_lost(self, silence_s: float) -> list[Member]:
         """Members that went missing since the last call: they left, or nothing came from them for so long.

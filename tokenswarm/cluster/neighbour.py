@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import psutil
 
@@ -33,6 +33,7 @@ class Neighbour:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._cores = _cores()
+        self._listening: list[psutil.Process] = []  # to look for them takes 20 ms, and more where many connections are
         self._before, self._began_ns = _cpu_s(self._engine()), monotonic_ns()
 
     def note(self) -> str | None:
@@ -69,19 +70,25 @@ class Neighbour:
 
     def _engine(self) -> list[psutil.Process]:
         """The process that listens at a loopback target, and its children; [] where nobody tells."""
-        ports = {port for url in self._profile.target if (port := _loopback_port(url))}
-        if not ports:
-            return []
         try:
-            pids = {
-                one.pid
-                for one in psutil.net_connections(kind="tcp")
-                if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port in ports and one.pid
-            }
-            family = [psutil.Process(pid) for pid in pids]
-            return family + [child for process in family for child in process.children(recursive=True)]
+            if not (self._listening and all(map(_lives, self._listening))):
+                self._listening = _listening({port for url in self._profile.target if (port := _loopback_port(url))})
+            return self._listening + [child for one in self._listening for child in one.children(recursive=True)]
         except UNTOLD:
             return []
+
+
+def _listening(ports: Collection[int]) -> list[psutil.Process]:
+    pids = {
+        one.pid
+        for one in (psutil.net_connections(kind="tcp") if ports else ())
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port in ports and one.pid
+    }
+    return [psutil.Process(pid) for pid in pids]
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _loopback_port(url: str) -> int | None:

@@ -35,6 +35,7 @@ SILENCE_S = 10
 """Without a word for so long a worker is lost, here and there: the master gives it up, and its dead man's switch ends
 its load. Both sides agree, so a partition that heals sooner costs nothing."""
 
+LEAVE_S = 0.5  # for workers that were told to quit
 HELLO_S = 5.0  # before a worker says hello again: the master may not be there yet
 HELLOS_MAX = 60
 SAID_MAX = 16  # different messages that are none, of which a worker tells
@@ -81,6 +82,16 @@ class Master(runners.MasterRunner):  # type: ignore[misc]  # Locust is untyped f
         self._gate = gate
         self._attended.set()
 
+    def quit(self) -> None:
+        """As Locust, which waits for half a second, whoever is there: until the last worker said that it leaves."""
+        self.stop(send_stop_to_client=False)
+        for worker in self.clients.all:
+            self.server.send_to_client(Message("quit", None, worker.id))
+        with gevent.Timeout(LEAVE_S, False):
+            while self.clients.all:
+                gevent.sleep(0.01)
+        self.greenlet.kill(block=True)
+
     def client_listener(self) -> NoReturn:
         self._attended.wait()
         assert self._gate is not None
@@ -125,7 +136,16 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
         self._spawns = itertools.count(1)
         self.heard = 0
         self._attended = Event()
-        super().__init__(environment, host, port_number)
+        self.greenlet: Any = None  # Locust's __del__ looks at it, be there a runner or not
+        try:
+            if host.count(":") == 1:  # ZeroMQ would look for a name with a port in it, for ever
+                raise zmqerr.ZMQError
+            super().__init__(environment, host, port_number)
+        except zmqerr.ZMQError:
+            raise ConfigError(
+                f"--master-host {host[:80]}: is no name and no address of a machine; write it without scheme and port, "
+                "such as gpu-3 or 10.0.0.3"
+            ) from None
 
     def attend(self) -> None:
         self._attended.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from tokenswarm.clock import NS_PER_S
 from tokenswarm.judge import search as searches
 from tokenswarm.judge.search import Probe, Queue, Result
 from tokenswarm.measure.snapshot import Merged
+from tokenswarm.measure.stills import Still
 from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.typed_yaml import Seconds
@@ -71,6 +72,7 @@ class Searching:
         self.serves_nobody: Callable[[], str] = lambda: ""  # ... at whose end nothing succeeded: by a real request
         self.restarts: Callable[[], int] = lambda: 0  # of the engine, that its metrics told so far
         self._restarts = 0  # before this try
+        self.silences: Callable[[], Sequence[Still]] = lambda: ()  # in this try: no token came of any answer
         self._was_away: float | None = None  # at this load
 
     def next(self, merged: Merged) -> Stage | None:
@@ -119,7 +121,8 @@ class Searching:
         ends_dead = searches.no_more(merged, self._number)
         if said := self.unreachable() or (self.serves_nobody() if ends_dead else ""):
             return searches.unreached(probe, said), True
-        said = searches.away(merged, self._number, restarted=self.restarts() > self._restarts)
+        restarted = self.restarts() > self._restarts
+        said = searches.away(merged, self._number, restarted=restarted, silences=self.silences())
         if not said:
             return probe, False
         again, self._was_away = self._was_away == probe.load, probe.load

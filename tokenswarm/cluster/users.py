@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import gevent
 from locust import User, task
+from locust.exception import StopUser
 
 from tokenswarm.cluster.patience import StepBack
 from tokenswarm.cluster.worker import Worker
@@ -28,6 +29,15 @@ class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see p
     conversations: ClassVar[str] = "multi"
     rate: ClassVar[float | None] = None
     _step_back: StepBack | None = None
+    _asks = _stopped = False  # whether a request of this user is under way; whether it was stopped meanwhile
+
+    def stop(self, force: bool = False) -> bool:
+        """A stopped user takes no answer away: it leaves Locust's count at once, and ends with its request."""
+        if not self._asks:
+            return bool(super().stop(force))
+        self._stopped = True
+        self.group.discard(self.greenlet)
+        return True
 
     @task  # type: ignore[untyped-decorator]  # as above
     def replay(self) -> None:
@@ -46,7 +56,11 @@ class ReplayUser(User):  # type: ignore[misc]  # Locust is untyped for us, see p
             return
         prompt = conversation.next_prompt()
         while prompt is not None:
+            self._asks = True
             record = worker.send(prompt)
+            self._asks = False
+            if self._stopped:
+                raise StopUser
             if record is None:
                 worker.gone.wait()  # draining: this slot has nothing more to do; the run stops it
                 return

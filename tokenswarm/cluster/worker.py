@@ -39,7 +39,7 @@ from tokenswarm.cluster.runners import SILENCE_S, hello
 from tokenswarm.cluster.runners import Worker as Runner
 from tokenswarm.errors import DatasetError, ExitCode, UserError
 from tokenswarm.judge.gates import request_limits
-from tokenswarm.load.schedule import share
+from tokenswarm.load.schedule import share_by_users
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.prompt_cut import PromptWatch
 from tokenswarm.measure.recorder import Recorder
@@ -117,11 +117,12 @@ class Worker:
         self.index, count = int(data["index"]), int(data["count"])
         self._users = self._sent = 0
         self._first = FirstAnswers(profile.load.abort_on_fail.after)
-        asked = None if profile.load.open else profile.load.requests  # an open loop's lane counts by itself
-        self._left = None if asked is None else share(asked, self.index, count)
+        users = None if profile.load.open else profile.load.under_way  # an open loop's lane counts by itself
+        asked = profile.load.requests
+        self._left = None if users is None or asked is None else share_by_users(asked, users, self.index, count)
         check_descriptors(profile.load.under_way, count)
         self._library = load_library(profile.dataset, lambda text: self._tell(ToMaster.PROGRESS, {"text": text}))
-        self._stock = self._library.shard(self.index, count)
+        self._stock = self._library.shard(self.index, count, users)
         self._policy = prompt_policy(profile.dataset)
         limits = request_limits(profile.slo)
         self.recorder = Recorder(
@@ -224,16 +225,17 @@ class Worker:
 
     def _enter(self, data: dict[str, Any]) -> None:
         now_ns = monotonic_ns()
-        stage, phase, course = int(data["stage"]), str(data["phase"]), self._lane.course
-        if self.phase == "steady":
-            self.recorder.close_window(self.stage, min(now_ns, course.close_ns) if course else now_ns)
-        if phase == "steady":
-            self.recorder.open_window(stage, course.open_ns if course else now_ns)
+        stage, phase = int(data["stage"]), str(data["phase"])
+        if phase != "steady":
+            self.recorder.close_window(self.stage, now_ns)
+        elif self._lane.course is None:
+            self.recorder.open_window(stage, now_ns)
         self.stage, self.phase = stage, phase
         self.begun.set()
         self._end_if_spent()
         if data.get("course") is not None:
-            self._lane.begin(stage, now_ns, data["course"])
+            course = self._lane.begin(stage, now_ns, data["course"])
+            self.recorder.open_window(stage, course.open_ns, course.close_ns)
         elif phase == "drain":
             self._lane.end()
 

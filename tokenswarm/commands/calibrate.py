@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tokenswarm.errors import ConfigError, ExitCode
 from tokenswarm.profile import options
 from tokenswarm.profile import profile as profiles
+from tokenswarm.reports.folder import check_folder
 from tokenswarm.reports.numbers import MISSING, duration, quantity
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(words: list[str]) -> int:
 
     from tokenswarm.cluster import calibration
 
+    check_folder(calibration.path().parent)
     console = Console(soft_wrap=True)
 
     def say(rung: Rung) -> None:
@@ -41,10 +43,9 @@ def main(words: list[str]) -> int:
         )
 
     found = calibration.calibrate(ladder, seconds, say)
-    at = calibration.keep(found)
     console.print(_table(found))
     console.print(advice(found))
-    console.print(f"kept in {at}")
+    console.print(f"kept in {calibration.keep(found)}")
     return int(ExitCode.OK)
 
 

@@ -52,10 +52,11 @@ def main(words: list[str]) -> int:
     base = groups.read_group(Path(given.baseline)) if given.baseline else groups.read_runs(given.base, "BASE")
     new = groups.read_runs(given.against, "--against")
     found = hold(base, new, asked)
+    if given.save and found.definitions and not all(run.tool for run in new):
+        tool = found.definitions
+        raise ConfigError(f"--save: the NEW runs are ours, read by the definitions of {tool}; save them without it")
+    tell(found, as_json=given.json)  # ahead of what may not be written
     if given.save:
-        if found.definitions and not all(run.tool for run in new):
-            tool = found.definitions
-            raise ConfigError(f"--save: the NEW runs are ours, read by the definitions of {tool}; save them without it")
         write(Path(given.save), groups.encoded(new))
     if given.markdown:
         from tokenswarm.reports import comparison as told
@@ -65,7 +66,6 @@ def main(words: list[str]) -> int:
         write_documents(Path(given.to), found, base, new)
     if given.history:
         remember(Path(given.history), found, [*base, *new])
-    tell(found, as_json=given.json)
     if given.to and not given.json:
         print(f"page: {Path(given.to) / DOCUMENTS[2]}")
     if given.save and not given.json:

@@ -30,6 +30,7 @@ from tokenswarm.own_process import command_of
 from tokenswarm.profile import options, typed_yaml
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.bundled import configs
+from tokenswarm.reports.folder import check_folder
 
 RUN_OPTIONS = ("--slo", "--results", "--workers")
 EXAMPLE = "http://127.0.0.1:8000"  # stands for the engine while the profile is checked
@@ -111,7 +112,7 @@ def main(words: list[str]) -> int:
             return ExitCode.INTERRUPTED
         gpus = _gpus(addresses.get("gpu"), target)
         code = _run(wanted, target, addresses.get("load"), gpus, stopping)
-        if not stopping.times:
+        if not stopping.times and code not in (ExitCode.TARGET, ExitCode.CONFIG):  # those sent no load
             watched = [beside for beside, _ in (*exporters.values(), *([prometheus] if prometheus else []))]
             _stay(watched, prometheus[1] if prometheus else None, wanted.keep_s, stopping)
     return code
@@ -137,7 +138,8 @@ def parse(words: list[str]) -> Wanted:
     others += ["--no-probe"] if given.no_probe else []
     others += [word for pair in given.set for word in ("--set", pair)]
     target = ("target", typed_yaml.literal(given.host or EXAMPLE, "--host"))
-    options.read_profile(profile, vars(given), [target])
+    options.read_profile(profile, vars(given), [target, *options.of_run({**vars(given), "host": None})])
+    check_folder(Path(given.results))
     return Wanted(profile, given.host, given.data, keep_s, others)
 
 

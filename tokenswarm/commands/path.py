@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
+from pathlib import Path
 from typing import Any
 
 from tokenswarm.engines.dialects import DIALECTS
@@ -17,6 +18,7 @@ from tokenswarm.profile.dataset import Dataset
 from tokenswarm.profile.engine import Engine
 from tokenswarm.profile.profile import Profile
 from tokenswarm.profile.target import Tls, check_url
+from tokenswarm.reports.folder import check_folder
 from tokenswarm.result.path import WORDS
 
 STREAMS_MAX = 512
@@ -54,6 +56,8 @@ def main(words: list[str]) -> int:
     from tokenswarm.profile.environment import secret_headers
 
     profile = _profile(given)
+    if given.results:
+        check_folder(Path(given.results))
     host = given.listen
     with _free_port(host, given.upstream_port) as port:
         arguments = ["--host", host, "--port", str(port), "--preset", "paced", "--allow-fault-prompt"]

@@ -25,6 +25,7 @@ from tokenswarm.result.foreign.found import at
 from tokenswarm.result.summary import Summary
 
 KEYS = ("name", "price", "currency", "gpus", "power")
+WINDOW = "1m"
 RUNS_MAX = 50
 GPUS_MAX = 10_000_000
 NUMBER_MAX = 1e9  # of a rate, a price, a power
@@ -43,8 +44,8 @@ def main(words: list[str]) -> int:
     asked = parser.add_argument_group("what is asked for").add_mutually_exclusive_group(required=True)
     asked.add_argument("--rate", metavar="R", help="requests a second, at the peak")
     asked.add_argument("--trace", metavar="FILE", help="arrivals of a real service; its busiest window decides")
-    parser.add_argument("--window", metavar="TIME", default="1m", help="length of that window")
-    parser.add_argument("--time-scale", metavar="X", default="1", help="of the time between arrivals of --trace")
+    parser.add_argument("--window", metavar="TIME", help=f"length of that window ({WINDOW})")
+    parser.add_argument("--time-scale", metavar="X", help="of the time between arrivals of --trace (1)")
     parser.add_argument("--input-tokens", metavar="N", help="of a request of --rate, where it is not as measured")
     parser.add_argument("--output-tokens", metavar="N", help="the same of its answer")
     parser.add_argument("--slo", metavar="FILE", help="limits: a YAML file, or a bundled name; else those of the runs")
@@ -75,9 +76,7 @@ def make(given: Mapping[str, Any]) -> Plan:
     kinds = [one.kind(slo) for one in measured]
     _check(kinds, given)
     trace = None if given["trace"] is None else _trace(given)
-    window_s, adjust = profiles.seconds(given["window"], "--window"), given["adjust_lengths"]
-    if not window_s >= 1:
-        raise ConfigError(f"--window {given['window']}: must be 1s or longer, or it counts single requests")
+    window_s, adjust = _window_s(given), given["adjust_lengths"]
     found = []
     for kind in kinds:
         if trace is None:
@@ -258,14 +257,26 @@ def _trace(given: Mapping[str, Any]) -> tuple[fleet.Columns, float]:
     """The arrivals, and how long they last (s). Raises ConfigError, DatasetError."""
     if given["input_tokens"] or given["output_tokens"]:
         raise ConfigError("--input-tokens and --output-tokens go with --rate: a trace has its own lengths")
-    scale = _positive("--time-scale", given["time_scale"])
-    trace: Trace = read_trace(Path(given["trace"]))
+    scale = _positive("--time-scale", given["time_scale"] or "1")
+    trace: Trace = read_trace(Path(given["trace"]), block_tokens=0)
     if max(trace.output_tokens) <= 1 and max(trace.input_tokens) <= 1:
         raise ConfigError(
             f"{given['trace']}: no row of it has any tokens, so nobody knows what they ask for; see --rate"
         )
     at_s = [at_s * scale for at_s in trace.at_s]
     return fleet.Columns(at_s, trace.input_tokens, trace.output_tokens), max(trace.span_s * scale, 1e-9)
+
+
+def _window_s(given: Mapping[str, Any]) -> float:
+    """Length of the window that decides. Raises ConfigError, also where there is none: a rate is the peak itself."""
+    for name in ("window", "time_scale") if given["trace"] is None else ():
+        if given[name] is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} goes with --trace: --rate is that of the peak already")
+    text = given["window"] or WINDOW
+    seconds = profiles.seconds(text, "--window")
+    if not seconds >= 1:
+        raise ConfigError(f"--window {text}: must be 1s or longer, or it counts single requests")
+    return seconds
 
 
 def _mean(summaries: Sequence[Summary], which: str) -> float | None:

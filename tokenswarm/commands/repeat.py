@@ -323,10 +323,10 @@ def _compared(group: Group) -> int | None:
     names = ("baseline" if group.baseline is not None else group.sides[0].name, group.sides[-1].name)
     left = tuple(sentence for side in group.sides for sentence in side.left_out)
     found = msgspec.structs.replace(found, a=_named(found.a, names[0]), b=_named(found.b, names[1]), left_out=left)
+    compare.tell(found, as_json=group.given["json"])  # ahead of what may not be written: the runs took long
     compare.write_documents(group.folder, found, base, new)
     if group.given["history"]:
         compare.remember(Path(group.given["history"]), found, [*base, *new])
-    compare.tell(found, as_json=group.given["json"])
     if not group.given["json"]:
         print(f"comparison: {group.folder / compare.DOCUMENTS[2]}")
     return int(compare.CODES[found.word])
@@ -347,6 +347,9 @@ def _tell_group(group: Group, runs: list[Run]) -> None:
 
     from tokenswarm.reports import comparison as told
 
+    if not runs:
+        _say("no run of these counts: there is nothing to tell, and no baseline")
+        return
     Console().print(told.variation(runs))
     print(f"group: {group.folder}, a baseline for `tokenswarm run … --baseline {group.folder}`")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tokenswarm.errors import ConfigError, ExitCode
+from tokenswarm.errors import ConfigError, ExitCode, ResultsError
 from tokenswarm.profile import options
 
 
@@ -27,6 +27,7 @@ def main(words: list[str]) -> int:
     from tokenswarm.reports.saved import read_summary, write_page
 
     folders = [_folder(Path(word)) for word in given.folder]
+    unwritten: ResultsError | None = None
     if given.merge:
         from tokenswarm.commands.merge import merge
 
@@ -40,18 +41,22 @@ def main(words: list[str]) -> int:
 
         live = report_so_far.goes_on(home)
         summary = report_so_far.partial(home) if live else read_summary(home)
-        if home.is_dir():
-            for problem in write_page(home, summary, report_so_far.rows(home) if live else ()):
+        try:
+            for problem in write_page(home, summary, report_so_far.rows(home) if live else ()) if home.is_dir() else ():
                 print(f"tokenswarm: {problem}", file=sys.stderr)
+        except ResultsError as error:  # a folder that is somebody else's, or an archive's, can be read all the same
+            unwritten = error
     form = output.form_of(vars(given))
     if form != "tables":
         print(output.written_as(form, summary, str(home)), end="")
-        return int(ExitCode.OK)
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from tokenswarm.reports import console as terminal
+        from tokenswarm.reports import console as terminal
 
-    Console().print(terminal.report(summary, str(home), written=home.is_dir()))
+        Console().print(terminal.report(summary, str(home), written=home.is_dir() and unwritten is None))
+    if unwritten is not None:
+        raise unwritten
     return int(ExitCode.OK)
 
 

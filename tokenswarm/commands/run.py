@@ -69,7 +69,7 @@ def start(given: dict[str, Any]) -> int:
         parent.die_with_it(signal.SIGTERM)
         parent.share_with_it()
     _data_set(given)
-    profile = options.read_profile(given["profile"], given, options.of_run(given))
+    profile = options.read_profile(given["profile"], given, [*options.of_run(given), *given.get("bounds", ())])
     history = given.get("history")
     if history:
         from tokenswarm.commands import groups  # what compares takes a while

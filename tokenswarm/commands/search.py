@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenswarm.commands import run
 from tokenswarm.errors import ConfigError
-from tokenswarm.profile import options
+from tokenswarm.profile import options, typed_yaml
 
 HELP = (
     "Tries loads between the bounds of the profile's `search`, or of --rate LOW,HIGH or --users LOW,HIGH, until the "
@@ -24,13 +24,16 @@ def main(words: list[str]) -> int:
             raise ConfigError(f"--{name} is of `tokenswarm run`: a search chooses its loads itself")
     if given["rate"] is not None and given["users"] is not None:
         raise ConfigError("--rate and --users: a search looks for one of them; give one")
-    for name in ("rate", "users"):
+    bounds = []
+    for name, other in (("rate", "users"), ("users", "rate")):
         if given[name] is not None:
-            given["set"] = [*given["set"], f"search.{name}={_bounds(given[name], name)}"]
-            other = "users" if name == "rate" else "rate"
-            given["set"] = [*given["set"], f"search.{other}=~"]
+            said = _bounds(given[name], name)
+            bounds += [
+                (f"search.{key}", typed_yaml.parse_value(value, f"--{name}"))
+                for key, value in ((name, said), (other, "~"))
+            ]
             given[name] = None
-    return run.start({**given, "search": True})
+    return run.start({**given, "search": True, "bounds": bounds})
 
 
 def _bounds(text: Any, name: str) -> str:

@@ -51,10 +51,10 @@ def main(words: list[str]) -> int:
     ]
     comparisons = [line for line in lines if line.kind == "comparison"]
     target = Path(given.to) if given.to else path.with_name(PAGE_NAME)
-    write(target, page.render(path.name, drawn, metrics, comparisons, problems).encode())
     from rich.console import Console
 
-    Console().print(told.report(drawn, metrics))
+    Console().print(told.report(drawn, metrics))  # ahead of what may not be written
+    write(target, page.render(path.name, drawn, metrics, comparisons, problems).encode())
     print(f"page: {target}")
     return int(ExitCode.OK)
 

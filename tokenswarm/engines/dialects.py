@@ -150,3 +150,20 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
         _messages(_EVENTS, "ollama-messages"),
     )
 }
+
+
+def spoken(kind: str, api: str, path: str | None = None) -> Dialect:
+    """The row of a kind and an API; with a `path` of its own (a query may follow) its models are listed beside it."""
+    row = DIALECTS[kind, api]
+    if path is None:
+        return row
+    (stem, mark, query), (_, root, below) = path.partition("?"), row.path.partition(f"/{row.path.split('/')[1]}")
+    models = row.models_path
+    if models.startswith(root) and stem.endswith(below):
+        models = stem.removesuffix(below) + models.removeprefix(root) + mark + query
+    return msgspec.structs.replace(row, path=path, models_path=models)
+
+
+def unversioned(row: Dialect) -> str:
+    """The path of an API right below a base URL that has a version of its own, as clients of OpenAI's take one."""
+    return row.path.removeprefix("/v1") if row.kind == "openai" else ""

@@ -2,8 +2,9 @@
 
 Shapes seen in vLLM, llama.cpp, transformers, Ollama, FastAPI, Dynamo, gateways: {"error": {"message"}},
 {"error": "text"}, the text being JSON again, {"object": "error", "message"}, {"message", "code" or "type"},
-{"detail": "text" | [{"loc", "msg"}]}, {"errors": [...]}; of gateways abroad: [{"error"}] (Google), {"error_code",
-"error_msg"} (Baidu), {"base_resp": {"status_code", "status_msg"}} (MiniMax), {"success": false, "message"}.
+{"detail": "text" | [{"loc", "msg"}]}, {"errors": [...]}, {"text", "error_code"} (FastChat); of gateways abroad:
+[{"error"}] (Google), {"error_code", "error_msg"} (Baidu), {"base_resp": {"status_code", "status_msg"}} (MiniMax),
+{"success": false, "message"}.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def error_text(body: object) -> str:
         for key in _MESSAGES:
             if isinstance(body.get(key), str):
                 return error_line(body[key])
+    if body.get("error_code") and isinstance(body.get("text"), str):
+        return error_line(body["text"])
     inner = body.get("base_resp")
     return error_text(inner) if isinstance(inner, dict) else ""
 

@@ -14,7 +14,7 @@ from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import limit, ns, tokens
 from tokenswarm.engines.failure import blank, error_line, error_text
 from tokenswarm.engines.odd_shapes import tidy
-from tokenswarm.engines.other_apis import mend
+from tokenswarm.engines.other_apis import known_by, mend
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -84,7 +84,7 @@ def _without_text(data: bytes) -> Delta:
         return Delta(error=error)
     if _OF_OTHER_APIS.isdisjoint(value):
         return NOTHING
-    raise NotAnEvent(f"a line of {len(data)} bytes has neither text nor an error{mend(value)}")
+    raise NotAnEvent(f"a line of {len(data)} bytes has neither text nor an error{known_by(value)}")
 
 
 def reshaped(data: bytes, reason: Exception, line: type[Line]) -> Line | Delta:
@@ -120,9 +120,10 @@ def _times(line: Envelope) -> EngineTimes | None:
     load_ns = _part(line.load_duration, total_ns)
     prefill_ns = _part(line.prompt_eval_duration, total_ns)
     decode_ns = _part(line.eval_duration, total_ns)
-    if prefill_ns is None and line.prompt_eval_duration in (None, 0) and line.prompt_eval_count == 0:
+    nothing = (None, 0) if total_ns is not None else ()  # all of them 0: none was measured
+    if prefill_ns is None and line.prompt_eval_duration in nothing and line.prompt_eval_count == 0:
         prefill_ns = 0
-    if decode_ns is None and line.eval_duration in (None, 0) and tokens(line.eval_count) in (0, 1):
+    if decode_ns is None and line.eval_duration in nothing and tokens(line.eval_count) in (0, 1):
         decode_ns = 0
     queue_ns = None
     if total_ns is not None and load_ns is not None and prefill_ns is not None and decode_ns is not None:

@@ -15,7 +15,7 @@ from tokenswarm.engines import NOTHING, Delta, NotAnEvent, Sampling, Usage
 from tokenswarm.engines.counts import limit, ms_as_ns, tokens
 from tokenswarm.engines.failure import blank, error_line, error_text
 from tokenswarm.engines.odd_shapes import tidy, words_elsewhere
-from tokenswarm.engines.other_apis import chat_words, mend, text_words
+from tokenswarm.engines.other_apis import chat_words, known_by, mend, text_words
 from tokenswarm.prompts import Prompt
 from tokenswarm.record import EngineTimes
 
@@ -220,7 +220,7 @@ def without_choices(data: bytes, envelope: Envelope, choices: object) -> Delta:
         return Delta(error=error)
     if choices is not None or _OF_OTHER_APIS.isdisjoint(value):  # timings alone: another API of llama.cpp
         return NOTHING
-    raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error{mend(value)}")
+    raise NotAnEvent(f"an event of {len(data)} bytes has neither choices nor an error{known_by(value)}")
 
 
 _NO_MODEL = (b'"model":""', b'"model": ""')

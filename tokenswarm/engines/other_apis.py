@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenswarm.engines.failure import clean_line
+
+_NAMES_MAX = 6
 _TYPED = {"response.": "responses", "message_": "messages", "content_block_": "messages"}
 
 
@@ -11,6 +14,12 @@ def mend(event: dict[str, Any]) -> str:
     """Words to add to the refusal of an event; "" where it is of no API that is known here."""
     kind, api = _spoken(event)
     return f": it is one of the API that `engine.kind: {kind}` and `engine.api: {api}` stand for" if api else ""
+
+
+def known_by(event: dict[str, Any]) -> str:
+    """The mend, or the names of what an event of no known API has: no word of an answer stands in a name."""
+    names = ", ".join([name for name in event if name.isidentifier()][:_NAMES_MAX])
+    return mend(event) or clean_line(f"; it has {names}" if names else "")
 
 
 def chat_words(choice: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from tokenswarm.engines import NOTHING, Delta, NotAnEvent
 from tokenswarm.engines.failure import error_text
-from tokenswarm.engines.other_apis import mend
+from tokenswarm.engines.other_apis import known_by
 
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -49,7 +49,7 @@ def foreign(data: bytes, kind: str | None, whole: str) -> Delta:
     unknown = kind is not None and not _OF_A_TYPED_API.match(kind) and "choices" not in value
     if unknown or _OF_OTHER_APIS.isdisjoint(value):
         return NOTHING
-    raise NotAnEvent(f"an event of {len(data)} bytes is of another API, and no error{mend(value)}")
+    raise NotAnEvent(f"an event of {len(data)} bytes is of another API, and no error{known_by(value)}")
 
 
 Event = TypeVar("Event", bound=msgspec.Struct)

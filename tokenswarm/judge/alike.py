@@ -156,8 +156,7 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
             first = _of(told[0], subject, key)
             other = next((run for run in told[1:] if not _equal(key, first, _of(run, subject, key))), None)
             if other is not None:
-                name = key.removeprefix("profile.")
-                left, right = _short(first, _of(other, subject, key))
+                name, left, right = _short(key.removeprefix("profile."), first, _of(other, subject, key))
                 found[subject] = f"`{name}` is {left} in {told[0].run_id} and {right} in {other.run_id}"
                 break
     return found
@@ -174,9 +173,15 @@ def _of(run: Run, subject: str, key: str) -> Any:
     return _said((run.about.get(subject) or {}).get(key))
 
 
-def _short(first: Any, second: Any) -> tuple[str, str]:
-    """Two values that differ, without what they share, short enough for a sentence."""
-    while isinstance(first, Mapping) and isinstance(second, Mapping):
-        key = next(k for k in [*first, *second] if first.get(k) != second.get(k))
-        first, second = first.get(key), second.get(key)
-    return tuple(str(value)[:60] for value in (first, second))  # type: ignore[return-value]
+def _short(name: str, first: Any, second: Any) -> tuple[str, str, str]:
+    """The first key below `name` whose values differ, and both, short enough for a sentence."""
+    while True:
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            below = next(key for key in [*first, *second] if first.get(key) != second.get(key))
+            first, second = first.get(below), second.get(below)
+        elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+            below = next(at for at, (one, other) in enumerate(zip(first, second, strict=True)) if one != other)
+            first, second = first[below], second[below]
+        else:
+            return name, *(text if len(text := str(value)) <= 60 else f"{text[:59]}…" for value in (first, second))  # type: ignore[return-value]
+        name = f"{name}.{below}"

@@ -245,7 +245,7 @@ def _more(bad: float, limit: float, held: Held, tests: int) -> tuple[int | None,
     if _alone(len(x), len(y)):
         deviation = max(ranksum.spread(x), ranksum.spread(y))
     elif have < 2:
-        return None, "one run a side has no spread to hold a difference against: make at least 3, better 5"
+        return None, "a side of one run has no spread to hold a difference against: make at least 3 a side, better 5"
     beyond = abs(bad) > limit
     alpha = ALPHA / max(1, tests) if beyond else (1.0 - CONFIDENCE) / 2
     needed = ranksum.runs_needed(abs(abs(bad) - (0.0 if beyond else limit)), deviation, alpha)

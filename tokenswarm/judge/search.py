@@ -14,7 +14,9 @@ from typing import Any, Literal
 import msgspec
 
 from tokenswarm.judge import gates
+from tokenswarm.measure.periods import Outage
 from tokenswarm.measure.snapshot import Block, Merged, total
+from tokenswarm.measure.stills import Still
 from tokenswarm.profile.slo import Slo
 from tokenswarm.record import Outcome
 from tokenswarm.result.summary import Gate, summarize
@@ -28,6 +30,8 @@ GROWTH = 0.1  # of the rate: a queue that grows so quickly
 GROWN = 3.0  # and is so many times what it was, grows without bound
 QUEUE_MIN = 20
 BROKEN = (Outcome.CONNECT, Outcome.DNS, Outcome.RESET, Outcome.TRUNCATED)  # of who is away; who has too much says so
+REFUSED = (Outcome.HTTP_5XX, Outcome.ERROR_OBJECT)  # of either, and of a gateway before one that is away
+BIN_S = 1  # before a time without a success, in which something may have succeeded first
 AWAY = (5, 2)  # failures, and seconds, from which on nothing that succeeds is no chance
 
 
@@ -108,20 +112,36 @@ def unreached(probe: Probe, said: str) -> Probe:
     return msgspec.structs.replace(probe, result="gone", within=False, reason=reason)
 
 
-def away(merged: Merged, stage: int, *, restarted: bool) -> str:
+def away(merged: Merged, stage: int, *, restarted: bool, silences: Sequence[Still] = ()) -> str:
     """When the server was away in a try, although it is there after it: no load was too much for it; "" if it was not.
 
-    `restarted`: its own metrics say so. Else nothing succeeded for a while, as connections broke or none came about.
+    `restarted`: its own metrics say so. Else nothing succeeded for a while, as connections broke or none came about;
+    or as all were refused, which who has too much does, too: but that one ends what it took, when no more is sent, and
+    meanwhile tokens come (`silences` of the try: none did, for longer than any answer ever took to begin).
     """
     block = total(block for block in merged.blocks if block.stage == stage)
-    broken = sum(block.by_outcome.get(name, 0) for name in BROKEN)
+    broken, refused = (sum(block.by_outcome.get(name, 0) for name in names) for names in (BROKEN, REFUSED))
     last, longest = block.periods.at_the_end(), block.periods.dead()
     for found, least_s in ((last, 0), (longest, AWAY[1])):
         if found is None or found.failed < AWAY[0] or found.end_s - found.start_s < least_s:
             continue
-        if restarted or 2 * broken > block.failed:
+        mute = _ended_so(block) if found is last else _is_mute(found, silences, merged)
+        if restarted or 2 * broken > block.failed or (mute and 2 * (broken + refused) > block.failed):
             return f"nothing succeeded from {found.start_s} s to {found.end_s} s of the run"
     return "its metrics tell of a restart" if restarted else ""
+
+
+def _ended_so(block: Block) -> bool:
+    """Whether nothing that it had taken goes on."""
+    return not (block.under_way or block.censored)
+
+
+def _is_mute(outage: Outage, silences: Sequence[Still], merged: Merged) -> bool:
+    """Whether no token came in it, for longer than it takes to read the longest prompt."""
+    least_s = max(AWAY[1], (total(merged.blocks).ttft.high or 0.0) + BIN_S)
+    return any(
+        min(outage.end_s, one.end_s) - max(outage.start_s - BIN_S, one.start_s) >= least_s for one in silences
+    )  # fmt: skip
 
 
 def was_away(probe: Probe, said: str, *, again: bool) -> Probe:

@@ -66,6 +66,14 @@ def share(n: int, index: int, count: int) -> int:
     return n // count + (index < n % count)
 
 
+def share_by_users(n: int, users: int, index: int, count: int) -> int:
+    """The share of `n` requests that worker `index` of `count` has for its share of the users: none without a user.
+
+    So all users have as much to do, and all are there until the end.
+    """
+    return n // users * share(users, index, count) + share(n % users, index, count)
+
+
 def stripe(arrivals: Iterable[Arrival], index: int, count: int) -> Iterator[Arrival]:
     """The share of worker `index` of `count`: numbers index, index + count, …"""
     if not 0 <= index < count:

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import msgspec
 
-from tokenswarm.errors import ConfigError, DatasetError
+from tokenswarm.errors import ConfigError, DatasetError, not_text
 from tokenswarm.load import Arrival
 from tokenswarm.load.schedule import Planned
-from tokenswarm.load.traces import Faulty, Row, azure, burstgpt, mooncake, plain
+from tokenswarm.load.traces import Faulty, Reader, Row, azure, bailian, burstgpt, mooncake, plain
 from tokenswarm.profile.load import ENDLESS_S, Load, Stage
 from tokenswarm.profile.typed_yaml import Seconds
 
-FORMATS = {"azure": azure, "burstgpt": burstgpt, "mooncake": mooncake, "plain": plain}
-"""A row a format: `head(line) -> reader or None`, where a reader makes a Row of each further line."""
+FORMATS = {"azure": azure, "burstgpt": burstgpt, "bailian": bailian, "mooncake": mooncake, "plain": plain}
+"""A row a format: `head(line) -> reader or None`, where a reader makes a Row of each further line. In the order in
+which `auto` asks: Mooncake's fields are among Bailian's."""
 
 LINE_BYTES_MAX = 1 << 20
 ROWS_MAX = 20_000_000
@@ -34,7 +35,7 @@ BREATH = 5_000  # rows between two calls of `breathe`
 
 
 class Trace(msgspec.Struct):
-    """Columns, a row an arrival. `blocks` only where the file has them."""
+    """Columns, a row an arrival. `blocks`, of `block_tokens` each, only where the file has them."""
 
     path: str
     at_s: array[float]
@@ -42,6 +43,7 @@ class Trace(msgspec.Struct):
     output_tokens: array[int]
     blocks: list[tuple[int, ...]]
     notes: list[str]
+    block_tokens: int = 0
 
     @property
     def span_s(self) -> float:
@@ -66,22 +68,44 @@ class Trace(msgspec.Struct):
             self.output_tokens[first:last],
             self.blocks[first:last],
             self.notes,
+            self.block_tokens,
         )
 
     def arrivals(self, time_scale: float, *, loop: bool) -> Iterator[Arrival]:
-        """In order of time, `time_scale` times as far apart; with `loop` from the begin again, without end."""
-        n, blocks = len(self.at_s), self.blocks or itertools.repeat(())
+        """In order of time, `time_scale` times as far apart; with `loop` from the begin again, without end.
+
+        Each time with blocks of its own: a cache that has seen the trace once would know all of it.
+        """
+        n, blocks = len(self.at_s), self.blocks or [()] * len(self.at_s)
+        above = 1 + max((max(row, default=0) for row in blocks), default=0) if loop else 0
         for turn in itertools.count() if loop else range(1):
             begin_s = turn * self.span_s
-            columns = zip(self.at_s, self.input_tokens, self.output_tokens, blocks, strict=False)
+            columns = zip(self.at_s, self.input_tokens, self.output_tokens, blocks, strict=True)
             for number, (at_s, tokens_in, tokens_out, prefix) in enumerate(columns, turn * n):
-                yield Arrival(number, (begin_s + at_s) * time_scale, tokens_in, tokens_out, prefix)
+                own = tuple(block + turn * above for block in prefix) if turn else prefix
+                yield Arrival(number, (begin_s + at_s) * time_scale, tokens_in, tokens_out, own)
 
 
-def read_trace(path: Path, wanted: str = "auto", breathe: Callable[[], None] = lambda: None) -> Trace:
-    """The whole file. `breathe` is called now and then, for whoever must not be held up. Raises DatasetError."""
+def read_trace(
+    path: Path, wanted: str = "auto", breathe: Callable[[], None] = lambda: None, block_tokens: int | None = None
+) -> Trace:
+    """The whole file. `breathe` is called now and then, for whoever must not be held up. Raises DatasetError.
+
+    `block_tokens`: of its `hash_ids`; None: the format's own; 0: they are not looked at.
+    """
     with _opened(path) as file:
-        return _read(path, _lines(path, file), wanted, breathe)
+        if said := not_text(file.peek(64).lstrip()):
+            raise DatasetError(f"{path}: {said}")
+        lines = _lines(path, file)
+        head = next(lines, None)
+        if head is None:
+            raise DatasetError(f"{path}: the file holds no rows")
+        reader = _reader(path, head, wanted)
+        if block_tokens is not None:
+            if block_tokens and not reader.block_tokens:
+                raise DatasetError(f"{path}: this trace has no `hash_ids`: leave out `load.trace.block_tokens`")
+            reader.block_tokens = block_tokens
+        return _read(path, lines if reader.has_header else itertools.chain((head,), lines), reader, breathe)
 
 
 @contextlib.contextmanager
@@ -108,23 +132,24 @@ def _lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def _read(path: Path, lines: Iterator[tuple[int, str]], wanted: str, breathe: Callable[[], None]) -> Trace:
-    head = next(lines, None)
-    if head is None:
-        raise DatasetError(f"{path}: the file holds no rows")
+def _reader(path: Path, head: tuple[int, str], wanted: str) -> Reader:
+    """What reads a file that begins with this line."""
     names = list(FORMATS) if wanted == "auto" else [wanted]
-    found = next((reader for name in names if (reader := FORMATS[name].head(head[1])) is not None), None)
+    tried: Iterator[Reader | None] = (FORMATS[name].head(head[1]) for name in names)
+    found = next((reader for reader in tried if reader is not None), None)
     if found is None:
         kinds = ", ".join(FORMATS) if wanted == "auto" else wanted
         raise DatasetError(f"{path}:{head[0]}: the first line is not that of a trace ({kinds}): `load.trace.format`")
-    if not found.has_header:
-        lines = itertools.chain((head,), lines)
+    return found
+
+
+def _read(path: Path, lines: Iterable[tuple[int, str]], reader: Reader, breathe: Callable[[], None]) -> Trace:
     notes = _Notes(path)
-    trace = Trace(str(path), array("d"), array("q"), array("q"), [], [])
+    trace = Trace(str(path), array("d"), array("q"), array("q"), [], [], reader.block_tokens)
     first_s = 0.0
     for number, text in lines:
         try:
-            row: Row = found.row(text)
+            row = reader.row(text)
         except Faulty as fault:
             raise DatasetError(f"{path}:{number}: {fault}") from None
         if not trace.at_s:
@@ -151,6 +176,7 @@ def _add(trace: Trace, row: Row, at_s: float, number: int, notes: _Notes) -> Non
     trace.input_tokens.append(max(1, row.input_tokens))
     trace.output_tokens.append(max(1, row.output_tokens))
     if row.blocks or trace.blocks:
+        trace.blocks += [()] * (len(trace.at_s) - 1 - len(trace.blocks))  # the rows before the first that has some
         trace.blocks.append(row.blocks)
 
 
@@ -195,7 +221,7 @@ def trace_of(load: Load, breathe: Callable[[], None] = lambda: None) -> Trace:
             f"{load.trace.path}: another file than the run's: its SHA-256 is {found[:12]}…, and `load.trace.sha256` "
             f"{known[:12]}…: put the same trace on the master and on every machine with workers"
         )
-    whole = read_trace(Path(load.trace.path), load.trace.format, breathe)
+    whole = read_trace(Path(load.trace.path), load.trace.format, breathe, load.trace.block_tokens)
     return whole.cut(load.trace.start, load.trace.length)
 
 

@@ -19,6 +19,19 @@ _GIVEN_UP = re.compile(
     re.IGNORECASE,
 )
 
+_CUTS = re.compile(
+    r"filter|refus|safety|moderat|guardrail|repeti|recitation|blocklist|blocked|prohibited|spii|sensitive",
+    re.IGNORECASE,
+)
+
+
+def cuts(reason: str) -> bool:
+    """Whether a finish reason tells of an answer that was cut for what it said; of a word of an engine's own, nobody
+    knows: OpenAI and Azure (content_filter), Anthropic (refusal), vLLM (repetition), Gemini (SAFETY, RECITATION, SPII,
+    BLOCKLIST, PROHIBITED_CONTENT), GLM (sensitive), Bedrock (guardrail_intervened).
+    """
+    return _CUTS.search(reason) is not None
+
 
 @lru_cache(maxsize=256)  # servers know a handful of them
 def gives_up(reason: str) -> bool:

@@ -83,6 +83,11 @@ class Periods(msgspec.Struct, kw_only=True):
                 start = None
         return max(found, key=lambda outage: outage.end_s - outage.start_s, default=None)
 
+    @property
+    def ends_failing(self) -> bool:
+        """Whether something failed in the last bin in which anything ended."""
+        return bool(self.ended) and self.failed.get(max(self.ended), 0) > 0
+
     def at_the_end(self) -> Outage | None:
         """The time from the bin behind the last success on; None where the last bin has one."""
         bins = sorted(self.ended)

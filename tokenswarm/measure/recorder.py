@@ -6,8 +6,6 @@ whatever phase their request is of. One recorder a worker process; not thread-sa
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 import msgspec
 
 from tokenswarm.clock import NS_PER_S
@@ -17,6 +15,7 @@ from tokenswarm.measure.loads import Loads
 from tokenswarm.measure.series import Series
 from tokenswarm.measure.slo import Limits, Slo
 from tokenswarm.measure.snapshot import Block, Instrument, Snapshot, add_into
+from tokenswarm.measure.steady import Window
 from tokenswarm.measure.waiting import Waiting
 from tokenswarm.record import BROKEN_OUTCOMES, FAILED_OUTCOMES, OK, USUAL_ENDS, EngineTimes, Outcome, RequestRecord
 
@@ -32,14 +31,6 @@ VALUES = (
 """The sketches of a block of which a request has one value, or none."""
 
 NO_LATENCIES = (None,) * (len(VALUES) - 3)
-
-
-class _Window:
-    """The steady window of a stage, on this worker's clock; `close_ns` is None while it is open."""
-
-    def __init__(self, stage: int, open_ns: int) -> None:
-        self.stage, self.open_ns = stage, open_ns
-        self.close_ns: int | None = None
 
 
 class Recorder:
@@ -58,7 +49,7 @@ class Recorder:
         self._changed: dict[tuple[int, str], int] = {}  # the report in which a block's last change is first told
         self._series: dict[tuple[int, str], Series] = {}
         self._waiting: dict[tuple[int, str], Waiting] = {}
-        self._windows: list[_Window] = []
+        self._windows: list[Window] = []
         self._loads = Loads()
         self._seq = 0
 
@@ -100,28 +91,31 @@ class Recorder:
         """`n` tokens arrived, of streams that still run."""
         self.live_output_tokens += n
 
-    def open_window(self, stage: int, now_ns: int) -> None:
-        """The steady window of `stage` begins. Call it on time: what was added before is not looked at again."""
-        self._windows.append(_Window(stage, now_ns))
-        self._touch_windows(now_ns)
+    def open_window(self, stage: int, open_ns: int, close_ns: int | None = None) -> None:
+        """The steady window of `stage` begins at `open_ns`; it ends at `close_ns`, where that is known.
+
+        Call it on time, or ahead: what was added before is not looked at again.
+        """
+        self._windows.append(Window(stage, open_ns, close_ns))
 
     def close_window(self, stage: int, now_ns: int) -> None:
-        """The steady window of `stage` ends. Closing one that is not open changes nothing."""
+        """The steady window of `stage` is over, or does not come. Closing one that is not open changes nothing."""
         self._touch_windows(now_ns)
+        self._windows = [one for one in self._windows if one.closed or one.stage != stage or one.open_ns <= now_ns]
         for window in self._windows:
-            if window.stage == stage and window.close_ns is None:
-                window.close_ns = now_ns
+            if window.stage == stage and not window.closed:
+                window.closed, window.close_ns = True, window.until(now_ns)
 
     def _touch_windows(self, now_ns: int) -> None:
         for window in self._windows:
-            if window.close_ns is None:
+            if not window.closed and window.open_ns <= now_ns:
                 block = self._block(window.stage, "steady")
                 block.window_start_ns = window.open_ns - self.start_ns
-                block.window_end_ns = max(now_ns, window.open_ns) - self.start_ns
+                block.window_end_ns = window.until(now_ns) - self.start_ns
                 block.window_ns = block.window_end_ns - block.window_start_ns
 
     def _is_closed(self, stage: int) -> bool:
-        return any(window.stage == stage and window.close_ns is not None for window in self._windows)
+        return any(window.stage == stage and window.closed for window in self._windows)
 
     def add(self, record: RequestRecord) -> None:
         """Count one request that ended, whatever its outcome. At most 120 µs for an answer of 128 tokens."""
@@ -190,23 +184,23 @@ class Recorder:
     def _attribute(self, record: RequestRecord, met: bool) -> None:
         """Give each window its share of the request: what happened inside it."""
         for window in reversed(self._windows):
-            close_ns = window.close_ns
-            if close_ns is not None and close_ns <= (record.sent_ns or record.intended_ns):
+            if window.close_ns is not None and window.close_ns <= (record.sent_ns or record.intended_ns):
                 return  # windows follow each other: the earlier ones ended before this request began
             if not record.sent_ns or record.done_ns < window.open_ns:
                 continue
-            block, open_ns = self._block(window.stage, "steady"), window.open_ns
-            if close_ns is None and record.ok and open_ns <= record.sent_ns <= record.first_ns <= record.done_ns:
+            block = self._block(window.stage, "steady")
+            in_order = window.open_ns <= record.sent_ns <= record.first_ns <= record.done_ns
+            if record.ok and in_order and window.holds(record.done_ns):
                 _attribute_all(block, record, met)
                 continue
-            block.window_in_flight_ns += _overlap_ns(record.sent_ns, record.done_ns, open_ns, close_ns)
+            block.window_in_flight_ns += window.overlap_ns(record.sent_ns, record.done_ns)
             if record.first_ns:
-                block.window_decoding_ns += _overlap_ns(record.first_ns, record.last_ns, open_ns, close_ns)
+                block.window_decoding_ns += window.overlap_ns(record.first_ns, record.last_ns)
             if record.ok:
-                block.window_tokens += _tokens_inside(record, open_ns, close_ns)
-                if _inside(record.first_ns, open_ns, close_ns):
+                block.window_tokens += window.tokens_of(record)
+                if window.holds(record.first_ns):
                     block.window_prompt_tokens += record.prompt_tokens or 0
-                if _inside(record.done_ns, open_ns, close_ns):
+                if window.holds(record.done_ns):
                     block.window_requests += 1
                     block.window_slo_met += met
 
@@ -307,7 +301,7 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
         block.first_prompt_tokens += record.prompt_tokens or 0
         block.first_cached_tokens += record.cached_tokens or 0  # vLLM and SGLang have no word for none
     few = ("drafted", record.draft_tokens), ("accepted", record.accepted_tokens), ("at once", record.at_once)
-    for kind, n in (*few, ("count of a part", record.counts_part)):
+    for kind, n in (*few, ("count of a part", record.counts_part), ("count beyond", record.counts_beyond)):
         if n:
             block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:
@@ -346,7 +340,7 @@ def _hold_against_asked(block: Block, record: RequestRecord) -> None:
 def _example(says: dict[str, str], record: RequestRecord) -> None:
     """Keep the first in the alphabet, as for errors: it does not depend on the order in which workers report."""
     said = (
-        f"{record.tokens_max} tokens asked for, {record.stated_tokens} stated, {record.events} events, "
+        f"{record.tokens_max} tokens asked for, {record.stated_tokens or 'none'} stated, {record.events} events, "
         f"finish reason {record.finish_reason!r}"
     )
     says["example"] = min(says.get("example", said), said)
@@ -367,33 +361,11 @@ def _add_engine(block: Block, engine: EngineTimes, tokens: int) -> None:
         block.engine_tokens_per_s.add(tokens * NS_PER_S / engine.decode_ns)
 
 
-def _inside(moment_ns: int, open_ns: int, close_ns: int | None) -> bool:
-    return open_ns <= moment_ns and (close_ns is None or moment_ns < close_ns)
-
-
-def _overlap_ns(start_ns: int, end_ns: int, open_ns: int, close_ns: int | None) -> int:
-    return max(0, (end_ns if close_ns is None else min(end_ns, close_ns)) - max(start_ns, open_ns))
-
-
 def _attribute_all(block: Block, record: RequestRecord, met: bool) -> None:
-    """What `_attribute` counts of a success that lies inside an open window from its beginning to its end."""
+    """What `_attribute` counts of a success that lies inside a window from its beginning to its end."""
     block.window_in_flight_ns += record.done_ns - record.sent_ns
     block.window_decoding_ns += max(0, record.last_ns - record.first_ns)
     block.window_tokens += record.output_tokens
     block.window_prompt_tokens += record.prompt_tokens or 0
     block.window_requests += 1
     block.window_slo_met += met
-
-
-def _tokens_inside(record: RequestRecord, open_ns: int, close_ns: int | None) -> int:
-    """Output tokens that came inside [open, close): tokens × events inside / events.
-
-    Rounded at both ends of the window rather than once, so that adjoining windows share out exactly all tokens.
-    """
-    stamps, tokens = record.token_stamps_ns, record.output_tokens
-    if not stamps:  # nothing says when they came: all at the last byte
-        return tokens if _inside(record.done_ns, open_ns, close_ns) else 0
-    events = len(stamps)
-    before = bisect_left(stamps, open_ns)
-    until = events if close_ns is None else bisect_left(stamps, close_ns)
-    return tokens * until // events - tokens * before // events

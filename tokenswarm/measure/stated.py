@@ -10,6 +10,7 @@ import msgspec
 from tokenswarm.engines import Usage
 from tokenswarm.record import EngineTimes, TokenSource
 
+PIECES_MAX = 8  # content events a token: a text cut into letters has half of that
 _SLACK_NS = 1_000_000  # two clocks; and 1 % of the time
 
 
@@ -45,10 +46,15 @@ def compared(counts: Counts, old: Usage | None, stated: int) -> Counts:
     return n + 1, fell or stated < before, grew or (n > 0 and stated > before)
 
 
-def of_single_events(counts: Counts) -> bool:
-    """Whether each counts one event by itself: a count of all so far grows, and never falls."""
+def of_single_events(counts: Counts, events: int, stated: int | None) -> bool:
+    """Whether each counts one event by itself: a count of all so far grows, and never falls.
+
+    Counts of single events do so by chance (1, 1, 2, 2). A count that most events bring is one of all where the newest
+    has two tokens for three events or more: an event with words holds a token, unless somebody cut the text anew.
+    """
     n, fell, grew = counts
-    return n > 1 and (fell or not grew)
+    few = 3 * n >= 2 * events and 3 * (stated or 0) < 2 * events
+    return n > 1 and (fell or not grew or few)
 
 
 def output_tokens(
@@ -68,6 +74,8 @@ def output_tokens(
         return stated + reasoning, TokenSource.SERVER, True
     if stated == 0 and events:
         return events, TokenSource.EVENTS, False
+    if stated * PIECES_MAX < events:
+        return events, TokenSource.EVENTS, False  # a count of one event, or without the reasoning
     if limit is not None and events <= limit < stated - reasoning:
         return events, TokenSource.EVENTS, False  # no count of this answer: a gateway's own, or another's
     return stated, TokenSource.SERVER, False

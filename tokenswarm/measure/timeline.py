@@ -310,7 +310,8 @@ class Timeline:
         usage, stamps = self._usage or NO_USAGE, tuple(self._stamps)
         limit = None if self._tokens_max is None else self._tokens_max * self._choices
         partial = self._choices != 1 and bool(self._unfinished())
-        counted = 0 if of_single_events(self._by_event) else self._stated_after
+        alone = of_single_events(self._by_event, len(stamps), usage.output_tokens)
+        counted = 0 if alone else self._stated_after
         output, source, added = output_tokens(usage, len(stamps), counted, limit, partial)
         lows = dict(zip(self.lows[1::2], self.lows[::2], strict=True)) if self.lows else NO_LOWS
         gaps, gap_tokens, gap_events, gap_hidden, merged_events = gaps_of(stamps, self._tokens, self._of_choice, lows)

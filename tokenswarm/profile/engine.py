@@ -43,6 +43,7 @@ else:  # the words of the table; a type checker wants them written out
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"auth|token|secret|passw|credential|cookie|api[-_]?key", re.IGNORECASE)
+_PATH = re.compile(r"/[!-\"$-~]*")  # no white space, and no fragment
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "x-request-id"})
 
@@ -54,6 +55,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: EngineKind = "openai"
     api: Api = "chat"
+    path: str | None = None  # of the API below the base URL, with a query if it needs one; None: the usual one
     model: str | None = None  # None: the only model that the server lists
     headers: dict[str, str] = {}
     headers_from_env: dict[str, str] = {}
@@ -83,6 +85,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.seed is not None and not spoken.seed:
             raise ValueError(f"`engine.seed` is not known to `engine.api: {self.api}`; leave it out")
         self._check_ollama_limit()
+        self._check_path()
         for name, value in self.headers.items():
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"the value of header `{shown(name)}` may hold printable ASCII only")
@@ -103,6 +106,13 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The name that requests bear: that of `extra_body` wins, as it does in the body; "" while none is known."""
         asked = self.extra_body.get("model", self.model)
         return asked if isinstance(asked, str) else ""
+
+    def _check_path(self) -> None:
+        path = self.path
+        if path is not None and not _PATH.fullmatch(path):
+            raise ValueError(f"`engine.path: {shown(path)}` must look like /v3/chat/completions, in printable ASCII")
+        if path is not None and _SECRET_NAME.search(path.partition("?")[2]):
+            raise ValueError("`engine.path` holds what looks like a secret: name a variable under `headers_from_env`")
 
     def _check_ollama_limit(self) -> None:
         """Ollama's two paths take a limit of 0 differently: none at all, or one token."""

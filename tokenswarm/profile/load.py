@@ -17,11 +17,12 @@ ENDLESS_S = SECONDS_MAX
 RATE_MIN, RATE_MAX = 0.001, 100_000.0  # requests a second
 BURSTINESS_MIN, BURSTINESS_MAX = 0.01, 1000.0
 REQUESTS_MAX = 10_000_000
+BLOCK_TOKENS_MAX = 1_000_000
 
 Kind = Literal["closed", "poisson", "constant", "gamma", "trace"]
 RATE_KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("closed", "trace"))
 """The kinds of an open loop that take a rate; the first is what one means where nobody says more."""
-TraceFormat = Literal["auto", "azure", "burstgpt", "mooncake", "plain"]
+TraceFormat = Literal["auto", "azure", "bailian", "burstgpt", "mooncake", "plain"]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +78,7 @@ class TraceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: Seconds = Seconds(0.0)  # of the window, in the trace's own time
     length: Seconds | None = None  # of the window; None: to the end
     loop: bool = False  # begin again where the window ends
+    block_tokens: int | None = None  # of the prompt that one of `hash_ids` stands for; None: the format's own
 
     def __post_init__(self) -> None:
         if not 1e-6 <= self.time_scale <= 1e6:
@@ -85,6 +87,8 @@ class TraceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`load.trace.sha256` takes 64 hexadecimal digits, as `sha256sum` writes them")
         if self.length is not None and self.length <= 0:
             raise ValueError("`load.trace.length` must be longer than 0s")
+        if self.block_tokens is not None and not 1 <= self.block_tokens <= BLOCK_TOKENS_MAX:
+            raise ValueError(f"`load.trace.block_tokens: {self.block_tokens}` must be between 1 and {BLOCK_TOKENS_MAX}")
 
 
 _ONE_USER = (Stage(users=1),)

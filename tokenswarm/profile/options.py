@@ -22,7 +22,7 @@ from tokenswarm.profile import help as help_texts
 from tokenswarm.profile import profile as profiles
 from tokenswarm.profile.dataset import FORMATS
 from tokenswarm.profile.engine import APIS, KINDS
-from tokenswarm.profile.load import RATE_KINDS
+from tokenswarm.profile.load import ENDLESS_S, RATE_KINDS
 from tokenswarm.profile.profile import Profile
 
 OPTIONS: dict[str, tuple[str, str, str]] = {
@@ -43,14 +43,18 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
         "ask for N output tokens each time, not the data set's length",
     ),
     "--ignore-eos": ("dataset.ignore_eos", "BOOL", "true or false: generate to the full length where the engine can"),
-    "--arrivals": ("load.kind", "KIND", f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread"),
+    "--arrivals": (
+        "load.kind",
+        "KIND",
+        f"{', '.join(RATE_KINDS[:-1])} or {RATE_KINDS[-1]}: how --rate is spread (default: {RATE_KINDS[0]})",
+    ),
     "--burstiness": ("load.burstiness", "SHAPE", "of gamma arrivals: 1 is Poisson, less comes in bursts"),
     "--max-in-flight": ("load.max_in_flight", "N", "requests under way at most; what is due beyond them is dropped"),
     "--requests": ("load.requests", "N", "end after so many requests, over all workers; without --duration only then"),
     "--trace": (
         "load.trace.path",
         "FILE",
-        "arrivals and lengths of a real service (Azure, BurstGPT, Mooncake, CSV)",
+        "arrivals and lengths of a real service (Azure, BurstGPT, Mooncake, Bailian, CSV)",
     ),
     "--time-scale": ("load.trace.time_scale", "X", "of the time between arrivals of --trace: 0.1 is ten times as fast"),
     "--warmup": ("phases.warmup", "TIME", "time before the first window is measured (part of --run-time in locust)"),
@@ -169,7 +173,13 @@ def _stage(options: Mapping[str, Any], text: str | None, path: str | None) -> li
         if rate is not None or users is not None or options.get("arrivals") is not None:
             raise ConfigError("--trace says when requests come: leave out --rate, --users and --arrivals")
         stages = [] if duration is None else one_stage("duration", str(duration), "--duration", None)
+        if not stages and _said(text, path, "load.kind") != "trace":
+            stages = one_stage("duration", str(ENDLESS_S), "--trace", None)  # in place of another kind of load's
         return [("load.kind", typed_yaml.literal("trace", "--trace")), *stages]
+    if options.get("time_scale") is not None and not (
+        _said(text, path, "load.trace.path") or _sets(options, "load.trace")
+    ):
+        raise ConfigError("--time-scale goes with --trace, or a profile that has one")
     if rate is not None and users is not None:
         raise ConfigError("--rate and --users: an open loop or a closed one; give one of them")
     if rate is None and users is None:
@@ -203,6 +213,11 @@ def _said(text: str | None, path: str | None, key: str) -> str:
     """A value as the profile's text has it; what is wrong there is told by whoever reads it whole."""
     found = typed_yaml.find(typed_yaml.parse(text, path or ""), key) if text is not None else None
     return str(getattr(found, "value", ""))
+
+
+def _sets(options: Mapping[str, Any], section: str) -> bool:
+    """Whether a --set says something of a section of the profile."""
+    return any(pair.strip().startswith(section) for pair in options.get("set") or ())
 
 
 def given(options: Mapping[str, Any]) -> list[tuple[str, Node]]:

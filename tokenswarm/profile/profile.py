@@ -153,4 +153,7 @@ def decode(data: bytes) -> Profile:
 
 def seconds(text: str, origin: str) -> float:
     """A duration as a user writes it (`30s`, `1h30m`, `5`), in seconds. Raises ConfigError."""
-    return typed_yaml.read(typed_yaml.literal(text, origin), Seconds, origin)
+    try:
+        return typed_yaml.read(typed_yaml.literal(text, origin), Seconds, origin)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix(f"{origin}: ")) from None  # it is the key, too

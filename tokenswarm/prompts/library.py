@@ -26,7 +26,7 @@ from tokenswarm.prompts.index import UNKNOWN, Index, count
 from tokenswarm.prompts.info import ESTIMATE, DataInfo, Spread, spread
 from tokenswarm.prompts.lengths import NO_LIMITS, CountTokens, Limits, estimate_tokens, limits_fault
 from tokenswarm.prompts.order import Shard
-from tokenswarm.prompts.reading import Reading, Rules, dropped, row_id, without_nulls
+from tokenswarm.prompts.reading import Reading, Rules, dropped, request_in, row_id, without_nulls
 from tokenswarm.prompts.source import RowFault, Source, decode_row, file_status
 from tokenswarm.prompts.synthetic import Synthetic, count_words, generate
 
@@ -69,9 +69,9 @@ class Library:
     def __len__(self) -> int:
         return self.info.rows_kept
 
-    def shard(self, index: int, count: int) -> Shard[Conversation]:
-        """Worker `index` of `count`: every count-th conversation of the one seeded order, endlessly."""
-        return Shard(self.conversation, len(self), index, count, self.info.seed)
+    def shard(self, index: int, count: int, users: int | None = None) -> Shard[Conversation]:
+        """Worker `index` of `count`: its conversations of the one seeded order, endlessly; `users`: of all workers."""
+        return Shard(self.conversation, len(self), index, count, self.info.seed, users)
 
 
 def describe(library: Library) -> DataInfo:
@@ -199,7 +199,7 @@ def read_row(row: object, number: int, settings: DataSettings) -> tuple[str, Rea
 def _reader_of_row(row: object, wanted: str) -> tuple[str, object]:
     """(the format whose reader takes it, the row as it is given to that). An empty column decides nothing."""
     names = list(READERS) if wanted == "auto" else [wanted]
-    for tried in (without_nulls(row), row):
+    for tried in (without_nulls(row), row, request_in(row)):
         for name in names:
             if READERS[name].matches(tried):
                 return name, tried
@@ -260,7 +260,11 @@ def keys_of(row: object) -> str:
     if not isinstance(row, dict):
         return f"{'an empty value' if not row else 'no object'}"
     names = [repr(name[:40]) for name in list(row)[:6]]
-    return ", ".join([*names, *(["…"] if len(row) > 6 else [])]) or "no keys"
+    told = ", ".join([*names, *(["…"] if len(row) > 6 else [])]) or "no keys"
+    inner = (name for name, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict))
+    if name := next(inner, ""):
+        told += f"; are its rows those under {name[:40]!r}? `jq -c '.[\"{name[:40]}\"][]'` takes them out"
+    return told
 
 
 def _reader_of(path: Path, settings: DataSettings, index: Index) -> Callable[[int], Conversation]:

@@ -1,11 +1,13 @@
 """The seeded order of rows, and each worker's share of it.
 
 All workers walk ONE endless sequence: the rows in a seeded order, then again in a new one, and so on. Worker i of n
-takes positions i, i + n, i + 2n, ...: together exactly the sequence, never one position twice, for any n.
+takes positions i, i + n, i + 2n, ...: together exactly the sequence, never one position twice, for any n. Where one has
+more users than another, it takes as many more: the positions are dealt out to the users, and these to the workers.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from array import array
 from collections.abc import Callable, Iterator
@@ -42,15 +44,17 @@ class Shard(Generic[T], Iterator[T]):
     """Every `count`-th item of the endless sequence, from `index` on. Keep one a worker: it holds 4 bytes a row.
 
     `seed` None: file order, each time. `wraps`: how many times the whole data set was used up before the last item.
+    `users`: of all workers; user k is on worker k % count, and takes position k of each `users`. None: one a worker.
     """
 
-    def __init__(self, read: Callable[[int], T], rows: int, index: int, count: int, seed: int | None) -> None:
+    def __init__(
+        self, read: Callable[[int], T], rows: int, index: int, count: int, seed: int | None, users: int | None = None
+    ) -> None:
         if rows < 1 or count < 1 or not 0 <= index < count:
             raise ValueError(f"shard {index} of {count} over {rows} rows: need 0 <= index < count and a row")
         self._read = read
         self._row_count = rows
-        self._position = index
-        self._stride = count
+        self._positions = _dealt(index, count, users)
         self._seed = seed
         self._identity = array("I", range(rows)) if seed is not None else array("I")
         self._order: SeededOrder | None = None
@@ -61,8 +65,7 @@ class Shard(Generic[T], Iterator[T]):
 
     def next_row(self) -> int:
         """The index of the next row, without reading it."""
-        epoch, rank = divmod(self._position, self._row_count)
-        self._position += self._stride
+        epoch, rank = divmod(next(self._positions), self._row_count)
         if self._seed is None:
             self.wraps = epoch
             return rank
@@ -70,3 +73,9 @@ class Shard(Generic[T], Iterator[T]):
             self._order = SeededOrder(self._identity, self._seed, epoch)
         self.wraps = epoch
         return self._order.at(rank)
+
+
+def _dealt(index: int, count: int, users: int | None) -> Iterator[int]:
+    """The positions of a worker. One without a user has those that it would have if each had one."""
+    every = count if users is None or users <= index else users
+    return (begin + own for begin in itertools.count(0, every) for own in range(index, every, count))

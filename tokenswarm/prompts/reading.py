@@ -36,14 +36,19 @@ ROLES = {
 """Every role name seen in ShareGPT V3, its raw files, LLaMA-Factory, OASST and OpenAI rows, and what it means here."""
 
 LENGTH_KEYS = (
-    "output_tokens", "output_len", "output_length", "max_tokens", "max_completion_tokens", "max_new_tokens",
-    "max_output_tokens", "num_predict", "n_predict",
+    "output_tokens", "output_len", "output_length", "output_tokens_count", "completion_tokens_count", "max_tokens",
+    "max_completion_tokens", "max_new_tokens", "max_output_tokens", "num_predict", "n_predict",
 )  # fmt: skip
 ANSWER_KEYS = ("output", "answer", "completion", "response", "chosen")
 CONTEXT_KEYS = ("input", "context", "passage")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
-MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
-TOOL_KEYS = ("tools", "functions")
+REQUEST_KEYS = ("body", "payload")
+LEFT_OUT = (
+    ("media_left_out", ("image", "images", "video", "videos", "audio", "audios")),
+    ("tools_left_out", ("tools", "functions")),
+    ("delay_left_out", ("delay",)),
+)
+"""What may stand beside a question and is not sent: how it is counted, and its keys."""
 _TOKENS = re.compile(r"([0-9]{1,18})(?:\.0*)?")
 
 Row = dict[str, Any]
@@ -92,11 +97,19 @@ def scalar_text(value: object) -> str | None:
     return None
 
 
-def without_nulls(row: object) -> object:
+def without_nulls(row: Any) -> Any:
     """The row without columns that hold nothing: a merged data set has the columns of all its parts in every row."""
     if not isinstance(row, dict):
         return row
     return {key: value for key, value in row.items() if value is not None and value != [] and value != {}}
+
+
+def request_in(row: object) -> object:
+    """The request that a row wraps, as in a file of OpenAI's batches, under the row's id; None: it wraps none."""
+    for key in REQUEST_KEYS:
+        if isinstance(row, dict) and isinstance(row.get(key), dict):
+            return {"id": row.get("custom_id"), **without_nulls(row[key])}
+    return None
 
 
 def message_text(message: Row) -> str | None:
@@ -135,6 +148,18 @@ def holds_media(message: object) -> bool:
     return isinstance(parts, list) and any(isinstance(part, dict) and any_text(part) is None for part in parts)
 
 
+def role_name(item: Row) -> str | None:
+    """Whose message it is, in the data set's own word; None where it does not say."""
+    author = item.get("author")
+    names = (item.get("from"), item.get("role"), author.get("role") if isinstance(author, dict) else author)
+    return next((name for name in names if isinstance(name, str)), None)
+
+
+def role_of(item: Row) -> str | None:
+    """user | assistant | system | tool; None where it does not say, or is nobody's that is known."""
+    return ROLES.get((role_name(item) or "").strip().lower())
+
+
 def role_and_text(item: object) -> tuple[str, str] | None:
     """(user | assistant | system | tool, text) of a turn, which may be a JSON string; None: it is no message."""
     if isinstance(item, str):
@@ -144,14 +169,19 @@ def role_and_text(item: object) -> tuple[str, str] | None:
             return None
     if not isinstance(item, dict):
         return None
-    author = item.get("author")
-    names = (item.get("from"), item.get("role"), author.get("role") if isinstance(author, dict) else author)
-    name = next((name for name in names if name is not None), None)
-    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
-    text = message_text(item)
+    role, text = role_of(item), message_text(item)
     if text is None and role == "assistant" and has_any(item, ("tool_calls", "function_call")):
         text = ""
     return None if role is None or text is None else (role, text)
+
+
+def written_list(text: str) -> list[Any] | None:
+    """A list that is written as a text; None: it is something else."""
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def has_any(row: Row, keys: Sequence[str]) -> bool:
@@ -170,12 +200,14 @@ def row_id(row: object, number: int) -> str:
 
 
 def stated_tokens(row: Row, notes: list[str]) -> int | None:
-    """The output length that the row states, in tokens: 128, 128.0 or "128". None where it states none.
+    """The output length that the row states, in tokens: 128, 128.0 or "128"; also in Ollama's `options`.
 
-    One that is stated and is no length (-1, 128.5, "long") is noted.
+    None where it states none. One that is stated and is no length (-1, 128.5, "long") is noted.
     """
+    options = row.get("options")
+    said_in = {**options, **row} if isinstance(options, dict) else row
     for key in LENGTH_KEYS:
-        value = row.get(key)
+        value = said_in.get(key)
         if value is None:
             continue
         said = _TOKENS.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -225,10 +257,8 @@ def system_of(row: Row) -> str | None:
 
 
 def note_left_out(row: Row, notes: list[str]) -> None:
-    """What stands beside the question and can't be sent as text is noted."""
-    for keys, note in ((MEDIA_KEYS, "media_left_out"), (TOOL_KEYS, "tools_left_out")):
-        if has_any(row, keys):
-            notes.append(note)
+    """What stands beside the question and is not sent is noted."""
+    notes += [note for note, keys in LEFT_OUT if has_any(row, keys)]
 
 
 def context_of(row: Row) -> str | None:

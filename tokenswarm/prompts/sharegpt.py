@@ -23,6 +23,7 @@ from tokenswarm.prompts.reading import (
     role_and_text,
     stated_tokens,
     system_of,
+    written_list,
 )
 
 MESSAGE_KEYS = ("conversations", "conversation", "items", "messages")
@@ -40,9 +41,8 @@ def read(row: object, row_name: str, rules: Rules) -> Reading:
 
 
 def messages_of(row: Row) -> list[Any] | None:
-    """The row's list of messages: the first that holds some, also inside another (`{"conversation": {"messages": …}}`).
-
-    [] where such keys are there, and hold nothing.
+    """The row's list of messages: the first that holds some, also inside another (`{"conversation": {"messages": …}}`),
+    or written as text, as in a column of a table. [] where such keys are there, and hold nothing.
     """
     found: list[Any] | None = None
     for key in (*MESSAGE_KEYS, "content"):
@@ -51,6 +51,8 @@ def messages_of(row: Row) -> list[Any] | None:
             value = messages_of(value)
         elif key == "content":
             continue
+        elif isinstance(value, str):
+            value = written_list(value)
         if isinstance(value, list):
             if len(value) == 1 and isinstance(value[0], list):
                 value = value[0]
@@ -64,8 +66,10 @@ def messages_of(row: Row) -> list[Any] | None:
 def from_messages(
     items: Sequence[object], row: Row, row_name: str, rules: Rules, notes: list[str], *, answer: str | None = None
 ) -> Reading:
-    """The conversation that a list of messages of `row` holds. A length that the row states goes to its first turn.
+    """The conversation that a list of messages of `row` holds.
 
+    A length that the row states is that of the first answer; where the messages end with a question, as those of a
+    request, it is that of the answer to it.
     `answer`: what stands beside the messages as the answer to the last of them.
     """
     if not items:
@@ -94,11 +98,12 @@ def from_messages(
     if is_empty(messages[first_user][1]):
         return dropped("empty_value")
     turns = _turns(messages[first_user:], notes)
+    asked = -1 if turns[-1].answer is None else 0
     if answer is not None and turns[-1].answer is None and not is_empty(answer):
         turns[-1] = Turn(turns[-1].user, answer)
     output_tokens = stated_tokens(row, notes)
     if output_tokens is not None:
-        turns[0] = Turn(turns[0].user, turns[0].answer, output_tokens)
+        turns[asked] = Turn(turns[asked].user, turns[asked].answer, output_tokens)
     note_left_out(row, notes)
     said = [system, *(text for role, text in leading if role == "system")]
     system_text = "\n\n".join(text for text in said if not is_empty(text))

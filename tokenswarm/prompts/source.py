@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
-from tokenswarm.errors import DatasetError
+from tokenswarm.errors import DatasetError, not_text
 from tokenswarm.prompts.splitter import ArraySplitter, LinesSplitter, RawRow, SplitFault
 
 # One block is 4 ms of work for long rows (60 MB/s on one slow core: split, parse, estimate) and 10 ms for rows of a few
@@ -25,20 +25,6 @@ BLOCK_BYTES = 256 << 10
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 4096
-
-# First bytes that tell what the file is instead of JSON, lower case, and the mend.
-_NOT_JSON = (
-    (b"version https://git-lfs", "this is a Git LFS pointer, not the data: fetch the real file (git lfs pull)"),
-    (b"<!doctype", "this is an HTML page, not a data set: download the raw file instead of its web page"),
-    (b"<html", "this is an HTML page, not a data set: download the raw file instead of its web page"),
-    (b"<", "this is HTML or XML, not JSON: download the raw file instead of its web page"),
-    (b"\x1f\x8b", "this is compressed (gzip): unpack it first"),
-    (b"pk\x03\x04", "this is a ZIP archive: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "this is compressed (zstd): unpack it first"),
-    (b"par1", "this is a Parquet file: convert it to JSON or JSONL first"),
-    (b"\xff\xfe", "this is UTF-16, not UTF-8: convert it first"),
-    (b"\xfe\xff", "this is UTF-16, not UTF-8: convert it first"),
-)
 
 
 class RowFault(Exception):
@@ -112,10 +98,8 @@ class Source:
         """The splitter for the file's container, and where its first byte is. DatasetError where it is not JSON."""
         start = len(_BOM) if head.startswith(_BOM) else 0
         text = head[start : start + _HEAD_BYTES].lstrip()
-        lower = text[:64].lower()
-        for magic, sentence in _NOT_JSON:
-            if lower.startswith(magic):
-                raise DatasetError(f"{self.path}: {sentence}")
+        if said := not_text(text):
+            raise DatasetError(f"{self.path}: {said}")
         start = head.find(text, start) if text else start
         if not text:
             raise DatasetError(f"{self.path}: the file holds only white space: is the download complete?")
@@ -123,7 +107,10 @@ class Source:
             return ArraySplitter(start + 1), start + 1
         if not text.startswith((b"{", b'"')):
             shown = text[:24].decode("utf-8", "replace").splitlines()[0]
-            raise DatasetError(f"{self.path}: this is neither a JSON array nor JSONL: it begins with {shown!r}")
+            raise DatasetError(
+                f"{self.path}: this is neither a JSON array nor JSONL: it begins with {shown!r}: write one JSON value "
+                'a line, such as {"prompt": "…"}'
+            )
         return LinesSplitter(start), start
 
     def _raise_split(self, fault: SplitFault, unfinished: bytes) -> NoReturn:

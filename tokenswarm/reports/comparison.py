@@ -94,11 +94,12 @@ def why(comparison: Comparison) -> list[str]:
 
 
 def percent(ratio: float | None) -> str:
-    """+3.1%, −12%: a ratio as a change."""
+    """+3.1%, −12%, +1084%: a ratio as a change. What logarithms leave of two equal values is none."""
     if ratio is None:
         return MISSING
-    change = 100 * (ratio - 1)
-    return f"{'−' if change < 0 else '+'}{abs(change):.3g}%"
+    change = round(100 * (ratio - 1), 4)
+    size = abs(change)
+    return f"{'−' if change < 0 else '+'}{f'{size:.0f}' if size >= 999.5 else f'{size:.3g}'}%"
 
 
 def _side(metric: str, values: Sequence[float | None]) -> str:

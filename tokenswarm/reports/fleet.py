@@ -104,7 +104,7 @@ def answer(plan: Plan) -> str:
     best = plan.fleets[0]
     if best.capacity is None:
         return "no kind keeps the limits at any load that was tried"
-    return f"plan: {best.replicas} × {best.name} carry {quantity(best.demand.peak)}/s; {until(best.capacity)}"
+    return f"plan: {best.replicas} × {best.name} carry {quantity(best.demand.asked)}/s; {until(best.capacity)}"
 
 
 def until(found: Capacity) -> str:
@@ -135,11 +135,11 @@ def asked(demand: Demand) -> str:
         if tokens
     )
     if demand.start_s is None:
-        return f"asked for: {quantity(demand.peak)} requests/s" + (f" of {lengths}" if lengths else "")
+        return f"asked for: {quantity(demand.asked)} requests/s" + (f" of {lengths}" if lengths else "")
     end_s = demand.start_s + (demand.window_s or 0.0)
     return (
-        f"asked for: {quantity(demand.peak)} requests/s of {lengths}, the busiest {duration(demand.window_s)} of the "
-        f"trace, from {demand.start_s:.0f} s to {end_s:.0f} s; on average {quantity(demand.mean)}/s"
+        f"asked for: {quantity(demand.asked)} requests/s of {lengths}, the busiest {duration(demand.window_s)} of the "
+        f"trace, from {demand.start_s:.0f} s to {end_s:.0f} s; on average {quantity(demand.mean / demand.adjusted)}/s"
     )
 
 

@@ -187,6 +187,20 @@ class ResultsFolder:
             raise ResultsError(f"{path}: could not be written: {error.strerror}") from None
 
 
+def check_folder(path: Path) -> None:
+    """Make a folder where there is none, and see that a file can be written into it: before the work, whose result
+    goes there. Raises ResultsError.
+    """
+    probe = path / f".probe-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"can this be written?\n")
+        probe.unlink()
+    except OSError as error:
+        _drop(probe)
+        raise ResultsError(f"{path}: can't be written: {error.strerror or error}") from None
+
+
 def link_latest(base: Path, run: Path) -> str:
     """Let `latest` in `base` point to `run` below it. What to tell where something else stands there; else "".
 

@@ -50,10 +50,11 @@ def as_csv(summary: Summary) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     named = [f"{name}_{which}" for name in LATENCIES for which in ("mean", *PERCENTILES, "max")]
-    table.writerow(["run_id", "verdict", "stage", "users", "rate", *COUNTS, *named])
+    table.writerow(["run_id", "verdict", "stage", "users", "rate", "rate_end", *COUNTS, *named])
     for part in (*summary.stages, summary):
         stage = part if isinstance(part, Stage) else None
-        where = ["all", None, None] if stage is None else [stage.stage + 1, stage.concurrency, stage.rate]
+        load = [None, None, None] if stage is None else [stage.concurrency, stage.rate, stage.rate_end]
+        where = ["all" if stage is None else stage.stage + 1, *load]
         stats = [getattr(part.latency, name) for name in LATENCIES]
         numbers = [getattr(stat, which) for stat in stats for which in ("mean", *PERCENTILES, "max")]
         counts = [count(part) for count in COUNTS.values()]

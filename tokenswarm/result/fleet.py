@@ -63,6 +63,11 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     window_s: float | None = None
     adjusted: float = 1.0  # by how much a request counts for more, since it is longer than the measured ones
 
+    @property
+    def asked(self) -> float:
+        """The peak in requests as they were asked for."""
+        return self.peak / self.adjusted
+
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """How many replicas of one kind. `low`, `high`: for the interval of what one carries; None: nobody knows."""

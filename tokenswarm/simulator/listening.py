@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -46,7 +47,8 @@ async def serve(settings: Settings, pacer: Pacer, host: str, port: int) -> None:
             await site.start()
         except (OSError, UnicodeError) as error:  # the latter: a name that none can be
             raise ConfigError(
-                f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another --port"
+                f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another "
+                f"{'--host' if isinstance(error, (socket.gaierror, UnicodeError)) else '--port'}"
             ) from None
         bound = runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]

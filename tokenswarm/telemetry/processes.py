@@ -47,7 +47,7 @@ class Processes:
         for then in self._seen[:-1]:
             if then.kind != reading.kind or reading.fell(then):
                 continue
-            if reading.started_s is not None and then.started_s is not None:
+            if reading.started_s is not None and reading.started_s == then.started_s:
                 return EVIDENCE
             if not self._missed and any(then.counters.values()):
                 return 1

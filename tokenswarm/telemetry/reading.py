@@ -10,6 +10,10 @@ import msgspec
 from tokenswarm.telemetry.exposition import Series
 from tokenswarm.telemetry.histogram import Histogram
 
+WOBBLE_S = 1.5
+"""Who tells when it began as the time of day less how long it runs is off by that much, where both are whole seconds. A
+process that did begin so shortly after the one that was seen tells it by its counts, which fall."""
+
 
 class Counts(msgspec.Struct, frozen=True):
     """Values by their series. Of two looks at a page with the same lines `keys` are one object."""
@@ -33,7 +37,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     levels: dict[str, float] = {}
     counters: dict[str, float] = {}
     histograms: dict[str, Histogram] = {}
-    started_s: float | None = None  # when the process began, where it says so: another value is another process
+    started_s: float | None = None  # when the process began, where it says so; it may wobble
     facts: dict[str, str] = {}
     shape: frozenset[Series] = frozenset()  # the series behind it: a page with fewer is not whole
     counts: Counts = Counts()  # those of them that can't fall while the process lives
@@ -48,7 +52,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             self.kind == before.kind
             and not self.fell(before)
             and not _any_below(self.counters, before.counters)
-            and self.started_s == before.started_s
+            and (self.started_s is None) is (before.started_s is None)
             and not before.lost_by(self)
             and self._names(self.counters, before.counters, before.unknown)
             and self._names(self.histograms, before.histograms, before.unknown)
@@ -57,11 +61,17 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     def fell(self, before: Reading) -> bool:
         """True where another process must have written it: another start time, or a count below what it was."""
-        if self.started_s is not None and before.started_s is not None and self.started_s != before.started_s:
+        if self.began_apart(before):
             return True
         if before.counts.keys:
             return self.counts.fell(before.counts)
         return _any_below(self.counters, before.counters)
+
+    def began_apart(self, other: Reading) -> bool:
+        """Whether both say when their process began, and it was not one moment, give or take what that wobbles."""
+        if self.started_s is None or other.started_s is None:
+            return False
+        return abs(self.started_s - other.started_s) > WOBBLE_S
 
     def same_as(self, other: Reading) -> bool:
         """True where both must be of one process: all that it counted is alike, and by chance it could not be."""
@@ -69,7 +79,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         return (
             any(sums)
             and (self.started_s is not None or any(value % 1 for value in sums))
-            and (self.kind, self.shape, self.started_s) == (other.kind, other.shape, other.started_s)
+            and (self.kind, self.shape) == (other.kind, other.shape)
+            and (self.started_s is None) is (other.started_s is None)
+            and not self.began_apart(other)
             and (self.counters, self.histograms) == (other.counters, other.histograms)
         )
 

@@ -166,7 +166,7 @@ class EngineWatch(Watch):
             reading = self._read(page)
         except PageError:
             return False
-        if before is None or reading.started_s != before.started_s or reading.fell(before):
+        if before is None or (reading.started_s is None) is not (before.started_s is None) or reading.fell(before):
             return False
         return any(value > before.counters.get(name, 0.0) for name, value in reading.counters.items())
 

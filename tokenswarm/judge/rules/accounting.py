@@ -230,16 +230,17 @@ def error_kinds(counts: Requests) -> str:
 def no_success(evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.requests_steady.ok:
         return None
-    errors = error_kinds(summary.requests)
+    errors, due = error_kinds(summary.requests), steady(evidence).intended
+    why = f"the errors were: {errors}" if errors else "the windows may be shorter than one answer"
+    if evidence.profile.load.open and not due:
+        why = "none was due in one: take a higher rate, or a longer window"
     return doubt(
         "no-success",
         "invalid",
-        "No request that began in a steady window succeeded, so there is nothing to report"
-        + (f"; the errors were: {errors}" if errors else "; the windows may be shorter than one answer")
-        + ".",
+        f"No request that began in a steady window succeeded, so there is nothing to report; {why}.",
         ok=summary.requests.ok,
         failed=summary.requests.failed,
-        intended_steady=steady(evidence).intended,
+        intended_steady=due,
     )
 
 
@@ -288,7 +289,8 @@ def reconnects(_evidence: Evidence, summary: Summary) -> Doubt | None:
         "reconnects",
         "note",
         f"{summary.requests.reconnects} of {summary.requests.sent} requests found their pooled connection closed and "
-        f"opened a new one: the server closes idle connections. Set `connections: fresh` to have every request do so.",
+        f"opened a new one: the server closes connections between answers, or resets requests. Set `connections: "
+        f"fresh` to have every request open its own: a reset is a failure then.",
         reconnects=summary.requests.reconnects,
         sent=summary.requests.sent,
     )

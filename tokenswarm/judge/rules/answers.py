@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from tokenswarm.engines.model_names import first_of, is_alias, same
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, everything, steady
+from tokenswarm.measure.ending import cuts
 from tokenswarm.result.summary import Doubt, Summary
 
 OVER_LIMIT_SHARE = 0.01  # a note up to here
 SHORT_SHARE = 0.01
+CUT_ENDS_SHARE = 0.01  # of the answers: a note up to here, and where nobody knows what the reason means
 ONLY_REASONING_SHARE = 0.01
 TOKENS_PER_EVENT = 1.5  # from here on the gap between events is not one between tokens
 TOLD_SHARE = 0.5
@@ -59,15 +61,17 @@ def other_ends(evidence: Evidence, summary: Summary) -> Doubt | None:
     if not ends:
         return None
     n, ok = sum(ends.values()), summary.requests_steady.ok * evidence.profile.engine.choices
+    cut = sum(count for reason, count in ends.items() if cuts(reason))
     shown = ", ".join(f"{reason!r} ({count})" for reason, count in list(ends.items())[:3])
     return doubt(
         "other-ends",
-        "note",
+        "degraded" if cut > CUT_ENDS_SHARE * max(1, ok) else "note",
         f"{n} of {ok} answers ({n / max(1, ok):.1%}) were ended neither by the model nor by a limit: finish reason "
         f"{shown}. They count as good, with the latency and tokens of what came until then. Look at the server's "
         f"filters, or take other prompts; compare only runs with as many. Rows of `requests.jsonl` have "
         f"`finish_reason`.",
         reasons=ends,
+        cut=cut,
         ok=ok,
         share=n / max(1, ok),
     )
@@ -164,9 +168,10 @@ def counts_of_parts(evidence: Evidence, summary: Summary) -> Doubt | None:
     return doubt(
         "counts-of-parts",
         "note",
-        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: each count is "
-        f"that of one event, or more content came behind the last. Content events are counted in its place, which "
-        f"may be fewer than the tokens: a gateway rewrites `usage`. Ask the engine without it.",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) state a count of output tokens that is not of all: it is that of "
+        f"one event, grows by less than two tokens for three of them, leaves nearly all of them out, or more content "
+        f"came behind it. Content events are counted in its place, which may be fewer than the tokens. A gateway "
+        f"rewrites `usage`, or the server counts so itself: ask the engine without the gateway.",
         answers=n,
         ok=ok,
     )

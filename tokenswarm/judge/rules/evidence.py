@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from tokenswarm.measure.snapshot import Block, Merged, total
+from tokenswarm.measure.stills import Still
 from tokenswarm.profile.profile import Profile
 from tokenswarm.result.summary import Doubt, Summary
 
@@ -68,6 +69,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     marks: dict[str, str] = {}  # headers of the first answer in which proxies and gateways give themselves away
     beside: Beside | None = None  # None: the engine is elsewhere, or nobody may see what it uses
     aborted: str = ""  # why the load was ended: too much of it failed
+    gone: str = ""  # what became of a request to the target behind the run, where it is not there any more
+    stills: tuple[Still, ...] = ()  # when no token came of any answer under way
 
 
 Rule = Callable[[Evidence, Summary], Doubt | None]

@@ -71,29 +71,24 @@ def users_idle(evidence: Evidence, _summary: Summary) -> Doubt | None:
 
 
 def cancelled_requests(evidence: Evidence, summary: Summary) -> Doubt | None:
-    """Requests of a steady window that were cut off by us, but for the users that the next stage has less."""
+    """Requests of a steady window that were cut off by us."""
     cut = intended = 0
     for stage in summary.stages:
         block = evidence.merged.block(stage.stage)
         intended += block.intended
-        cut += max(0, block.cancelled - _fewer(evidence.users, stage.stage))
+        cut += block.cancelled
     severity = graded(cut / max(1, intended), 0.0, CANCELLED_SHARE_MAX)
     if severity is None:
         return None
     return doubt(
         "cancelled-requests",
         severity,
-        f"{cut} of {intended} requests of the steady windows were cut off by this side, since their users were "
-        "stopped: they have no latency, and the long ones are hit most. Change no users and stop no worker inside a "
-        "window.",
+        f"{cut} of {intended} requests of the steady windows were cut off by this side before they ended: they have no "
+        "latency, and the long ones are hit most. Stop no worker inside a window, and see whether connections to the "
+        "server come about.",
         cancelled=cut,
         intended=intended,
     )
-
-
-def _fewer(users: tuple[UsersSeen, ...], stage: int) -> int:
-    """Users that the stage after this one has less; theirs are cut off where it begins."""
-    return max(0, users[stage].asked - users[stage + 1].asked) if stage + 1 < len(users) else 0
 
 
 def requests_missing(evidence: Evidence, summary: Summary) -> Doubt | None:

@@ -217,36 +217,46 @@ def _worse(own: Share, others: Share, rho: float) -> str:
     return ""
 
 
-def tokens_mixed(_evidence: Evidence, summary: Summary) -> Doubt | None:
+def tokens_mixed(evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.tokens.source != "mixed":
         return None
-    by_source = summary.tokens.output_by_source
+    by_source, refused = summary.tokens.output_by_source, _counts_refused(evidence)
+    why = f", or with one that can't be theirs ({refused}: beyond `max_tokens`, or of a part)" if refused else ""
     return doubt(
         "tokens-mixed",
         "note",
         "Output tokens come from different counts ("
         + ", ".join(f"{source} {n}" for source, n in by_source.items())
-        + "): some answers came without the server's own count, and events are a lower bound.",
+        + f"): some answers came without the server's own count{why}, and events are a lower bound.",
         **by_source,
     )
+
+
+def _counts_refused(evidence: Evidence) -> int:
+    """Answers of which the server states a count that can't be theirs."""
+    seldom = steady(evidence).seldom
+    return seldom.get("count beyond", 0) + seldom.get("count of a part", 0)
 
 
 def tokens_from_events(evidence: Evidence, summary: Summary) -> Doubt | None:
     if summary.tokens.source != "events":
         return None
-    asked = evidence.profile.engine.include_usage and evidence.profile.engine.kind == "openai"
-    mend = (
-        "They were asked for: a gateway drops them, or the server doesn't count; ask the engine itself."
-        if asked
-        else "Set `engine.include_usage: true`."
-    )
+    engine, refused = evidence.profile.engine, _counts_refused(evidence)
+    said, drops = "sent no token counts", "a gateway drops them, or the server doesn't count; ask the engine itself."
+    if refused:
+        said = f"sent no token counts that can be true ({refused} beyond `max_tokens`, or of a part)"
+        mend = "Ask the engine itself, without its gateway."
+    elif engine.kind != "openai" or engine.api not in ("chat", "completions"):
+        mend = f"Each answer of this API should have them: {drops}"
+    else:
+        mend = f"They were asked for: {drops}" if engine.include_usage else "Set `engine.include_usage: true`."
     return doubt(
         "tokens-from-events",
         "note",
-        "The server sent no token counts: output tokens are events, a lower bound. Token rates and TPOT can't be "
-        f"compared with those of a server that counts. {mend}",
+        f"The server {said}: output tokens are events, a lower bound unless it sends less than a token each. Token "
+        f"rates and TPOT can't be compared with those of a server that counts. {mend}",
         output=summary.tokens.output,
-        include_usage=evidence.profile.engine.include_usage,
+        include_usage=engine.include_usage,
     )
 
 

@@ -18,6 +18,8 @@ OUTAGE = (5, 5)  # seconds, and failures, from which on it has a name
 AT_THE_END_S = 2  # of one that no success follows
 ONE_AGE_N, ONE_AGE_S = 5, 2.0  # broken answers, and their age, that may show a time-out
 ONE_AGE_WIDTH, ONE_AGE_WIDTH_S = 0.02, 0.25  # what timers and a round trip add
+STILL_STREAMS, STILL_DUE = 2, 20.0  # answers, and events that would have come, from which on silence is no chance
+STILL_GAPS = 3.0  # times the gap that nine in ten stay below: else the engine sends so
 CUT_SHARE = (0.02, 0.1)  # of the prompts: what counts without cached tokens may look like; too many for any number
 
 
@@ -65,6 +67,47 @@ def _outage(evidence: Evidence) -> Outage | None:
         if found.end_s - found.start_s >= max(least_s, periods.width_s):
             return found
     return None
+
+
+def server_gone(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Who died under the load and stays away: however late in the run, no pipeline should go on with it."""
+    if not evidence.gone:
+        return None
+    last = everything(evidence).periods.at_the_end()
+    since = f" Nothing succeeded from {last.start_s} s of the run on." if last is not None else ""
+    return doubt(
+        "server-gone",
+        "invalid",
+        f"The server is not there any more: behind the run, {evidence.gone}.{since} What it did until then is in the "
+        f"tables, what it would have done is not known: read its log, and run again.",
+        said=evidence.gone,
+        since_s=None if last is None else last.start_s,
+    )
+
+
+def engine_stood_still(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """No answer under way got a token for a while, at once: their gaps don't tell that it was all of them."""
+    usual_s = steady(evidence).itl.quantile(0.9) or 0.0
+    found = [
+        still for still in evidence.stills
+        if still.phase == "steady" and still.decoding >= STILL_STREAMS and still.due >= STILL_DUE
+        and still.seconds > STILL_GAPS * usual_s
+    ]  # fmt: skip
+    if not found:
+        return None
+    longest = max(found, key=lambda still: still.seconds)
+    times = f"{len(found)} times, the longest" if len(found) > 1 else "once:"
+    return doubt(
+        "engine-stood-still",
+        "note",
+        f"The engine, or all that lies before it, stood still {times} from {longest.start_s:.0f} s to "
+        f"{longest.end_s:.0f} s of the run: none of {longest.decoding} answers under way got a token, where "
+        f"{longest.due:.0f} events are usual. It is in the tail of `itl_s` and in `stall_s`. Look at the engine's log "
+        f"of that time: one long prompt that holds up all others, a pause of its memory's, its machine, the network.",
+        times=len(found),
+        seconds=round(sum(still.seconds for still in found), 3),
+        longest=msgspec.to_builtins(longest),
+    )
 
 
 def _in_a_restart(outage: Outage, restarts: list[Restart]) -> bool:
@@ -140,4 +183,4 @@ def prompt_cut(evidence: Evidence, _summary: Summary) -> Doubt | None:
     )
 
 
-RULES: tuple[Rule, ...] = (failures, path_timeout, prompt_cut)
+RULES: tuple[Rule, ...] = (server_gone, failures, engine_stood_still, path_timeout, prompt_cut)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -30,6 +30,7 @@ class Row(NamedTuple):
 
 class Reader(Protocol):
     has_header: bool
+    block_tokens: int  # of the prompt that a block's id stands for
 
     def row(self, line: str) -> Row: ...
 
@@ -38,6 +39,7 @@ class Columns:
     """A CSV file: its head names the columns that hold time, prompt tokens and answer tokens."""
 
     has_header = True
+    block_tokens = 0
 
     def __init__(self, names: list[str], wanted: tuple[str, str, str], time: Callable[[str], float]) -> None:
         self._count = len(names)
@@ -54,12 +56,15 @@ class Columns:
 
 
 class Lines:
-    """A JSONL file: names of the fields that hold time, prompt tokens and answer tokens; of the blocks, if any."""
+    """A JSONL file: names of the fields that hold time, prompt tokens and answer tokens.
+
+    `hash_ids` are blocks of so many tokens where the format has them; 0: it has none.
+    """
 
     has_header = False
 
-    def __init__(self, wanted: tuple[str, str, str], unit_s: float, blocks: str | None = None) -> None:
-        self._wanted, self._unit_s, self._blocks = wanted, unit_s, blocks
+    def __init__(self, wanted: tuple[str, str, str], unit_s: float, block_tokens: int = 0) -> None:
+        self._wanted, self._unit_s, self.block_tokens = wanted, unit_s, block_tokens
 
     def row(self, line: str) -> Row:
         fields = fields_of(line)
@@ -69,11 +74,24 @@ class Lines:
             if name not in fields:
                 raise Faulty(f"has no `{name}`")
         at, name_in, name_out = self._wanted
-        blocks = fields.get(self._blocks, []) if self._blocks else []
-        if not isinstance(blocks, list) or not all(isinstance(block, int) for block in blocks):
-            raise Faulty(f"`{self._blocks}` is no list of numbers")
+        tokens = count(fields[name_in], name_in)
+        blocks = self._blocks(fields.get("hash_ids"), tokens) if self.block_tokens else ()
         at_s = number_or_time(fields[at]) * self._unit_s
-        return Row(at_s, count(fields[name_in], name_in), count(fields[name_out], name_out), tuple(blocks))
+        return Row(at_s, tokens, count(fields[name_out], name_out), blocks)
+
+    def _blocks(self, ids: Any, tokens: int) -> tuple[int, ...]:
+        """The prompt's blocks; the last one, which is not full, may have an id or none."""
+        if ids is None:
+            return ()
+        if not isinstance(ids, list) or not all(isinstance(block, int) for block in ids):
+            raise Faulty("`hash_ids` is no list of numbers")
+        full, rest = divmod(max(1, tokens), self.block_tokens)
+        if ids and not full <= len(ids) <= full + bool(rest):
+            raise Faulty(
+                f"`hash_ids` are {len(ids)} for {tokens} tokens, which are {full + bool(rest)} blocks of "
+                f"{self.block_tokens}: how long are this trace's, `load.trace.block_tokens`?"
+            )
+        return tuple(ids)
 
 
 def cells_of(line: str) -> list[str]:
@@ -116,9 +134,10 @@ def number_or_time(value: Any) -> float:
 def moment(text: str) -> float:
     """`2023-11-16 18:15:46.6805900`, with a zone or without, in s; beyond µs it is cut."""
     try:
-        return (datetime.fromisoformat(text.strip()) - _EPOCHS["+" in text[10:] or text.endswith("Z")]).total_seconds()
+        found = datetime.fromisoformat(text.strip())
+        return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
     except (ValueError, OverflowError):
         raise Faulty(f"its time is {text[:40]!r}, which is no number and no date") from None
 
 
-_EPOCHS = {False: datetime(2000, 1, 1), True: datetime.fromisoformat("2000-01-01T00:00:00+00:00")}
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)

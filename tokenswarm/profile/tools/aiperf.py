@@ -35,9 +35,10 @@ def _aiperf(plain: dict[str, Any], profile: dict[str, Any], remarks: list[str]) 
     put(profile, "engine.api", plain.get("api", "chat"))
     form, public = plain.get("form", "single_turn"), plain.get("public")
     if "trace" in form or plain.get("fixed"):
-        if "file" not in plain or form not in ("mooncake_trace", "burst_gpt_trace"):
+        if "file" not in plain or form not in ("mooncake_trace", "bailian_trace", "burst_gpt_trace"):
             raise Refused("its trace is of a format that is not read here")
-        put(profile, "load", {"kind": "trace", "trace": {"path": plain["file"]}})
+        blocks = {"block_tokens": plain["block"]} if "block" in plain else {}
+        put(profile, "load", {"kind": "trace", "trace": {"path": plain["file"], **blocks}})
         put(profile, "dataset.format", "synthetic")
         return
     if "file" in plain:
@@ -105,6 +106,9 @@ AIPERF = {
     "--input-file": Option("~file"),
     "--custom-dataset-type": Option("~form"),
     "--fixed-schedule": Option("~fixed", None),
+    "--isl-block-size": Option("~block", whole),
+    "--prompt-input-tokens-block-size": Option("~block", whole),
+    "--synthetic-input-tokens-block-size": Option("~block", whole),
     "--streaming": Option("", None, "requests are always streamed"),
     "--endpoint": Option("", why="the path follows from `engine.api`"),
     "--custom-endpoint": Option("", why="the path follows from `engine.api`"),

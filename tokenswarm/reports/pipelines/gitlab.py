@@ -18,8 +18,9 @@ def render(summary: Summary) -> str:
     """metrics.txt: the run, and each stage of a sweep by its load."""
     lines = list(_lines(summary, {}))
     for stage in summary.stages if len(summary.stages) > 1 else ():
-        load = {"users": f"{stage.concurrency}"} if stage.rate is None else {"rate": f"{stage.rate:g}"}
-        lines += _lines(stage, {"stage": f"{stage.stage}", **load})
+        load = {"users": stage.concurrency, "rate": stage.rate, "rate_end": stage.rate_end}
+        told = {name: f"{value:g}" for name, value in load.items() if value is not None}
+        lines += _lines(stage, {"stage": f"{stage.stage}", **told})
     return "\n".join(lines) + "\n"
 
 
