@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+unexport PYTHONDONTWRITEBYTECODE # else each of a thousand processes compiles what it loads
+
 .DEFAULT_GOAL := help
 .PHONY: help demo observe test check check-native format bench bench-peers long mutants lock clean
 

@@ -55,10 +55,20 @@ sys.meta_path.insert(0, NoLocust())
 
 # Those that take longest: begun last, one of them would keep one core busy for minutes while the others are done.
 LONG = (
-    *("ends", "terminal", "run", "path_command", "grafana_queries", "open_loop", "readme", "observe"),
-    *("tokens_held_back", "silence", "watched_run", "strangers", "verdict", "search", "exporter_load", "repeat"),
-    *("prometheus_exporter", "llamacpp", "judged_runs", "pipelines"),
+    *("ends", "search", "path_command", "run", "llamacpp", "watched_run", "late_signals", "judged_runs", "silence"),
+    *("strangers", "pipelines", "contamination", "open_loop", "readme", "observe", "repeat", "grafana_queries"),
+    *("tokens_held_back", "terminal", "bad_input", "descriptors", "prometheus_exporter", "model_names", "gateways"),
+    *("compose_start", "first_day", "floods", "exporter_load", "exchange_ends", "verdict"),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of pytest-xdist begins to read with other files: what one has compiled, the others find."""
+    worker = getattr(config, "workerinput", None)
+    if worker and [Path(word).resolve() for word in config.args] == [REPO / "tests"]:
+        files = sorted(str(path) for path in (REPO / "tests").glob("test_*.py"))
+        first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        config.args = [*files[first:], *files[:first]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,13 +76,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}": number for number, name in enumerate(LONG)}
     if gone := [name for name in order if not Path(__file__).with_name(f"{name}.py").exists()]:
         raise pytest.UsageError(f"LONG of {__file__} names what is not there: {', '.join(gone)}")
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.path))
 
 
 @pytest.hookimpl(optionalhook=True)  # `make mutants` loads no pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as there are cores: most tests wait for a run to go by, and keep no core busy."""
-    return max(2, (os.cpu_count() or 1) * 3 // 2)
+    """Three a core, and no more than the longest files keep busy: most tests wait for a run to go by."""
+    cores = os.cpu_count() or 1
+    return min(3 * cores, cores + 4)
 
 
 @pytest.fixture(autouse=True)

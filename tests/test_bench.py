@@ -149,7 +149,6 @@ def test_the_sender_ends_with_who_started_it() -> None:
         assert first.communicate(timeout=60)[0] == ""
 
 
-@pytest.mark.alone
 @needs_sender
 @pytest.mark.parametrize("client", ["tokenswarm", "tokenswarm-python", "locust", "aiohttp", "epoll"])
 def test_clients_receive_what_was_sent(client: str) -> None:
@@ -165,7 +164,6 @@ def test_clients_receive_what_was_sent(client: str) -> None:
     assert 0.9 < done.result["ttft_ns"]["p50"] / done.truth["ttft_ns"]["p50"] < 10
 
 
-@pytest.mark.alone
 @needs_sender
 def test_single_stamps_are_compared_with_the_time_that_each_token_carries() -> None:
     if len(os.sched_getaffinity(0)) < 2:

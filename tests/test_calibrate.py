@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from tokenswarm.cluster import calibration
 from tokenswarm.cluster.calibration import Calibration, Rung
+from tokenswarm.commands import calibrate
 from tokenswarm.commands.calibrate import advice
 from tokenswarm.errors import ExitCode
 
@@ -92,6 +95,17 @@ def test_workers_are_planned_with_half_of_what_was_held_alone() -> None:
     assert "held 40.0k events/s" in said
     assert "/ 20.0k" in said
     assert "No rung was held" in advice(known(rung(10, held=False)))
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_no_number_of_the_table_is_cut(columns: int) -> None:
+    one = msgspec.structs.replace(rung(9_990.0), streams=12_800, ttft_p50_error_s=-12.8e-6, ttft_p99_error_s=-734e-6)
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(calibrate._table(known(one, one)))
+    said = console.export_text()
+    assert "…" not in said
+    if columns == 80:
+        assert all(number in said for number in ("12800", "9.99k", "-12.8µs", "-734µs", "neighbours")), said
 
 
 def test_a_file_of_another_machine_or_none_that_can_be_read_is_not_shown(

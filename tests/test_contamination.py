@@ -172,9 +172,14 @@ def metrics(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def doubts(summary: Summary, merged: Any = None, **profile: Any) -> dict[str, Doubt]:
+def doubts(
+    summary: Summary, merged: Any = None, dataset: dict[str, Any] | None = None, **profile: Any
+) -> dict[str, Doubt]:
     evidence = Evidence(
-        merged=merged or sample_runs.run(ok=1), expected_workers=1, profile=sample_runs.profile(**profile)
+        merged=merged or sample_runs.run(ok=1),
+        expected_workers=1,
+        profile=sample_runs.profile(**profile),
+        dataset=dataset or {},
     )
     found = [rule(evidence, summary) for rule in contamination.RULES]
     return {doubt.code: doubt for doubt in found if doubt is not None}
@@ -270,6 +275,7 @@ def test_what_an_earlier_run_left_in_the_cache_is_told(
     found = doubts(told, merged)
     assert set(found) == ({"prefix-cache-hits"} if share else set())
     assert [doubt.evidence["share"] for doubt in found.values()] == [pytest.approx(share)] * len(found)
+    assert doubts(told, merged, {"rows_kept": 9, "duplicates": 3}) == {}, "another doubt says why"
     told.instrument.dataset_wraps = 1
     assert doubts(told, merged) == {}, "another doubt says why"
 

@@ -238,6 +238,15 @@ def test_a_run_loads_no_web_ui(engine: str, tmp_path: Path) -> None:
     assert not {"flask", "werkzeug", "locust.web"} & set(loaded)
 
 
+def test_what_a_run_loads_is_out_of_the_collectors_sight(tmp_path: Path) -> None:
+    code = (
+        "import gc\nfrom tokenswarm.own_process import loading\n"
+        "with loading():\n    import decimal\n    assert not gc.isenabled()\n"
+        "assert gc.isenabled()\nassert gc.get_freeze_count() > 1000 > len(gc.get_objects())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ(tmp_path), check=True, timeout=60)
+
+
 def test_a_web_ui_is_loaded_where_one_is_made(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom importlib import metadata\nfrom tokenswarm.cluster import web_later\nweb_later.put_off()\n"

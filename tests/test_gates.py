@@ -99,6 +99,14 @@ def test_a_percentile_is_decided_by_the_binomial_rule(late: int, n: int, result:
     assert f"{late} of {n} requests" in gate.reason
 
 
+@pytest.mark.parametrize("slo", [ttft_p99(0.5), Slo(ttft_s=Percentiles(p99=0.5), goodput_ratio=0.99)])
+def test_misses_of_requests_that_failed_are_told_as_such(slo: Slo) -> None:
+    """The observed value, which is of the others, lies within the limit."""
+    for gate in judge(slo, sample_runs.run(200, slo=slo, ends={Outcome.HTTP_5XX: 40})).values():
+        assert gate.result == "fail"
+        assert re.fullmatch(r"40 of \d+ requests miss it, 40 of these failed or never ended", gate.reason)
+
+
 def test_a_small_sample_says_what_it_would_take() -> None:
     gate = one(ttft_p99(0.5), sample_runs.run(20, slo=ttft_p99(0.5)))
     assert gate.result == "inconclusive"

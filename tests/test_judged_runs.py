@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from running import SAMPLES, Finished, free_port, program, run, tokenswarm
 from simulator_process import simulator
-from small_server import MODELS, backend, refusal
+from small_server import GOOD, MODELS, backend, refusal
 
 from tokenswarm.cluster.look import look_again
 from tokenswarm.measure.periods import Periods
@@ -184,3 +184,21 @@ def test_the_bound_is_sent_for_rows_without_a_length_and_they_may_end_before_it(
         if body["messages"][-1]["content"] in {row["prompt"] for row in texts}
     }
     assert sent == {("no length", 20, False), ("stated", 7, True), ("beyond", 20, True)}
+
+
+@pytest.mark.parametrize(
+    ("load", "roles"), [(("--users", "1"), ["user", "assistant", "user"]), (("--rate", "10"), ["user"])]
+)
+def test_where_the_data_set_has_no_answers_the_models_own_stand_in_the_history(
+    tmp_path: Path, load: tuple[str, str], roles: list[str]
+) -> None:
+    (tmp_path / "q.jsonl").write_text('{"turns": ["A?", "B?"]}\n' * 3)
+    words = ("--dataset", "q.jsonl", "--max-tokens", "2", "--requests", "4", "--no-probe")
+    with backend(lambda asked: MODELS if asked.method == "GET" else GOOD) as server:
+        finished = run(tokenswarm("run", "--host", server.url, *load, *words), tmp_path)
+    told = [one.json["messages"] for one in server.posts("/chat/completions")]
+    assert [message["role"] for message in told[1]] == roles
+    if len(roles) > 1:
+        assert told[1][1]["content"] == "Hi you"
+    (doubt,) = (doubt for doubt in finished.summary["verdict"]["doubts"] if doubt["code"] == "history-without-answers")
+    assert doubt["message"].startswith("3 of 3 conversations have no answers to earlier turns")

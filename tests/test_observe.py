@@ -17,6 +17,7 @@ import yaml
 from prometheus_server import Prometheus
 from running import Program, children, eventually, program, tokenswarm
 from simulator_process import simulator
+from small_server import NOT_FOUND, backend
 
 from tokenswarm.commands import observe
 
@@ -232,3 +233,21 @@ def test_the_configuration_has_the_addresses(version: tuple[int, int], native: b
     assert jobs["tokenswarm-gpu"]["static_configs"] == [{"targets": ["127.0.0.1:2222"]}]
     assert ("scrape_native_histograms" in jobs["tokenswarm-load"]) == native
     assert list((tmp_path / "made" / "rules").glob("*.yml"))
+
+
+@pytest.mark.parametrize(
+    ("at", "page", "file"),
+    [
+        ("/metrics", b"vllm:num_requests_running 0\n", "vllm.yml"),
+        ("/metrics", b"# TYPE sglang:num_running_reqs gauge\nsglang:num_running_reqs 0\n", "engine.yml"),
+        ("/prometheus/metrics", b"trtllm_num_requests_running 0\n", "engine.yml"),
+        ("/metrics", b"somebody_elses 0\n", None),
+    ],
+)
+def test_the_engine_is_scraped_where_its_metrics_are(at: str, page: bytes, file: str | None, tmp_path: Path) -> None:
+    with backend(lambda asked: (200, {}, page) if asked.path == at else NOT_FOUND) as engine:
+        path = observe.configure(tmp_path / "made", (2, 42), {}, engine.url)
+    written = {one.name: yaml.safe_load(one.read_text()) for one in (path.parent / "targets").glob("*.yml")}
+    labels = {"role": "engine", "__metrics_path__": at}
+    expected = {} if file is None else {file: [{"targets": [engine.url.removeprefix("http://")], "labels": labels}]}
+    assert written == expected

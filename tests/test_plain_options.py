@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from exchanges import make_certificate
 from running import REPO, SAMPLES, eventually, free_port, locust, program, run
+from simulator_process import simulator
 
 NOBODY = ("--headless", "-u", "1", "-t", "1s", "--host", "http://127.0.0.1:9")
 
@@ -81,6 +82,37 @@ def test_tags_that_leave_no_task_are_15(words: tuple[str, ...], sentence: str, t
     assert finished.code == (14 if sentence == "127.0.0.1:9" else 15), finished.out
     assert sentence in finished.out
     assert "Traceback" not in finished.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--web-login",), "--web-login: the locustfile does not say who may log in"),
+        (("--web-port", "99999"), "--web-port 99999 must be from 1 to 65535"),
+        (("--master", "--master-bind-port", "70000"), "--master-bind-port 70000 must be from 1 to 65535"),
+        (("--worker", "--master-port", "70000"), "--master-port 70000 must be from 1 to 65535"),
+        (("--profile", "smoke"), "--run-profile smoke is what starts from a profile"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_an_option_that_can_not_do_what_it_says_is_15(words: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    """ZeroMQ takes 70000 for 4464; Locust's page of a login that nobody set up is an error for everybody."""
+    page = () if "--web-port" in words else ("--web-port", str(free_port()))
+    finished = run(locust("chat.py", "--host", "http://127.0.0.1:9", *page, *words), tmp_path, 15)
+    assert finished.code == 15, finished.out
+    assert sentence in finished.out
+    assert "Traceback" not in finished.out
+
+
+def test_the_stop_timeout_is_the_drain_and_exit_codes_are_ours(tmp_path: Path) -> None:
+    words = ("--headless", "-u", "2", "-t", "2s", "--dataset", str(SAMPLES / "sharegpt.json"), "--max-tokens", "2000")
+    words = (*words, "--stop-timeout", "1", "--exit-code-on-error", "7")
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "50") as engine:
+        finished = run(locust("chat.py", *words, "--host", engine.url), tmp_path, 30)
+    assert finished.manifest["profile"]["phases"]["drain"] == 1
+    assert finished.summary["requests"]["censored"] == 2
+    assert finished.code == 11
+    assert "--exit-code-on-error has no effect: the exit code is the verdict's" in " ".join(finished.out.split())
 
 
 def test_several_workloads_are_15_and_one_of_them_is_none(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import sample_runs
 from proxies import proxy
-from running import run, tokenswarm
+from running import program, run, tokenswarm
 from simulator_process import simulator
 
 from tokenswarm import cli
@@ -466,7 +466,7 @@ dataset: {format: synthetic, synthetic: {conversations: 100000, input_mean: 16},
 load: {kind: poisson, stages: [{rate: 1}]}
 phases: {warmup: 2s, settle: 1s, drain: 20s}
 slo: {ttft_intended_s: {p50: 0.6}, failed_ratio: 0.1}
-search: {rate: [4, 32], resolution: 0.25, shortest: 4s, longest: 10s}
+search: {rate: [4, 16], resolution: 0.5, shortest: 4s, longest: 10s}
 """
 ENGINE = ("--preset", "laptop", "--max-num-seqs", "4", "--flops-per-s", "1e15", "--bytes-per-s", "1e13")
 
@@ -479,6 +479,7 @@ def test_the_planned_fleet_carries_the_load_and_one_less_does_not(tmp_path: Path
     with (
         simulator(*ENGINE, "--step-overhead-ms", "50") as first,
         simulator(*ENGINE, "--step-overhead-ms", "50") as other,
+        simulator(*ENGINE, "--step-overhead-ms", "50") as single,
     ):
         found = run(tokenswarm("search", "p.yaml", "--host", first.url, "--results", "one"), tmp_path, 400)
         passed = found.summary["search"]["passed"]
@@ -490,9 +491,12 @@ def test_the_planned_fleet_carries_the_load_and_one_less_does_not(tmp_path: Path
         assert re.search(r" limit=(ttft_intended_s\.p50|requests_under_way_grew)", said.out), said.out
         words = ("run", "p.yaml", "--duration", "10s")
         upstream = f"127.0.0.1:{first.address[1]}\n  server t 127.0.0.1:{other.address[1]}"
-        with proxy("haproxy", tmp_path / "proxy", upstream) as balanced:
-            two = run(tokenswarm(*words, "--rate", rate, "--host", balanced), tmp_path, 150)
-        assert two.summary["gates"][0]["value"] < 0.6, two.out
         more = f"{max(float(rate), 15.0):.3f}"  # a search beside other work may have found less than there is
-        one = run(tokenswarm(*words, "--rate", more, "--host", first.url), tmp_path, 150)
+        with (
+            proxy("haproxy", tmp_path / "proxy", upstream) as balanced,
+            program(tokenswarm(*words, "--rate", rate, "--host", balanced), tmp_path) as fleet,
+            program(tokenswarm(*words, "--rate", more, "--host", single.url), tmp_path) as replica,
+        ):
+            two, one = fleet.finish(150), replica.finish(150)
+        assert two.summary["gates"][0]["value"] < 0.6, two.out
         assert one.summary["gates"][0]["value"] > 0.6, one.out

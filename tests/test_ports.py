@@ -11,13 +11,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import LINUX, SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
+from running import LINUX, REPO, SAMPLES, Program, environ, eventually, free_port, locust, program, run, tokenswarm
 from simulator_process import Server, simulator
 
 from tokenswarm.cluster import entrance
 from tokenswarm.commands import worker
 from tokenswarm.errors import ConfigError
 
+LOGIN = """
+
+from locust import events
+
+@events.init.add_listener
+def set_up_a_login(environment, **_):
+    environment.web_ui.app.secret_key = "a word"
+"""
 TOKEN = {"TOKENSWARM_RUN_TOKEN": "right"}
 EVERYWHERE = {"0.0.0.0", "::", "*"}
 IMPATIENT = (
@@ -77,7 +85,12 @@ def test_plain_locust_listens_where_it_should(
 ) -> None:
     at, page = free_port(), free_port()
     words = ("--master", "--master-bind-port", str(at), "--web-port", str(page), *words_of(engine), *more)
-    with program(locust("chat.py", *words), tmp_path, **token) as started:
+    file = "chat.py"
+    if "--web-login" in more:  # refused where nobody could log in
+        text = (REPO / "locustfiles" / file).read_text("utf-8") + LOGIN
+        (tmp_path / "mine.py").write_text(text, "utf-8")
+        file = str(tmp_path / "mine.py")
+    with program(locust(file, *words), tmp_path, **token) as started:
         started.await_output(said)
         assert eventually(lambda: addresses(started, page) != set())
         assert addresses(started, at) <= master

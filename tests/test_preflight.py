@@ -451,6 +451,27 @@ def test_a_server_that_still_loads_is_waited_for(answer: Answer, path: str) -> N
     assert "waiting up to 60 s" in said[0]
 
 
+UNTOLD = TOKENS.replace(b'"finish_reason":"stop"', b'"finish_reason":null')
+
+
+def test_a_server_that_never_tells_a_finish_reason_is_known_by_its_first_answers(home: Path) -> None:
+    with backend(routes({LISTS: MODELS, CHAT: (200, SSE, UNTOLD)})) as server:
+        finished = run(tokenswarm("run", "p.yaml", "--host", server.url), home, 60)
+    assert finished.went_well, finished.out
+    assert {(row["outcome"], row["finish_reason"]) for row in finished.rows} == {("ok", None)}
+    [sent] = finished.manifest["engine"]["probes"]
+    assert (sent["requests"], sent["done_ends"]) == (2, True)
+    assert "the first answers end with [DONE] and no finish reason" in finished.out
+    assert "ends-untold" in [doubt["code"] for doubt in finished.summary["verdict"]["doubts"]]
+
+
+def test_one_answer_that_a_gateway_ended_says_nothing_of_the_others() -> None:
+    answers = iter([(200, SSE, UNTOLD), GOOD])
+    with backend(routes({LISTS: MODELS, CHAT: lambda _: next(answers)})) as server:
+        (probed,) = look(server.url).probes
+    assert (probed.requests, probed.outcome, probed.done_ends, probed.note) == (2, "ok", False, "")
+
+
 def test_an_error_object_can_say_that_it_still_loads() -> None:
     event = (200, SSE, b'data: {"error":{"message":"Service temporarily unavailable","code":503}}\n\ndata: [DONE]\n\n')
     with backend(routes({LISTS: MODELS, CHAT: sequence(event, event, event, event, GOOD)})) as server:

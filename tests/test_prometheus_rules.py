@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from prometheus_server import tool
 from exporters import ollama
 from exporters.gpu import host, table
 from exporters.load.table import FAMILIES, HISTOGRAM_HELP, HISTOGRAMS, OWN_FAMILIES, REASONS, SUMMARIES
+from tokenswarm.telemetry import names
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "prometheus"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
@@ -93,6 +95,33 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet(r
     assert any(rule["labels"].items() <= labels.items() for labels in fired)
     assert any(not test["exp_alerts"] for test in tests)
     assert {"summary", "action"} == set(rule["annotations"])
+
+
+EXAMPLES = re.findall(r"```yaml\n# (\S+\.yml)(.*)\n((?:.+\n)+)```", (FOLDER / "targets" / "README.md").read_text())
+
+
+CONFIGS = ("configs/prometheus/prometheus.yml", "configs/prometheus/prometheus-3.yml", "grafana/prometheus.yml")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_each_example_of_a_target_is_one_that_a_job_scrapes(promtool: Run, tmp_path: Path, config: str) -> None:
+    """For each engine and router that a run reads, in every configuration that we ship."""
+    told = " ".join(name + more for name, more, _ in EXAMPLES).lower()
+    titles = [engine.title.split("'")[0] for kind, engine in names.ENGINES.items() if kind != "ollama"]
+    assert [title for title in titles if title.lower() not in told] == []
+    text = (FOLDER.parents[1] / config).read_text().replace("/run/tokenswarm/push-token", "token")
+    text = re.sub(r".*_histograms: true\n", "", text)  # which 2.42 does not know
+    jobs = {job["job_name"]: job for job in yaml.safe_load(text)["scrape_configs"]}
+    files = [glob for job in jobs.values() for sd in job.get("file_sd_configs", ()) for glob in sd["files"]]
+    (tmp_path / "targets").mkdir()
+    for name, _, example in EXAMPLES:
+        assert len([glob for glob in files if Path("targets", name).match(glob)]) == 1, name
+        (tmp_path / "targets" / name).write_text(example)
+    (tmp_path / "token").write_text("x")
+    shutil.copytree(FOLDER / "rules", tmp_path / "rules")
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({**yaml.safe_load(text), "global": {}}))
+    checked = promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_a_start_time_that_wobbles_is_no_restart_of_the_soak_dashboard(promtool: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tokenswarm.prompts import Conversation, Turn, alpaca, jsonl, sharegpt
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.prompts.library import DataSettings, read_row
 from tokenswarm.prompts.reading import LENGTH_KEYS, Reading, Rules, row_id, safe_text
 from tokenswarm.prompts.source import RowFault, decode_row
@@ -331,7 +332,7 @@ def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
         (
             {"instruction": "And?", "output": "Sweden.", "history": [["One?", "Norway."], ["Two?", None]]},
             [("One?", "Norway.", None), ("Two?", None, None), ("And?", "Sweden.", None)],
-            (),
+            (UNANSWERED,),
         ),
         (
             {"prompt": "And?", "response": "Sweden.", "history": [["One?", "Norway."]], "max_tokens": 9},
@@ -387,14 +388,15 @@ def said(reading: Reading) -> list[tuple[str, str | None, int | None]]:
         (  # AIPerf
             {"session_id": "s", "turns": [{"text": "A?", "delay": 0}, {"text": "B?", "delay": 9, "output_length": 7}]},
             [("A?", None, None), ("B?", None, 7)],
-            ("delay_left_out",),
+            ("delay_left_out", UNANSWERED),
         ),
         (
             {"turns": [{"role": "user", "text": "A?", "image": "x"}, {"text": ""}, {"text": "B?"}], "max_tokens": 9},
             [("A?", None, 9), ("B?", None, 9)],
-            ("media_left_out", "cut_at_empty_message"),
+            ("media_left_out", "cut_at_empty_message", UNANSWERED),
         ),
         ({"turns": [*asked("A?", "B.")]}, [("A?", "B.", None)], ()),
+        ({"turns": [*asked("A?", "B.", "C?")]}, [("A?", "B.", None), ("C?", None, None)], ()),
         ({"text": "A?", "role": "prompter", "parent_id": None}, [("A?", None, None)], ()),  # OASST
         ({"text": "C?", "role": "prompter", "parent_id": "1"}, [("C?", None, None)], ("history_left_out",)),
     ],

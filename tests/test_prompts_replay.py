@@ -33,7 +33,7 @@ def walk(conversation: Conversation, policy: PromptPolicy, answers: list[str | N
 
 
 def test_history_from_the_data_set_is_the_same_whatever_the_model_says() -> None:
-    prompts, replay = walk(TWO, DATASET, ["m1", "m2", "m3"])
+    prompts, _ = walk(TWO, DATASET, ["m1", "m2", "m3"])
     assert [contents(prompt) for prompt in prompts] == [
         [("system", "s"), ("user", "q1")],
         [("system", "s"), ("user", "q1"), ("assistant", "a1"), ("user", "q2")],
@@ -44,11 +44,10 @@ def test_history_from_the_data_set_is_the_same_whatever_the_model_says() -> None
         ("c#1", "c", 1),
         ("c#2", "c", 2),
     ]
-    assert replay.substituted == 1, "the data set has no third answer"
 
 
 def test_history_from_the_model_is_what_it_said() -> None:
-    prompts, replay = walk(TWO, MODEL, ["m1", "m2", "m3"])
+    prompts, _ = walk(TWO, MODEL, ["m1", "m2", "m3"])
     assert contents(prompts[2]) == [
         ("system", "s"),
         ("user", "q1"),
@@ -57,18 +56,15 @@ def test_history_from_the_model_is_what_it_said() -> None:
         ("assistant", "m2"),
         ("user", "q3"),
     ]
-    assert replay.substituted == 0
 
 
 @pytest.mark.parametrize("nothing", [None, "", " \n"])
-def test_the_other_source_stands_in_and_is_counted(nothing: str | None) -> None:
-    prompts, replay = walk(TWO, MODEL, [nothing])
+def test_the_other_source_stands_in(nothing: str | None) -> None:
+    prompts, _ = walk(TWO, MODEL, [nothing])
     assert contents(prompts[1])[2] == ("assistant", "a1")
-    assert replay.substituted == 1
     bare = Conversation("c", (Turn("q1"), Turn("q2")))
-    prompts, replay = walk(bare, DATASET, ["m1"])
+    prompts, _ = walk(bare, DATASET, ["m1"])
     assert contents(prompts[1]) == [("user", "q1"), ("assistant", "m1"), ("user", "q2")]
-    assert replay.substituted == 1
 
 
 def test_without_any_answer_the_questions_are_joined_so_that_roles_alternate() -> None:

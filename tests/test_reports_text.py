@@ -15,17 +15,19 @@ from rich.console import Console
 from running import REPO
 
 from tokenswarm.clock import FakeClock
+from tokenswarm.judge.compare import METRICS, compare
 from tokenswarm.judge.gates import evaluate
-from tokenswarm.judge.search import Search, answer
+from tokenswarm.judge.search import Probe, Search, answer
 from tokenswarm.judge.verdict import Evidence, judge
 from tokenswarm.measure.snapshot import Block, Merged
 from tokenswarm.profile.load import ENDLESS_S, Stage
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.record import Outcome
-from tokenswarm.reports import cells, manifest, markdown
+from tokenswarm.reports import cells, comparison, manifest, markdown
 from tokenswarm.reports.console import Progress, report
 from tokenswarm.reports.html import page, tables
 from tokenswarm.reports.numbers import duration, harmless, of_limit, quantity, ratio
+from tokenswarm.result.comparison import Run
 from tokenswarm.result.summary import Summary, summarize
 
 SLO = Slo(ttft_s=Percentiles(p50=0.5, p99=2.0), tpot_s=Percentiles(p95=0.001), failed_ratio=0.01)
@@ -346,3 +348,24 @@ def test_a_search_that_was_interrupted_before_its_first_try_was_decided_has_a_ta
     summary = summarize(sample_runs.run())
     summary.search = answer(Search(2.0, 4.0, 0.05, whole=False), "rate")
     assert "results/x" in written(summary)
+
+
+@pytest.mark.parametrize("width", [46, 60, 80])
+def test_the_tries_of_a_search_and_a_comparison_cut_no_number(width: int) -> None:
+    summary, search = summarize(sample_runs.run()), Search(2.0, 4.0, 0.05, whole=False)
+    told = {"within": True, "reason": "ttft_intended_s.p99: 80 of 209 requests miss it", "seconds": 12.25}
+    search.put(Probe(stage=0, load=38.0546, result="undecided", requests=20_900, **told))
+    summary.search = answer(search, "rate")
+    values = {"output_tokens_per_s": 1716.4, "requests_per_s": 59.2, "ttft_s.p50": 0.0105}
+    sides = [[Run(run_id=f"{side}{n}", values=values) for n in range(3)] for side in "ab"]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(comparison.report(compare(*sides, metrics=[one for one in METRICS if one.name in values])))
+    assert isinstance(console.file, io.StringIO)
+    told_sides, tries = console.file.getvalue(), written(summary, width).partition(" try")[2].partition(" search:")[0]
+    assert "…" not in tries
+    assert "38.1/s" in tries
+    assert not re.search(r"[\d.]…(?! *[+−])", told_sides), "an interval alone has dots"
+    assert "ttft_s.p50" in told_sides
+    alone = comparison.why(compare(*[side[:1] for side in sides], metrics=METRICS))
+    assert sum("a side of one run has no spread" in sentence for sentence in alone) == 1, "a reason is told once"
+    assert "+0%" in told_sides

@@ -142,9 +142,25 @@ def test_a_worker_has_the_users_that_its_place_in_the_run_means() -> None:
     assert json.loads(done.stdout) == [[share(users, index, 6) for index in range(6)] for users in range(1, 20)]
 
 
+LANE = """
+from tokenswarm.cluster.lane import Lane
+from tokenswarm.profile.load import Load, Stage
+load = Load(kind="poisson", stages=(Stage(rate=(5.0,)),), max_in_flight=2)
+for index in range(3):
+    Lane(load, None, index, 3, None, None, None, None, None)
+"""
+
+
+def test_a_worker_without_a_share_of_what_may_be_under_way_is_refused() -> None:
+    """Such as remote ones, whose number no profile knows: it would drop each arrival that is its own."""
+    done = subprocess.run([sys.executable, "-c", LANE], capture_output=True, text=True, check=False, timeout=60)
+    assert "ConfigError: `load.max_in_flight: 2` must be at least 1 for each of 3 workers" in done.stderr
+
+
 def test_requests_and_places_are_dealt_out_to_users_and_these_to_workers() -> None:
-    for requests, users, workers in itertools.product((0, 1, 7, 30, 31), (1, 2, 3, 8), (1, 2, 3, 5)):
-        own = [share_by_users(requests, users, index, workers) for index in range(workers)]
+    for requests, users, workers in itertools.product((1, 7, 30, 31), (1, 2, 3, 8), (1, 2, 3, 5)):
+        load = Load(requests=requests, stages=(Stage(users=users),))
+        own = [share_by_users(load, index, workers) or 0 for index in range(workers)]
         assert all(bool(own[index]) <= (index < users) for index in range(workers))
         shards = [Shard(int, 1000, index, workers, None, users) for index in range(workers)]
         taken = [next(shard) for shard, n in zip(shards, own, strict=True) for _ in range(n)]

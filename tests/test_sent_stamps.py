@@ -183,7 +183,7 @@ def test_a_kernel_that_refuses_is_asked_no_more(
     assert [r.outcome for r in records] == [Outcome.OK] * 3
     assert refused == (1 if where == "send" else 0)
     assert counts(setup) == (0, 3)
-    assert all(r.sent_ns < r.sent_high_ns < r.first_ns for r in records)
+    assert all(r.sent_ns < min(r.sent_high_ns, r.first_ns) for r in records)  # busy, it may read after the answer came
 
 
 def entry(origin: int, stamp_ns: int) -> list[tuple[int, int, bytes]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import gevent
 import pytest
 from exchanges import PROMPT, Setup
-from simulator_process import Server, simulator
+from simulator_process import Server, exchange, post, simulator
 
 from tokenswarm.client.sending import Request
 from tokenswarm.clock import monotonic_ns
@@ -52,6 +53,20 @@ def test_a_record_is_what_was_sent(setup: Setup, engine: Server, key: tuple[str,
     assert got.reasoning_tokens == (3 if key[1] == "responses" else None)
     assert got.finish_reason == {"responses": "max_output_tokens", "messages": "max_tokens"}[key[1]]
     assert row["api"] == key[1]
+
+
+def test_no_id_comes_twice_over_starts(engine: Server) -> None:
+    """Of the same seed: a gateway that stores answers takes no second one of an id."""
+
+    def ids(server: Server) -> set[bytes]:
+        body = b'{"model":"sim","input":"Hi","stream":true,"max_output_tokens":6}'
+        _, answer = exchange(server, post("/v1/responses", body))
+        return set(re.findall(rb'"(?:id|item_id)":[ ]?"([^"]+)"', answer))
+
+    with simulator("--preset", "instant", "--reasoning-tokens", "3") as other:
+        found = [ids(other), ids(engine), ids(engine)]
+    assert [len(one) for one in found] == [3, 3, 3], "of the answer, its thoughts and its text"
+    assert len(set.union(*found)) == 9
 
 
 @by_key

@@ -38,7 +38,7 @@ FILES = {"summary.json", "manifest.json", "requests.jsonl", "report.html", "repo
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Server]:
-    with simulator("--preset", "instant") as server:
+    with simulator("--preset", "paced", "--ttft-ms", "20", "--itl-ms", "5") as server:
         yield server
 
 

@@ -208,6 +208,9 @@ def test_the_stage_is_as_long_as_the_trace_and_knows_its_arrivals(tmp_path: Path
         load = traced(path, stages=stages)
         with pytest.raises(ConfigError, match=said):
             planned(load, trace_of(load), lead_s)
+    load = traced(written(tmp_path, PLAIN.replace("1.5", "2")), loop=True, stages=(Stage(duration=Seconds(5.0)),))
+    with pytest.raises(ConfigError, match="all its arrivals have one time"):
+        planned(load, trace_of(load), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from tokenswarm.profile.load import ENDLESS_S, Load, Stage, TraceSource
 from tokenswarm.profile.slo import Percentiles, Slo
 from tokenswarm.profile.target import Tls
 from tokenswarm.profile.typed_yaml import Seconds
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.record import Outcome, TokenSource
 from tokenswarm.result.soak import Drift, Soak
 from tokenswarm.result.summary import Doubt, Gate, StagePlan, Summary, Verdict, plan_of, summarize
@@ -317,6 +318,15 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     "a worker was told to go": ("worker-left", "invalid", known(left={LOST: "was ended by a signal (SIGTERM)"})),
     "the master died": ("never-ended", "invalid", both(not_final, known(recovered="7 rows are there.", rows=7))),
     "the run goes on": ("goes-on", "degraded", both(not_final, known(goes_on="These are its numbers so far."))),
+    "a few rows ask the same": (
+        "dataset-repeats", "note", known(dataset={"rows_kept": 1000, "duplicates": 21}),
+    ),
+    "many rows ask the same": (
+        "dataset-repeats", "degraded", known(dataset={"rows_kept": 1000, "duplicates": 101}),
+    ),
+    "a data set of questions": (
+        "history-without-answers", "note", known(dataset={"rows_kept": 80, "notes": {UNANSWERED: 80}}),
+    ),
     "a worker never came": ("worker-missing", "invalid", known(expected_workers=3)),
     "a worker fell silent": ("final-report-missing", "invalid", not_final),
     "a stranger knocked": (
@@ -441,6 +451,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Case], None]]] = {
     ),
     "seldom more than was asked for": ("tokens-over-limit", "note", steady(over_limit=5)),
     "counts of single events": ("counts-of-parts", "note", told(seldom={"count of a part": 5})),
+    "ends that nobody told": ("ends-untold", "degraded", told(seldom={"end untold": 5})),
     "a filter": ("other-ends", "note", told(other_ends={"content_filter": 5, "repetition": 2})),
     "a filter for many": ("other-ends", "degraded", told(other_ends={"content_filter": 9, "SAFETY": 9})),
     "an end in words of its own": ("other-ends", "note", told(other_ends={"natural_end": 1100})),

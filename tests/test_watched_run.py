@@ -167,7 +167,8 @@ def test_counters_are_exactly_the_reports(world: World) -> None:
 
 
 def test_percentiles_agree_with_the_report(world: World) -> None:
-    assert world.summary.latency.ttft_s.p99 is not None
+    ttft = world.summary.latency.ttft_s
+    assert ttft.p99 is not None or "p99" in ttft.withheld, "on a busy machine"
     assert_percentiles_agree(world.prometheus, world.summary)
     assert_gauges_are_equal(world.prometheus, world.summary)
 

@@ -37,6 +37,7 @@ MADE_UP = (
     "[DONE] without a finish reason, after {} content events: a gateway ended it (see its log), or the server "
     "tells none"
 )
+MADE_UP_END = "made-up end"  # its kind
 NO_BODY = (
     "HTTP {}, and the connection closed without a byte: a gateway that says so before it asks the engine hides the "
     "engine's status; see the engine's counters, and both logs"
@@ -357,7 +358,9 @@ class Exchange:
         ):
             return outcome, self._with_words(silent), "silent end"
         if outcome is Outcome.TRUNCATED and self.timeline.over_ns and self.timeline.events:
-            return outcome, MADE_UP.format(self.timeline.events), "made-up end"
+            if self._dialect.done_ends:
+                return Outcome.OK, "", ""
+            return outcome, MADE_UP.format(self.timeline.events), MADE_UP_END
         return outcome, self._with_words(sentence), outcome.value
 
     def _finish_stream(self) -> None:

@@ -29,14 +29,14 @@ def make_client(
     timeouts: Timeouts | None = None,
 ) -> Client:
     """A client of `target` as the profile wants it; with `timeouts` in place of the profile's. Raises ConfigError."""
-    secret = secret_headers(profile)
+    secret, engine = secret_headers(profile), profile.engine
     return Client(
-        spoken(profile.engine.kind, profile.engine.api, profile.engine.path),
+        spoken(engine.kind, engine.api, engine.path, done_ends=engine.done_ends),
         Pool(target, profile.timeouts.connect, profile.connections == "fresh"),
         decoder,
         recorder,
         timeouts=timeouts or profile.timeouts,
-        headers={**profile.engine.headers, **secret},
+        headers={**engine.headers, **secret},
         event_bytes_max=profile.event_bytes_max,
         keep_text=profile.save_text or profile.dataset.history == "model",
         on_record=on_record,

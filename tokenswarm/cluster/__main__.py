@@ -7,6 +7,7 @@ import sys
 from tokenswarm import descriptors
 from tokenswarm.cluster import parent, web_later
 from tokenswarm.errors import UserError
+from tokenswarm.own_process import loading
 from tokenswarm.profile.environment import in_github, run_token
 from tokenswarm.reports.pipelines import github
 from tokenswarm.terminal import outlive_listeners
@@ -14,7 +15,8 @@ from tokenswarm.terminal import outlive_listeners
 
 def main() -> int:
     web_later.put_off()
-    from tokenswarm.cluster.launch import run_worker  # loads Locust
+    with loading():
+        from tokenswarm.cluster.launch import run_worker  # and Locust
 
     parent.die_with_it()
     parent.share_with_it()

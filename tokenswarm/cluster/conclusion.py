@@ -290,6 +290,7 @@ def _evidence(run: Run, end: RunEnd) -> Evidence:
         stood_still_s=end.stood_still_s,
         users=end.users,
         clock_step_s=end.clock_step_s,
+        dataset=end.dataset,
         rows=end.rows,
         interrupted=end.interrupted,
         remarks=tuple(end.remarks),

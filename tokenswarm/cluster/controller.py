@@ -223,6 +223,8 @@ class Controller:
         self._wait_for_users(stage.users)
         most = stage.users
         self._until(lambda: self._intake.in_flight() <= most)  # requests of users that this stage has no more
+        if not self._stop.is_set() and (left := self._intake.in_flight() - most) > 0:
+            self._watchers.note(f"{left} requests of stopped users still run: they load stage {number + 1}, too")
         self._pass(lead_s)
         if not counts and not self._stop.is_set():
             self._announce(number, "steady", stage, stage.duration)

@@ -84,6 +84,12 @@ def is_port(number: int) -> bool:
     return 1 <= number <= 65_535
 
 
+def check_port(option: str, number: int) -> None:
+    """Raises ConfigError."""
+    if not is_port(number):
+        raise ConfigError(f"{option} {number} must be from 1 to 65535")
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a port that listens there."""
     try:

@@ -20,7 +20,7 @@ from gevent.hub import get_hub
 from tokenswarm.client.pool import room
 from tokenswarm.clock import NS_PER_S, monotonic_ns
 from tokenswarm.cluster.alarm import Alarm
-from tokenswarm.errors import DatasetError
+from tokenswarm.errors import ConfigError, DatasetError
 from tokenswarm.load import Arrival
 from tokenswarm.load.rate import Rate
 from tokenswarm.load.schedule import schedule, share, stripe
@@ -98,6 +98,10 @@ class Lane:
         self._recorder = recorder
         self._index, self._count = index, count
         self._most = share(load.max_in_flight or room() * count, index, count)
+        if load.max_in_flight is not None and not self._most:
+            raise ConfigError(
+                f"`load.max_in_flight: {load.max_in_flight}` must be at least 1 for each of {count} workers"
+            )
         self._under_way = 0
         self._replay = replay
         self._depart = depart

@@ -14,7 +14,9 @@ from typing import Any
 
 from locust.env import Environment
 
+from tokenswarm.cluster.entrance import say
 from tokenswarm.errors import ConfigError, ResultsError, UserError
+from tokenswarm.profile import bundled, options
 
 WRITTEN = {
     "csv_prefix": ("_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"),
@@ -61,6 +63,26 @@ def say_run_time(seconds: float | None, record: logging.LogRecord) -> bool:
     if seconds and str(record.msg).startswith("No run time limit set"):
         record.msg = f"Run time limit set to {seconds:g} seconds, then open streams are drained"
     return True
+
+
+def refuse_mistakes(environment: Environment, words: list[str]) -> None:
+    """Everything that can be seen once the options are read. Raises ConfigError."""
+    options.refuse_secrets(words)
+    options.refuse_empty(vars(environment.parsed_options))
+    for refuse in (refuse_tls, refuse_idle, refuse_other_words):
+        refuse(environment)
+
+
+def refuse_other_words(environment: Environment) -> None:
+    """Raise ConfigError for an option of Locust's that means something else in ours; say what has no effect."""
+    given = environment.parsed_options
+    if given.profile and (given.profile in bundled.named("profile") or Path(given.profile).is_file()):
+        raise ConfigError(
+            f"--profile {given.profile}: that is a label for Locust's own pages; --run-profile {given.profile} is what "
+            "starts from a profile"
+        )
+    if given.exit_code_on_error != 1:
+        say("--exit-code-on-error has no effect: the exit code is the verdict's and the gates'")
 
 
 def refuse_tls(environment: Environment) -> None:

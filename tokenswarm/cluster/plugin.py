@@ -26,10 +26,10 @@ from tokenswarm.client.pool import check_descriptors
 from tokenswarm.cluster import web_edits, web_tab
 from tokenswarm.cluster.conclusion import TOO_LATE, Company, Reached, Run, kept, open_run
 from tokenswarm.cluster.controller import Controller
-from tokenswarm.cluster.entrance import is_loopback, read_data_set, say
+from tokenswarm.cluster.entrance import check_port, is_loopback, read_data_set, say
 from tokenswarm.cluster.look import look
 from tokenswarm.cluster.members import Cluster
-from tokenswarm.cluster.plain_options import refuse_idle, refuse_several, refuse_tls, say_run_time, watch_files
+from tokenswarm.cluster.plain_options import refuse_mistakes, refuse_several, say_run_time, watch_files
 from tokenswarm.cluster.plain_signals import Waiting, ctrl_c, heed_until_ready
 from tokenswarm.cluster.runners import Master
 from tokenswarm.cluster.runners import Worker as Runner
@@ -59,6 +59,7 @@ class PlainMaster(Master):
     def __init__(self, environment: Environment, master_bind_host: str, master_bind_port: int) -> None:
         self.greenlet = None  # Locust's __del__ looks at it, be there a runner or not
         try:
+            check_port("--master-bind-port", master_bind_port)
             if not run_token() and not is_loopback(master_bind_host):
                 raise ConfigError(
                     f"--master-bind-host {master_bind_host}: workers of other machines need a secret: export "
@@ -218,6 +219,8 @@ class Plugin:
         found: list[tuple[str, Node]] = []
         if rate:
             found.append(("load.spawn_rate", typed_yaml.literal(str(rate), "--spawn-rate")))
+        if self._environment.stop_timeout:
+            found.append(("phases.drain", typed_yaml.literal(str(self._environment.stop_timeout), "--stop-timeout")))
         if users is None and arrivals is None and self._options.get("run_profile"):
             return found
         if seconds:
@@ -368,12 +371,10 @@ def _exit(error: UserError) -> NoReturn:
 def _on_init(environment: Environment, **_: Any) -> None:
     descriptors.raise_limit()
     try:
-        options.refuse_secrets(sys.argv[1:])
-        options.refuse_empty(vars(environment.parsed_options))
-        refuse_tls(environment)
-        refuse_idle(environment)
+        refuse_mistakes(environment, sys.argv[1:])
         plugin = Plugin(environment)
         environment.tokenswarm_plugin = plugin
+        gevent.spawn(web_tab.refuse_no_login, environment, _exit)
     except UserError as error:
         _exit(error)
 

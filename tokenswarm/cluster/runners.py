@@ -27,6 +27,7 @@ from locust.stats import RequestStats
 
 from tokenswarm import __version__
 from tokenswarm.cluster import messages, port
+from tokenswarm.cluster.entrance import check_port
 from tokenswarm.cluster.messages import ToMaster, ToWorker
 from tokenswarm.errors import ConfigError, TargetError
 from tokenswarm.untold import UNTOLD
@@ -137,6 +138,7 @@ class Worker(runners.WorkerRunner):  # type: ignore[misc]  # as above
         self.heard = 0
         self._attended = Event()
         self.greenlet: Any = None  # Locust's __del__ looks at it, be there a runner or not
+        check_port("--master-port", port_number)
         try:
             if host.count(":") == 1:  # ZeroMQ would look for a name with a port in it, for ever
                 raise zmqerr.ZMQError

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from flask import Response, request
 from locust.env import Environment
 
 from tokenswarm.cluster.entrance import refuse_taken, say
+from tokenswarm.errors import ConfigError
 from tokenswarm.measure.snapshot import LATENCIES, Merged, total
 from tokenswarm.profile.load import Stage
 from tokenswarm.result.stat import latency
@@ -29,6 +31,8 @@ def say_who_may_come(environment: Environment) -> None:
     web_ui = environment.web_ui
     if web_ui is None:
         return
+    if not 0 <= web_ui.port <= 65_535:
+        raise ConfigError(f"--web-port {web_ui.port} must be from 1 to 65535")
     mine = web_ui.host is LOOPBACK
     if mine and environment.parsed_options.web_login:
         web_ui.host = ""
@@ -37,6 +41,20 @@ def say_who_may_come(environment: Environment) -> None:
         say(f"the web UI listens on {LOOPBACK} only; --web-host 0.0.0.0 opens it to everybody, without a login")
     elif mine:
         say(f"the web UI asks for a login and listens on every interface, port {web_ui.port}")
+
+
+def refuse_no_login(environment: Environment, refuse: Callable[[ConfigError], object]) -> None:
+    """--web-login where no locustfile says who may log in: Locust's page would be an error for everybody. To be asked
+    once all of them had their say.
+    """
+    asked = environment.web_ui is not None and environment.parsed_options.web_login
+    if asked and environment.web_ui.app.secret_key is None:
+        refuse(
+            ConfigError(
+                "--web-login: the locustfile does not say who may log in: it has to set `web_ui.app.secret_key` and "
+                "`web_ui.auth_args`, as in Locust's examples; without the option the page is this machine's alone"
+            )
+        )
 
 
 class WebTab:

@@ -46,6 +46,7 @@ from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
 from tokenswarm.prompts import Prompt
 from tokenswarm.prompts.from_profile import prompt_policy
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.prompts.replay import Replay, of_round
 from tokenswarm.record import Outcome, RequestRecord
 from tokenswarm.reports.jsonl import row
@@ -117,12 +118,10 @@ class Worker:
         self.index, count = int(data["index"]), int(data["count"])
         self._users = self._sent = 0
         self._first = FirstAnswers(profile.load.abort_on_fail.after)
-        users = None if profile.load.open else profile.load.under_way  # an open loop's lane counts by itself
-        asked = profile.load.requests
-        self._left = None if users is None or asked is None else share_by_users(asked, users, self.index, count)
+        self._left = share_by_users(profile.load, self.index, count)  # an open loop's lane counts by itself
         check_descriptors(profile.load.under_way, count)
         self._library = load_library(profile.dataset, lambda text: self._tell(ToMaster.PROGRESS, {"text": text}))
-        self._stock = self._library.shard(self.index, count, users)
+        self._stock = self._library.shard(self.index, count, profile.load.users_most)
         self._policy = prompt_policy(profile.dataset)
         limits = request_limits(profile.slo)
         self.recorder = Recorder(
@@ -140,6 +139,7 @@ class Worker:
             resolve(target)
             target.turn = self.index  # workers begin with different addresses of a name
             self._clients.append(make_client(profile, target, self._decoder, self.recorder, self._record))
+            self._clients[-1].keep_text |= UNANSWERED in self._library.info.notes  # it stands in the history
         self._spool = open_spool(
             data.get("spool"),
             Owner(run_id=data["run_id"], worker=self.index, workers=count, host=socket.gethostname(), pid=os.getpid()),

@@ -83,10 +83,10 @@ def _table(found: Calibration) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"against the {found.sender}")
-    heads = ("streams", "neighbours", "events/s", "CPU", "waited", "TTFT p50 off", "p99 off", "± TTFT p50", "± ITL p99")
-    for head in heads:
-        table.add_column(head, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=f"against the {found.sender}")
+    told = ("TTFT\np50 off", "TTFT\np99 off", "± TTFT\np50", "± ITL\np99")
+    for head in ("streams", "neighbours", "events/s", "CPU", "waited", *told):
+        table.add_column(head, justify="right", overflow="fold")  # a number that is cut would be another one
     for rung in found.rungs:
         table.add_row(
             f"{rung.streams}{'' if rung.held else ' ✗'}",

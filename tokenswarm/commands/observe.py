@@ -43,7 +43,11 @@ LAST_SCRAPES_S = 3.0  # the load exporter is scraped each second: the run's last
 PAGE_BYTES_MAX = 1 << 20
 
 ENGINE = ("tokenswarm.simulator", "--port", "0", "--preset", "small-gpu")
-ENGINE_TARGETS = ((b"vllm:", "vllm.yml"), (b"llamacpp:", "llama-cpp.yml"))
+ENGINE_TARGETS = (
+    (b"\nvllm:", "vllm.yml"), (b"\nllamacpp:", "llama-cpp.yml"),
+    *((mark, "engine.yml") for mark in (b"\nsglang", b"\nlmdeploy", b"\ntgi_", b"\ntrtllm_")),
+)  # fmt: skip
+ENGINE_PAGES = ("/metrics", "/prometheus/metrics")  # the latter: TensorRT-LLM's, whose /metrics is JSON
 
 
 class Beside(msgspec.Struct):
@@ -97,6 +101,7 @@ class Stopping(msgspec.Struct):
 def main(words: list[str]) -> int:
     """Observe one run; its exit code. Raises UserError where nothing can be run, with everything ended again."""
     wanted = parse(words)
+    check_folder(Path(wanted.words[wanted.words.index("--results") + 1]))
     stopping = Stopping()
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_process.signals_to(stopping.ask))
@@ -139,7 +144,6 @@ def parse(words: list[str]) -> Wanted:
     others += [word for pair in given.set for word in ("--set", pair)]
     target = ("target", typed_yaml.literal(given.host or EXAMPLE, "--host"))
     options.read_profile(profile, vars(given), [target, *options.of_run({**vars(given), "host": None})])
-    check_folder(Path(given.results))
     return Wanted(profile, given.host, given.data, keep_s, others)
 
 
@@ -241,13 +245,16 @@ def configure(folder: Path, version: tuple[int, int], addresses: dict[str, str],
         text = text.replace(f"127.0.0.1:{PORTS[exporter]}", address.removeprefix("http://"))
     path = folder / "prometheus.yml"
     path.write_text(text, encoding="utf-8")
-    engine = _page(f"{target}/metrics") or b""
-    for mark, file in ENGINE_TARGETS:
-        if mark in engine and target.startswith("http://"):
+    for page in ENGINE_PAGES if target.startswith("http://") else ():
+        engine = b"\n" + (_page(f"{target}{page}") or b"")
+        file = next((file for mark, file in ENGINE_TARGETS if mark in engine), None)
+        if file is not None:
             place = folder / "targets" / file
             place.parent.mkdir(exist_ok=True)
             address = target.removeprefix("http://").rstrip("/")
-            place.write_text(f"- targets: ['{address}']\n  labels: {{role: engine}}\n", encoding="utf-8")
+            labels = f"{{role: engine, __metrics_path__: {page}}}"
+            place.write_text(f"- targets: ['{address}']\n  labels: {labels}\n", encoding="utf-8")
+            break
     return path
 
 

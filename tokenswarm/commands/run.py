@@ -11,6 +11,7 @@ from typing import Any
 from tokenswarm.cluster import entrance, parent, web_later
 from tokenswarm.commands import group_options
 from tokenswarm.errors import ConfigError, ExitCode, ResultsError
+from tokenswarm.own_process import loading
 from tokenswarm.profile import options
 from tokenswarm.profile.bundled import configs
 
@@ -90,7 +91,8 @@ def start(given: dict[str, Any]) -> int:
             check_descriptors(profile.load.under_way, profile.workers)
         looked = look(profile)
         web_later.put_off()
-        from tokenswarm.cluster.master import run_profile  # after the look: Locust takes half a second
+        with loading():
+            from tokenswarm.cluster.master import run_profile  # after the look: Locust takes a third of a second
 
         code = run_profile(looked, given, folders.append, searching)
     except KeyboardInterrupt:

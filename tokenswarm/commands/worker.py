@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tokenswarm.cluster import web_later
-from tokenswarm.cluster.entrance import is_port
-from tokenswarm.errors import ConfigError
+from tokenswarm.cluster.entrance import check_port
+from tokenswarm.own_process import loading
 from tokenswarm.profile import options
 from tokenswarm.profile.environment import run_token
 
@@ -23,9 +23,9 @@ def main(words: list[str]) -> int:
         help="the port that the master told; TOKENSWARM_RUN_TOKEN must hold its word",
     )
     given = parser.parse_args(words)
-    if not is_port(given.master_port):
-        raise ConfigError(f"--master-port {given.master_port} must be from 1 to 65535")
+    check_port("--master-port", given.master_port)
     web_later.put_off()
-    from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take half a second
+    with loading():
+        from tokenswarm.cluster.launch import run_worker  # after the words: gevent and Locust take a third of a second
 
     return run_worker(given.master_host, given.master_port, run_token())

@@ -106,6 +106,7 @@ class Dialect(msgspec.Struct, frozen=True):
     knows_ignore_eos: bool
     ends_with_finish: bool  # the event with the finish reason is the last of the answer (else: the sentinel)
     unread: tuple[str, ...] = ()  # fields that vary and that `decode` does not know: strings or whole numbers
+    done_ends: bool = False  # the sentinel ends an answer of a server that never tells a finish reason
     end: str = "a finish reason"  # what an answer that was cut lacks, in a sentence
     headers: dict[str, str] = {}  # what the protocol wants in each request; the profile's win
 

@@ -152,9 +152,10 @@ DIALECTS: dict[tuple[str, str], Dialect] = {
 }
 
 
-def spoken(kind: str, api: str, path: str | None = None) -> Dialect:
+def spoken(kind: str, api: str, path: str | None = None, *, done_ends: bool = False) -> Dialect:
     """The row of a kind and an API; with a `path` of its own (a query may follow) its models are listed beside it."""
     row = DIALECTS[kind, api]
+    row = msgspec.structs.replace(row, done_ends=True) if done_ends else row
     if path is None:
         return row
     (stem, mark, query), (_, root, below) = path.partition("?"), row.path.partition(f"/{row.path.split('/')[1]}")

@@ -42,6 +42,12 @@ class _Count(msgspec.Struct):
     violations: int
     unit: str
     unknown: int = 0  # of the violations: may be none, since nothing was measured
+    lost: int = 0  # of the violations: requests that failed or never ended, whatever the observed value
+
+    @property
+    def told(self) -> str:
+        lost = f", {self.lost} of these failed or never ended" if self.lost else ""
+        return f"{self.violations} of {self.n} {self.unit} miss it{lost}"
 
 
 def request_limits(slo: Slo) -> RequestSlo | None:
@@ -173,13 +179,12 @@ def _count_violations(steady: Block, metric: str, limit: float, *, exact: bool) 
     if exact and steady.slo_judged:
         beyond = steady.slo_missed_by.get(f"{metric}_s", 0)
         unknown = steady.slo_unsure.get(f"{metric}_s", 0)
-    return _Count(n, min(n, beyond + worse + lost), "requests", unknown + worse - better)
+    return _Count(n, min(n, beyond + worse + lost), "requests", unknown + worse - better, lost)
 
 
 def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResult, str]:
     """The binomial rule, and two shortcuts to a fail where a small sample leaves it open (docs/verdict.md)."""
     result = binomial_gate(p, count.violations, count.n, rho)
-    share = f"{count.violations} of {count.n} {count.unit} miss it"
     if count.unknown and result != "pass":
         known = count.violations - count.unknown
         if binomial_gate(p, known, count.n, rho) != "fail":
@@ -188,9 +193,9 @@ def _decide(p: float, count: _Count, rho: float, *, far: bool) -> tuple[GateResu
         if count.violations == count.n:
             return "fail", f"all {count.n} {count.unit} miss it"
         if far and 2 * count.violations > count.n:
-            return "fail", f"{share}, and the observed value is more than {FAR:g} times the limit"
-        return result, f"{share}; {_wanted(p, count, rho)}"
-    return result, share
+            return "fail", f"{count.told}, and the observed value is more than {FAR:g} times the limit"
+        return result, f"{count.told}; {_wanted(p, count, rho)}"
+    return result, count.told
 
 
 def _wanted(p: float, count: _Count, rho: float) -> str:
@@ -215,7 +220,7 @@ def _goodput_gate(steady: Block, slo: Slo) -> Gate:
     unknown = steady.slo_unsure.get(ALL, 0)
     if unknown == judged:
         unknown = 0  # nothing measured is a fail
-    value, count = met / judged, _Count(judged, judged - met, "requests", unknown)
+    value, count = met / judged, _Count(judged, judged - met, "requests", unknown, steady.failed + steady.censored)
     if not 0.0 < limit < 1.0:  # every request, or none: no question of chance
         reason = f"{count.violations} of {judged} requests miss a limit" + f", {unknown} of them maybe" * bool(unknown)
         sure: GateResult = "inconclusive" if (met + unknown) / judged >= limit else "fail"

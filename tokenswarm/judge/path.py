@@ -198,7 +198,8 @@ def faults(pair: Pair) -> list[Finding]:
         and kind in ("error_mid", "http_503", "http_429")
         and _words(direct.sentence) not in via.sentence
     ):
-        text = f"The engine's words don't come through: {via.sentence or 'nothing'} in place of {direct.sentence}."
+        said = direct.sentence.rstrip(".")
+        text = f"The engine's words don't come through: {via.sentence or 'nothing'} in place of {said}."
         found.append(_finding("error-text-lost", "alters", text[:300]))
     retry = pair.direct.captured.headers.get("retry-after")
     if retry is not None and "retry-after" not in pair.via.captured.headers:

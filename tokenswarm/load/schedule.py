@@ -66,11 +66,14 @@ def share(n: int, index: int, count: int) -> int:
     return n // count + (index < n % count)
 
 
-def share_by_users(n: int, users: int, index: int, count: int) -> int:
-    """The share of `n` requests that worker `index` of `count` has for its share of the users: none without a user.
+def share_by_users(load: Load, index: int, count: int) -> int | None:
+    """The share of a closed loop's `load.requests` that worker `index` of `count` has for its share of the users.
 
-    So all users have as much to do, and all are there until the end.
+    So all users have as much to do, and all are there until the end. None: no number is asked for, or none of users.
     """
+    n, users = load.requests, load.users_most
+    if n is None or users is None:
+        return None
     return n // users * share(users, index, count) + share(n % users, index, count)
 
 

@@ -114,7 +114,9 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file (`load.trace.path`)") from None
+        raise DatasetError(
+            f"{path}: no such file (`load.trace.path`; `tokenswarm data fetch ADDRESS --to FILE` downloads one)"
+        ) from None
     except OSError as error:
         raise DatasetError(f"{path}: can't be read: {error.strerror}") from None
 
@@ -229,6 +231,11 @@ def planned(load: Load, trace: Trace, lead_s: float) -> Planned:
     """The stage with the trace's own length where the profile gives none. Raises ConfigError."""
     assert load.trace is not None
     scale, stage = load.trace.time_scale, load.stages[0]
+    if load.trace.loop and not trace.span_s:
+        raise ConfigError(
+            f"{trace.path}: all its arrivals have one time, so nothing says when it begins again: leave out "
+            "`load.trace.loop`"
+        )
     last_s = trace.at_s[-1] * scale
     if stage.duration == ENDLESS_S and not load.trace.loop:
         if last_s < lead_s:

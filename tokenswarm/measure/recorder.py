@@ -292,7 +292,7 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     sources, source = block.output_tokens_by_source, record.token_source.value
     sources[source] = sources.get(source, 0) + tokens
     _hold_against_asked(block, record)
-    if record.finish_reason not in USUAL_ENDS:
+    if record.finish_reason and record.finish_reason not in USUAL_ENDS:
         count_others(block.other_ends, record.finish_reason)
     block.reasoning_tokens += record.reasoning_tokens or 0
     block.reasoning_events += record.reasoning_events
@@ -300,8 +300,9 @@ def _add_latencies(block: Block, record: RequestRecord) -> None:
     if not record.turn:
         block.first_prompt_tokens += record.prompt_tokens or 0
         block.first_cached_tokens += record.cached_tokens or 0  # vLLM and SGLang have no word for none
+    untold = "end untold", not record.finish_reason
     few = ("drafted", record.draft_tokens), ("accepted", record.accepted_tokens), ("at once", record.at_once)
-    for kind, n in (*few, ("count of a part", record.counts_part), ("count beyond", record.counts_beyond)):
+    for kind, n in (*few, ("count of a part", record.counts_part), ("count beyond", record.counts_beyond), untold):
         if n:
             block.seldom[kind] = block.seldom.get(kind, 0) + n
     if record.prompt_tokens is not None:

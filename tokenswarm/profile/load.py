@@ -112,6 +112,11 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.kind != "closed"
 
     @property
+    def users_most(self) -> int | None:
+        """Of all stages; None: an open loop has no users."""
+        return None if self.open else max(stage.users or 1 for stage in self.stages)
+
+    @property
     def under_way(self) -> int:
         """How many requests the user means to have under way at once; 1 where an open loop has no limit."""
         return self.max_in_flight or max(stage.users or 1 for stage in self.stages)

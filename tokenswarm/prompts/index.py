@@ -17,7 +17,7 @@ from zlib import crc32
 
 import msgspec
 
-INDEX_VERSION = 4  # raise it whenever a reader, a filter or the estimate decides differently
+INDEX_VERSION = 5  # raise it whenever a reader, a filter or the estimate decides differently
 UNKNOWN = 0xFFFFFFFF  # in the output column: the row has no answer and states no length
 
 _COLUMNS = (

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+UNANSWERED = "history_without_answers"
+"""A note of a conversation whose earlier turns lack an answer: what stands in its history is not of the data set."""
+
 ESTIMATE = "estimated: characters / 4, / 1.5 for Chinese, Japanese, Korean and emoji"
 
 

@@ -23,7 +23,7 @@ from tokenswarm.errors import DatasetError
 from tokenswarm.prompts import Conversation, Turn, alpaca, jsonl, sharegpt
 from tokenswarm.prompts import index as index_file
 from tokenswarm.prompts.index import UNKNOWN, Index, count
-from tokenswarm.prompts.info import ESTIMATE, DataInfo, Spread, spread
+from tokenswarm.prompts.info import ESTIMATE, UNANSWERED, DataInfo, Spread, spread
 from tokenswarm.prompts.lengths import NO_LIMITS, CountTokens, Limits, estimate_tokens, limits_fault
 from tokenswarm.prompts.order import Shard
 from tokenswarm.prompts.reading import Reading, Rules, dropped, request_in, row_id, without_nulls
@@ -193,7 +193,8 @@ def read_row(row: object, number: int, settings: DataSettings) -> tuple[str, Rea
             return name, dropped("no_answer")
     if len(turns) < len(conversation.turns):
         conversation = msgspec.structs.replace(conversation, turns=turns)
-    return name, Reading(conversation, notes=reading.notes)
+    unanswered = (UNANSWERED,) if any(turn.answer is None for turn in turns[:-1]) else ()
+    return name, Reading(conversation, notes=(*reading.notes, *unanswered))
 
 
 def _reader_of_row(row: object, wanted: str) -> tuple[str, object]:
@@ -337,7 +338,7 @@ def _open_synthetic(settings: DataSettings, count_tokens: CountTokens | None) ->
         rows_read=wanted.rows,
         rows_kept=wanted.rows,
         drops={},
-        notes={},
+        notes={UNANSWERED: wanted.rows} if wanted.turns > 1 and not single else {},
         duplicates=0,
         conversations=settings.conversations,
         turns=spread(row[0] for row in sample),

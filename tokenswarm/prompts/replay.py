@@ -1,8 +1,8 @@
 """One conversation as the prompts that are sent, turn after turn. Pure; the only state is which turn is next.
 
 History comes from the data set's answers (every run sends the same bytes) or from the model's own (a real dialogue,
-whose lengths differ from run to run). Where the wanted answer is missing the other stands in and is counted; where both
-are, the two user messages are sent as one, since chat templates refuse roles that don't alternate.
+whose lengths differ from run to run). Where the wanted answer is missing the other stands in; where both are, the two
+user messages are sent as one, since chat templates refuse roles that don't alternate.
 """
 
 from __future__ import annotations
@@ -64,12 +64,11 @@ def of_round(conversation: Conversation, number: int) -> Conversation:
 
 
 class Replay:
-    """Walks one conversation. `substituted` counts answers that had to come from the other source, or nowhere."""
+    """Walks one conversation."""
 
     def __init__(
         self, conversation: Conversation, policy: PromptPolicy, count_tokens: CountTokens | None = None
     ) -> None:
-        self.substituted = 0
         self._conversation = conversation
         self._policy = policy
         self._count_tokens = count_tokens
@@ -80,9 +79,7 @@ class Replay:
         """The next turn's prompt; None after the last. `answer`: what the model said to the one before."""
         if self._turn > 0:
             turn = self._conversation.turns[self._turn - 1]
-            known, wanted_is_first = history_answer(turn, answer, self._policy.history)
-            self._answers.append(known)
-            self.substituted += not wanted_is_first
+            self._answers.append(history_answer(turn, answer, self._policy.history))
         if self._turn >= len(self._conversation.turns):
             return None
         prompt = build_prompt(self._conversation, self._turn, self._answers, self._policy.output, self._count_tokens)
@@ -90,11 +87,11 @@ class Replay:
         return prompt
 
 
-def history_answer(turn: Turn, model: str | None, history: str) -> tuple[str | None, bool]:
-    """(the answer that stands in the history after `turn`, whether it is from the wanted source)."""
+def history_answer(turn: Turn, model: str | None, history: str) -> str | None:
+    """The answer that stands in the history after `turn`: of the wanted source, else of the other."""
     said = None if model is None or is_empty(model) else safe_text(model)
     wanted, other = (turn.answer, said) if history == "dataset" else (said, turn.answer)
-    return (wanted, True) if wanted is not None else (other, False)
+    return other if wanted is None else wanted
 
 
 def build_prompt(

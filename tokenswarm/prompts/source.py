@@ -43,7 +43,8 @@ def file_status(path: Path) -> os.stat_result:
         status = path.stat()
     except FileNotFoundError:
         raise DatasetError(
-            f"{path}: there is no such file (`tokenswarm data fetch sharegpt` downloads the usual data set)"
+            f"{path}: there is no such file (`tokenswarm data fetch sharegpt` downloads the usual data set, with an "
+            "address in its place any other)"
         ) from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: the file can't be read: {_os_problem(error)}") from None

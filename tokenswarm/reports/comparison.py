@@ -12,22 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenswarm.reports.markdown import escape, table
+from tokenswarm.reports.narrow import Narrowing
 from tokenswarm.reports.numbers import MISSING, harmless, of_metric
 from tokenswarm.result.comparison import Comparison, Finding, Run
 
 HEAD = ("metric", "baseline", "new", "change", "interval", "says")
+LEAVE_OUT = [HEAD.index(name) for name in ("interval", "baseline", "new")]
 _STYLES = {"better": "green", "worse": "bold red", "same": "dim", "can't tell": "yellow"}
 _MARKS = {"better": "✅", "worse": "❌", "same": "✅", "can't tell": "❔"}
 
 
 def report(comparison: Comparison) -> RenderableType:
     """The table, the reasons of what can't be told, and the word for all."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="bold")
-    for name in HEAD:
-        shown.add_column(name, justify="left" if name in ("metric", "says") else "right", no_wrap=True)
-    for finding in comparison.findings:
-        cells = row(finding)
-        shown.add_row(*map(Text, cells[:-1]), Text(cells[-1], style=_STYLES[finding.word]))
+    cells = [[*map(Text, row(one)[:-1]), Text(one.word, style=_STYLES[one.word])] for one in comparison.findings]
+    shown = Narrowing(HEAD, cells, LEAVE_OUT, left=(HEAD.index("metric"), HEAD.index("says")))
     reasons = [Padding(Text(harmless(text), style="dim"), (0, 1, 0, 3)) for text in why(comparison)]
     word = Text.assemble(" the new runs: ", (comparison.word, _STYLES[comparison.word]))
     return Group(Text(""), shown, Text(""), word, *reasons, Text(""))
@@ -79,8 +77,12 @@ def row(finding: Finding) -> list[str]:
 
 
 def why(comparison: Comparison) -> list[str]:
-    """A sentence for each metric that can't be told, and one on what the words mean."""
-    told = [f"{f.metric}: {f.why}" for f in comparison.findings if f.word == "can't tell"]
+    """A sentence for each reason why a metric can't be told, and one on what the words mean."""
+    of_reason: dict[str, list[str]] = {}
+    for finding in comparison.findings:
+        if finding.word == "can't tell":
+            of_reason.setdefault(finding.why, []).append(finding.metric)
+    told = [f"{', '.join(metrics)}: {reason}" for reason, metrics in of_reason.items()]
     intervals = {f"{f.confidence:.0%}" for f in comparison.findings if f.confidence is not None}
     margins = {f"{f.kind} {100 * f.margin:.3g}%": None for f in comparison.findings}
     if comparison.definitions:

@@ -6,17 +6,14 @@ paint the screen. Colours say nothing that words don't: NO_COLOR and 80 columns 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tokenswarm.reports import cells as rows
+from tokenswarm.reports.narrow import Narrowing
 from tokenswarm.reports.numbers import harmless
 from tokenswarm.reports.progress import Progress
 from tokenswarm.result.summary import Summary
@@ -41,6 +38,7 @@ LEAVE_OUT_OF_STAGES = [
     rows.STAGE_HEAD.index(name) for name in ("E2E p50", "TPOT p50", "ITL p99", "tok/s user", "ITL p50")
 ]
 LEAVE_OUT_OF_LATENCIES = [rows.LATENCY_HEAD.index(name) for name in ("p99.9", "mean", "p95", "p90", "max")]
+LEAVE_OUT_OF_SEARCH = [rows.SEARCH_HEAD.index(name) for name in ("requests", "window", "why")]
 
 
 def report(summary: Summary, path: str, *, written: bool = True) -> RenderableType:
@@ -49,17 +47,17 @@ def report(summary: Summary, path: str, *, written: bool = True) -> RenderableTy
     parts: list[RenderableType] = [Text("")]
     if len(stages) > 1:
         head = [name.replace(" ", "\n") for name in rows.STAGE_HEAD]
-        parts += [_Table(head, stages, LEAVE_OUT_OF_STAGES), Text("")]
+        parts += [Narrowing(head, stages, LEAVE_OUT_OF_STAGES), Text("")]
     if latencies:
         head = ["all stages" if len(stages) > 1 else "", *rows.LATENCY_HEAD[1:]]
-        parts += [_Table(head, latencies, LEAVE_OUT_OF_LATENCIES), Text("")]
+        parts += [Narrowing(head, latencies, LEAVE_OUT_OF_LATENCIES), Text("")]
     parts.append(Text(f" {rows.facts(summary)}"))
     note = rows.footnote(summary, latencies, stages if len(stages) > 1 else [])
     if note:
         parts.append(Padding(Text(note, style="dim"), (0, 1)))
     parts += _errors(summary)
     if summary.search:
-        parts += [Text(""), _Table(rows.SEARCH_HEAD, rows.search_rows(summary), ())]
+        parts += [Text(""), Narrowing(rows.SEARCH_HEAD, rows.search_rows(summary), LEAVE_OUT_OF_SEARCH)]
         parts += [Text(f" {rows.search_line(summary)}", style="bold")]
     parts += [Text(f" {line}") for line in rows.soak_lines(summary)]
     parts += _gates(summary)
@@ -68,36 +66,6 @@ def report(summary: Summary, path: str, *, written: bool = True) -> RenderableTy
     if written:
         parts.append(Text.assemble(" report:  ", (harmless(f"{path}/report.html", 4_000), "bold"), overflow="fold"))
     return Group(*parts)
-
-
-class _Table:
-    """A table of numbers that leaves out columns, the least telling first, where the terminal is narrow.
-
-    A number that lost its last digits would be another number.
-    """
-
-    def __init__(self, head: Sequence[str], cells: Sequence[Sequence[str]], leave_out: Sequence[int]) -> None:
-        self._head, self._cells, self._leave_out = head, cells, leave_out
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        left_out: set[int] = set()
-        for column in (None, *self._leave_out):
-            if column is not None:
-                left_out.add(column)
-            table = self._draw([number for number in range(len(self._head)) if number not in left_out])
-            if Measurement.get(console, options.update(max_width=1_000), table).maximum <= options.max_width:
-                break
-        yield table
-
-    def _draw(self, columns: Sequence[int]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, header_style="bold")
-        for column in columns:
-            first_of_names = column == 0 and any(row[0][:1].isalpha() for row in self._cells[:1])
-            justify: Literal["left", "right"] = "left" if first_of_names else "right"
-            table.add_column(Text(self._head[column]), justify=justify, no_wrap=True)
-        for row in self._cells:
-            table.add_row(*[Text(row[column]) for column in columns])
-        return table
 
 
 def _errors(summary: Summary) -> list[RenderableType]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -103,6 +104,7 @@ class Simulator:
         self._pacer = pacer
         pacer.pump = self.pump
         self._serial = itertools.count(1)
+        self._start = secrets.token_bytes(8)  # no engine's ids are another's, or its own of before: gateways store them
         self._submitted = itertools.count(1)
         for _ in range(int(self.conditions.get("tenant", 0))):
             self._serve(Tenant())
@@ -175,7 +177,7 @@ class Simulator:
     def wire(self, ask: Ask, real_ns: int) -> tuple[str, Wire]:
         """The id of an answer and its wire format."""
         chat = ask.api in asks.CHATS
-        digest = hashlib.blake2b(b"%d %d" % (next(self._serial), self.settings.seed), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(b"%d %b" % (next(self._serial), self._start), digest_size=8).hexdigest()
         ident = f"chatcmpl-{digest}" if chat else f"cmpl-{digest}"
         model = ask.model if self._fallback is None else self._fallback.model(ask.model)
         if ask.api.startswith("ollama"):

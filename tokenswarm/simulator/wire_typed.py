@@ -130,7 +130,7 @@ class ResponsesWire(_TypedWire):
 
     @property
     def _item_id(self) -> bytes:
-        return b"item_%d_%b" % (self.items, self.ident[-8:].encode())
+        return b"item_%d_%b" % (self.items, self.ident.removeprefix("resp_").encode())
 
     @property
     def _place(self) -> dict[str, object]:

@@ -77,6 +77,22 @@ def other_ends(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def ends_untold(evidence: Evidence, summary: Summary) -> Doubt | None:
+    """A server that tells no finish reason: whether its answers are whole, nobody can say."""
+    n, ok = steady(evidence).seldom.get("end untold", 0), summary.requests_steady.ok
+    if not n:
+        return None
+    return doubt(
+        "ends-untold",
+        "degraded",
+        f"{n} of {ok} answers ({n / max(1, ok):.1%}) tell no finish reason: `[DONE]` is taken for their end "
+        f"(`engine.done_ends`). An answer that the engine or a gateway cut looks the same, so failures may be missing: "
+        f"see the engine's counters, and compare the lengths.",
+        answers=n,
+        ok=ok,
+    )
+
+
 def half_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
     """Nearly all answers have the length that was asked of them, and a few are cut and look whole."""
     block = steady(evidence)
@@ -258,6 +274,7 @@ RULES: tuple[Rule, ...] = (
     tokens_over_limit,
     short_answers,
     other_ends,
+    ends_untold,
     half_answers,
     reasoning_added,
     only_reasoning,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, ms, steady
-from tokenswarm.judge.rules.sample import dataset_wrapped
+from tokenswarm.judge.rules.sample import dataset_repeats, dataset_wrapped
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.result.summary import Doubt, Summary
 from tokenswarm.telemetry.server import COMPARABLE
@@ -167,7 +167,7 @@ def prefix_cache_warmed(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 def prefix_cache_hits(evidence: Evidence, summary: Summary) -> Doubt | None:
     """Most prompts needed no prefill, and nothing in this run repeats them: the cache is an earlier run's."""
-    for told_by in (dataset_wrapped, prefix_cache_warmed):
+    for told_by in (dataset_wrapped, dataset_repeats, prefix_cache_warmed):
         if told_by(evidence, summary) is not None:
             return None
     block = steady(evidence)

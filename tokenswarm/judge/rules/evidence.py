@@ -60,6 +60,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     stood_still_s: float = 0.0  # of the master itself, which heard nobody meanwhile
     users: tuple[UsersSeen, ...] = ()  # by stage
     clock_step_s: float = 0.0  # of the master's wall clock
+    dataset: dict[str, Any] = {}  # what was read, as the manifest has it
     rows: int | None = None  # rows of requests.jsonl; None: none were asked for
     interrupted: bool = False  # a signal ended the run
     changed: dict[int, tuple[int, int]] = {}  # stage -> (its users, how many somebody made of them in its window)

@@ -12,6 +12,7 @@ from tokenswarm.measure.share import Share
 from tokenswarm.measure.sketch import Sketch
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.measure.statistics import binomial_cdf, effective_n, enough, samples_needed
+from tokenswarm.prompts.info import UNANSWERED
 from tokenswarm.result.soak import Drift
 from tokenswarm.result.summary import PERCENTILES, RHO_OF, Doubt, Summary
 
@@ -22,6 +23,7 @@ HALF_N_MIN = samples_needed(0.5)  # requests of a half, below which its median i
 MSER_CUT = 1 / 3  # more than this cut means that the series never became steady
 WORKER_N_MIN, WORKER_TTFT, WORKER_TTFT_S = 100, 0.25, 0.005  # answers; medians that differ by more, and by so many s
 WORKER_FAILED, WORKER_FAILED_SHARE, WORKER_CHANCE = 5, 0.05, 1e-4  # failures, their share above twice the others'
+REPEATED = (0.02, 0.10)  # of the conversations ask the same as another one
 MEDIAN_Z = 2.33  # 99 %, one-sided, for each half
 
 
@@ -274,6 +276,37 @@ def dataset_wrapped(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def dataset_repeats(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    """Rows of the data set that ask the same as others: they come again within one round."""
+    dataset, rows = evidence.profile.dataset, evidence.dataset.get("rows_kept", 0)
+    repeats = evidence.dataset.get("duplicates", 0) if dataset.duplicates == "keep" else 0
+    if evidence.profile.load.kind == "trace" or repeats <= REPEATED[0] * rows:
+        return None
+    return doubt(
+        "dataset-repeats",
+        "degraded" if repeats > REPEATED[1] * rows else "note",
+        f"{repeats} of {rows} conversations of the data set ask the same as another one: a server that caches prefixes "
+        f"answers them faster. Leave them out: `dataset.duplicates: drop`.",
+        repeats=repeats,
+        rows=rows,
+    )
+
+
+def history_without_answers(evidence: Evidence, _summary: Summary) -> Doubt | None:
+    dataset, load = evidence.profile.dataset, evidence.profile.load
+    told = evidence.dataset.get("notes", {}).get(UNANSWERED)
+    if not told or load.kind == "trace" or dataset.history == "model":
+        return None
+    what = "the questions alone" if load.open else "the model's own, so prompts differ from run to run"
+    return doubt(
+        "history-without-answers",
+        "note",
+        f"{told} of {evidence.dataset['rows_kept']} conversations have no answers to earlier turns: in the history of "
+        f"later ones stand {what}. Take a data set with answers, or `dataset.conversations: single`.",
+        conversations=told,
+    )
+
+
 def tls_unverified(evidence: Evidence, _summary: Summary) -> Doubt | None:
     if evidence.profile.tls.verify or not any(url.startswith("https:") for url in evidence.profile.target):
         return None
@@ -293,5 +326,7 @@ RULES: tuple[Rule, ...] = (
     tokens_mixed,
     tokens_from_events,
     dataset_wrapped,
+    dataset_repeats,
+    history_without_answers,
     tls_unverified,
 )

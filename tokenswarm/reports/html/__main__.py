@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 from tokenswarm.errors import UserError
+from tokenswarm.own_process import loading
 from tokenswarm.terminal import leave_the_end_to_our_parent
 
 
 def main() -> int:
     """Write the page; what hinders it is one sentence on stderr, and the exit code."""
     leave_the_end_to_our_parent()
-    from tokenswarm.reports.saved import read_summary, write_page
+    with loading():
+        from tokenswarm.reports.saved import read_summary, write_page
 
     folder = Path(sys.argv[1])
     try:
