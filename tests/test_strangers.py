@@ -23,7 +23,6 @@ from tokenswarm import __version__
 from tokenswarm.cluster import messages
 from tokenswarm.cluster.messages import FROM_MASTER, FROM_WORKER, ToMaster, ToWorker
 from tokenswarm.cluster.strangers import SENTENCES_MAX, Strangers
-from tokenswarm.errors import ExitCode
 from tokenswarm.measure import snapshot
 from tokenswarm.measure.recorder import Recorder
 from tokenswarm.profile import profile as profiles
