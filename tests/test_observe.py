@@ -12,10 +12,11 @@ from pathlib import Path
 
 import nvml_stub
 import prometheus_server
+import psutil
 import pytest
 import yaml
 from prometheus_server import Prometheus
-from running import Program, children, eventually, program, tokenswarm
+from running import LINUX, Program, children, eventually, program, tokenswarm
 from simulator_process import simulator
 from small_server import NOT_FOUND, backend
 
@@ -150,6 +151,21 @@ def test_an_interrupt_ends_the_run_in_order(home: Path) -> None:
     summary = json.loads((home / "results" / "latest" / "summary.json").read_bytes())
     assert summary["partial"] is True
     assert leftovers(home) == []
+
+
+@pytest.mark.skipif(not LINUX, reason="the kernel tells of a dead parent on Linux alone")
+def test_nothing_outlives_it_when_it_is_killed(home: Path) -> None:
+    with program([*MAIN, *LONG], home, TMPDIR=str(home / "tmp")) as started:
+        started.await_output("steady", 60)
+        beside = children(started.process.pid)
+        started.process.kill()
+        started.process.wait()
+        assert len(beside) >= 3, beside
+        assert eventually(lambda: not any(map(_runs, beside)), 30)
+
+
+def _runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_given_host_is_used_and_no_engine_started(home: Path) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from tokenswarm.client import preflight
 from tokenswarm.cluster.entrance import say
 from tokenswarm.judge.gates import latency_limits
-from tokenswarm.judge.search import no_more
 from tokenswarm.load import schedule
 from tokenswarm.measure.snapshot import Merged, total
 from tokenswarm.profile.profile import Profile
@@ -58,6 +57,8 @@ def look_again(profile: Profile, merged: Merged) -> str:
     """
     if not total(merged.blocks).periods.ends_failing:
         return ""
+    from tokenswarm.judge.search import no_more  # of few runs
+
     reach = preflight.reach(profile)
     for _ in range(LOOKS):
         said = reach()

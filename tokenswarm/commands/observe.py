@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tokenswarm.commands import run_process
-from tokenswarm.commands.services import Service
+from tokenswarm.commands.services import Service, die_with_us
 from tokenswarm.errors import ExitCode, ResultsError
 from tokenswarm.own_process import command_of
 from tokenswarm.profile import options, typed_yaml
@@ -152,7 +152,12 @@ def _start(stack: contextlib.ExitStack, work: Path, name: str, command: Sequence
     log = work / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_us,
         )
     service = Beside(name, process, log)
     stack.callback(service.stop)

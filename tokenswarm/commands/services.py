@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import subprocess
 from types import TracebackType
 
+from tokenswarm.cluster import parent
 from tokenswarm.errors import TargetError
 from tokenswarm.own_process import command_of
 
 STOP_S = 5.0
 _URL = re.compile(r"http://[^/\s]+")
+
+
+def die_with_us() -> None:
+    """In a process that is about to become a service: it ends in order when we are gone, killed or not."""
+    parent.die_with_it(signal.SIGTERM)
 
 
 class Service:
@@ -23,7 +30,13 @@ class Service:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> str:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self._process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=die_with_us,
+        )
         assert self._process.stdout is not None
         for line in self._process.stdout:  # each of them says where it listens; a failed one closes its output
             if found := _URL.search(line):
