@@ -94,7 +94,7 @@ _WORDS = frozenset(
         "rate increase deriv delta changes absent time timestamp bottomk topk count_values histogram_quantile "
         "label_replace "
         "histogram_sum histogram_count histogram_fraction "
-        "clamp_min avg_over_time max_over_time min_over_time last_over_time predict_linear start end",
+        "clamp_min avg_over_time max_over_time min_over_time last_over_time count_over_time predict_linear start end",
     )
 )
 """PromQL's own words, as far as they are used here."""

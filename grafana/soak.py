@@ -218,7 +218,7 @@ def _resources() -> list[Builder]:
                 NO_RUN,
             ),
             lines(
-                (f"sum(max by (instance) ({engine}))", "engine"),
+                (f"sum(max without (job) ({engine}))", "engine"),
                 (f"max by (instance) (process_resident_memory_bytes{{{ENGINE}}})", "{{instance}} of itself"),
                 (f"max by (worker) ({worker})", "worker {{worker}}"),
             ),
@@ -233,8 +233,8 @@ def _resources() -> list[Builder]:
                 PROCESS,
             ),
             lines(
-                (f'sum(max by (instance) (tokenswarm_process_open_fds{{role="engine",{HOST}}}))', "open files"),
-                (f'sum(max by (instance) (tokenswarm_process_threads{{role="engine",{HOST}}}))', "threads"),
+                (f'sum(max without (job) (tokenswarm_process_open_fds{{role="engine",{HOST}}}))', "open files"),
+                (f'sum(max without (job) (tokenswarm_process_threads{{role="engine",{HOST}}}))', "threads"),
             ),
         ),
         timeseries(
@@ -249,7 +249,7 @@ def _resources() -> list[Builder]:
             ),
             lines(
                 (
-                    f'sum(max by (instance) (increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h])))',
+                    f'sum(max without (job) (increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h])))',
                     "restarts",
                 ),
                 (

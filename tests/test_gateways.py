@@ -58,7 +58,7 @@ def test_an_answer_that_broke_off_after_some_bytes_is_one(engine: Server, kind: 
 def test_an_end_that_somebody_wrote(engine: Server) -> None:
     record = asked(engine, "done_only:3", ("openai", "chat"))
     assert (record.outcome, record.error_kind) == (Outcome.TRUNCATED, "made-up end")
-    said = "a gateway ended it (see its log), or the server tells none"
+    said = "a gateway ended it (see its log); where the server never tells one: `engine.done_ends: true`"
     assert record.error == f"[DONE] without a finish reason, after 3 content events: {said}"
     assert asked(engine, "truncate:3", ("openai", "chat")).error_kind == "truncated"
 

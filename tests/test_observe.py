@@ -246,8 +246,8 @@ def test_the_configuration_has_the_addresses(version: tuple[int, int], native: b
 )
 def test_the_engine_is_scraped_where_its_metrics_are(at: str, page: bytes, file: str | None, tmp_path: Path) -> None:
     with backend(lambda asked: (200, {}, page) if asked.path == at else NOT_FOUND) as engine:
-        path = observe.configure(tmp_path / "made", (2, 42), {}, engine.url)
+        path = observe.configure(tmp_path / "made", (2, 42), {}, f"{engine.url}/v1")
     written = {one.name: yaml.safe_load(one.read_text()) for one in (path.parent / "targets").glob("*.yml")}
-    labels = {"role": "engine", "__metrics_path__": at}
+    labels = {"role": "engine", "__scheme__": "http", "__metrics_path__": at}
     expected = {} if file is None else {file: [{"targets": [engine.url.removeprefix("http://")], "labels": labels}]}
     assert written == expected

@@ -451,25 +451,17 @@ def test_a_server_that_still_loads_is_waited_for(answer: Answer, path: str) -> N
     assert "waiting up to 60 s" in said[0]
 
 
-UNTOLD = TOKENS.replace(b'"finish_reason":"stop"', b'"finish_reason":null')
-
-
-def test_a_server_that_never_tells_a_finish_reason_is_known_by_its_first_answers(home: Path) -> None:
-    with backend(routes({LISTS: MODELS, CHAT: (200, SSE, UNTOLD)})) as server:
-        finished = run(tokenswarm("run", "p.yaml", "--host", server.url), home, 60)
-    assert finished.went_well, finished.out
-    assert {(row["outcome"], row["finish_reason"]) for row in finished.rows} == {("ok", None)}
-    [sent] = finished.manifest["engine"]["probes"]
-    assert (sent["requests"], sent["done_ends"]) == (2, True)
-    assert "the first answers end with [DONE] and no finish reason" in finished.out
-    assert "ends-untold" in [doubt["code"] for doubt in finished.summary["verdict"]["doubts"]]
-
-
-def test_one_answer_that_a_gateway_ended_says_nothing_of_the_others() -> None:
-    answers = iter([(200, SSE, UNTOLD), GOOD])
-    with backend(routes({LISTS: MODELS, CHAT: lambda _: next(answers)})) as server:
-        (probed,) = look(server.url).probes
-    assert (probed.requests, probed.outcome, probed.done_ends, probed.note) == (2, "ok", False, "")
+def test_a_server_that_never_tells_a_finish_reason_is_measured_where_one_says_so(home: Path) -> None:
+    untold = TOKENS.replace(b'"finish_reason":"stop"', b'"finish_reason":null')
+    with backend(routes({LISTS: MODELS, CHAT: (200, SSE, untold)})) as server:
+        words = ("run", "p.yaml", "--host", server.url)
+        plain = run(tokenswarm(*words, "--results", "plain"), home, 60)
+        told = run(tokenswarm(*words, "--set", "engine.done_ends=true", "--results", "told"), home, 60)
+    assert {row["outcome"] for row in plain.rows} == {"truncated"}
+    assert "where the server never tells one: `engine.done_ends: true`" in plain.rows[0]["error"]
+    assert plain.code == 11
+    assert {(row["outcome"], row["finish_reason"]) for row in told.rows} == {("ok", None)}
+    assert "ends-untold" in [doubt["code"] for doubt in told.summary["verdict"]["doubts"]]
 
 
 def test_an_error_object_can_say_that_it_still_loads() -> None:

@@ -34,10 +34,9 @@ NAMELESS_MAX = 4  # events without a model, until nobody looks for one any more
 HUNG_UP = (Outcome.RESET, Outcome.TIMEOUT)  # ways to end; a refusal is one, however its body ends
 LEFT_OPEN_S = 1.0  # after the protocol's own end: what the end of the body may take before we leave without it
 MADE_UP = (
-    "[DONE] without a finish reason, after {} content events: a gateway ended it (see its log), or the server "
-    "tells none"
+    "[DONE] without a finish reason, after {} content events: a gateway ended it (see its log); where the server never "
+    "tells one: `engine.done_ends: true`"
 )
-MADE_UP_END = "made-up end"  # its kind
 NO_BODY = (
     "HTTP {}, and the connection closed without a byte: a gateway that says so before it asks the engine hides the "
     "engine's status; see the engine's counters, and both logs"
@@ -360,7 +359,7 @@ class Exchange:
         if outcome is Outcome.TRUNCATED and self.timeline.over_ns and self.timeline.events:
             if self._dialect.done_ends:
                 return Outcome.OK, "", ""
-            return outcome, MADE_UP.format(self.timeline.events), MADE_UP_END
+            return outcome, MADE_UP.format(self.timeline.events), "made-up end"
         return outcome, self._with_words(sentence), outcome.value
 
     def _finish_stream(self) -> None:

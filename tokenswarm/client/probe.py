@@ -16,7 +16,7 @@ import gevent
 import msgspec
 
 from tokenswarm.client.decoding import Decoder
-from tokenswarm.client.exchange import MADE_UP_END, Exchange
+from tokenswarm.client.exchange import Exchange
 from tokenswarm.client.from_profile import make_client, sampling_of
 from tokenswarm.client.hints import key_hint, parameter_hint
 from tokenswarm.client.sending import Request
@@ -40,11 +40,6 @@ TOKENS_MAX = 16  # some services refuse fewer
 PAUSE_S, PAUSE_S_MAX = 0.5, 5.0  # between two looks at a server that still loads: doubled each time
 TELL_S = 5.0  # between two sentences of progress
 ACCEPTED_S = 5.0  # for the first token of an answer that has begun: the request was right, and that was the question
-UNTOLD_MIN = 2  # answers that [DONE] alone ends: a server that never tells a finish reason
-UNTOLD = (
-    "the first answers end with [DONE] and no finish reason, so it is taken for the end of all (`engine.done_ends`): "
-    "one that was cut on the way looks the same"
-)
 SAME_MAX = 3  # as often in the same words, a failure is no chance
 
 _BUSY = re.compile(r"busy|overload|too many|rate.?limit|quota|queue|capacity|pending", re.IGNORECASE)
@@ -64,7 +59,6 @@ class Probe(msgspec.Struct, frozen=True):
     e2e_s: float | None = None
     model: str = ""  # that the last answer says it is from; "": it does not say
     note: str = ""
-    done_ends: bool = False  # the server never tells a finish reason
     marks: dict[str, str] = {}  # headers of the answer that tell who stands between: Server, Via, Age, X-Cache, ...
 
 
@@ -133,10 +127,6 @@ class Prober:
             means = _meaning(record)
             if means is _Means.FINE:
                 return self._probe("; ".join(filter(None, (self._told_packed(record), self._told_model(record)))))
-            if record.error_kind == MADE_UP_END:
-                if self._untold < UNTOLD_MIN:
-                    continue
-                return self._probe("; ".join(filter(None, (UNTOLD, self._told_model(record)))), done_ends=True)
             if means is _Means.CHANCE:
                 return self._probe(f"the first request failed: {record.error}; the load begins all the same")
             if means is _Means.REFUSED:
@@ -194,11 +184,6 @@ class Prober:
         return f"the first answer names the model {record.model}; {asked} was asked for. Is that its name there?"
 
     @property
-    def _untold(self) -> int:
-        """How many of the answers ended with [DONE] alone."""
-        return sum(record.error_kind == MADE_UP_END for record in self._records)
-
-    @property
     def _elapsed_s(self) -> float:
         return (monotonic_ns() - self._began_ns) / NS_PER_S
 
@@ -240,7 +225,7 @@ class Prober:
     def _sampling(self) -> Sampling:
         return sampling_of(self._profile, self._prompt)
 
-    def _probe(self, note: str, *, done_ends: bool = False) -> Probe:
+    def _probe(self, note: str) -> Probe:
         last = self._records[-1]
         return Probe(
             url=self._target.url,
@@ -252,7 +237,6 @@ class Prober:
             model=last.model,
             note=note and f"{self._target.url}: {note}",
             marks=self._marks,
-            done_ends=done_ends,
         )
 
     def _refusal(self, record: RequestRecord) -> TargetError:

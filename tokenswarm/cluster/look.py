@@ -47,8 +47,6 @@ def look(profile: Profile) -> Looked:
     notes = [note for note in (beside.note(), unmissable(profile)) if note]
     findings = msgspec.structs.replace(findings, notes=[*findings.notes, *notes])
     engine = msgspec.structs.replace(profile.engine, model=findings.model, path=findings.path)
-    if any(probe.done_ends for probe in findings.probes):
-        engine = msgspec.structs.replace(engine, done_ends=True)
     profile = msgspec.structs.replace(profile, engine=engine, target=tuple(findings.targets))
     return Looked(profile, arrivals, findings, beside)
 

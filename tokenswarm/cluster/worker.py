@@ -154,8 +154,7 @@ class Worker:
         self._probes.start()
         self._reporter = self._spawn(self._report_forever)
         self._tell(ToMaster.PREPARED, {"dataset": msgspec.to_builtins(self._library.info), "reader": reader_name()})
-        self._drain_by_ns = 0
-        self.exit_code, self.message = ExitCode.OK, ""
+        self._drain_by_ns, self.exit_code, self.message = 0, ExitCode.OK, ""
         self.ready.set()
 
     # -- sending -------------------------------------------------------------------------------------------------

@@ -174,8 +174,9 @@ def _wait(service: Beside, ready: Callable[[], bool]) -> bool:
 def _exporters(stack: contextlib.ExitStack, work: Path, target: str) -> dict[str, tuple[Beside, str]]:
     """The exporters that run, by name, with their addresses."""
     more: dict[str, list[str]] = {"load": [], "gpu": []}
-    if _page(f"{target}/api/version"):
-        more["ollama"] = ["--ollama", target]
+    server = _server(target)
+    if _page(f"{server}/api/version"):
+        more["ollama"] = ["--ollama", server]
     running = {}
     for name, words in more.items():
         found = _exporter(stack, work, name, words)
@@ -245,14 +246,15 @@ def configure(folder: Path, version: tuple[int, int], addresses: dict[str, str],
         text = text.replace(f"127.0.0.1:{PORTS[exporter]}", address.removeprefix("http://"))
     path = folder / "prometheus.yml"
     path.write_text(text, encoding="utf-8")
-    for page in ENGINE_PAGES if target.startswith("http://") else ():
-        engine = b"\n" + (_page(f"{target}{page}") or b"")
+    server = _server(target)
+    scheme, _, address = server.partition("://")
+    for page in ENGINE_PAGES:
+        engine = b"\n" + (_page(f"{server}{page}") or b"")
         file = next((file for mark, file in ENGINE_TARGETS if mark in engine), None)
         if file is not None:
             place = folder / "targets" / file
             place.parent.mkdir(exist_ok=True)
-            address = target.removeprefix("http://").rstrip("/")
-            labels = f"{{role: engine, __metrics_path__: {page}}}"
+            labels = f"{{role: engine, __scheme__: {scheme}, __metrics_path__: {page}}}"
             place.write_text(f"- targets: ['{address}']\n  labels: {labels}\n", encoding="utf-8")
             break
     return path
@@ -311,6 +313,12 @@ def _version(program: str) -> tuple[int, int]:
         return 0, 0
     found = re.search(r"version (\d+)\.(\d+)", told.stdout + told.stderr)
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _server(target: str) -> str:
+    """Without what a base URL may end in, `/v1` or `/api`: metrics and versions stand beside it."""
+    parts = urlsplit(target)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _page(url: str) -> bytes | None:

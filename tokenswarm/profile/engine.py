@@ -68,7 +68,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     continuous_usage: bool = False
     num_thread: int | None = None  # of Ollama: one less than the cores leaves one to a worker on the same machine
     extra_body: dict[str, object] = {}
-    done_ends: bool = False  # [DONE] ends an answer that tells no finish reason; the first request sets it
+    done_ends: bool = False  # [DONE] ends an answer that tells no finish reason: for a server that never does
     probe: bool = True  # one short request before the load, counted apart
 
     def __post_init__(self) -> None:
