@@ -22,7 +22,12 @@ def _renamed(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "id": "gen_0123456789abcdef", "model": "alias", "provider": "us"}
 
 
-EDITS: dict[str, Edit] = {"drops-usage": _without_usage, "renames": _renamed}
+def _without_finish(event: dict[str, Any]) -> dict[str, Any]:
+    choices = [{**choice, "finish_reason": None} for choice in event.get("choices", ())]
+    return {**event, "choices": choices} if choices else event
+
+
+EDITS: dict[str, Edit] = {"drops-usage": _without_usage, "renames": _renamed, "drops-finish": _without_finish}
 """Modes that change events one by one."""
 
 

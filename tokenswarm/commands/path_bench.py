@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tokenswarm.client.capture import capture, pause, together
 from tokenswarm.client.page import request
 from tokenswarm.client.response import TransportError
@@ -20,6 +22,7 @@ from tokenswarm.errors import TargetError
 from tokenswarm.judge.path import Answer, Pair, Row
 from tokenswarm.measure.captured import Captured, seen
 from tokenswarm.prompts import Message, Prompt
+from tokenswarm.record import Outcome
 
 PATIENCE_S = 30.0  # for an answer beyond its own length
 ROWS_S = 5.0  # until the truth has the row of an answer that is over
@@ -95,6 +98,13 @@ class Bench:
             for one, ident in zip(captured, idents, strict=True)
         ]
 
+    def know_ends(self, healthy: Captured) -> None:
+        """Whether the path ends answers with [DONE] alone: that alters them, and loses none."""
+        told = seen(healthy, self.ways.dialect)
+        if told.outcome is Outcome.TRUNCATED and told.done and told.stamps_ns:
+            dialect = msgspec.structs.replace(self.ways.dialect, done_ends=True)
+            self.ways = self.ways._replace(dialect=dialect)
+
     def _check_there(self) -> None:
         """Raises TargetError where nobody listens any more."""
         for turn in range(3):
@@ -124,6 +134,7 @@ def await_path(bench: Bench, wait_s: float, secrets_: tuple[str, ...], say: Call
         answer = bench.send(bench.ways.via, ident, tokens=2, timeout_s=max(2.0, min(PATIENCE_S, wait_s)))
         with contextlib.suppress(TransportError):
             if ident in bench.truth((), 1.0):
+                bench.know_ends(answer)
                 return
         came, final = instead(answer, bench)
         came = hide(came, secrets_)

@@ -89,7 +89,7 @@ def seen(captured: Captured, dialect: Dialect) -> Seen:
         for name, found in (("id", ids), ("model", models)):
             if said := _field(payload, keys, name):
                 found[said] = None
-    outcome, sentence = _judged(captured, timeline, broken)
+    outcome, sentence = _judged(captured, timeline, broken, dialect.done_ends)
     record = timeline.finish(Outcome.OK, id="", stage=0, phase="steady", conversation="", turn=0)
     return Seen(
         outcome=outcome,
@@ -135,7 +135,7 @@ def _field(payload: bytes, keys: set[str], name: str) -> str:
     return said[:200] if isinstance(said, str) else ""
 
 
-def _judged(captured: Captured, timeline: Timeline, broken: str) -> tuple[Outcome, str]:
+def _judged(captured: Captured, timeline: Timeline, broken: str, done_ends: bool) -> tuple[Outcome, str]:
     """The outcome of the whole, by the strongest word: a status, an error object, the framing, the answer's end."""
     if captured.end == "none":
         return Outcome.CONNECT, captured.said
@@ -144,6 +144,8 @@ def _judged(captured: Captured, timeline: Timeline, broken: str) -> tuple[Outcom
         outcome = Outcome.RATE_LIMITED if captured.status == 429 else Outcome.HTTP_5XX
         return outcome if captured.status >= 429 else Outcome.HTTP_4XX, f"HTTP {captured.status}: {text}"
     outcome, sentence = timeline.judge()
+    if done_ends and outcome is Outcome.TRUNCATED and timeline.over_ns and timeline.events:
+        outcome, sentence = Outcome.OK, ""
     if outcome is Outcome.ERROR_OBJECT:
         return outcome, sentence
     if captured.end == "silent":
