@@ -198,7 +198,7 @@ def test_help_and_mistakes_wait_for_no_heavy_import(words: str, tmp_path: Path) 
 
 LATER = ("locust", "flask", "aiohttp", "psutil", "rich", "subprocess", "tokenswarm.commands.groups",
          "tokenswarm.judge.compare")  # fmt: skip
-OWN_MAX = 145  # modules of ours; 138 are what a look at a target takes where a search is to follow
+OWN_MAX = 147  # modules of ours; 140 are what a look at a target takes where a search is to follow
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,12 @@ def test_a_path_that_the_system_refuses_is_a_sentence(tmp_path: Path, capsys: py
         assert ("no such file" if words == ["run", endless] else "File name too long") in said
 
 
+@pytest.mark.parametrize("name", ["requests.jsonl", "report.md", "manifest.json"])
+def test_a_file_of_a_folder_stands_for_it(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(run / name), "--quiet"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("VALID")
+
+
 @pytest.mark.parametrize(("words", "said"), [((), "verdict: VALID"), (("--csv",), "run_id,"), (("--quiet",), "VALID")])
 def test_a_folder_that_takes_no_page_is_told_all_the_same(
     words: tuple[str, ...], said: str, run: Path, capsys: pytest.CaptureFixture[str]

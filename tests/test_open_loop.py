@@ -229,7 +229,7 @@ TRACE = "timestamp,input_tokens,output_tokens\n" + "".join(f"{n * 0.05:.2f},40,4
 
 @pytest.mark.parametrize(("kind", "comes_back"), [("rate", True), ("trace", False)])
 def test_a_server_that_is_killed_costs_its_answers_and_no_arrival(kind: str, comes_back: bool, tmp_path: Path) -> None:
-    """8 s at 20/s; the server is killed in the third, and comes back 3 s later, or never."""
+    """8 s at 20/s; the server is killed in the third, and comes back 2 s later, or never."""
     (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
     rate = ("--rate", "20", "--arrivals", "constant", "--max-tokens", "4")
     load = rate if kind == "rate" else ("--trace", "trace.csv")
@@ -244,7 +244,7 @@ def test_a_server_that_is_killed_costs_its_answers_and_no_arrival(kind: str, com
             time.sleep(2.5)
             os.kill(first.process.pid, signal.SIGKILL)
             if comes_back:
-                time.sleep(3.0)
+                time.sleep(1.5)
                 with program(server, tmp_path):
                     finished = started.finish(60)
             else:

@@ -426,7 +426,7 @@ def test_a_rows_system_message_is_sent_or_counted(row: object) -> None:
         assert conversation.template.startswith("Answer in one word.\n\nBelow is")
     without = as_opened(row, rules=Rules(system="drop"))
     assert without.conversation is not None
-    assert (without.conversation.system, without.notes) == (None, ("system_dropped",))
+    assert (without.conversation.system, without.notes[:1]) == (None, ("system_dropped",))
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,7 @@ SILENT = Still(stage=0, phase="steady", start_s=10.5, end_s=14.2, decoding=0)
         ([SILENT], 0.2, 16, range(11, 15), {"rate_limited": 200}, False),  # a quota says so, and who it is for
         ([], 0.2, 13, range(11, 13), {}, True),  # the try ends with it: had it taken any, they would have ended since
         ([], 0.2, 13, range(11, 13), {"censored": 1}, False),  # they go on beyond the drain
+        ([], 0.2, 13, range(11, 13), {"before": 8}, False),  # it lets in one of five
     ],
 )  # fmt: skip
 def test_who_refuses_everybody_has_not_too_much(
@@ -319,6 +320,8 @@ def test_who_refuses_everybody_has_not_too_much(
 ) -> None:
     block = Block(stage=0, phase="steady", failed=40, by_outcome={"http_5xx": 40})
     block.periods = Periods(ended=dict.fromkeys(range(9, ended), 10), failed=dict.fromkeys(failed, 10))
+    if more.get("before"):
+        block.periods.failed |= {9: more["before"], 10: more["before"]}
     block.ttft.add(ttft_s)
     block.failed += more.get("rate_limited", 0)
     block.censored = more.get("censored", 0)

@@ -84,7 +84,7 @@ def test_an_engine_that_is_stopped_for_seconds(tmp_path: Path) -> None:
         started.await_output("steady")
         time.sleep(3)
         os.kill(server.process.pid, signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(6)
         os.kill(server.process.pid, signal.SIGCONT)
         finished = started.finish(60)
     (doubt,) = (d for d in finished.summary["verdict"]["doubts"] if d["code"] == "engine-stood-still")

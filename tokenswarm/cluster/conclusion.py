@@ -221,7 +221,15 @@ def _judge_search(run: Run, search: Searching, evidence: Evidence, summary: Summ
     part.stages = [stage for stage in summary.stages if stage.stage == number]
     summary.gates = gates.evaluate(run.profile.slo, part, alone)
     remarks = [*evidence.remarks, *filter(None, [gone(search.search, evidence.merged)])]
-    known = msgspec.structs.replace(evidence, merged=alone, rows=None, users=(), changed={}, remarks=tuple(remarks))
+    known = msgspec.structs.replace(
+        evidence,
+        merged=alone,
+        rows=None,
+        users=(),
+        changed={},
+        remarks=tuple(remarks),
+        stills=tuple(still for still in evidence.stills if still.stage == number),
+    )
     summary.verdict = verdict.judge(known, part)
 
 

@@ -62,4 +62,5 @@ def main(words: list[str]) -> int:
 
 def _folder(path: Path) -> Path:
     """The results folder that is meant where one of its files was named."""
-    return path.parent if path.name in ("summary.json", "manifest.json", "report.html") else path
+    names = ("summary.json", "manifest.json", "requests.jsonl", "windows.jsonl", "report.html", "report.md")
+    return path.parent if path.name in names else path

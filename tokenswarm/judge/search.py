@@ -31,6 +31,7 @@ GROWN = 3.0  # and is so many times what it was, grows without bound
 QUEUE_MIN = 20
 BROKEN = (Outcome.CONNECT, Outcome.DNS, Outcome.RESET, Outcome.TRUNCATED)  # of who is away; who has too much says so
 REFUSED = (Outcome.HTTP_5XX, Outcome.ERROR_OBJECT)  # of either, and of a gateway before one that is away
+CHANCE = 0.001  # that so many in a row were refused of those that a limit lets in one by one
 BIN_S = 1  # before a time without a success, in which something may have succeeded first
 AWAY = (5, 2)  # failures, and seconds, from which on nothing that succeeds is no chance
 
@@ -125,15 +126,22 @@ def away(merged: Merged, stage: int, *, restarted: bool, silences: Sequence[Stil
     for found, least_s in ((last, 0), (longest, AWAY[1])):
         if found is None or found.failed < AWAY[0] or found.end_s - found.start_s < least_s:
             continue
-        mute = _ended_so(block) if found is last else _is_mute(found, silences, merged)
+        mute = _ended_so(block, found) if found is last else _is_mute(found, silences, merged)
         if restarted or 2 * broken > block.failed or (mute and 2 * (broken + refused) > block.failed):
             return f"nothing succeeded from {found.start_s} s to {found.end_s} s of the run"
     return "its metrics tell of a restart" if restarted else ""
 
 
-def _ended_so(block: Block) -> bool:
-    """Whether nothing that it had taken goes on."""
-    return not (block.under_way or block.censored)
+def _ended_so(block: Block, last: Outage) -> bool:
+    """Whether it ended with refusals although nothing that it had taken goes on, and not by chance: who lets a few in
+    (a limit of a rate) refuses several in a row, too.
+    """
+    before = [key for key in block.periods.ended if key * block.periods.width_s < last.start_s]
+    ended, failed = (
+        sum(counts.get(key, 0) for key in before) for counts in (block.periods.ended, block.periods.failed)
+    )
+    by_chance = ((failed + 1) / (ended + 1)) ** last.failed
+    return by_chance < CHANCE and not (block.under_way or block.censored)
 
 
 def _is_mute(outage: Outage, silences: Sequence[Still], merged: Merged) -> bool:

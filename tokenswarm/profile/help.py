@@ -24,7 +24,7 @@ ENDS: dict[str, tuple[str, str]] = {
     "worker": (
         "TOKENSWARM_RUN_TOKEN=… tokenswarm worker --master-host 10.0.0.1 --master-port 5557",
         "exit codes: 0 the run is over, 11 the master went silent, or without this worker's rows, 13 told to end,\n"
-        "            14 no master there, 15 a wrong option or token, or refused\n",
+        "            14 no master there, or no load, 15 a wrong option or token, no data set, or refused\n",
     ),
     "data": ("tokenswarm data fetch sharegpt && tokenswarm data info FILE", CODES.format(more=", 16 not written")),
     "kv": ("tokenswarm kv config.json --memory 40GiB --context 8192", CODES.format(more="")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenswarm.judge.rules.evidence import Evidence, Rule, doubt, ms, steady
-from tokenswarm.judge.rules.sample import dataset_repeats, dataset_wrapped
+from tokenswarm.judge.rules.sample import dataset_wrapped, repeated
 from tokenswarm.measure.snapshot import Block
 from tokenswarm.result.summary import Doubt, Summary
 from tokenswarm.telemetry.server import COMPARABLE
@@ -167,7 +167,7 @@ def prefix_cache_warmed(evidence: Evidence, summary: Summary) -> Doubt | None:
 
 def prefix_cache_hits(evidence: Evidence, summary: Summary) -> Doubt | None:
     """Most prompts needed no prefill, and nothing in this run repeats them: the cache is an earlier run's."""
-    for told_by in (dataset_wrapped, dataset_repeats, prefix_cache_warmed):
+    for told_by in (dataset_wrapped, prefix_cache_warmed):
         if told_by(evidence, summary) is not None:
             return None
     block = steady(evidence)
@@ -175,15 +175,16 @@ def prefix_cache_hits(evidence: Evidence, summary: Summary) -> Doubt | None:
     later = 1 - block.first_prompt_tokens / block.prompt_tokens if block.prompt_tokens else 1.0
     if share is not None and not block.cached_tokens:  # of all turns, and later ones find their history there
         share = (share - later) / (1 - later) if later < 1 else None
-    if share is None or share < WARM:
+    if share is None or share < WARM or share <= repeated(evidence):
         return None
+    few = "hardly a" if repeated(evidence) else "no"
     return doubt(
         "prefix-cache-hits",
         "note",
-        f"{share:.0%} of the prompt tokens of first turns came from the prefix cache, though no prompt came twice in "
-        f"this run: an earlier one asked the same (another `dataset.shuffle_seed` takes others of a large data set), "
-        f"or all begin alike. TTFT and prefill are those of a warm cache: for a cold one restart the engine, or switch "
-        f"prefix caching off.",
+        f"{share:.0%} of the prompt tokens of first turns came from the prefix cache, though {few} prompt came twice "
+        f"in this run: an earlier one asked the same (another `dataset.shuffle_seed` takes others of a large data "
+        f"set), or all begin alike. TTFT and prefill are those of a warm cache: for a cold one restart the engine, or "
+        f"switch prefix caching off.",
         share=share,
     )
 

@@ -276,19 +276,23 @@ def dataset_wrapped(evidence: Evidence, summary: Summary) -> Doubt | None:
     )
 
 
+def repeated(evidence: Evidence) -> float:
+    """The share of the data set's conversations that ask the same as another one: they come again within a round."""
+    if evidence.profile.load.kind == "trace" or evidence.profile.dataset.duplicates == "drop":
+        return 0.0
+    return float(evidence.dataset.get("duplicates", 0) / max(1, evidence.dataset.get("rows_kept", 0)))
+
+
 def dataset_repeats(evidence: Evidence, _summary: Summary) -> Doubt | None:
-    """Rows of the data set that ask the same as others: they come again within one round."""
-    dataset, rows = evidence.profile.dataset, evidence.dataset.get("rows_kept", 0)
-    repeats = evidence.dataset.get("duplicates", 0) if dataset.duplicates == "keep" else 0
-    if evidence.profile.load.kind == "trace" or repeats <= REPEATED[0] * rows:
+    share = repeated(evidence)
+    if share <= REPEATED[0]:
         return None
     return doubt(
         "dataset-repeats",
-        "degraded" if repeats > REPEATED[1] * rows else "note",
-        f"{repeats} of {rows} conversations of the data set ask the same as another one: a server that caches prefixes "
+        "degraded" if share > REPEATED[1] else "note",
+        f"{share:.0%} of the data set's conversations ask the same as another one: a server that caches prefixes "
         f"answers them faster. Leave them out: `dataset.duplicates: drop`.",
-        repeats=repeats,
-        rows=rows,
+        share=share,
     )
 
 
