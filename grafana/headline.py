@@ -23,24 +23,31 @@ FEW = "too few requests in 10 s for this percentile, or the run is over"
 UNJUDGED = "no request was judged: the run has no SLO, or no steady window yet"
 
 
-def _is_late(lag: str, limit_s: float) -> str:
+def _is_late(lag: str, limit_s: float, also: str = "") -> str:
     """1 if the p99 of a lag is above its limit, 0 if not; no value where the lag itself is not there."""
     there = f"({lag}_count{{{RUN}}} or {lag}{{{RUN}}})"
-    return f"(count({since_start(0.99, lag)} > {limit_s}) or 0 * count({there}))"
+    return f"(count({since_start(0.99, lag)} > {limit_s}{also}) or 0 * count({there}))"
 
 
-LATE = (_is_late(LOOP_LAG, 0.01), _is_late(SEND_LAG, 0.005))
+def _wide() -> str:
+    """Percentiles up to p99 that the instrument leaves open by more than 2 %, as the verdict asks."""
+    name, up_to = "tokenswarm_latency_quantile_bound_seconds", 'rank!~"0.999|1"'
+    high, low = (f'max by (metric, rank) ({name}{{{RUN},{up_to},side="{side}"}})' for side in ("high", "low"))
+    return f"(({high} - {low}) / ({high} + {low}) > 0.02 or {low} unless {high})"
+
+
+LATE = (_is_late(LOOP_LAG, 0.01, f" and on () {_wide()}"), _is_late(SEND_LAG, 0.005))
 DOUBTS = (
     f"max(tokenswarm_worker_cpu_ratio{{{RUN}}} {GOES_ON}) > 0.7",
     f'max(tokenswarm_workers{{{RUN},state="missing"}}) > 0',
     f"{PUSH_AGE} > 10",
-    f'max(tokenswarm_run_verdict{{{RUN},status="INVALID"}}) == 1',
 )
-BELIEVABLE = (
-    "("
-    + " + ".join((*LATE, *(f"(count({doubt}) or vector(0))" for doubt in DOUBTS)))
-    + f") * max(tokenswarm_run_info{{{RUN}}})"
+SIGNS = " + ".join((*LATE, *(f"(count({doubt}) or vector(0))" for doubt in DOUBTS)))
+JUDGED = (
+    f'(1 - max(tokenswarm_run_verdict{{{RUN},status="VALID"}})) and on () (max(tokenswarm_run_verdict{{{RUN}}}) == 1)'
 )
+"""1 where a run that is over has doubts of its own, 0 where it has none."""
+BELIEVABLE = f"({JUDGED}) or ({SIGNS}) * max(tokenswarm_run_info{{{RUN}}})"
 SLO_MET = rate("tokenswarm_slo_requests_total", f'{RUN},met="yes"')
 FAILED = rate("tokenswarm_requests_total", f'{RUN},outcome="error"')
 ENDED = rate("tokenswarm_requests_total", f'{RUN},outcome=~"ok|error"')
@@ -67,8 +74,9 @@ def _state() -> list[Builder]:
             "short",
             About(
                 "How many signs there are that the load generator, not the server, made the numbers.",
-                "1 for each: event-loop lag p99 above 10 ms, send lag p99 above 5 ms, a worker above 70 % of a core, a "
-                "worker missing, no push for 10 s; once it is over: the run says itself that it is INVALID",
+                "1 for each: event-loop lag p99 above 10 ms that leaves a percentile open by 2 %, send lag p99 above "
+                "5 ms, a worker above 70 % of a core, a worker missing, no push for 10 s; once it is over: its verdict "
+                "is not VALID",
                 "anything but yes: latencies are too high or the load is not the one intended; see the last row.",
                 NO_RUN,
             ),
