@@ -348,16 +348,34 @@ def test_a_kept_connection_that_is_closed_with_the_request_unread_is_replaced_on
 
 
 @pytest.mark.parametrize("end", [CLOSE, HANG_UP])
-def test_a_server_that_reads_a_request_and_hangs_up_has_failed(setup: Setup, end: Step) -> None:
+def test_a_server_that_reads_a_request_and_hangs_up_has_failed(
+    setup: Setup, end: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a kept connection, too: asked again it would answer, and a server that drops one request in ten look well."""
+    monkeypatch.setattr(broken, "LINGER_NS", 1_000_000)
     answer = head() + chunk(ANSWER) + LAST_CHUNK
-    with raw_server((answer, AGAIN, end), (answer,)) as server:
+    with raw_server((answer, AGAIN, 0.05, end), (answer,)) as server:
         client = setup.client(server)
         records = [ask(client, number) for number in range(2)]
 
         assert server.connections == 1
     assert (records[1].outcome, records[1].error_kind) == (Outcome.RESET, "closed early")
     assert not records[1].reconnected
+
+
+@pytest.mark.parametrize("end", [CLOSE, HANG_UP])
+def test_a_request_that_a_lingering_close_reads_and_drops_is_asked_again(
+    setup: Setup, end: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp ends its side behind an answer, and reads on for a while, so that no reset takes the answer away."""
+    monkeypatch.setattr(broken, "LINGER_NS", 10**10)
+    answer = head() + chunk(ANSWER) + LAST_CHUNK
+    with raw_server((answer, AGAIN, end), (answer,)) as server:
+        client = setup.client(server)
+        records = [ask(client, number) for number in range(2)]
+
+        assert server.connections == 2
+    assert (records[1].outcome, records[1].reconnected) == (Outcome.OK, True)
 
 
 def test_a_reset_long_after_a_request_was_sent_is_an_answer_that_failed(

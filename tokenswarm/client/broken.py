@@ -18,6 +18,7 @@ from tokenswarm.record import Outcome
 
 WANTS_CERTIFICATE = "the server wants a client certificate, and tokenswarm has none to show"
 CROSSED_NS = 1_000_000_000  # from a request to the reset of a server that closed without having read it, at most
+LINGER_NS = 100_000_000  # so soon a server can have ended the stream before it read, and thrown away what came then
 RESET_FOLLOWS_S = 0.02  # behind the end of a stream, where the server closed with a request unread
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}[ -~]{0,60})")
 _MENDED_BY_CA = frozenset({2, 18, 19, 20, 21})  # X509_V_ERR_*: an issuer, or the certificate itself, is not known here
@@ -44,14 +45,16 @@ def crossed(sock: Any, kind: str, since_ns: int) -> bool:
 
     It closed between two answers, and the request was on its way: then the kernel of the server acknowledges not all
     of it, or resets the connection with the request unread. One that has read it and hangs up ends the stream and
-    resets nothing: that is an answer that failed. `kind`: of its TransportError; `since_ns`: since it was sent.
+    resets nothing: that is an answer that failed. So does one that lingers, as llama.cpp and nginx do: it ends the
+    stream, then reads and drops what was on its way; that it ended at once tells. `kind`: of its TransportError;
+    `since_ns`: since it was sent.
     """
     try:
         if any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))):
             return True
     except OSError:
         return True  # no Linux: nobody knows
-    if kind == "closed early":
+    if kind == "closed early" and since_ns >= LINGER_NS:
         gevent.sleep(RESET_FOLLOWS_S)
         return since_ns < CROSSED_NS and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
     return since_ns < CROSSED_NS and kind != "tls read"
