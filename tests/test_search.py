@@ -159,7 +159,8 @@ def test_the_known_capacity_of_the_engine_is_found(tmp_path: Path) -> None:
     assert line in finished.out
     assert line in (finished.folder / "report.md").read_text("utf-8")  # type: ignore[operator]
     gates = {gate["metric"]: gate for gate in finished.summary["gates"]}
-    assert gates["ttft_intended_s.p50"]["value"] <= 0.6  # of the answer, not of the tries that were too much
+    value = gates["ttft_intended_s.p50"]["value"]  # of the answer, not of the tries that were too much
+    assert value is None or value <= 0.6  # None: withheld, on a busy machine
     assert "rate-not-kept" not in finished.doubts()
     sent = {row["id"] for row in finished.rows}
     assert len(sent) == len(finished.rows) == finished.summary["requests"]["intended"]
