@@ -76,9 +76,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     def same_as(self, other: Reading) -> bool:
         """True where both must be of one process: all that it counted is alike, and by chance it could not be."""
         sums = [*self.counters.values(), *(one.sum for one in self.histograms.values())]
+        one_start = self.started_s is not None and self.started_s == other.started_s
         return (
             any(sums)
-            and (self.started_s is not None or any(value % 1 for value in sums))
+            and (one_start or any(value % 1 for value in sums))
             and (self.kind, self.shape) == (other.kind, other.shape)
             and (self.started_s is None) is (other.started_s is None)
             and not self.began_apart(other)
