@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from tokenswarm.commands.path_looks import confirmed
 from tokenswarm.engines import Usage
 from tokenswarm.engines.dialects import DIALECTS
 from tokenswarm.judge import path as judge
 from tokenswarm.judge.path import Answer, Pair
 from tokenswarm.measure.captured import Captured, Seen, seen
 from tokenswarm.record import Outcome
-from tokenswarm.result.path import WORDS, Level, Side
+from tokenswarm.result.path import WORDS, Finding, Level, Side
 
 MS = 1_000_000
 CHAT = DIALECTS["openai", "chat"]
@@ -150,12 +151,22 @@ def test_a_delay_must_show_in_each_round_and_beyond_what_the_machine_does_itself
     assert rounds((9, 408, 0.3, 0.96), (9, 410, 0.3, 0.96), (9, 412, 0.3, 0.96)) == {"tokens-held-back": "delays"}
 
 
+def test_what_is_lost_twice_is_lost_however_it_is_called() -> None:
+    def of(after_s: float) -> list[Finding]:
+        came = {"end": "broken", "sent_ns": 0, "done_ns": int(after_s * 1e9)}
+        return judge.of_silence("silent", 5, answer(came, outcome=Outcome.RESET, sentence="gone"))
+
+    held = [Finding(code="gzip-holds-back", word="delays", message="")]
+    assert [one.code for one in confirmed(of(0.9), of(1.1))] == ["time-out"]
+    assert confirmed(held, of(1.1)) == confirmed([], held) == []
+
+
 def test_what_ended_before_it_was_silent_was_not_cut_for_silence() -> None:
     def cut(after_s: float) -> list[str]:
         came = {"end": "broken", "sent_ns": 0, "done_ns": int(after_s * 1e9)}
         return [one.code for one in judge.of_silence("silent", 5, answer(came, outcome=Outcome.RESET, sentence="gone"))]
 
-    assert (cut(0.1), cut(4.8)) == (["answers-lost"], ["time-out"])
+    assert (cut(0.1), cut(2.0), cut(4.8)) == (["answers-lost"], ["time-out"], ["time-out"])
 
 
 def test_the_verdict_is_the_worst_and_each_code_stands_once() -> None:

@@ -48,7 +48,7 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
         found, came = look(bench, run)
         if any(finding.word != "transparent" for finding in found):  # it must show again: some machines are busy
             again, came = look(bench, f"{run}-again")
-            found = [finding for finding in again if finding.code in {one.code for one in found}]
+            found = confirmed(found, again)
         findings += found
         checks += came
     say("engines that fail …")
@@ -60,6 +60,11 @@ def measure(bench: Bench, given: argparse.Namespace, say: Callable[[str], None])
     (after,) = bench.both([f"{run}-after"])
     findings = judge.with_closing(findings, after)
     return _report(bench, findings, levels, first, checks)
+
+
+def confirmed(found: list[Finding], again: list[Finding]) -> list[Finding]:
+    """What was found twice, by what it does: a lost answer is one, whatever it is called the second time."""
+    return [finding for finding in again if finding.word in {one.word for one in found}]
 
 
 def _first(bench: Bench, run: str) -> Pair:

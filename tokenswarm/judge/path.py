@@ -19,6 +19,7 @@ from tokenswarm.record import Outcome
 from tokenswarm.result.path import WORDS, Finding, Level, Side, Trace, Word
 
 ROUNDS = 3
+CUT_S = 1.0  # sooner, no time-out ends a healthy answer
 """In each of so many a delay must show again, against a way that does nothing: a busy machine makes some by itself."""
 
 HELD_RATIO = 0.2  # more merged events than past the path, from here on
@@ -361,7 +362,7 @@ def of_silence(what: str, seconds: float, answer: Answer) -> list[Finding]:
     if answer.seen.ok:
         return []
     age_s = (answer.captured.done_ns - answer.captured.sent_ns) / NS_PER_S
-    if age_s < seconds / 2:  # it was no silence that ended it
+    if age_s < min(CUT_S, seconds / 2):  # it was no silence that ended it
         return [_finding("answers-lost", "loses", f"A healthy answer failed through the path: {answer.seen.sentence}.")]
     text = f"An answer {what} of {seconds:g} s was cut {age_s:.1f} s after it was sent: {answer.seen.sentence}."
     return [_finding("time-out", "loses", text)]
