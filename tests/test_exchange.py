@@ -335,8 +335,9 @@ def test_fresh_connections(setup: Setup) -> None:
 
 @pytest.mark.parametrize("end", [CLOSE, HANG_UP])
 def test_a_kept_connection_that_is_closed_with_the_request_unread_is_replaced_once_and_counted(
-    setup: Setup, end: Step
+    setup: Setup, end: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(broken, "LINGER_NS", 0)  # later than by that, the reset alone tells
     answer = head() + chunk(ANSWER) + LAST_CHUNK
     with raw_server((answer, UNREAD, end), (answer,)) as server:
         client = setup.client(server)
