@@ -252,10 +252,7 @@ def _resources() -> list[Builder]:
                     f'sum(max without (job) (increase(tokenswarm_process_restarts_total{{role="engine",{HOST}}}[1h])))',
                     "restarts",
                 ),
-                (
-                    f"max by (instance) (changes({began}) * {restarted})",
-                    "restarts of {{instance}}",
-                ),
+                (f"max by (instance) (changes({began}) * {restarted})", "restarts of {{instance}}"),
                 (f"max(increase(tokenswarm_reconnects_total{{{RUN}}}[1h]))", "reconnects"),
                 (f"sum(max without (job) (increase(vllm:num_preemptions_total{{{ENGINE}}}[1h])))", "preemptions"),
             ),
